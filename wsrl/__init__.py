@@ -1,0 +1,1 @@
+"""wsrl: search a model zoo by its weights."""
