@@ -1,0 +1,48 @@
+"""Removes the scale and sign symmetries of a network analytically; permutations are left to the encoder.
+
+For positively homogeneous activations every hidden unit's incoming weights and bias are divided by their norm and its
+outgoing weights multiplied by it (Neyshabur et al., Path-SGD, 2015, eq. 3). For odd activations the sum of incoming
+weights and bias is made positive.
+"""
+
+import numpy as np
+
+from wsrl.network import Network, with_weights
+from wsrl.wiring.groups import Group
+
+SMALLEST = 1e-30  # units whose incoming weights have a smaller norm are dead and left as they are
+
+
+def canonicalize(network: Network) -> Network:
+    """Returns a network with the same function whose positive scales and signs are fixed.
+
+    Groups are taken in topological order, so the incoming weights of a group are canonical up to its own factors when
+    its turn comes. A group with several layers (a residual stream) is measured by its first one: the later ones depend
+    on the group's own scale.
+    """
+    weights = [list(layer.weights) for layer in network.layers]
+    biases = [layer.bias for layer in network.layers]
+    for group in network.groups:
+        factors = _factors(group, weights[group.members[0]], biases[group.members[0]])
+        if factors is None:
+            continue
+        for member in group.members:
+            weights[member] = [None if w is None else w / factors for w in weights[member]]
+            biases[member] = biases[member] / factors
+        for i, layer in enumerate(network.layers):
+            for j, link in enumerate(layer.layer.links):
+                if link.source in group.members and weights[i][j] is not None:
+                    weights[i][j] = weights[i][j] * factors[:, None]
+    layers = (with_weights(*args) for args in zip(network.layers, weights, biases, strict=True))
+    return Network(tuple(layers), network.groups)
+
+
+def _factors(group: Group, weights: list, bias: np.ndarray) -> np.ndarray | None:
+    """What each unit's incoming weights are divided by; None where the group has no scale symmetry."""
+    incoming = [w for w in weights if w is not None]
+    if group.scale == "positive":
+        norm = np.sqrt(sum(np.square(w).sum(axis=(0, 1)) for w in incoming) + bias**2)
+        return np.where(norm > SMALLEST, norm, 1.0)
+    if group.scale == "sign":
+        return np.where(sum(w.sum(axis=(0, 1)) for w in incoming) + bias < 0, -1.0, 1.0)
+    return None

@@ -1,0 +1,1 @@
+"""The equivariant encoder: sweeps over tile graphs, read-out, losses and training."""

@@ -1,0 +1,161 @@
+"""Sweeps: states of neurons are carried through a network in the order of its layers.
+
+The state of a neuron is a map of `positions` x `probes` numbers: its response to learned inputs. Forward, a level of
+the graph reads the states of the levels before it through its weight tiles and applies the layer's own
+activation, so the response of the network to the inputs is computed exactly. Backward, a cotangent at the output
+neurons is carried to every neuron before them; this is the vector-Jacobian product of the forward sweep.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import jraph
+from jaxtyping import Array, Float, Int
+
+from wsrl.graph.batching import ATTENTION, NORM, Batch, LevelPlan, LevelSchedule, Plan
+from wsrl.graph.tiles import ACTIVATIONS
+
+LAYER_NORM_EPSILON = 1e-6
+MASKED = -1e9  # logit of a position that does not exist
+
+States = list[Float[Array, "nodes tile positions probes"]]
+
+
+def input_rows(inputs: Float[Array, "probes height width channels"], plan: Plan) -> Float[Array, "rows probes"]:
+    """One row a pixel and channel, then the one-hot positions of position embeddings."""
+    rows = inputs.transpose(3, 1, 2, 0).reshape(-1, inputs.shape[0])
+    if plan.position_embedding is None:
+        return rows
+    count = plan.position_embedding[0] * plan.position_embedding[1]
+    one_hot = jnp.eye(count, dtype=rows.dtype).reshape(-1, 1)
+    return jnp.concatenate([rows, jnp.broadcast_to(one_hot, (count * count, inputs.shape[0]))])
+
+
+def slot_rows(
+    batch: Batch, level: LevelSchedule, spec: LevelPlan, empty: int
+) -> Int[Array, "edges tile positions"]:
+    """Row that feeds each slot of a level's edges at each output position; `empty` where there is none."""
+    edges, nodes = batch.graph.edges, batch.graph.nodes
+    unit, tap = edges["unit"][level.edge], edges["tap"][level.edge]
+    grid = nodes["grid"][level.node[level.receiver]]  # [edges, 2]
+    position = jnp.arange(spec.positions)
+    width = jnp.maximum(grid[:, 1, None], 1)
+    y, x = position // width, position % width  # [edges, positions]
+    stride = edges["stride"][level.edge][:, None]
+    source_y = (y * stride)[:, None, :] + tap[:, :, None, 0]
+    source_x = (x * stride)[:, None, :] + tap[:, :, None, 1]
+    height_in, width_in = (level.source_grid[:, i, None, None] for i in (0, 1))
+    inside = (source_y >= 0) & (source_y < height_in) & (source_x >= 0) & (source_x < width_in)
+    inside &= (unit >= 0)[:, :, None] & (position < (grid[:, 0] * grid[:, 1])[:, None])[:, None, :]
+    row = level.base[:, None, None] + unit[:, :, None] * level.source_positions[:, None, None]
+    return jnp.where(inside, row + source_y * width_in + source_x, empty)
+
+
+def activate(
+    pre: Float[Array, "nodes tile positions probes"], kind: Int[Array, "nodes"]
+) -> Float[Array, "nodes tile positions probes"]:
+    """Applies each node's own activation; `kind` indexes `ACTIVATIONS`."""
+    kind = kind[:, None, None, None]
+    functions = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
+    out = pre
+    for name, function in functions.items():
+        # masked before as well as after, so that no branch's gradient meets an overflow of another's
+        chosen = kind == ACTIVATIONS.index(name)
+        out = jnp.where(chosen, function(jnp.where(chosen, pre, 0.0)), out)
+    return out
+
+
+def normalize(
+    pre: Float[Array, "nodes tile positions probes"], mask: Float[Array, "nodes tile"], layer: Int[Array, "nodes"]
+) -> Float[Array, "nodes tile positions probes"]:
+    """Layer norm over all units of each layer, at every position."""
+    weight = mask[:, :, None, None]
+    count = jraph.segment_sum(mask.sum(1), layer, len(pre))[layer][:, None, None, None]
+    count = jnp.maximum(count, 1.0)
+    mean = jraph.segment_sum((pre * weight).sum(1), layer, len(pre))[layer][:, None] / count
+    centred = (pre - mean) * weight
+    variance = jraph.segment_sum(jnp.square(centred).sum(1), layer, len(pre))[layer][:, None] / count
+    return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+
+
+def attend(
+    source: Float[Array, "nodes tile positions probes"],
+    level: LevelSchedule,
+    mask: Float[Array, "attention tile"],
+    positions: Int[Array, "attention"],
+    dim: Float[Array, "attention"],
+) -> Float[Array, "attention tile positions probes"]:
+    """Softmax attention over positions, head by head; a head may be several tiles."""
+    query, key, value = (source[level.attention_source[:, i]] for i in range(3))
+    heads = level.attention_head
+    scores = jnp.einsum("atxp,atyp->apxy", query * mask[:, :, None, None], key)
+    scores = jraph.segment_sum(scores, heads, len(heads))[heads] / jnp.sqrt(dim)[:, None, None, None]
+    exists = jnp.arange(source.shape[2]) < positions[:, None]
+    scores = jnp.where(exists[:, None, None, :], scores, MASKED)
+    return jnp.einsum("apxy,atyp->atxp", jax.nn.softmax(scores, axis=-1), value)
+
+
+def forward_sweep(
+    batch: Batch,
+    inputs: Float[Array, "probes height width channels"],
+    perturbations: States | None = None,
+) -> States:
+    """Computes the states of all levels from the inputs.
+
+    Args:
+      batch: networks of one plan.
+      inputs: what the networks are fed; height, width and channels are the plan's.
+      perturbations: added to the states of each level before later levels read them; gradients with respect to
+        them are the backward sweep.
+
+    Returns:
+      One array a level; padding units and positions are zero, and a pooled map holds its mean at position 0.
+    """
+    nodes = batch.graph.nodes
+    rows = [input_rows(inputs, batch.plan)]
+    states: States = []
+    probes = inputs.shape[0]
+    for i, (spec, level) in enumerate(zip(batch.plan.levels, batch.schedule, strict=True)):
+        node = {key: value[level.node] for key, value in nodes.items()}
+        shape = (spec.nodes, batch.plan.tile, spec.positions, probes)
+        area = node["grid"].prod(-1)
+        exists = (jnp.arange(spec.positions) < area[:, None])[:, None, :, None] * node["mask"][:, :, None, None]
+        pre = jnp.zeros(shape, inputs.dtype)
+        if spec.edges:
+            zero = jnp.zeros((1, probes), inputs.dtype)
+            buffer = jnp.concatenate([*(rows[s] for s in spec.sources), zero])
+            slots = buffer[slot_rows(batch, level, spec, len(buffer) - 1)]
+            weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
+            message = jnp.einsum("esxp,esu->euxp", slots, weight)
+            pre = jraph.segment_sum(message, level.receiver, spec.nodes)
+        if spec.norm:
+            is_norm = (node["op"] == NORM)[:, None, None, None]
+            pre = jnp.where(is_norm, normalize(pre, node["mask"], level.layer), pre)
+            pre = pre * node["gain"][:, :, None, None]
+        if spec.attention:
+            at = level.attention_node
+            units = jraph.segment_sum(node["mask"][at].sum(1), level.attention_head, spec.attention)
+            dim = jnp.maximum(units[level.attention_head], 1.0)
+            attended = attend(states[i - 1], level, node["mask"][at], area[at], dim)
+            pre = pre.at[at].add(jnp.where((node["op"][at] == ATTENTION)[:, None, None, None], attended, 0.0))
+        pre = pre + node["bias"][:, :, None, None].astype(inputs.dtype)
+        state = activate(pre, node["activation"]) * exists
+        pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
+        state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
+        if perturbations is not None:
+            state = state + perturbations[i]
+        states.append(state)
+        rows.append(state.reshape(-1, probes))
+    return states
+
+
+def output_nodes(batch: Batch) -> tuple[Int[Array, "nodes"], Float[Array, "nodes tile"]]:
+    """Network and mask of the tiles of the last level; only output neurons are not masked."""
+    level = batch.schedule[-1]
+    return level.graph, batch.graph.nodes["mask"][level.node]
+
+
+def state_shapes(plan: Plan, probes: int) -> Sequence[tuple[int, int, int, int]]:
+    """Shapes of the states of each level."""
+    return [(p.nodes, plan.tile, p.positions, probes) for p in plan.levels]

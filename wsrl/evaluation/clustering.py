@@ -1,0 +1,70 @@
+"""Agreement of the embedding's clusters with tasks and with architectures."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
+from sklearn.preprocessing import normalize
+
+from wsrl.evaluation.relevance import labels
+from wsrl.zoo.manifest import Record
+
+
+def clustering_scores(
+    embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], records: Sequence[Record], seed: int = 0
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """How far the embedding groups models by task, and how far by architecture.
+
+    k-means with as many clusters as the partition has classes is compared with the partition: normalised
+    mutual information and adjusted Rand index. The silhouette (cosine distance) is of the partition itself.
+
+    Args:
+      embeddings_by_seed: one array for each encoder seed.
+      records: the models.
+      seed: of k-means.
+
+    Returns:
+      {"task" | "architecture": {"nmi" | "ari" | "silhouette": {"value", "low", "high"}}}: mean, least and
+      greatest over the encoder seeds; None where the partition has one class only or one for each model.
+    """
+    partitions = {
+        "task": labels([record.task for record in records]),
+        "architecture": labels([record.architecture for record in records]),
+    }
+    scores = {}
+    for name, partition in partitions.items():
+        by_seed = [_partition_scores(embeddings, partition, seed) for embeddings in embeddings_by_seed]
+        scores[name] = {
+            score: over_seeds([run[score] for run in by_seed]) for score in ("nmi", "ari", "silhouette")
+        }
+    return scores
+
+
+def over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
+    """Mean, least and greatest of the values of several encoder seeds; None if any of them is missing."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return {"value": None, "low": None, "high": None}
+    return {"value": float(np.mean(known)), "low": float(min(known)), "high": float(max(known))}
+
+
+def _partition_scores(
+    embeddings: Float[np.ndarray, "n dim"], partition: Int[np.ndarray, "n"], seed: int
+) -> dict[str, float | None]:
+    classes = len(np.unique(partition))
+    if not 2 <= classes < len(partition):
+        return {"nmi": None, "ari": None, "silhouette": None}
+    unit = normalize(embeddings.astype(np.float64))
+    with warnings.catch_warnings():
+        # A method may give fewer distinct vectors than there are classes; its scores say so.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        clusters = KMeans(classes, n_init=2, max_iter=100, random_state=seed).fit_predict(unit)
+    return {
+        "nmi": float(normalized_mutual_info_score(partition, clusters)),
+        "ari": float(adjusted_rand_score(partition, clusters)),
+        "silhouette": float(silhouette_score(unit, partition, metric="cosine")),
+    }

@@ -1,0 +1,69 @@
+"""Retrieval of models of the same task, with intervals."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.evaluation.ranking import METRICS, ranked_blocks, ranking_metrics
+from wsrl.evaluation.relevance import GALLERIES, Relevance
+from wsrl.zoo.manifest import Record
+
+
+def query_scores(
+    embeddings: Float[np.ndarray, "n dim"], relevance: Relevance, seed: int = 0
+) -> dict[str, dict[str, Float[np.ndarray, "n"]]]:
+    """Scores of every model as a query against the others: gallery -> metric -> float64, NaN without an
+    answer.
+
+    Raises:
+      ValueError: an embedding is not finite, or their number is not that of the records.
+    """
+    if len(embeddings) != len(relevance.task):
+        raise ValueError(f"{len(embeddings)} embeddings for {len(relevance.task)} records")
+    scores = {gallery: {name: np.full(len(embeddings), np.nan) for name in METRICS} for gallery in GALLERIES}
+    for queries, order in ranked_blocks(embeddings, seed):
+        relevant = relevance.relevant(queries)
+        for gallery, eligible in relevance.eligible(queries).items():
+            for name, values in ranking_metrics(order, relevant, eligible).items():
+                scores[gallery][name][queries] = values
+    return scores
+
+
+def retrieval_scores(
+    embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]],
+    records: Sequence[Record],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """Retrieval scores of one method, every model querying all others by cosine similarity.
+
+    Args:
+      embeddings_by_seed: finite float arrays, one for each seed of the encoder, rows as in `records`.
+      records: the models, exact duplicates removed.
+      resamples: bootstrap samples. They draw whole lineages of queries, and seeds where there are several
+        (see `wsrl.evaluation.bootstrap.cluster_bootstrap`).
+      seed: of the bootstrap and of the breaking of ties.
+
+    Returns:
+      For each gallery, "same" (the query's architecture), "cross" (other architectures) and "any": every
+      metric of `METRICS` as {"value", "low", "high"} (95 % interval), the number of "queries" and of those
+      "left_out" because the gallery holds no model of their task. Without any query the values are None.
+
+    Raises:
+      ValueError: as `query_scores`.
+    """
+    relevance = Relevance.of(records)
+    by_seed = [query_scores(embeddings, relevance, seed) for embeddings in embeddings_by_seed]
+    scores = {}
+    for gallery in GALLERIES:
+        answerable = np.isfinite(by_seed[0][gallery]["map"])
+        queries = int(answerable.sum())
+        stacked = {name: np.stack([run[gallery][name][answerable] for run in by_seed]) for name in METRICS}
+        if queries:
+            metrics = cluster_bootstrap(stacked, relevance.lineage[answerable], resamples, seed)
+        else:
+            metrics = {name: {"value": None, "low": None, "high": None} for name in METRICS}
+        scores[gallery] = {**metrics, "queries": queries, "left_out": len(records) - queries}
+    return scores

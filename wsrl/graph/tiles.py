@@ -1,0 +1,154 @@
+"""A network as a jraph graph: a node is a tile of T neurons, an edge a tile of T x T weights.
+
+The fan-in of a layer is cut into slots. A slot is one (neuron, kernel tap) of the layer before; a tile of weights joins
+T slots, all of one sender tile, to the T units of one receiver tile:
+
+    units of sender tile --(unit, tap of each slot)--> T slots --weight [T, T]--> T units of receiver tile
+
+so a message is a matrix product whatever the kernel, and what does not fill a tile is padded with zeros.
+"""
+
+import jraph
+import numpy as np
+
+from wsrl.network import Network, WeightedLayer
+
+OPS = ("input", "position", "linear", "norm", "attention")
+ACTIVATIONS = ("identity", "relu", "tanh", "gelu")
+EMPTY = -1  # unit of a slot that carries nothing
+
+
+def place_units(layer: WeightedLayer, tile: int) -> tuple[np.ndarray, int]:
+    """Returns where each unit lies, as tile * T + place, and the number of tiles.
+
+    Heads of attention start tiles of their own, so that a head is a whole number of tiles.
+    """
+    spec = layer.layer
+    dim = spec.units // spec.heads
+    tiles = -(-dim // tile)
+    unit = np.arange(spec.units)
+    return (unit // dim) * tiles * tile + unit % dim, spec.heads * tiles
+
+
+def depths(network: Network) -> np.ndarray:
+    """Level of each layer: the length of the longest path from the inputs."""
+    level = np.zeros(len(network.layers), np.int32)
+    for i, layer in enumerate(network.layers):
+        level[i] = max((level[link.source] + 1 for link in layer.layer.links), default=0)
+    return level
+
+
+def to_graph(network: Network, tile: int) -> jraph.GraphsTuple:
+    """Builds the graph of tiles.
+
+    Returns:
+      A GraphsTuple of NumPy arrays, n_node = [N], n_edge = [E], with
+        nodes: bias, gain, mask [N, T] float32; level, layer, op, activation, pool, output [N] int32; index [N] int32,
+          place among the tiles of its layer; head [N] int32; grid [N, 2] int32, the (height, width) of each
+          neuron's map before pooling
+        edges: weight [E, T slots, T units] float32; unit [E, T] int32, place in the sender's tile, -1 for an
+          empty slot; tap [E, T, 2] int32, (y, x) offset including padding; stride [E] int32;
+          part [E] int32, 0 to 2 for the query, key and value of an attention node, -1 otherwise
+    """
+    levels = depths(network)
+    nodes, edges, senders, receivers, first = [], [], [], [], []
+    for i, layer in enumerate(network.layers):
+        places, tiles = place_units(layer, tile)
+        first.append(sum(len(n["layer"]) for n in nodes))
+        nodes.append(_nodes(layer, i, levels[i], places, tiles, tile, output=i == len(network.layers) - 1))
+        for j, (link, weight) in enumerate(zip(layer.layer.links, layer.weights, strict=True)):
+            if weight is None:
+                part = j if layer.layer.op == "attention" else -1
+                edge, sender, receiver = _identity(nodes[-1]["mask"], part)
+            else:
+                source, source_tiles = place_units(network.layers[link.source], tile)
+                edge, sender, receiver = _tiles(weight, link, source, source_tiles, places, tiles, tile)
+            edges.append(edge)
+            senders.append(sender + first[link.source])
+            receivers.append(receiver + first[i])
+    nodes = {key: np.concatenate([n[key] for n in nodes]) for key in nodes[0]}
+    edges = {key: np.concatenate([e[key] for e in edges]) for key in edges[0]}
+    return jraph.GraphsTuple(
+        nodes=nodes,
+        edges=edges,
+        senders=np.concatenate(senders).astype(np.int32),
+        receivers=np.concatenate(receivers).astype(np.int32),
+        globals=None,
+        n_node=np.array([len(nodes["level"])], np.int32),
+        n_edge=np.array([len(edges["stride"])], np.int32),
+    )
+
+
+def _nodes(
+    layer: WeightedLayer, index: int, level: int, places: np.ndarray, tiles: int, tile: int, output: bool
+) -> dict[str, np.ndarray]:
+    spec = layer.layer
+
+    def spread(values: np.ndarray) -> np.ndarray:
+        padded = np.zeros(tiles * tile, np.float32)
+        padded[places] = values
+        return padded.reshape(tiles, tile)
+
+    def fill(value: int) -> np.ndarray:
+        return np.full(tiles, value, np.int32)
+
+    return {
+        "bias": spread(layer.bias),
+        "gain": spread(layer.gain),
+        "mask": spread(np.ones(spec.units)),
+        "level": fill(level),
+        "layer": fill(index),
+        "op": fill(OPS.index(spec.op)),
+        "activation": fill(ACTIVATIONS.index(spec.activation)),
+        "pool": fill(spec.pool),
+        "index": np.arange(tiles, dtype=np.int32),
+        "head": np.arange(tiles, dtype=np.int32) // (tiles // spec.heads),
+        "output": fill(output),
+        "grid": np.tile(np.array(spec.grid, np.int32), (tiles, 1)),
+    }
+
+
+def _identity(mask: np.ndarray, part: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Edges that carry each tile of a layer to the same tile of another."""
+    tiles, tile = mask.shape
+    edge = {
+        "weight": mask[:, :, None] * np.eye(tile, dtype=np.float32),
+        "unit": np.where(mask > 0, np.arange(tile), EMPTY).astype(np.int32),
+        "tap": np.zeros((tiles, tile, 2), np.int32),
+        "stride": np.ones(tiles, np.int32),
+        "part": np.full(tiles, part, np.int32),
+    }
+    return edge, np.arange(tiles), np.arange(tiles)
+
+
+def _tiles(
+    weight: np.ndarray, link, source: np.ndarray, source_tiles: int, places: np.ndarray, tiles: int, tile: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Cuts weights [taps, fan_in, units] into edges, one a block of slots and tile of units."""
+    taps, fan_in, _ = weight.shape
+    tap, unit = (a.ravel() for a in np.meshgrid(np.arange(taps), np.arange(fan_in), indexing="ij"))
+    sender = source[unit] // tile
+    order = np.argsort(sender, kind="stable")  # slots of one sender tile stay in the order (tap, unit)
+    tap, unit, sender = tap[order], unit[order], sender[order]
+    count = np.bincount(sender, minlength=source_tiles)
+    blocks = -(-count // tile)
+    within = np.arange(len(sender)) - (np.cumsum(count) - count)[sender]
+    row = (np.cumsum(blocks) - blocks)[sender] * tile + within
+    total = int(blocks.sum())
+
+    matrix = np.zeros((total * tile, tiles * tile), np.float32)
+    matrix[np.ix_(row, places)] = weight[tap, unit]
+    slot_unit = np.full(total * tile, EMPTY, np.int32)
+    slot_unit[row] = source[unit] % tile
+    slot_tap = np.zeros((total * tile, 2), np.int32)
+    slot_tap[row] = np.stack([tap // link.kernel[1], tap % link.kernel[1]], -1) - link.padding
+
+    block, column = (a.ravel() for a in np.meshgrid(np.arange(total), np.arange(tiles), indexing="ij"))
+    edge = {
+        "weight": matrix.reshape(total, tile, tiles, tile).transpose(0, 2, 1, 3).reshape(-1, tile, tile),
+        "unit": slot_unit.reshape(total, tile)[block],
+        "tap": slot_tap.reshape(total, tile, 2)[block],
+        "stride": np.full(total * tiles, link.stride, np.int32),
+        "part": np.full(total * tiles, -1, np.int32),
+    }
+    return edge, np.repeat(np.arange(source_tiles), blocks)[block], column

@@ -1,0 +1,219 @@
+"""Nearest neighbours by cosine similarity among the embeddings of a zoo.
+
+ScaNN (Guo et al. 2020) does the search. Some of its habits would go unnoticed, so `Index` guards against
+them: it accepts NaN vectors, pickles its ids on disk and stores absolute paths; a tree over few vectors fails
+or gives too few hits, and k beyond the number of reordered candidates pads the hits with NaN. Here the file
+holds vectors and ids alone, and the searcher is built again when it is first used.
+"""
+
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import Float, Int
+
+from wsrl.errors import InputError
+from wsrl.zoo.manifest import write_atomically
+
+try:
+    from scann import scann_ops_pybind
+except ImportError:  # no wheel for this platform: NumPy stands in
+    scann_ops_pybind = None
+
+FILE = "index.safetensors"
+FORMAT = "wsrl-index-1"
+BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
+TREE_FROM = 100_000  # vectors; below, hashed scores of all vectors are cheap
+
+# Recall at 10 on clustered unit vectors of 128 dimensions whose clusters overlap: .9999 for hashing (30,000
+# vectors), .985 for tree and hashing (120,000).
+REORDERED = 200  # candidates scored again with the exact vectors
+SEARCHED_LEAVES = 0.15  # share of the tree's leaves
+HASH_SAMPLE = 20_000  # vectors to train the hash
+EXACT_BLOCK = 1024  # queries compared with all vectors at once
+
+
+@dataclass(frozen=True)
+class Index:
+    """Unit vectors with ids. Build one with `Index.build` or `Index.load`.
+
+    Attributes:
+      vectors: float32 unit vectors.
+      ids: model id of each vector, all different.
+      encoder_hash: of the encoder that made the vectors.
+      exact: never approximate, whatever the number of vectors.
+    """
+
+    vectors: Float[np.ndarray, "n dim"]
+    ids: list[str]
+    encoder_hash: str = ""
+    exact: bool = False
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: Float[np.ndarray, "n dim"],
+        ids: Sequence[str],
+        encoder_hash: str = "",
+        exact: bool = False,
+    ) -> "Index":
+        """An index of the embeddings, which are scaled to unit length.
+
+        Raises:
+          InputError: no vector, ids of another number or repeated, a vector that is zero or not finite (the
+            error names its id).
+        """
+        ids = list(ids)
+        if np.ndim(embeddings) != 2 or len(embeddings) != len(ids) or not len(ids):
+            raise InputError(
+                "index",
+                f"embeddings of shape {np.shape(embeddings)} for {len(ids)} ids",
+                "give one row for each id",
+            )
+        repeated = [name for name, times in Counter(ids).items() if times > 1]
+        if repeated:
+            raise InputError(
+                "index", f"id {repeated[0]!r} appears more than once", "give every model its own id"
+            )
+        return cls(_unit(embeddings, ids), ids, encoder_hash, exact)
+
+    @property
+    def backend(self) -> str:
+        """What answers queries: numpy, scann brute force, scann hashing or scann tree and hashing."""
+        if scann_ops_pybind is None:
+            return "numpy"
+        if self.exact or len(self.ids) < BRUTE_FORCE_BELOW:
+            return "scann brute force"
+        return "scann hashing" if len(self.ids) < TREE_FROM else "scann tree and hashing"
+
+    def search(
+        self, queries: Float[np.ndarray, "q dim"], k: int
+    ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
+        """The k nearest vectors of each query.
+
+        Args:
+          queries: vectors of any length but zero.
+          k: number of hits, at least 1; more than n gives n.
+
+        Returns:
+          Row numbers (int64, into `ids`) and cosine similarities (float32), best first.
+
+        Raises:
+          InputError: a query is zero or not finite, has another dimension, or k is not positive.
+        """
+        if k < 1:
+            raise InputError("query", f"k is {k}", "ask for at least one hit")
+        if np.ndim(queries) != 2 or np.shape(queries)[1] != self.vectors.shape[1]:
+            reason = f"shape {np.shape(queries)} does not fit vectors of {self.vectors.shape[1]} dimensions"
+            raise InputError("query", reason, "embed queries with the encoder of the index")
+        queries = _unit(queries, [f"row {row}" for row in range(len(queries))])
+        k = min(k, len(self.ids))
+        if self._searcher is None or not len(queries):
+            return self._search_exactly(queries, k)
+        candidates = max(REORDERED, 2 * k)
+        rows, similarity = self._searcher.search_batched(
+            queries, final_num_neighbors=k, pre_reorder_num_neighbors=candidates
+        )
+        rows, similarity = rows.astype(np.int64), np.clip(similarity, -1, 1)
+        short = np.isnan(similarity).any(axis=1)  # the searched leaves held fewer than k vectors
+        if short.any():
+            rows[short], similarity[short] = self._search_exactly(queries[short], k)
+        return rows, similarity
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Writes one file into the directory, atomically; ids stand as JSON in its header."""
+        metadata = {
+            "format": FORMAT,
+            "encoder_hash": self.encoder_hash,
+            "exact": json.dumps(self.exact),
+            "ids": json.dumps(self.ids),
+        }
+        write_atomically(Path(directory) / FILE, safetensors.numpy.save({"vectors": self.vectors}, metadata))
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], encoder_hash: str | None = None) -> "Index":
+        """Reads the index that `save` wrote.
+
+        Args:
+          directory: where `save` wrote it.
+          encoder_hash: of the encoder that will make the queries; None skips the comparison.
+
+        Raises:
+          InputError: the file is missing or damaged, or another encoder filled it.
+        """
+        path = Path(directory) / FILE
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise InputError(
+                        path, f"format {metadata.get('format')!r}", f"build an index of {FORMAT}"
+                    )
+                vectors = file.get_tensor("vectors")
+            ids, exact = json.loads(metadata["ids"]), json.loads(metadata["exact"])
+        except FileNotFoundError as error:
+            raise InputError(path, "no such file", "build the index first") from error
+        except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise InputError(path, f"damaged ({error})", "build the index again") from error
+        stored = metadata["encoder_hash"]
+        if encoder_hash is not None and encoder_hash != stored:
+            reason = f"filled by encoder {stored!r}, not {encoder_hash!r}"
+            raise InputError(path, reason, "build the index again with this encoder")
+        return cls.build(vectors, ids, stored, exact)
+
+    @functools.cached_property
+    def _searcher(self) -> Any | None:
+        if scann_ops_pybind is None:
+            return None
+        count = len(self.ids)
+        builder = scann_ops_pybind.builder(self.vectors, min(10, count), "dot_product")
+        if self.backend == "scann brute force":
+            return builder.score_brute_force().build()
+        if self.backend == "scann tree and hashing":
+            leaves = round(2 * count**0.5)
+            searched = max(1, round(SEARCHED_LEAVES * leaves))
+            builder = builder.tree(leaves, searched, training_sample_size=count)
+        hashing = builder.score_ah(
+            2, anisotropic_quantization_threshold=0.2, training_sample_size=min(count, HASH_SAMPLE)
+        )
+        return hashing.reorder(REORDERED).build()
+
+    def _search_exactly(
+        self, queries: Float[np.ndarray, "q dim"], k: int
+    ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
+        rows = np.empty((len(queries), k), np.int64)
+        similarity = np.empty((len(queries), k), np.float32)
+        for start in range(0, len(queries), EXACT_BLOCK):
+            block = slice(start, start + EXACT_BLOCK)
+            product = queries[block] @ self.vectors.T
+            nearest = np.argpartition(-product, k - 1, axis=1)[:, :k]
+            found = np.take_along_axis(product, nearest, axis=1)
+            best = np.lexsort((nearest, -found))
+            rows[block] = np.take_along_axis(nearest, best, axis=1)
+            similarity[block] = np.clip(np.take_along_axis(found, best, axis=1), -1, 1)
+        return rows, similarity
+
+
+def _unit(vectors: Float[np.ndarray, "n dim"], names: Sequence[str]) -> Float[np.ndarray, "n dim"]:
+    """The vectors as float32 of unit length. Raises InputError with the name of one that has none."""
+    exact = np.asarray(vectors, dtype=np.float64)
+    finite = np.isfinite(exact).all(axis=1)
+    if not finite.all():
+        raise InputError(
+            names[int(np.argmin(finite))], "its vector is not finite", "leave it out or embed it again"
+        )
+    largest = np.abs(exact).max(axis=1, keepdims=True, initial=0)
+    if not largest.all():
+        raise InputError(
+            names[int(np.argmin(largest))], "its vector is zero", "leave it out or embed it again"
+        )
+    exact = exact / largest  # so that squares neither overflow nor vanish
+    return np.ascontiguousarray(exact / np.linalg.norm(exact, axis=1, keepdims=True), dtype=np.float32)

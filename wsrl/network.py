@@ -1,0 +1,74 @@
+"""The weights of a network, arranged layer by layer, with batch norms folded into the layer before them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from wsrl.checkpoint import Checkpoint
+from wsrl.wiring import Layer, Link, Wiring
+from wsrl.wiring.groups import Group, find_groups
+
+
+@dataclass(frozen=True)
+class WeightedLayer:
+    """A layer with its weights.
+
+    Attributes:
+      layer: units, grid, links and activation.
+      weights: one array [taps, fan_in, units] a link; None for an identity link.
+      bias: [units].
+      gain: [units], after the normalisation of a layer norm; ones elsewhere.
+    """
+
+    layer: Layer
+    weights: tuple[Float[np.ndarray, "taps fan_in units"] | None, ...]
+    bias: Float[np.ndarray, "units"]
+    gain: Float[np.ndarray, "units"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """Layers in topological order, with their neuron groups."""
+
+    layers: tuple[WeightedLayer, ...]
+    groups: tuple[Group, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases, after folding."""
+        return sum(sum(w.size for w in l.weights if w is not None) + l.bias.size for l in self.layers)
+
+
+def read_network(checkpoint: Checkpoint, wiring: Wiring) -> Network:
+    """Arranges the weights of a checkpoint by its wiring; arrays are float64."""
+    layers = tuple(_weighted(layer, checkpoint) for layer in wiring.layers)
+    return Network(layers, tuple(find_groups(wiring)))
+
+
+def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
+    def vector(view, default: float) -> np.ndarray:
+        if view is None:
+            return np.full(layer.units, default)
+        return view.vector(checkpoint.tensors[view.tensor]).astype(np.float64)
+
+    def matrix(link: Link) -> np.ndarray | None:
+        if link.weight is None:
+            return None
+        return link.weight.matrix(checkpoint.tensors[link.weight.tensor]).astype(np.float64)
+
+    weights = tuple(matrix(link) for link in layer.links)
+    bias, gain = vector(layer.bias, 0.0), np.ones(layer.units)
+    norm = layer.norm
+    if norm is not None and layer.op == "norm":
+        gain, bias = vector(norm.gain, 1.0), vector(norm.bias, 0.0)
+    elif norm is not None:
+        scale = vector(norm.gain, 1.0) / np.sqrt(np.maximum(vector(norm.variance, 1.0), 0.0) + norm.epsilon)
+        weights = tuple(None if w is None else w * scale for w in weights)
+        bias = (bias - vector(norm.mean, 0.0)) * scale + vector(norm.bias, 0.0)
+    return WeightedLayer(layer, weights, bias, gain)
+
+
+def with_weights(layer: WeightedLayer, weights: list, bias: np.ndarray) -> WeightedLayer:
+    """Returns the layer with other weights and bias."""
+    return replace(layer, weights=tuple(weights), bias=bias)

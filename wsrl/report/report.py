@@ -1,0 +1,196 @@
+"""Fills the report's template and writes the file."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import plotly.graph_objects as go
+import plotly.offline
+from jaxtyping import Float
+from markupsafe import Markup
+
+from wsrl.evaluation.examples import QueryExample
+from wsrl.report import figures
+from wsrl.zoo.manifest import Record, write_atomically
+
+METRIC_NAMES = {
+    "precision_at_1": "P@1",
+    "precision_at_10": "P@10",
+    "r_precision": "R-precision",
+    "map": "mAP",
+    "ndcg_at_10": "nDCG@10",
+    "mrr": "MRR",
+}
+FORM_NAMES = {
+    "retrieval": "every model with its own class order",
+    "retrieval_shared_order": "class order shared by the models of a data set",
+}
+HALF_NAMES = {"unseen": "Unseen tasks", "seen": "Tasks seen in training"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Methods by metrics: `rows` holds (method, cells), a cell {"value", "low", "high", "best"}."""
+
+    caption: str
+    columns: list[str]
+    rows: list[tuple[str, list[dict[str, Any]]]]
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    *,
+    results: Mapping[str, Any],
+    records: Sequence[Record],
+    embeddings: Float[np.ndarray, "n dim"],
+    examples: Sequence[QueryExample],
+    curves: Mapping[Any, Sequence[Mapping[str, float]]],
+    problems: Sequence[str],
+    config: str,
+    encoder: str,
+) -> None:
+    """Writes one self-contained HTML file, atomically: scripts, styles and data stand in it, nothing is
+    loaded.
+
+    Args:
+      path: of the file, usually report.html.
+      results: as `wsrl.evaluation.evaluate_methods` returns them, with "seconds" {stage: s} and, where
+        measured, "accuracy_tau" ({"value", "low", "high"} or such by name) and "invariance_error" (a number,
+        or by name).
+      records: all models.
+      embeddings: of all models by one encoder, for the map.
+      examples: from `wsrl.evaluation.query_examples` with indices into `records`.
+      curves: rows of metrics ("step" and others) of each encoder seed.
+      problems: skipped models and failed runs, one line each.
+      config: the run's configuration as text.
+      encoder: name of the encoder among the methods of the results.
+    """
+    drawn = {
+        "stages": figures.stages(results["seconds"]) if results.get("seconds") else None,
+        "scores": figures.scores(results["retrieval"], "precision_at_10", "P@10 on unseen tasks"),
+        "map": figures.zoo_map(embeddings, records),
+        "curves": figures.training_curves(curves),
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wsrl.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("report.html").render(
+        plotly=Markup(plotly.offline.get_plotlyjs()),
+        figures={name: _embedded(figure) for name, figure in drawn.items() if figure is not None},
+        counts=results["counts"],
+        total=figures.duration(sum(results.get("seconds", {}).values())),
+        headlines=[_headline(results["retrieval"], gallery, encoder) for gallery in ("same", "cross")],
+        groups=list(_table_groups(results)),
+        structure=_structure(results),
+        accuracy_tau=_named(results.get("accuracy_tau"), "all models"),
+        invariance_error=_named(results.get("invariance_error"), "greatest"),
+        examples=[_card(example, records) for example in examples if not example.worst],
+        worst=[_card(example, records) for example in examples if example.worst],
+        problems=problems,
+        config=config,
+        encoder=encoder,
+    )
+    write_atomically(Path(path), page.encode())
+
+
+def _embedded(figure: go.Figure) -> Markup:
+    """The figure as JSON that cannot end the script element it stands in."""
+    text = figure.to_json()
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)
+
+
+def _headline(retrieval: Mapping[str, Any], gallery: str, encoder: str) -> dict[str, Any]:
+    """P@10 on unseen tasks of the encoder and of the best other method."""
+    values = {
+        name: halves["unseen"][gallery]["precision_at_10"]["value"] for name, halves in retrieval.items()
+    }
+    rivals = {name: value for name, value in values.items() if name != encoder and value is not None}
+    best = max(rivals, key=lambda name: rivals[name], default=None)
+    return {
+        "gallery": figures.GALLERY_NAMES[gallery],
+        "value": values.get(encoder),
+        "rival": best,
+        "rival_value": rivals.get(best) if best is not None else None,
+    }
+
+
+def _table_groups(results: Mapping[str, Any]) -> Iterator[tuple[str, list[Table]]]:
+    """Titles and tables: unseen tasks first, and of each half the form with own class orders first."""
+    for half, half_name in HALF_NAMES.items():
+        for form, form_name in FORM_NAMES.items():
+            if form in results:
+                tables = [_table(results[form], half, gallery) for gallery in figures.GALLERY_NAMES]
+                yield f"{half_name}, {form_name}", tables
+
+
+def _table(retrieval: Mapping[str, Any], half: str, gallery: str) -> Table:
+    scores = {method: halves[half][gallery] for method, halves in retrieval.items()}
+    first = next(iter(scores.values()))
+    caption = (
+        f"Gallery: {figures.GALLERY_NAMES[gallery]} ({first['queries']} queries; {first['left_out']} left "
+        "out, as no model there has their task)"
+    )
+    rows = [(method, [dict(cells[metric]) for metric in METRIC_NAMES]) for method, cells in scores.items()]
+    return Table(caption, list(METRIC_NAMES.values()), _mark_best(rows))
+
+
+def _structure(results: Mapping[str, Any]) -> Table:
+    """Clustering scores and hubness on unseen tasks."""
+    columns = {
+        ("task", "nmi"): "task NMI",
+        ("task", "ari"): "task ARI",
+        ("task", "silhouette"): "task silhouette",
+        ("architecture", "nmi"): "architecture NMI",
+        ("architecture", "ari"): "architecture ARI",
+        ("architecture", "silhouette"): "architecture silhouette",
+    }
+    rows = []
+    for method, halves in results["clustering"].items():
+        cells = [dict(halves["unseen"][partition][score]) for partition, score in columns]
+        rows.append((method, [*cells, dict(results["hubness"][method]["unseen"])]))
+    caption = "Unseen tasks. Brackets: least and greatest over the encoder seeds."
+    return Table(caption, [*columns.values(), "hubness (skewness of N₁₀)"], _mark_best(rows, columns=3))
+
+
+def _mark_best(
+    rows: list[tuple[str, list[dict[str, Any]]]], columns: int | None = None
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Marks the greatest value of each of the first columns."""
+    for place in range(len(rows[0][1])):
+        values = [cells[place]["value"] for _, cells in rows if cells[place]["value"] is not None]
+        for _, cells in rows:
+            value = cells[place]["value"]
+            counts = columns is None or place < columns
+            cells[place]["best"] = counts and value is not None and value == max(values)
+    return rows
+
+
+def _named(value: Any, name: str) -> list[tuple[str, dict[str, float | None]]]:
+    """Rows (name, interval) of a measurement that is a number, an interval or either by name."""
+    match value:
+        case None:
+            return []
+        case {"value": _, "low": _, "high": _}:
+            return [(name, dict(value))]
+        case Mapping():
+            return [row for key, item in value.items() for row in _named(item, str(key))]
+        case _:
+            return [(name, {"value": value, "low": None, "high": None})]
+
+
+def _card(example: QueryExample, records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        "query": records[example.query],
+        "average_precision": example.average_precision,
+        "hits": [(records[row], similarity, correct) for row, similarity, correct in example.hits],
+    }

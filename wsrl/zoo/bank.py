@@ -1,0 +1,87 @@
+"""The images of all tasks in one array on the device, and what each run takes from it."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wsrl.data import ImageSet
+from wsrl.errors import InputError
+from wsrl.zoo.recipes import Run
+from wsrl.zoo.tasks import Task, transform_images
+
+EVALUATION_BATCH = 100  # held-out images are padded to a multiple of it
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBank:
+    """The images of all tasks in one array, with each task's own rows and classes.
+
+    `train` and `test` map a task's id to (rows of `images`, classes of the task).
+    """
+
+    images: UInt8[np.ndarray, "n h w"]
+    train: dict[str, tuple[np.ndarray, np.ndarray]]
+    test: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def image_bank(image_sets: Sequence[ImageSet], tasks: Sequence[Task], test_images: int) -> ImageBank:
+    """Transform the images that the tasks use; at most `test_images` held-out images a task."""
+    sets = {images.name: images for images in image_sets}
+    offsets: dict[tuple[str, str], int] = {}
+    blocks, rows_so_far = [], 0
+    parts: tuple[dict, dict] = {}, {}
+    for task in tasks:
+        images = sets[task.dataset]
+        if (task.dataset, task.transform) not in offsets:
+            offsets[task.dataset, task.transform] = rows_so_far
+            blocks.append(transform_images(images.x, task.transform))
+            rows_so_far += len(images.x)
+        labels = np.array(task.label_map)[images.y]
+        for part, side in zip(parts, (~images.held_out, images.held_out), strict=True):
+            rows = np.flatnonzero(side & (labels >= 0))
+            if not len(rows):
+                raise InputError(task.dataset, f"no images for {task.id}", "raise zoo.max_images")
+            part[task.id] = rows + offsets[task.dataset, task.transform], labels[rows]
+    train, test = parts
+    test = {task: (rows[:test_images], labels[:test_images]) for task, (rows, labels) in test.items()}
+    return ImageBank(np.concatenate(blocks), train, test)
+
+
+def run_arrays(run: Run, bank: ImageBank, steps: int) -> dict[str, np.ndarray]:
+    """Everything `train_model` needs to know of a run, arrays of the same shapes for all runs.
+
+    Labels are output units. Noise and the subset of the data are drawn from the run's seed.
+    """
+    rng = np.random.default_rng(run.seed)
+    rows, labels = bank.train[run.task]
+    order = rng.permutation(len(rows))[: max(1, round(run.data_fraction * len(rows)))]
+    rows, labels = rows[order], labels[order]
+    wrong = rng.random(len(rows)) < run.label_noise
+    classes = len(run.class_order)
+    labels = np.where(wrong, labels + rng.integers(1, classes, len(rows)), labels) % classes
+    unit = np.argsort(run.class_order)  # output unit of each class
+    test_rows, test_labels = bank.test[run.task]
+    train_size = max(len(known) for known, _ in bank.train.values())
+    test_size = -(-max(len(known) for known, _ in bank.test.values()) // EVALUATION_BATCH) * EVALUATION_BATCH
+    return {
+        "seed": np.uint32(run.seed),
+        "adaptive": np.float32(run.optimizer != "sgd"),
+        "decoupled": np.float32(run.optimizer == "adamw"),
+        "learning_rate": np.float32(run.learning_rate * (0.1 if run.optimizer == "sgd" else 1)),
+        "weight_decay": np.float32(run.weight_decay),
+        "init_scale": np.float32(run.init_scale),
+        "dropout": np.float32(run.dropout),
+        "steps": np.float32(steps),
+        "train_count": np.int32(len(rows)),
+        "train_images": _pad(rows, train_size, 0).astype(np.int32),
+        "train_labels": _pad(unit[labels], train_size, 0).astype(np.int8),
+        "test_count": np.int32(len(test_rows)),
+        "test_images": _pad(test_rows, test_size, 0).astype(np.int32),
+        "test_labels": _pad(unit[test_labels], test_size, -1).astype(np.int8),
+    }
+
+
+def _pad(x: np.ndarray, size: int, value: int) -> np.ndarray:
+    return np.pad(x, (0, size - len(x)), constant_values=value)
