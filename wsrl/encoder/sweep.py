@@ -6,7 +6,7 @@ activation, so the response of the network to the inputs is computed exactly. Ba
 neurons is carried to every neuron before them; this is the vector-Jacobian product of the forward sweep.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -125,7 +125,7 @@ def forward_sweep(
         if spec.edges:
             zero = jnp.zeros((1, probes), inputs.dtype)
             buffer = jnp.concatenate([*(rows[s] for s in spec.sources), zero])
-            slots = buffer[slot_rows(batch, level, spec, len(buffer) - 1)]
+            slots = buffer.at[slot_rows(batch, level, spec, len(buffer) - 1)].get(mode="promise_in_bounds")
             weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
             message = jnp.einsum("esxp,esu->euxp", slots, weight)
             pre = jraph.segment_sum(message, level.receiver, spec.nodes)
@@ -150,10 +150,22 @@ def forward_sweep(
     return states
 
 
-def output_nodes(batch: Batch) -> tuple[Int[Array, "nodes"], Float[Array, "nodes tile"]]:
-    """Network and mask of the tiles of the last level; only output neurons are not masked."""
-    level = batch.schedule[-1]
-    return level.graph, batch.graph.nodes["mask"][level.node]
+def output_logits(
+    batch: Batch,
+) -> tuple[Callable[[States], Float[Array, "networks classes probes"]], Float[Array, "networks classes"]]:
+    """Returns how to read the logits off the states of all levels, and the mask of the classes that exist.
+
+    The last network is padding. A network whose outputs keep a map is read at its first position.
+    """
+    level, plan = batch.schedule[-1], batch.plan
+    networks = plan.graphs + 1
+    tiles = batch.graph.nodes["index"][level.node]
+
+    def spread(values: Float[Array, "nodes tile *rest"]) -> Float[Array, "networks classes *rest"]:
+        empty = jnp.zeros((networks, plan.outputs, *values.shape[1:]), values.dtype)
+        return empty.at[level.graph, tiles].add(values).reshape(networks, -1, *values.shape[2:])
+
+    return lambda states: spread(states[-1][:, :, 0]), spread(batch.graph.nodes["mask"][level.node])
 
 
 def state_shapes(plan: Plan, probes: int) -> Sequence[tuple[int, int, int, int]]:

@@ -1,6 +1,7 @@
 """Rank correlation of predicted and measured test accuracy."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -53,4 +54,5 @@ def accuracy_tau(
 
 
 def _tau(predicted: Float[np.ndarray, "n"], truth: Float[np.ndarray, "n"]) -> float:
-    return float(scipy.stats.kendalltau(predicted, truth, variant="b").statistic)
+    result: Any = scipy.stats.kendalltau(predicted, truth, variant="b")
+    return float(result.statistic)

@@ -8,8 +8,9 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
-from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
 
+from wsrl.evaluation.ranking import unit_vectors
 from wsrl.evaluation.relevance import labels
 from wsrl.zoo.manifest import Record
 
@@ -58,11 +59,12 @@ def _partition_scores(
     classes = len(np.unique(partition))
     if not 2 <= classes < len(partition):
         return {"nmi": None, "ari": None, "silhouette": None}
-    unit = normalize(embeddings.astype(np.float64))
-    with warnings.catch_warnings():
+    unit = unit_vectors(embeddings)
+    # One thread: these fits are short, and OpenMP threads that wait for a busy core cost seconds.
+    with warnings.catch_warnings(), threadpool_limits(1):
         # A method may give fewer distinct vectors than there are classes; its scores say so.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        clusters = KMeans(classes, n_init=2, max_iter=100, random_state=seed).fit_predict(unit)
+        clusters = KMeans(classes, n_init=2, random_state=seed).fit_predict(unit)  # pyright: ignore[reportArgumentType]
     return {
         "nmi": float(normalized_mutual_info_score(partition, clusters)),
         "ari": float(adjusted_rand_score(partition, clusters)),

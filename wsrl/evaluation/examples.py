@@ -17,14 +17,14 @@ class QueryExample:
     """A query and its nearest models outside its own lineage.
 
     Attributes:
-      query: index of the query among the records.
-      hits: (index, cosine similarity, same task) of each hit, best first.
+      query: the model asked with.
+      hits: (model, cosine similarity, same task) of each hit, best first.
       average_precision: of the query's whole ranking, 0 to 1.
       worst: chosen for its bad ranking, not by chance.
     """
 
-    query: int
-    hits: list[tuple[int, float, bool]]
+    query: Record
+    hits: list[tuple[Record, float, bool]]
     average_precision: float
     worst: bool
 
@@ -32,8 +32,8 @@ class QueryExample:
 def query_examples(
     embeddings: Float[np.ndarray, "n dim"],
     records: Sequence[Record],
-    drawn: int = 8,
-    worst: int = 4,
+    drawn: int = 6,
+    worst: int = 3,
     hits: int = 5,
     seed: int = 0,
 ) -> list[QueryExample]:
@@ -57,8 +57,8 @@ def query_examples(
         relevant = relevance.relevant(queries)
         for row, query in enumerate(queries):
             best = order[row][eligible[row, order[row]]][:hits]
-            listed = [(int(hit), float(similarity[row, hit]), bool(relevant[row, hit])) for hit in best]
-            examples.append(QueryExample(int(query), listed, float(scores[query]), is_worst))
+            listed = [(records[hit], float(similarity[row, hit]), bool(relevant[row, hit])) for hit in best]
+            examples.append(QueryExample(records[query], listed, float(scores[query]), is_worst))
     return examples
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 
 METRICS = ("precision_at_1", "precision_at_10", "r_precision", "map", "ndcg_at_10", "mrr")
+LIMIT = "precision_at_10_limit"  # the best that precision at 10 can be
 
 
 def cosine_similarity(
@@ -15,11 +16,12 @@ def cosine_similarity(
 
     They are rounded to twelve decimals so that equal vectors tie exactly, however the product is blocked.
     """
-    product = _unit(queries) @ _unit(gallery).T
+    product = unit_vectors(queries) @ unit_vectors(gallery).T
     return np.round(product, 12, out=product)
 
 
-def _unit(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
+def unit_vectors(vectors: Float[np.ndarray, "n dim"]) -> Float64[np.ndarray, "n dim"]:
+    """The rows scaled to length 1, in float64; zero rows stay zero."""
     vectors = vectors.astype(np.float64)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
@@ -71,7 +73,8 @@ def ranking_metrics(
       One float64 array per name in `METRICS`: precision at 1 and at 10 (always divided by 10, so that a query
       with fewer than 10 relevant items cannot reach 1), precision at R with R the number of relevant items,
       average precision (its mean over queries is mAP), nDCG at 10 with binary gains (Järvelin and Kekäläinen
-      2002) and the reciprocal rank of the first relevant item. Queries without a relevant item get NaN.
+      2002) and the reciprocal rank of the first relevant item. `LIMIT` gives the best possible precision at
+      10. Queries without a relevant item get NaN.
     """
     queries = len(order)
     eligible_in_order = np.take_along_axis(eligible, order, axis=1)
@@ -83,7 +86,7 @@ def ranking_metrics(
     nth = np.arange(len(rows)) - first[rows] + 1  # the item is its query's nth relevant one
 
     def per_query(values: np.ndarray) -> Float[np.ndarray, "queries"]:
-        return np.bincount(rows, weights=values, minlength=queries)
+        return np.bincount(rows, weights=values, minlength=queries).astype(float)  # of no rows: integers
 
     discount = 1 / np.log2(np.arange(2, 12))
     ideal = np.concatenate([[np.nan], np.cumsum(discount)])[np.minimum(total, 10)]
@@ -95,5 +98,6 @@ def ranking_metrics(
         "map": per_query(nth / rank) / divisor,
         "ndcg_at_10": per_query((rank <= 10) / np.log2(rank + 1)) / ideal,
         "mrr": per_query((nth == 1) / rank),
+        LIMIT: np.minimum(total, 10) / 10,
     }
     return {name: np.where(total > 0, values, np.nan) for name, values in metrics.items()}

@@ -15,9 +15,10 @@ from wsrl.evaluation.clustering import clustering_scores
 from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import retrieval_scores
-from wsrl.zoo.manifest import Record, write_atomically
+from wsrl.files import write_atomically
+from wsrl.zoo.manifest import Record
 
-Methods = Mapping[str, Sequence[Float[np.ndarray, "n dim"]]]
+Methods = Mapping[str, Sequence[Float[np.ndarray, "n _"]]]
 
 
 def evaluate_methods(

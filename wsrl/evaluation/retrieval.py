@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsrl.evaluation.bootstrap import cluster_bootstrap
-from wsrl.evaluation.ranking import METRICS, ranked_blocks, ranking_metrics
+from wsrl.evaluation.ranking import LIMIT, METRICS, ranked_blocks, ranking_metrics
 from wsrl.evaluation.relevance import GALLERIES, Relevance
 from wsrl.zoo.manifest import Record
 
@@ -22,7 +22,10 @@ def query_scores(
     """
     if len(embeddings) != len(relevance.task):
         raise ValueError(f"{len(embeddings)} embeddings for {len(relevance.task)} records")
-    scores = {gallery: {name: np.full(len(embeddings), np.nan) for name in METRICS} for gallery in GALLERIES}
+    scores = {
+        gallery: {name: np.full(len(embeddings), np.nan) for name in (*METRICS, LIMIT)}
+        for gallery in GALLERIES
+    }
     for queries, order in ranked_blocks(embeddings, seed):
         relevant = relevance.relevant(queries)
         for gallery, eligible in relevance.eligible(queries).items():
@@ -49,7 +52,8 @@ def retrieval_scores(
     Returns:
       For each gallery, "same" (the query's architecture), "cross" (other architectures) and "any": every
       metric of `METRICS` as {"value", "low", "high"} (95 % interval), the number of "queries" and of those
-      "left_out" because the gallery holds no model of their task. Without any query the values are None.
+      "left_out" because the gallery holds no model of their task. `LIMIT` is the
+      mean of the best possible precision at 10. Without any query the values are None.
 
     Raises:
       ValueError: as `query_scores`.
@@ -65,5 +69,6 @@ def retrieval_scores(
             metrics = cluster_bootstrap(stacked, relevance.lineage[answerable], resamples, seed)
         else:
             metrics = {name: {"value": None, "low": None, "high": None} for name in METRICS}
-        scores[gallery] = {**metrics, "queries": queries, "left_out": len(records) - queries}
+        limit = float(by_seed[0][gallery][LIMIT][answerable].mean()) if queries else None
+        scores[gallery] = metrics | {"queries": queries, "left_out": len(records) - queries, LIMIT: limit}
     return scores

@@ -1,6 +1,6 @@
 """Batches of tile graphs with a schedule: which tiles are computed at which level, from which.
 
-All arrays of a batch have shapes that depend on its `Plan` alone. Plans are rounded up, so few programs are compiled.
+All arrays of a batch have shapes that depend on its `Plan` alone, so networks of one plan share a compiled program.
 """
 
 from collections.abc import Sequence
@@ -45,11 +45,13 @@ class Plan:
       tile: neurons a tile.
       input_shape: [height, width, channels] that all its networks are fed.
       position_embedding: (height, width) of the map of one-hot positions, or None.
+      outputs: tiles of the widest output layer.
       levels: the levels after the inputs.
     """
 
     graphs: int
     tile: int
+    outputs: int
     input_shape: tuple[int, int, int]
     position_embedding: tuple[int, int] | None
     levels: tuple[LevelPlan, ...]
@@ -103,16 +105,37 @@ class Batch:
 
 @dataclass(frozen=True)
 class Profile:
-    """What a graph needs of each level: the counts that plans and buckets are made from."""
+    """What one network needs of each level after the inputs.
 
-    nodes: np.ndarray  # [levels + 1]
+    Attributes:
+      nodes, edges, attention: tiles, [levels] int.
+      positions: longest map of a neuron, [levels] int.
+      norm: whether there is a layer norm, [levels] bool.
+      sources: of each level, the levels that its edges come from; 0 is the inputs.
+      outputs: tiles of the output layer.
+      input_shape, position_embedding: as in `Plan`.
+    """
+
+    nodes: np.ndarray
     edges: np.ndarray
     attention: np.ndarray
     positions: np.ndarray
     norm: np.ndarray
     sources: tuple[frozenset[int], ...]
+    outputs: int
     input_shape: tuple[int, int, int]
     position_embedding: tuple[int, int] | None
+
+    @property
+    def key(self) -> tuple:
+        """Equal for networks of equal shapes."""
+        arrays = (self.nodes, self.edges, self.attention, self.positions, self.norm)
+        rest = (self.sources, self.outputs, self.input_shape, self.position_embedding)
+        return (*(tuple(a.tolist()) for a in arrays), *rest)
+
+    def compatible(self, other: "Profile") -> bool:
+        """Whether the two are fed the same inputs."""
+        return (self.input_shape, self.position_embedding) == (other.input_shape, other.position_embedding)
 
 
 def node_levels(graph: jraph.GraphsTuple, last: int) -> np.ndarray:
@@ -120,67 +143,70 @@ def node_levels(graph: jraph.GraphsTuple, last: int) -> np.ndarray:
     return np.where(graph.nodes["output"] == 1, last, graph.nodes["level"])
 
 
-def profile(graph: jraph.GraphsTuple, last: int | None = None) -> Profile:
+def profile(graph: jraph.GraphsTuple) -> Profile:
     """Counts the tiles of one network's graph, level by level."""
     nodes, edges = graph.nodes, graph.edges
-    last = int(nodes["level"].max()) if last is None else last
-    level = node_levels(graph, last)
+    level = nodes["level"]
+    last = int(level.max())
     to, source = level[graph.receivers], level[graph.senders]
     positions = np.zeros(last + 1, np.int64)
     np.maximum.at(positions, level, nodes["grid"].prod(-1))
     inputs = nodes["op"] == OPS.index("input")
     embedding = nodes["op"] == OPS.index("position")
     height, width = (int(n) for n in nodes["grid"][inputs][0])
+
+    def count(levels: np.ndarray) -> np.ndarray:
+        return np.bincount(levels, minlength=last + 1)[1:]
+
     return Profile(
-        nodes=np.bincount(level, minlength=last + 1),
-        edges=np.bincount(to[edges["part"] < 0], minlength=last + 1),
-        attention=np.bincount(level[nodes["op"] == ATTENTION], minlength=last + 1),
-        positions=positions,
-        norm=np.bincount(level[nodes["op"] == NORM], minlength=last + 1) > 0,
-        sources=tuple(frozenset(source[to == i].tolist()) for i in range(last + 1)),
+        nodes=count(level),
+        edges=count(to[edges["part"] < 0]),
+        attention=count(level[nodes["op"] == ATTENTION]),
+        positions=positions[1:],
+        norm=count(level[nodes["op"] == NORM]) > 0,
+        sources=tuple(frozenset(source[to == i].tolist()) for i in range(1, last + 1)),
+        outputs=int(nodes["output"].sum()),
         input_shape=(height, width, int(nodes["mask"][inputs].sum())),
         position_embedding=tuple(int(n) for n in nodes["grid"][embedding][0]) if embedding.any() else None,
     )
 
 
-def round_up(count: int) -> int:
-    """Rounds up to four steps an octave: at most a quarter is padding, and few shapes occur."""
-    if count <= 8:
-        return count
-    step = 2 ** ((count - 1).bit_length() - 3)
-    return -(-count // step) * step
+def merge(a: Profile, b: Profile) -> Profile:
+    """Least profile that holds either of two compatible networks; the output is the last level of both."""
+    levels = max(len(a.nodes), len(b.nodes))
+
+    def fit(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values[:-1], np.zeros(levels - len(values), values.dtype), values[-1:]])
+
+    def sources(p: Profile) -> list[frozenset[int]]:
+        return [*p.sources[:-1], *[frozenset[int]()] * (levels - len(p.sources)), p.sources[-1]]
+
+    arrays = {
+        key: np.maximum(fit(getattr(a, key)), fit(getattr(b, key)))
+        for key in ("nodes", "edges", "attention", "positions", "norm")
+    }
+    joint = tuple(x | y for x, y in zip(sources(a), sources(b), strict=True))
+    return Profile(**arrays, sources=joint, outputs=max(a.outputs, b.outputs), **_inputs(a))
 
 
-def make_plan(profiles: Sequence[Profile], graphs: int, tile: int, capacity: int | None = None) -> Plan:
-    """Returns a plan into which all the networks fit together.
+def _inputs(p: Profile) -> dict:
+    return {"input_shape": p.input_shape, "position_embedding": p.position_embedding}
 
-    Args:
-      profiles: of equal numbers of levels, input shapes and position embeddings.
-      graphs: networks a batch, without padding.
-      capacity: plan instead for this many networks like these: mean counts, with room for their spread.
-    """
 
-    def need(counts: list[np.ndarray]) -> np.ndarray:
-        if capacity is None:
-            return np.sum(counts, axis=0)
-        stack = np.stack(counts)
-        return np.minimum(
-            np.ceil(capacity * stack.mean(0) + 2 * np.sqrt(capacity) * stack.std(0)), capacity * stack.max(0)
-        ).astype(int)
-
-    nodes, edges, attention = (need([getattr(p, k) for p in profiles]) for k in ("nodes", "edges", "attention"))
+def make_plan(profile: Profile, graphs: int, tile: int) -> Plan:
+    """Returns a plan for `graphs` networks, each of which the profile holds."""
     levels = tuple(
         LevelPlan(
-            nodes=round_up(int(nodes[i])) + 1,
-            edges=round_up(int(edges[i])),
-            attention=round_up(int(attention[i])),
-            positions=max(int(p.positions[i]) for p in profiles),
-            norm=any(bool(p.norm[i]) for p in profiles),
-            sources=tuple(sorted(frozenset[int]().union(*(p.sources[i] for p in profiles)))),
+            nodes=graphs * int(profile.nodes[i]) + 1,  # and one of padding
+            edges=graphs * int(profile.edges[i]),
+            attention=graphs * int(profile.attention[i]),
+            positions=max(int(profile.positions[i]), 1),
+            norm=bool(profile.norm[i]),
+            sources=tuple(sorted(profile.sources[i])),
         )
-        for i in range(1, len(profiles[0].nodes))
+        for i in range(len(profile.nodes))
     )
-    return Plan(graphs, tile, profiles[0].input_shape, profiles[0].position_embedding, levels)
+    return Plan(graphs, tile, profile.outputs, levels=levels, **_inputs(profile))
 
 
 def make_batch(graphs: Sequence[jraph.GraphsTuple], plan: Plan) -> Batch:

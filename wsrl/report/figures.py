@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 from sklearn.manifold import TSNE
-from sklearn.preprocessing import normalize
+from threadpoolctl import threadpool_limits
 
+from wsrl.evaluation.ranking import unit_vectors
 from wsrl.zoo.manifest import Record
 
 # Okabe and Ito's colour-blind-safe palette without black, which a dark page would swallow.
@@ -23,7 +24,7 @@ POINTS = 1500  # models on the map at most
 def stages(seconds: Mapping[str, float]) -> go.Figure:
     """How long each stage of the run took, in their order."""
     names = [html.escape(name) for name in seconds]
-    values = list(seconds.values())
+    values = [float(value) for value in seconds.values()]
     bar = go.Bar(
         x=values,
         y=names,
@@ -51,7 +52,8 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
             y=[html.escape(methods[i]) for i in known],
             name=name,
             mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 11},
+            orientation="h",
+            marker={"color": colour, "symbol": symbol, "size": 10},
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -64,11 +66,13 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
     figure.update_yaxes(
         automargin=True,
         categoryorder="array",
-        categoryarray=[html.escape(name) for name in reversed(methods)],
+        categoryarray=[html.escape(name) for name in methods],
+        autorange="reversed",
     )
     figure.update_xaxes(title_text=title, rangemode="tozero")
     return figure.update_layout(
-        height=130 + 36 * len(methods),
+        height=130 + 48 * len(methods),
+        scattermode="group",  # the galleries of a method under one another
         margin={"t": 40, "r": 20, "b": 45, "l": 10},
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
     )
@@ -84,16 +88,18 @@ def zoo_map(
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(records), size=min(POINTS, len(records)), replace=False))
-    unit = normalize(np.asarray(embeddings, dtype=np.float64)[chosen])
+    unit = unit_vectors(embeddings[chosen])
     if len(np.unique(unit, axis=0)) < 5:
         return None
     shown = [records[i] for i in chosen]
     tsne = TSNE(
         init="pca" if unit.shape[1] > 1 else "random",
         perplexity=min(30.0, (len(shown) - 1) / 3),
+        max_iter=500,
         random_state=seed,
     )
-    place = tsne.fit_transform(unit).astype(np.float32)
+    with threadpool_limits(1):  # the same map on every machine, and no waiting for a busy core
+        place = tsne.fit_transform(unit).astype(np.float32)
 
     families = sorted({record.architecture for record in shown})
     tasks = {task: i for i, task in enumerate(sorted({record.task for record in shown}))}
@@ -142,9 +148,8 @@ def zoo_map(
         "yanchor": "bottom",
         "xanchor": "left",
     }
-    axis = {"showticklabels": False, "showgrid": False, "zeroline": False}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis, scaleanchor="x")
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False, scaleanchor="x")
     return figure.update_layout(
         height=680,
         margin={"t": 60, "r": 10, "b": 10, "l": 10},
@@ -155,7 +160,7 @@ def zoo_map(
     )
 
 
-def training_curves(curves: Mapping[Any, Sequence[Mapping[str, float]]]) -> go.Figure | None:
+def training_curves(curves: Mapping[Any, Sequence[Mapping[str, float | int]]]) -> go.Figure | None:
     """Every metric of the encoder's training by step, one line a seed. None if nothing was recorded."""
     names = list(dict.fromkeys(name for rows in curves.values() for row in rows for name in row))
     names = [name for name in names if name != "step"]
@@ -165,13 +170,14 @@ def training_curves(curves: Mapping[Any, Sequence[Mapping[str, float]]]) -> go.F
     lines = -(-len(names) // columns)
     figure = make_subplots(lines, columns, subplot_titles=[html.escape(name) for name in names])
     for (seed, rows), colour in zip(curves.items(), _cycle(PALETTE, len(curves)), strict=True):
+        label = f"seed {html.escape(str(seed))}"
         for place, name in enumerate(names):
             points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
             figure.add_scatter(
                 x=[step for step, _ in points],
                 y=[value for _, value in points],
-                name=f"seed {html.escape(str(seed))}",
-                legendgroup=str(seed),
+                name=label,
+                legendgroup=label,
                 showlegend=place == 0,
                 mode="lines" if len(points) > 1 else "markers",
                 line={"color": colour},
@@ -180,9 +186,9 @@ def training_curves(curves: Mapping[Any, Sequence[Mapping[str, float]]]) -> go.F
             )
     figure.update_xaxes(title_text="step", row=lines)
     return figure.update_layout(
-        height=80 + 260 * lines,
-        margin={"t": 50, "r": 10, "b": 50, "l": 45},
-        legend={"orientation": "h", "x": 0, "y": 1.06, "yanchor": "bottom"},
+        height=90 + 260 * lines,
+        margin={"t": 75, "r": 10, "b": 50, "l": 45},
+        legend={"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
     )
 
 

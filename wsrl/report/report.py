@@ -14,8 +14,9 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from wsrl.evaluation.examples import QueryExample
+from wsrl.files import write_atomically
 from wsrl.report import figures
-from wsrl.zoo.manifest import Record, write_atomically
+from wsrl.zoo.manifest import Record
 
 METRIC_NAMES = {
     "precision_at_1": "P@1",
@@ -48,7 +49,7 @@ def write_report(
     records: Sequence[Record],
     embeddings: Float[np.ndarray, "n dim"],
     examples: Sequence[QueryExample],
-    curves: Mapping[Any, Sequence[Mapping[str, float]]],
+    curves: Mapping[Any, Sequence[Mapping[str, float | int]]],
     problems: Sequence[str],
     config: str,
     encoder: str,
@@ -63,7 +64,7 @@ def write_report(
         or by name).
       records: all models.
       embeddings: of all models by one encoder, for the map.
-      examples: from `wsrl.evaluation.query_examples` with indices into `records`.
+      examples: from `wsrl.evaluation.query_examples`.
       curves: rows of metrics ("step" and others) of each encoder seed.
       problems: skipped models and failed runs, one line each.
       config: the run's configuration as text.
@@ -86,14 +87,14 @@ def write_report(
         plotly=Markup(plotly.offline.get_plotlyjs()),
         figures={name: _embedded(figure) for name, figure in drawn.items() if figure is not None},
         counts=results["counts"],
-        total=figures.duration(sum(results.get("seconds", {}).values())),
+        total=figures.duration(float(sum(results.get("seconds", {}).values()))),
         headlines=[_headline(results["retrieval"], gallery, encoder) for gallery in ("same", "cross")],
         groups=list(_table_groups(results)),
         structure=_structure(results),
         accuracy_tau=_named(results.get("accuracy_tau"), "all models"),
         invariance_error=_named(results.get("invariance_error"), "greatest"),
-        examples=[_card(example, records) for example in examples if not example.worst],
-        worst=[_card(example, records) for example in examples if example.worst],
+        examples=[example for example in examples if not example.worst],
+        worst=[example for example in examples if example.worst],
         problems=problems,
         config=config,
         encoder=encoder,
@@ -103,7 +104,7 @@ def write_report(
 
 def _embedded(figure: go.Figure) -> Markup:
     """The figure as JSON that cannot end the script element it stands in."""
-    text = figure.to_json()
+    text = str(figure.to_json())
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)
@@ -118,7 +119,8 @@ def _headline(retrieval: Mapping[str, Any], gallery: str, encoder: str) -> dict[
     best = max(rivals, key=lambda name: rivals[name], default=None)
     return {
         "gallery": figures.GALLERY_NAMES[gallery],
-        "value": values.get(encoder),
+        "value": values[encoder],
+        "limit": retrieval[encoder]["unseen"][gallery]["precision_at_10_limit"],
         "rival": best,
         "rival_value": rivals.get(best) if best is not None else None,
     }
@@ -136,9 +138,11 @@ def _table_groups(results: Mapping[str, Any]) -> Iterator[tuple[str, list[Table]
 def _table(retrieval: Mapping[str, Any], half: str, gallery: str) -> Table:
     scores = {method: halves[half][gallery] for method, halves in retrieval.items()}
     first = next(iter(scores.values()))
+    limit = first["precision_at_10_limit"]
     caption = (
         f"Gallery: {figures.GALLERY_NAMES[gallery]} ({first['queries']} queries; {first['left_out']} left "
-        "out, as no model there has their task)"
+        "out, as no model there has their task"
+        + (")" if limit is None else f"; the best possible P@10 is {limit:.3f})")
     )
     rows = [(method, [dict(cells[metric]) for metric in METRIC_NAMES]) for method, cells in scores.items()]
     return Table(caption, list(METRIC_NAMES.values()), _mark_best(rows))
@@ -186,11 +190,3 @@ def _named(value: Any, name: str) -> list[tuple[str, dict[str, float | None]]]:
             return [row for key, item in value.items() for row in _named(item, str(key))]
         case _:
             return [(name, {"value": value, "low": None, "high": None})]
-
-
-def _card(example: QueryExample, records: Sequence[Record]) -> dict[str, Any]:
-    return {
-        "query": records[example.query],
-        "average_precision": example.average_precision,
-        "hits": [(records[row], similarity, correct) for row, similarity, correct in example.hits],
-    }

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from wsrl.data import ImageSet
 from wsrl.errors import InputError
@@ -49,39 +49,46 @@ def image_bank(image_sets: Sequence[ImageSet], tasks: Sequence[Task], test_image
     return ImageBank(np.concatenate(blocks), train, test)
 
 
-def run_arrays(run: Run, bank: ImageBank, steps: int) -> dict[str, np.ndarray]:
-    """Everything `train_model` needs to know of a run, arrays of the same shapes for all runs.
+def draw_batches(
+    run: Run, bank: ImageBank, steps: int, batch_size: int
+) -> tuple[Int32[np.ndarray, "steps batch"], Int32[np.ndarray, "steps batch"]]:
+    """Draw what a run trains on: rows of the bank and the output unit of each.
 
-    Labels are output units. Noise and the subset of the data are drawn from the run's seed.
+    The subset of the data, the label noise and the batches (with replacement) come from the run's seed.
     """
-    rng = np.random.default_rng(run.seed)
+    rng = np.random.default_rng([run.seed, 1])
     rows, labels = bank.train[run.task]
     order = rng.permutation(len(rows))[: max(1, round(run.data_fraction * len(rows)))]
     rows, labels = rows[order], labels[order]
-    wrong = rng.random(len(rows)) < run.label_noise
     classes = len(run.class_order)
-    labels = np.where(wrong, labels + rng.integers(1, classes, len(rows)), labels) % classes
-    unit = np.argsort(run.class_order)  # output unit of each class
-    test_rows, test_labels = bank.test[run.task]
-    train_size = max(len(known) for known, _ in bank.train.values())
-    test_size = -(-max(len(known) for known, _ in bank.test.values()) // EVALUATION_BATCH) * EVALUATION_BATCH
+    noisy = rng.random(len(rows)) < run.label_noise
+    labels = np.where(noisy, labels + rng.integers(1, classes, len(rows)), labels) % classes
+    drawn = rng.integers(0, len(rows), (steps, batch_size))
+    return rows[drawn].astype(np.int32), _output_units(run)[labels[drawn]].astype(np.int32)
+
+
+def _output_units(run: Run) -> np.ndarray:
+    """Output unit of each class of the task."""
+    return np.argsort(run.class_order)
+
+
+def run_arrays(run: Run, bank: ImageBank, steps: int) -> dict[str, np.ndarray | np.generic]:
+    """Hyper-parameters and held-out images of a run, arrays of the same shapes for all runs.
+
+    `test_labels` are output units, -1 where `test_images` is padded.
+    """
+    rows, labels = bank.test[run.task]
+    longest = max(len(known) for known, _ in bank.test.values())
+    padding = (0, -len(rows) + -(-longest // EVALUATION_BATCH) * EVALUATION_BATCH)
     return {
         "seed": np.uint32(run.seed),
         "adaptive": np.float32(run.optimizer != "sgd"),
         "decoupled": np.float32(run.optimizer == "adamw"),
-        "learning_rate": np.float32(run.learning_rate * (0.1 if run.optimizer == "sgd" else 1)),
+        "learning_rate": np.float32(run.learning_rate),
         "weight_decay": np.float32(run.weight_decay),
-        "init_scale": np.float32(run.init_scale),
         "dropout": np.float32(run.dropout),
         "steps": np.float32(steps),
-        "train_count": np.int32(len(rows)),
-        "train_images": _pad(rows, train_size, 0).astype(np.int32),
-        "train_labels": _pad(unit[labels], train_size, 0).astype(np.int8),
-        "test_count": np.int32(len(test_rows)),
-        "test_images": _pad(test_rows, test_size, 0).astype(np.int32),
-        "test_labels": _pad(unit[test_labels], test_size, -1).astype(np.int8),
+        "test_count": np.int32(len(rows)),
+        "test_images": np.pad(rows, padding).astype(np.int32),
+        "test_labels": np.pad(_output_units(run)[labels], padding, constant_values=-1).astype(np.int32),
     }
-
-
-def _pad(x: np.ndarray, size: int, value: int) -> np.ndarray:
-    return np.pad(x, (0, size - len(x)), constant_values=value)

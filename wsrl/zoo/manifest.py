@@ -95,6 +95,7 @@ def read_manifest(directory: str | os.PathLike[str]) -> tuple[list[Record], list
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "name a directory with a zoo") from error
+    root = path.parent.resolve()
     records: dict[str, Record] = {}
     problems = []
     for number, line in enumerate(lines, start=1):
@@ -104,8 +105,11 @@ def read_manifest(directory: str | os.PathLike[str]) -> tuple[list[Record], list
             record = _from_line(line)
             if record.id in records:
                 raise ValueError(f"id {record.id!r} again, the first one is kept")
-            if not (Path(directory) / record.path).is_file():
+            file = path.parent / record.path
+            if not file.is_file():
                 raise ValueError(f"no file {record.path}")
+            if not file.resolve().is_relative_to(root):
+                raise ValueError(f"path {record.path!r} leaves the directory")
             records[record.id] = record
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
@@ -132,6 +136,8 @@ def _from_line(line: bytes) -> Record:
     for key in ("seed", "step"):
         if type(fields[key]) is not int:
             raise ValueError(f"{key} is not a whole number")
+        if fields[key] < 0:
+            raise ValueError(f"{key} is negative")
     if not (fields["parent"] is None or isinstance(fields["parent"], str)):
         raise ValueError("parent is neither text nor null")
     if fields["split"] not in (*SPLITS, None):

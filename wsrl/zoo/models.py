@@ -4,12 +4,16 @@ Convolutions pad explicitly, by one pixel on each side for a 3 x 3 kernel, as Py
 JAX's "SAME" pads even sizes on one side only when the stride is 2.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+Images = Float[Any, "batch height width channels"]  # NumPy or JAX
+Logits = Float[Array, "batch classes"]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
@@ -19,10 +23,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 def patch_convolution(
-    images: Float[Array, "batch height width channels"],
-    kernel: Float[Array, "rows columns channels features"],
-    window_strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
+    images: Images,
+    kernel: Float[Any, "rows columns channels features"],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
     **_: object,
 ) -> Float[Array, "batch out_height out_width features"]:
     """Convolve as one matrix product of the kernel with all patches.
@@ -98,7 +102,7 @@ class Classifier(nn.Module):
         """Apply the activation."""
         return ACTIVATIONS[self.activation](x)
 
-    def head(self, x: Float[Array, "batch d"], train: bool, dropout: float | jax.Array) -> jax.Array:
+    def head(self, x: Float[Array, "batch d"], train: bool, dropout: float | jax.Array) -> Logits:
         """Dropout and the last linear layer."""
         if train:
             kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - dropout, x.shape)
@@ -112,8 +116,8 @@ class MLP(Classifier):
     widths: tuple[int, ...] = (64, 64)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, dropout: float | jax.Array = 0.0) -> jax.Array:
-        """Logits [batch, classes] of images [batch, height, width, channels]."""
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
         x = x.reshape(len(x), -1)
         for width in self.widths:
             x = self.act(nn.Dense(width)(x))
@@ -131,8 +135,8 @@ class CNNGap(Classifier):
     conv_strides: tuple[int, ...] = (2, 2, 2)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, dropout: float | jax.Array = 0.0) -> jax.Array:
-        """Logits [batch, classes] of images [batch, height, width, channels]."""
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
         for width, stride in zip(self.widths, self.conv_strides, strict=True):
             x = self.act(conv(width, stride)(x))
         return self.head(x.mean((1, 2)), train, dropout)
@@ -147,8 +151,8 @@ class CNNFlatten(Classifier):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, dropout: float | jax.Array = 0.0) -> jax.Array:
-        """Logits [batch, classes] of images [batch, height, width, channels]."""
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
         for width, stride in zip(self.widths, self.conv_strides, strict=True):
             x = self.act(batch_norm(train)(conv(width, stride, use_bias=self.use_bias)(x)))
         x = self.act(nn.Dense(self.hidden)(x.reshape(len(x), -1)))
@@ -188,8 +192,8 @@ class ResNet(Classifier):
         return tuple(strides)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, dropout: float | jax.Array = 0.0) -> jax.Array:
-        """Logits [batch, classes] of images [batch, height, width, channels]."""
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
         x = self.act(batch_norm(train)(conv(self.widths[0], self.block_strides[0], use_bias=False)(x)))
         for width, stride in zip(self.widths[1:], self.block_strides[1:], strict=True):
             x = ResidualBlock(width, stride, self.activation)(x, train)
@@ -219,8 +223,8 @@ class ViT(Classifier):
     conv_strides = (4,)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, dropout: float | jax.Array = 0.0) -> jax.Array:
-        """Logits [batch, classes] of images [batch, height, width, channels]."""
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
         no_padding = ((0, 0), (0, 0))
         embed = nn.Conv(self.widths[0], (4, 4), (4, 4), no_padding, conv_general_dilated=patch_convolution)
         x = embed(x).reshape(len(x), -1, self.widths[0])
@@ -240,7 +244,7 @@ FAMILIES: dict[str, tuple[Classifier, ...]] = {
     ),
     "cnn_gap": (
         CNNGap("relu", widths=(16, 16, 16), conv_strides=(2, 2, 2)),
-        CNNGap("tanh", widths=(12, 24), conv_strides=(2, 2)),
+        CNNGap("tanh", widths=(12, 16, 24, 24), conv_strides=(2, 2, 1, 2)),
         CNNGap("gelu", widths=(8, 16, 24), conv_strides=(1, 2, 2)),
     ),
     "cnn_flatten": (

@@ -3,16 +3,18 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
-import ml_collections
 import numpy as np
 
 from wsrl.errors import InputError
 from wsrl.zoo.models import FAMILIES
 from wsrl.zoo.tasks import Task
 
+Config = Any  # the section `zoo` of an ml_collections.ConfigDict, whose fields have no static types
+
 OPTIMIZERS = ("sgd", "adam", "adamw")  # sgd with momentum 0.9
-LEARNING_RATES = {"sgd": (0.02, 0.2), "adam": (1e-3, 1e-2), "adamw": (1e-3, 1e-2)}
+LEARNING_RATES = {"sgd": (0.03, 0.2), "adam": (2e-3, 1e-2), "adamw": (2e-3, 1e-2)}
 WEIGHT_DECAYS = {"sgd": (1e-5, 1e-3), "adam": (1e-6, 1e-4), "adamw": (1e-3, 1e-1)}
 
 
@@ -77,7 +79,7 @@ def _hyperparameters(rng: np.random.Generator, num_classes: int) -> dict:
     }
 
 
-def draw_runs(config: ml_collections.ConfigDict, tasks: Sequence[Task], seed: int = 0) -> list[Run]:
+def draw_runs(config: Config, tasks: Sequence[Task], seed: int = 0) -> list[Run]:
     """Draw all runs of a zoo, parents before children.
 
     Args:
@@ -109,7 +111,8 @@ def draw_runs(config: ml_collections.ConfigDict, tasks: Sequence[Task], seed: in
     }
     runs: list[Run] = []
     for group, split, is_seen, repeats in groups:
-        for task, family, _ in itertools.product(group, config.families, range(repeats)):
+        names = [family for family in config.families for _ in range(repeats)]
+        for task, family in itertools.product(group, names):
             name = f"{family}-{len(runs):05d}"
             runs.append(
                 Run(
@@ -128,7 +131,7 @@ def draw_runs(config: ml_collections.ConfigDict, tasks: Sequence[Task], seed: in
 
 
 def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -> list[Run]:
-    """Fine-tuned runs: another task of the parent's own group (split and seen), so that no lineage is on two splits."""
+    """Draw fine-tuned runs: another task of the parent's group, so that no lineage is on two splits."""
     tasks_of: dict[tuple[str, bool], list[str]] = {}
     for run in runs:
         known = tasks_of.setdefault((run.split, run.seen), [])
@@ -148,7 +151,7 @@ def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -
                 parent=parent.id,
                 seed=drawn["seed"],
                 optimizer=drawn["optimizer"],
-                learning_rate=drawn["learning_rate"] / 3,  # gentle, so that the parent's weights remain
+                learning_rate=drawn["learning_rate"],
                 weight_decay=drawn["weight_decay"],
                 dropout=drawn["dropout"],
                 data_fraction=drawn["data_fraction"],

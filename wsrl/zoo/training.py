@@ -5,7 +5,6 @@ goes on after the last chunk that reached the manifest.
 """
 
 import dataclasses
-import functools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -14,25 +13,27 @@ from typing import Any
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import safetensors
 import safetensors.numpy
-import tqdm
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
+from tqdm import tqdm
 
 from wsrl.data import load_image_set
 from wsrl.errors import InputError
-from wsrl.zoo.bank import ImageBank, image_bank, run_arrays
+from wsrl.zoo.bank import ImageBank, draw_batches, image_bank, run_arrays
 from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest, write_atomically
 from wsrl.zoo.models import FAMILIES, Classifier
-from wsrl.zoo.recipes import Run, draw_runs
-from wsrl.zoo.stacked import Tree, initialise_models, train_models
+from wsrl.zoo.recipes import Config, Run, draw_runs
+from wsrl.zoo.stacked import Tree, initialise, train_models
 from wsrl.zoo.tasks import Task, draw_tasks
 
 STATE = "zoo.json"  # the configuration of a zoo and its diverged runs
+RUN_KEYS = (
+    *("lineage", "seen", "optimizer", "learning_rate", "weight_decay", "init_scale", "dropout"),
+    *("data_fraction", "label_noise", "class_order"),
+)  # fields of a run that its records repeat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ def make_chunks(runs: Sequence[Run], chunk_size: int) -> list[Chunk]:
     for run in runs:
         groups.setdefault((run.parent is not None, run.family, run.variant), []).append(run)
     chunks = []
-    for (is_child, family, variant), group in sorted(groups.items(), key=lambda item: item[0]):
+    for (_, family, variant), group in sorted(groups.items(), key=lambda item: item[0]):
         number = len(groups.get((False, family, variant), group))
         size = -(-number // -(-number // chunk_size))
         chunks += [Chunk(tuple(group[i : i + size]), size) for i in range(0, len(group), size)]
@@ -62,7 +63,7 @@ def make_chunks(runs: Sequence[Run], chunk_size: int) -> list[Chunk]:
 
 
 def train_chunk(
-    chunk: Chunk, directory: Path, config: ml_collections.ConfigDict, bank: ImageBank, device_bank: jax.Array
+    chunk: Chunk, directory: Path, config: Config, bank: ImageBank, device_bank: jax.Array
 ) -> Iterator[tuple[int, Tree, Float[np.ndarray, " models"]]]:
     """Train the runs of a chunk together; yields (step, variables, accuracies) at each checkpoint.
 
@@ -73,23 +74,29 @@ def train_chunk(
     checkpoints = config.checkpoints if chunk.runs[0].parent is None else 1
     mesh = device_bank.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
     sharding = NamedSharding(mesh, PartitionSpec("models"))
+
+    def stack(trees: list[Tree]) -> Tree:
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
     size = -(-chunk.size // mesh.size) * mesh.size
     padded = [*chunk.runs, *[chunk.runs[0]] * (size - len(chunk.runs))]
-    columns = [run_arrays(run, bank, checkpoints * segment) for run in padded]
-    arrays = {key: np.stack([column[key] for column in columns]) for key in columns[0]}
-    arrays = jax.device_put(arrays, sharding)
-    if chunk.runs[0].parent is None:
-        variables = initialise_models(chunk.model, config.image_size, arrays["seed"], arrays["init_scale"])
-    else:
-        parents = [_read_variables(directory / _path(str(run.parent), config.steps)) for run in padded]
-        variables = jax.device_put(jax.tree.map(lambda *w: np.stack(w), *parents), sharding)
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-    step = jax.device_put(np.zeros(size, np.int32), sharding)
-    params = variables["params"]
-    state = {"variables": variables, "first": zeros(params), "second": zeros(params), "step": step}
+    runs = stack([run_arrays(run, bank, checkpoints * segment) for run in padded])
+    batches = stack([draw_batches(run, bank, checkpoints * segment, config.batch_size) for run in padded])
+    variables = stack([_initial_variables(run, chunk.model, directory, config) for run in padded])
+    zeros = jax.tree.map(np.zeros_like, variables["params"])
+    state = {"variables": variables, "first": zeros, "second": zeros, "step": np.zeros(size, np.int32)}
+    state, runs = jax.device_put((state, runs), sharding)
     for checkpoint in range(1, checkpoints + 1):
-        state, accuracy = train_models(chunk.model, state, arrays, device_bank, segment, config.batch_size)
+        steps = slice((checkpoint - 1) * segment, checkpoint * segment)
+        part = jax.device_put(jax.tree.map(lambda x, steps=steps: x[:, steps], batches), sharding)
+        state, accuracy = train_models(chunk.model, state, part, runs, device_bank)
         yield checkpoint * segment, jax.device_get(state["variables"]), np.asarray(accuracy)
+
+
+def _initial_variables(run: Run, model: Classifier, directory: Path, config: Config) -> Tree:
+    if run.parent is None:
+        return initialise(model, config.image_size, run.seed, run.init_scale)
+    return _read_variables(directory / _path(run.parent, config.steps))
 
 
 def _path(run: str, step: int) -> str:
@@ -115,17 +122,20 @@ def _write_checkpoint(path: Path, variables: Tree, model: Classifier, image_size
     arrays = {
         key: np.ascontiguousarray(value) for key, value in flat.items() if isinstance(value, np.ndarray)
     }
-    write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    write_atomically(path, _sorted_header(safetensors.numpy.save(arrays, metadata)))
 
 
-def _record(
-    run: Run, task: Task, variables: Tree, step: int, accuracy: float, config: ml_collections.ConfigDict
-) -> Record:
+def _sorted_header(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, which the library writes in an order of its own each time."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return content[:8] + text.ljust(size) + content[8 + size :]
+
+
+def _record(run: Run, task: Task, variables: Tree, step: int, accuracy: float, config: Config) -> Record:
     model = FAMILIES[run.family][run.variant]
-    hyperparameters = (
-        "lineage", "seen", "optimizer", "learning_rate", "weight_decay", "init_scale", "dropout", "data_fraction",
-        "label_noise", "class_order",
-    )  # fmt: skip
     return Record(
         id=f"{run.id}/{step}",
         path=_path(run.id, step),
@@ -140,7 +150,7 @@ def _record(
         split=run.split,
         extra={
             "run": run.id,
-            **{key: getattr(run, key) for key in hyperparameters},
+            **{key: getattr(run, key) for key in RUN_KEYS},
             "transform": task.transform,
             "labels": task.labels,
             "width": max(model.widths),  # pyright: ignore[reportAttributeAccessIssue]
@@ -177,7 +187,7 @@ def _open_zoo(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any]
     return state, {record.get("run") for record in records} | diverged
 
 
-def train_zoo(config: ml_collections.ConfigDict, directory: str | Path, seed: int = 0) -> dict[str, float]:
+def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str, int | float]:
     """Train all models of a zoo into a directory; goes on where an earlier build was interrupted.
 
     Args:
@@ -207,7 +217,7 @@ def train_zoo(config: ml_collections.ConfigDict, directory: str | Path, seed: in
     device_bank = jax.device_put(bank.images, NamedSharding(mesh, PartitionSpec()))
     counts = {"models": 0, "checkpoints": 0}
     programs = set()
-    with tqdm.tqdm(total=len(runs), desc="zoo", unit="model", smoothing=0.1) as progress:
+    with tqdm(total=len(runs), desc="zoo", unit="model", smoothing=0.1) as progress:
         for chunk in make_chunks(runs, config.chunk_size):
             diverged = set(state["diverged"])
             trained = tuple(run for run in chunk.runs if run.parent not in diverged)
@@ -228,10 +238,10 @@ def train_zoo(config: ml_collections.ConfigDict, directory: str | Path, seed: in
             if len(diverged) > len(state["diverged"]):
                 state["diverged"] = sorted(diverged)
                 write_atomically(directory / STATE, json.dumps(state, indent=1).encode())
-            records = [record for record in records if record.get("run") not in diverged]
+            records = [record for record in records if record.get("run") not in diverged | done]
             append_records(directory, records)
             counts["models"] += len({record.get("run") for record in records})
             counts["checkpoints"] += len(records)
             progress.update(len(chunk.runs))
     seconds = time.perf_counter() - started
-    return counts | {"seconds": seconds, "diverged": len(state["diverged"]), "programs": len(programs)}
+    return {**counts, "seconds": seconds, "diverged": len(state["diverged"]), "programs": len(programs)}

@@ -1,0 +1,151 @@
+"""The encoder: forward and backward sweeps over a batch of networks, and a unit vector for each."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import jraph
+from jaxtyping import Array, Bool, Float
+
+from wsrl.encoder.readout import NeuronReadout, ResponseReadout, confidence, neuron_invariants
+from wsrl.encoder.sweep import forward_sweep, output_logits, state_shapes
+from wsrl.graph.batching import Batch
+
+SMALL = 1e-12
+
+
+class Swept(NamedTuple):
+    """What the sweeps tell of each network.
+
+    Attributes:
+      logits: response of the output neurons to the learned inputs.
+      mask: 1 for output neurons that exist.
+      tokens: of each level, the mean over its neurons of their invariants.
+      levels: whether the network has the level.
+    """
+
+    logits: Float[Array, "networks classes probes"]
+    mask: Float[Array, "networks classes"]
+    tokens: Float[Array, "networks levels features"]
+    levels: Bool[Array, "networks levels"]
+
+
+class Encoding(NamedTuple):
+    """What the encoder says of each network.
+
+    Attributes:
+      embedding: unit vectors, float32.
+      accuracy: predicted accuracy on held-out data, 0 to 1.
+    """
+
+    embedding: Float[Array, "networks dim"]
+    accuracy: Float[Array, "networks"]
+
+
+class Encoder(nn.Module):
+    """Sweeps inputs through networks and reads out the responses of output neurons and the relevances of hidden ones.
+
+    The read-out starts from the responses alone: the hidden neurons' part starts at zero.
+
+    Attributes:
+      probes: learned inputs, swept forward.
+      input_shape: [height, width, channels] of the learned inputs; networks of other shapes get them resized.
+      dim: of the embedding.
+      width: of the read-outs.
+      backward_probes: the first of the learned inputs, which are also swept backward.
+      chunk: learned inputs swept at a time; small enough for the states to stay in cache.
+      dtype: of the sweeps.
+    """
+
+    probes: int = 128
+    input_shape: tuple[int, int, int] = (16, 16, 1)
+    dim: int = 128
+    width: int = 256
+    backward_probes: int = 8
+    chunk: int = 8
+    dtype: str = "float32"
+
+    def setup(self) -> None:
+        """Declares the parameters."""
+        self.inputs = self.param("inputs", nn.initializers.normal(0.5), (self.probes, *self.input_shape))
+        self.responses = ResponseReadout(self.width, self.dim)
+        self.neurons = NeuronReadout(self.width // 4)
+        self.relevances = nn.Dense(self.dim, use_bias=False, kernel_init=nn.initializers.zeros)
+        self.accuracy = nn.Sequential([nn.Dense(self.width // 4), nn.gelu, nn.Dense(1), nn.sigmoid])
+
+    def __call__(self, batch: Batch, class_mask: Float[Array, "networks classes"] | None = None) -> Encoding:
+        """Encodes a batch; its last network is padding. See `read` for `class_mask`."""
+        return self.read(self.sweep(batch), class_mask)
+
+    def sweep(self, batch: Batch) -> Swept:
+        """Sweeps the learned inputs through a batch of networks."""
+        inputs = fit_inputs(self.inputs, batch.plan.input_shape).astype(self.dtype)
+        chunks = inputs.reshape(-1, self.chunk, *inputs.shape[1:])
+        logits, mask = output_logits(batch)
+        swept = jax.lax.map(lambda chunk: logits(forward_sweep(batch, chunk)), chunks)
+        swept = jnp.moveaxis(swept, 0, 2).reshape(*swept.shape[1:3], self.probes)
+        tokens, levels = backward_sweep(batch, jax.lax.stop_gradient(inputs[: self.backward_probes]))
+        return Swept(swept.astype(jnp.float32), mask, tokens.astype(jnp.float32), levels)
+
+    def read(self, swept: Swept, class_mask: Float[Array, "networks classes"] | None = None) -> Encoding:
+        """Reads out embeddings and accuracies.
+
+        Args:
+          swept: from `sweep`.
+          class_mask: 1 for the classes that the networks are restricted to; all of them if None.
+        """
+        mask = swept.mask if class_mask is None else swept.mask * class_mask
+        neurons = self.neurons(swept.tokens, swept.levels)
+        embedding = self.responses(swept.logits, mask) + self.relevances(neurons)
+        embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
+        features = jnp.concatenate([confidence(swept.logits, swept.mask), neurons], -1)
+        return Encoding(embedding, self.accuracy(features)[:, 0])
+
+
+def fit_inputs(
+    inputs: Float[Array, "probes height width channels"], shape: tuple[int, int, int]
+) -> Float[Array, "probes height_out width_out channels_out"]:
+    """Resizes inputs to what a network is fed; the mean of the channels serves another number of channels."""
+    if inputs.shape[3] != shape[2]:
+        inputs = jnp.broadcast_to(inputs.mean(3, keepdims=True), (*inputs.shape[:3], shape[2]))
+    if inputs.shape[1:] == shape:
+        return inputs
+    return jax.image.resize(inputs, (len(inputs), *shape), "linear")
+
+
+def backward_sweep(
+    batch: Batch, inputs: Float[Array, "probes height width channels"]
+) -> tuple[Float[Array, "networks levels features"], Bool[Array, "networks levels"]]:
+    """Sweeps forward and backward; returns the mean invariants of the neurons of each level, and which levels exist.
+
+    What is swept backward is the gradient of the outputs' log-sum-exp less their mean, a symmetric function of
+    the classes.
+    """
+    networks = batch.plan.graphs + 1
+    logits, mask = output_logits(batch)
+    zeros = [jnp.zeros(shape, inputs.dtype) for shape in state_shapes(batch.plan, len(inputs))]
+
+    def symmetric(perturbations: list) -> tuple[Array, list]:
+        states = forward_sweep(batch, inputs, perturbations)
+        outputs = logits(states).astype(jnp.float32)
+        weight = mask[:, :, None]
+        mean = (outputs * weight).sum(1) / jnp.maximum(mask.sum(1), 1.0)[:, None]
+        peak = jax.nn.logsumexp(jnp.where(weight > 0, outputs, -1e9), axis=1)
+        return jnp.where(mask.sum(1)[:, None] > 0, peak - mean, 0.0).sum(), states
+
+    sensitivities, states = jax.grad(symmetric, has_aux=True)(zeros)
+    tokens, exists = [], []
+    for level, state, sensitivity in zip(batch.schedule, states, sensitivities, strict=True):
+        weight = batch.graph.nodes["mask"][level.node]
+        units = jraph.segment_sum(weight.sum(1), level.graph, networks)
+        relevance = (state * sensitivity).sum(2)
+        square = jraph.segment_sum(jnp.square(relevance).sum(1), level.graph, networks)
+        scale = jnp.sqrt(square / jnp.maximum(units, 1.0)[:, None] + SMALL)
+        features = neuron_invariants(state, sensitivity, scale[level.graph]) * weight[:, :, None]
+        total = jraph.segment_sum(features.sum(1), level.graph, networks)
+        tokens.append(total / jnp.maximum(units, 1.0)[:, None])
+        exists.append(units > 0)
+    return jnp.stack(tokens, 1), jnp.stack(exists, 1)
+
+

@@ -1,0 +1,57 @@
+"""A network as a graph with one node a neuron and one edge a weight, as in earlier graph encoders of weights.
+
+The plain form (Lim et al. 2024, Kofinas et al. 2024): the baseline reads it, and tests check the tiles against it.
+"""
+
+import jraph
+import numpy as np
+
+from wsrl.network import Network
+
+
+def neuron_graph(network: Network) -> jraph.GraphsTuple:
+    """Builds the graph; identity links become edges of weight one.
+
+    Returns:
+      A GraphsTuple of NumPy arrays with
+        nodes: bias [N] float32; layer [N] int32; unit [N] int32, its place in the layer; depth [N] float32, from 0 at
+          the inputs to 1 at the outputs; output [N] int32, 1 at output neurons
+        edges: weight [E] float32; tap [E] int32, row-major place in the kernel, 0 if it has one; taps [E] int32
+    """
+    start = np.cumsum([0] + [layer.layer.units for layer in network.layers])
+    last = len(network.layers) - 1
+    index = np.repeat(np.arange(last + 1), np.diff(start))
+    nodes = {
+        "bias": np.concatenate([layer.bias for layer in network.layers]).astype(np.float32),
+        "layer": index.astype(np.int32),
+        "unit": (np.arange(start[-1]) - start[index]).astype(np.int32),
+        "depth": (index / max(last, 1)).astype(np.float32),
+        "output": (index == last).astype(np.int32),
+    }
+    weights, taps, kernels, senders, receivers = [], [], [], [], []
+    for i, layer in enumerate(network.layers):
+        for link, weight in zip(layer.layer.links, layer.weights, strict=True):
+            if weight is None:
+                unit = np.arange(layer.layer.units)
+                tap, source, target, value = np.zeros_like(unit), unit, unit, np.ones(len(unit))
+            else:
+                tap, source, target = (a.ravel() for a in np.indices(weight.shape))
+                value = weight.ravel()
+            weights.append(value)
+            taps.append(tap)
+            kernels.append(np.full(len(tap), 1 if weight is None else len(weight)))
+            senders.append(source + start[link.source])
+            receivers.append(target + start[i])
+    return jraph.GraphsTuple(
+        nodes=nodes,
+        edges={
+            "weight": np.concatenate(weights).astype(np.float32),
+            "tap": np.concatenate(taps).astype(np.int32),
+            "taps": np.concatenate(kernels).astype(np.int32),
+        },
+        senders=np.concatenate(senders).astype(np.int32),
+        receivers=np.concatenate(receivers).astype(np.int32),
+        globals=None,
+        n_node=np.array([start[-1]], np.int32),
+        n_edge=np.array([sum(len(w) for w in weights)], np.int32),
+    )
