@@ -27,8 +27,7 @@ def reference(ranked_relevance: list[bool]) -> dict[str, float]:
         "precision_at_10": sum(ranked_relevance[:10]) / 10,
         "r_precision": precision[total - 1],
         "map": sum(p for p, hit in zip(precision, ranked_relevance, strict=True) if hit) / total,
-        "ndcg_at_10": sum(g for g, hit in zip(gains, ranked_relevance, strict=False) if hit)
-        / sum(gains[:total]),
+        "ndcg_at_10": sum(g for g, hit in zip(gains, ranked_relevance, strict=False) if hit) / sum(gains[:total]),
         "mrr": 1 / (ranked_relevance.index(True) + 1),
         LIMIT: min(total, 10) / 10,
     }

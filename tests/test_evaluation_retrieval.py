@@ -16,9 +16,7 @@ def test_perfect_and_chance_embeddings():
     for gallery in ("same", "cross", "any"):
         for metric in set(METRICS) - {"precision_at_10"}:
             assert perfect[gallery][metric]["value"] == 1
-        assert perfect[gallery]["precision_at_10"]["value"] == pytest.approx(
-            perfect[gallery]["precision_at_10_limit"]
-        )
+        assert perfect[gallery]["precision_at_10"]["value"] == pytest.approx(perfect[gallery]["precision_at_10_limit"])
         assert abs(chance[gallery]["precision_at_1"]["value"] - 1 / 8) < 0.1
     # 3 runs of 2 checkpoints, less the query's own.
     assert perfect["same"]["precision_at_10_limit"] == pytest.approx(0.4)

@@ -55,9 +55,7 @@ def make_report(path, records, **changes):
         records=records,
         embeddings=embeddings,
         examples=query_examples(embeddings, records),
-        curves={
-            seed: [{"step": s, "loss": 1 / (s + 1), "map": float("nan")} for s in (0, 5)] for seed in (0, 1)
-        },
+        curves={seed: [{"step": s, "loss": 1 / (s + 1), "map": float("nan")} for s in (0, 5)] for seed in (0, 1)},
         problems=["model-7: loss became NaN"],
         config="zoo.size: 36",
         encoder="encoder",
@@ -113,9 +111,7 @@ def test_figures_are_valid_json(report):
 
 def test_hostile_names_stay_text(tmp_path):
     records = [
-        make_record(
-            i, f"{HOSTILE}{i % 4}", HOSTILE + "ab"[i // 4 % 2], id=f"{i}{HOSTILE}", run=f"r{i}", split=None
-        )
+        make_record(i, f"{HOSTILE}{i % 4}", HOSTILE + "ab"[i // 4 % 2], id=f"{i}{HOSTILE}", run=f"r{i}", split=None)
         for i in range(32)
     ]
     page, _ = make_report(

@@ -50,9 +50,9 @@ records = st.builds(
     step=st.integers(0),
     accuracy=st.floats(0, 1),
     split=st.sampled_from([*SPLITS, None]),
-    extra=st.dictionaries(
-        texts.filter(lambda key: key not in {*REQUIRED, "run", "lineage"}), json_values
-    ).map(lambda extra: extra | {"run": "r", "lineage": "l"}),
+    extra=st.dictionaries(texts.filter(lambda key: key not in {*REQUIRED, "run", "lineage"}), json_values).map(
+        lambda extra: extra | {"run": "r", "lineage": "l"}
+    ),
 )
 
 
@@ -99,9 +99,7 @@ def test_unusable_line_is_skipped_and_told(tmp_path, change, reason):
     assert len(problems) == 1 and "models.jsonl:2: " in problems[0] and reason in problems[0]
 
 
-@pytest.mark.parametrize(
-    "line", ["{", "[1]", "3", '{"id": "b"}', "[" * 100_000, '{"accuracy": 1e999}', "\x00"]
-)
+@pytest.mark.parametrize("line", ["{", "[1]", "3", '{"id": "b"}', "[" * 100_000, '{"accuracy": 1e999}', "\x00"])
 def test_torn_line_is_skipped_and_told(tmp_path, line):
     write(tmp_path, LINE, line, "", LINE | {"id": "c"})
     found, problems = read_manifest(tmp_path)

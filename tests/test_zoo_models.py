@@ -9,17 +9,11 @@ import pytest
 from wsrl.zoo.models import FAMILIES, MLP, CNNGap, ViT, patch_convolution
 from wsrl.zoo.stacked import initialise
 
-MODELS = [
-    pytest.param(model, id=f"{family}-{model.activation}")
-    for family in FAMILIES
-    for model in FAMILIES[family]
-]
+MODELS = [pytest.param(model, id=f"{family}-{model.activation}") for family in FAMILIES for model in FAMILIES[family]]
 
 
 def convolve(x, kernel, strides, padding):
-    return jax.lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 @pytest.mark.parametrize(("size", "stride", "height"), [*itertools.product((1, 3, 4), (1, 2, 3), (7, 8))])
@@ -95,9 +89,7 @@ def test_strides_follow_the_forward_pass():
 
 def test_attention_kernels_name_their_heads():
     attention = initialise(FAMILIES["vit"][1], 16, 0, 1.0)["params"]["TransformerBlock_0"]
-    shapes = {
-        name: leaf["kernel"].shape for name, leaf in attention["MultiHeadDotProductAttention_0"].items()
-    }
+    shapes = {name: leaf["kernel"].shape for name, leaf in attention["MultiHeadDotProductAttention_0"].items()}
     assert shapes == {"query": (16, 2, 8), "key": (16, 2, 8), "value": (16, 2, 8), "out": (2, 8, 16)}
 
 

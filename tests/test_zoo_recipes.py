@@ -10,7 +10,7 @@ from wsrl.zoo.tasks import Task
 
 CONFIG = ConfigDict(
     {
-        "families": ("mlp", "vit"),
+        "families": "mlp,vit",
         "num_classes": 5,
         "num_seen_tasks": 2,
         "runs_train": 2,
@@ -36,7 +36,7 @@ def test_counts():
     }
     assert len(runs) == len(roots) + 12 and len({run.id for run in runs}) == len(runs)
     variants = collections.Counter((run.family, run.variant) for run in roots)
-    assert len(variants) == sum(len(FAMILIES[family]) for family in CONFIG.families)
+    assert len(variants) == sum(len(FAMILIES[family]) for family in CONFIG.families.split(","))
     assert max(variants.values()) - min(variants.values()) <= 1
 
 
@@ -72,4 +72,4 @@ def test_recipes_vary():
 
 def test_unknown_family():
     with pytest.raises(InputError, match="no family lstm"):
-        draw_runs(ConfigDict({**CONFIG, "families": ("lstm",)}), TASKS)
+        draw_runs(ConfigDict({**CONFIG, "families": "lstm"}), TASKS)

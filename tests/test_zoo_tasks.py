@@ -43,9 +43,7 @@ def test_tasks_are_distinct_and_balanced(seed):
 
 def test_as_many_classes_as_outputs():
     tasks = draw_tasks([image_set("a", 5)], 10, 2, 1)
-    assert {task.labels for task in tasks} == {"low"} and {task.transform for task in tasks} == set(
-        TRANSFORMS
-    )
+    assert {task.labels for task in tasks} == {"low"} and {task.transform for task in tasks} == set(TRANSFORMS)
     with pytest.raises(InputError, match="too few distinct"):
         draw_tasks([image_set("a", 5)], 11, 2, 1)
 

@@ -43,7 +43,7 @@ def config(**changes):
         "num_validation_tasks": 1,
         "num_seen_tasks": 1,
         "test_images": 60,
-        "families": ("mlp",),
+        "families": "mlp",
         "runs_train": 2,
         "runs_validation": 1,
         "runs_test": 2,
@@ -58,9 +58,7 @@ def config(**changes):
 
 
 def files(directory):
-    return {
-        str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()
-    }
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -182,13 +180,11 @@ def small_zoo(**changes):
 
 @pytest.mark.parametrize("family", SMALL)
 def test_stacked_training_equals_training_alone(family, tmp_path):
-    runs, bank = small_zoo(families=(family,))
+    runs, bank = small_zoo(families=family)
     chunk = make_chunks(runs, 4)[0]
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("models",))
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    stacked = list(
-        training.train_chunk(chunk, tmp_path, config(), bank, jax.device_put(bank.images, replicated))
-    )
+    stacked = list(training.train_chunk(chunk, tmp_path, config(), bank, jax.device_put(bank.images, replicated)))
     run = chunk.runs[-1]
     variables = initialise(chunk.model, 8, run.seed, run.init_scale)
     zeros = jax.tree.map(np.zeros_like, variables["params"])
@@ -221,9 +217,7 @@ def test_optimizers_are_those_of_optax(optimizer):
     first = second = jnp.zeros(5)
     state = reference.init(theirs)
     for step in range(4):
-        ours, first, second = optimizer_update(
-            np.sin(ours), ours, first, second, jnp.int32(step), coefficients
-        )
+        ours, first, second = optimizer_update(np.sin(ours), ours, first, second, jnp.int32(step), coefficients)
         updates, state = reference.update(jnp.sin(theirs), state, theirs)
         theirs = optax.apply_updates(theirs, updates)
         np.testing.assert_allclose(ours, theirs, rtol=1e-3)

@@ -80,9 +80,7 @@ class Index:
             )
         repeated = [name for name, times in Counter(ids).items() if times > 1]
         if repeated:
-            raise InputError(
-                "index", f"id {repeated[0]!r} appears more than once", "give every model its own id"
-            )
+            raise InputError("index", f"id {repeated[0]!r} appears more than once", "give every model its own id")
         return cls(_unit(embeddings, ids), ids, encoder_hash, exact)
 
     @property
@@ -154,9 +152,7 @@ class Index:
             with safetensors.safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != FORMAT:
-                    raise InputError(
-                        path, f"format {metadata.get('format')!r}", f"build an index of {FORMAT}"
-                    )
+                    raise InputError(path, f"format {metadata.get('format')!r}", f"build an index of {FORMAT}")
                 vectors = file.get_tensor("vectors")
             ids, exact, stored = (json.loads(metadata[key]) for key in ("ids", "exact", "encoder_hash"))
             if not isinstance(ids, list) or not all(isinstance(name, str) for name in ids):
@@ -211,13 +207,9 @@ def _unit(vectors: Float[np.ndarray, "n dim"], names: Sequence[str]) -> Float[np
     exact = np.asarray(vectors, dtype=np.float64)
     finite = np.isfinite(exact).all(axis=1)
     if not finite.all():
-        raise InputError(
-            names[int(np.argmin(finite))], "its vector is not finite", "leave it out or embed it again"
-        )
+        raise InputError(names[int(np.argmin(finite))], "its vector is not finite", "leave it out or embed it again")
     largest = np.abs(exact).max(axis=1, keepdims=True, initial=0)
     if not largest.all():
-        raise InputError(
-            names[int(np.argmin(largest))], "its vector is zero", "leave it out or embed it again"
-        )
+        raise InputError(names[int(np.argmin(largest))], "its vector is zero", "leave it out or embed it again")
     exact = exact / largest  # so that squares neither overflow nor vanish
     return np.ascontiguousarray(exact / np.linalg.norm(exact, axis=1, keepdims=True), dtype=np.float32)

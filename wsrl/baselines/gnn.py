@@ -1,8 +1,13 @@
 """A graph network with one edge a weight and synchronous rounds of messages (Lim et al. 2024; Kofinas et al. 2024)."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 from jaxtyping import Array, Float
 
 from wsrl.encoder.encoder import Encoding
@@ -55,3 +60,32 @@ class SynchronousGNN(nn.Module):
         embedding: Float[Array, "networks dim"] = nn.Dense(self.dim)(read)
         embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + 1e-12)
         return Encoding(embedding, nn.sigmoid(nn.Dense(1)(read)[:, 0]))
+
+
+@dataclass(frozen=True)
+class NeuronBucket:
+    """Networks as neuron graphs in batches of one shape; see `wsrl.encoder.embed.Batches`."""
+
+    members: np.ndarray
+    graphs: tuple[jraph.GraphsTuple, ...]
+    size: int
+    classes: int = 1  # this baseline does not restrict classes
+
+    def batch(self, places: Sequence[int]) -> jraph.GraphsTuple:
+        """Batches and pads graphs for the largest of the bucket."""
+        nodes = self.size * max(int(g.n_node[0]) for g in self.graphs) + 1
+        edges = self.size * max(int(g.n_edge[0]) for g in self.graphs)
+        batch = jraph.batch_np([self.graphs[i] for i in places])
+        return jax.tree.map(np.asarray, jraph.pad_with_graphs(batch, nodes, edges, self.size + 1))
+
+
+def make_neuron_buckets(graphs: Sequence[jraph.GraphsTuple], edges: int) -> list[NeuronBucket]:
+    """Sorts graphs into buckets by the octave of their number of edges; a batch has about `edges` edges."""
+    octave = np.array([int(g.n_edge[0]).bit_length() for g in graphs])
+    buckets = []
+    for value in np.unique(octave):
+        members = np.flatnonzero(octave == value)
+        largest = max(int(graphs[i].n_edge[0]) for i in members)
+        size = int(np.clip(edges // largest, 1, len(members)))
+        buckets.append(NeuronBucket(members, tuple(graphs[i] for i in members), size))
+    return buckets

@@ -31,9 +31,7 @@ HYPERPARAMETERS = (
 CARD = ("dataset", "input_shape", "data_fraction", "label_noise", *HYPERPARAMETERS)
 
 
-def metadata_features(
-    records: Sequence[Record], fields: Sequence[str] = CARD
-) -> Float32[np.ndarray, "n terms"]:
+def metadata_features(records: Sequence[Record], fields: Sequence[str] = CARD) -> Float32[np.ndarray, "n terms"]:
     """TF-IDF vectors of the terms "field:value" of each card.
 
     Args:

@@ -47,7 +47,5 @@ def natural_order(names: Iterable[str]) -> list[str]:
     """Names sorted with their numbers as numbers: layer_2 before layer_10."""
     return sorted(
         names,
-        key=lambda name: [
-            (part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)
-        ],
+        key=lambda name: [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)],
     )

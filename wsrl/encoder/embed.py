@@ -1,56 +1,160 @@
-"""The one way from networks to embeddings: validation, evaluation and the index all use it."""
+"""The one way from networks to what an encoder says of them: training, evaluation and the index all use it."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jaxtyping import Float
 from tqdm import tqdm
 
-from wsrl.encoder.encoder import Encoding
-from wsrl.graph.collection import Bucket
+from wsrl.encoder.encoder import Encoder, Encoding, Swept
 
 
-class Embedder:
-    """Runs an encoder over buckets of networks, on all devices.
+class Batches(Protocol):
+    """Networks that one compiled program serves; `wsrl.graph.collection.Bucket` is one.
 
-    Args:
-      apply: (params, batch) -> Encoding; compiled once a bucket's plan.
+    Attributes:
+      members: places of the networks in the whole collection.
+      size: networks a batch.
+      classes: output neurons that a batch has room for.
     """
 
-    def __init__(self, apply: Callable[[Any, Any], Encoding]):
-        self.run = jax.pmap(apply, in_axes=(None, 0))
-        self.devices = jax.local_device_count()
+    @property
+    def members(self) -> np.ndarray: ...  # noqa: D102
+    @property
+    def size(self) -> int: ...  # noqa: D102
+    @property
+    def classes(self) -> int: ...  # noqa: D102
 
-    def __call__(
-        self, params: Any, buckets: Sequence[Bucket], progress: str | None = None
-    ) -> tuple[Float[np.ndarray, "n dim"], Float[np.ndarray, "n"]]:
-        """Returns embeddings and predicted accuracies by the members' places in the collection.
+    def batch(self, places: Sequence[int]) -> Any:
+        """Batches members by their places among them; arrays have `size` + 1 networks, the last is padding."""
+        ...
+
+
+class NetworkMap:
+    """Applies a function of parameters and a batch to many networks, on all devices.
+
+    Programs are compiled once for each shape of batch, several at a time.
+
+    Args:
+      function: (params, batch) -> tree of arrays, the leading axis of each is that of the batch's networks.
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any]):
+        self.run = jax.pmap(function, in_axes=(None, 0))
+        self.devices = jax.local_device_count()
+        self.programs: dict[Any, Callable] = {}
+
+    def __call__(self, params: Any, buckets: Sequence[Batches], progress: str | None = None) -> Any:
+        """Returns a tree of NumPy arrays in the order of the collection.
 
         Args:
-          params: of the encoder.
-          buckets: whose members are 0 to n - 1.
+          params: of the function.
+          buckets: whose members are, together, 0 to n - 1.
           progress: label of a progress line, or None for no line.
         """
         count = sum(len(bucket.members) for bucket in buckets)
-        embeddings, accuracies = None, np.zeros(count, np.float32)
+        self._compile(params, buckets)
+        parts: list[tuple[np.ndarray, Any]] = []
         with tqdm(total=count, desc=progress, unit="model", disable=progress is None, mininterval=1.0) as line:
             for bucket in buckets:
-                packs = list(bucket.packs())
-                for i in range(0, len(packs), self.devices):
-                    group = packs[i : i + self.devices]
-                    batches = [bucket.batch(chosen) for chosen in group]
-                    batches += batches[-1:] * (self.devices - len(batches))  # all devices get a batch
-                    encoding = self.run(params, jax.tree.map(lambda *leaves: np.stack(leaves), *batches))
-                    embedding, accuracy = np.asarray(encoding.embedding), np.asarray(encoding.accuracy)
-                    if embeddings is None:
-                        embeddings = np.zeros((count, embedding.shape[-1]), np.float32)
-                    for device, chosen in enumerate(group):
-                        places = bucket.members[chosen]
-                        embeddings[places] = embedding[device, : len(chosen)]
-                        accuracies[places] = accuracy[device, : len(chosen)]
-                        line.update(len(chosen))
-        if embeddings is None:
-            raise ValueError("no networks to embed")
-        return embeddings, accuracies
+                program = self.programs[_shapes(bucket.batch([0]))]
+                for group in self._groups(bucket):
+                    result = jax.tree.map(np.asarray, program(params, self._stack(bucket, group)))
+                    for device, places in enumerate(group):
+                        own = jax.tree.map(lambda leaf, d=device, n=len(places): leaf[d, :n], result)
+                        parts.append((bucket.members[places], own))
+                        line.update(len(places))
+        return jax.tree.map(lambda *leaves: _gather([m for m, _ in parts], leaves, count), *[p for _, p in parts])
+
+    def _groups(self, bucket: Batches) -> Iterator[list[list[int]]]:
+        """Places of the members of one batch a device."""
+        places = range(len(bucket.members))
+        packs = [list(places[i : i + bucket.size]) for i in range(0, len(places), bucket.size)]
+        for i in range(0, len(packs), self.devices):
+            yield packs[i : i + self.devices]
+
+    def _stack(self, bucket: Batches, group: list[list[int]]) -> Any:
+        batches = [bucket.batch(places) for places in group]
+        batches += batches[-1:] * (self.devices - len(batches))  # every device gets a batch
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+    def _compile(self, params: Any, buckets: Sequence[Batches]) -> None:
+        missing = {}
+        for bucket in buckets:
+            key = _shapes(bucket.batch([0]))
+            if key not in self.programs:
+                missing[key] = self._stack(bucket, [[0]])
+        with ThreadPoolExecutor(2) as pool:  # compilation is serial in itself and does not hold the interpreter
+            compiled = pool.map(lambda batch: self.run.lower(params, batch).compile(), missing.values())
+            self.programs |= zip(missing, compiled, strict=True)
+
+
+def _shapes(batch: Any) -> Any:
+    """Equal for batches that one program serves."""
+    leaves, structure = jax.tree.flatten(batch)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def _gather(members: Sequence[np.ndarray], leaves: Sequence[np.ndarray], count: int) -> np.ndarray:
+    """Puts the parts of an array into the order of the collection; shorter trailing axes are padded with zeros."""
+    shape = np.max([leaf.shape[1:] for leaf in leaves], axis=0).astype(int) if leaves[0].ndim > 1 else ()
+    gathered = np.zeros((count, *shape), leaves[0].dtype)
+    for places, leaf in zip(members, leaves, strict=True):
+        gathered[(places, *(slice(n) for n in leaf.shape[1:]))] = leaf
+    return gathered
+
+
+class SweptNetworks:
+    """Networks after the sweeps, in batches for the read-out; a drop-in for their graphs where inputs are fixed.
+
+    Args:
+      swept: arrays of the whole collection.
+      members: places of the networks that are served.
+      size: networks a batch.
+    """
+
+    def __init__(self, swept: Swept, members: np.ndarray, size: int):
+        self.swept = swept
+        self.members = members
+        self.size = size
+        self.classes = swept.mask.shape[1]
+
+    def batch(self, places: Sequence[int]) -> Swept:
+        """Swept arrays of [size + 1] networks."""
+        rows = self.members[list(places)]
+        padding = self.size + 1 - len(rows)
+        return Swept(*(np.pad(leaf[rows], [(0, padding)] + [(0, 0)] * (leaf.ndim - 1)) for leaf in self.swept))
+
+
+class Embedder:
+    """Embeds networks: sweep, then read out.
+
+    Args:
+      encoder: its parameters are given at each call.
+      read_size: networks a batch of the read-out.
+    """
+
+    def __init__(self, encoder: Encoder, read_size: int = 128):
+        self.encoder = encoder
+        self.read_size = read_size
+        self.sweeps = NetworkMap(lambda params, batch: encoder.apply({"params": params}, batch, method="sweep"))
+        self.readouts = NetworkMap(lambda params, swept: encoder.apply({"params": params}, swept, method="read"))
+
+    def sweep(self, params: Any, buckets: Sequence[Batches], progress: str | None = None) -> Swept:
+        """Sweeps the learned inputs through networks."""
+        return self.sweeps(params, buckets, progress)
+
+    def read(self, params: Any, swept: Swept) -> Encoding:
+        """Reads out embeddings [n, dim] and predicted accuracies [n] of swept networks."""
+        return self.readouts(params, [SweptNetworks(swept, np.arange(len(swept.mask)), self.read_size)])
+
+    def __call__(self, params: Any, buckets: Sequence[Batches], progress: str | None = None) -> Encoding:
+        """Embeds networks from their graphs."""
+        return self.read(params, self.sweep(params, buckets, progress))
+
+    @property
+    def compilations(self) -> int:
+        """Programs compiled so far."""
+        return len(self.sweeps.programs) + len(self.readouts.programs)

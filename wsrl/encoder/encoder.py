@@ -74,9 +74,9 @@ class Encoder(nn.Module):
         self.relevances = nn.Dense(self.dim, use_bias=False, kernel_init=nn.initializers.zeros)
         self.accuracy = nn.Sequential([nn.Dense(self.width // 4), nn.gelu, nn.Dense(1), nn.sigmoid])
 
-    def __call__(self, batch: Batch, class_mask: Float[Array, "networks classes"] | None = None) -> Encoding:
-        """Encodes a batch; its last network is padding. See `read` for `class_mask`."""
-        return self.read(self.sweep(batch), class_mask)
+    def __call__(self, batch: Batch, class_map: Float[Array, "networks classes new_classes"] | None = None) -> Encoding:
+        """Encodes a batch; its last network is padding. See `read` for `class_map`."""
+        return self.read(self.sweep(batch), class_map)
 
     def sweep(self, batch: Batch) -> Swept:
         """Sweeps the learned inputs through a batch of networks."""
@@ -88,16 +88,18 @@ class Encoder(nn.Module):
         tokens, levels = backward_sweep(batch, jax.lax.stop_gradient(inputs[: self.backward_probes]))
         return Swept(swept.astype(jnp.float32), mask, tokens.astype(jnp.float32), levels)
 
-    def read(self, swept: Swept, class_mask: Float[Array, "networks classes"] | None = None) -> Encoding:
+    def read(self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None) -> Encoding:
         """Reads out embeddings and accuracies.
 
         Args:
           swept: from `sweep`.
-          class_mask: 1 for the classes that the networks are restricted to; all of them if None.
+          class_map: one where an output neuron's class becomes a new class; classes with none are left out, classes
+            with the same one are merged. None leaves the classes as they are.
         """
-        mask = swept.mask if class_mask is None else swept.mask * class_mask
+        identity = swept.mask[:, :, None] * jnp.eye(swept.mask.shape[1])
+        class_map = identity if class_map is None else class_map * swept.mask[:, :, None]
         neurons = self.neurons(swept.tokens, swept.levels)
-        embedding = self.responses(swept.logits, mask) + self.relevances(neurons)
+        embedding = self.responses(swept.logits, class_map) + self.relevances(neurons)
         embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
         features = jnp.concatenate([confidence(swept.logits, swept.mask), neurons], -1)
         return Encoding(embedding, self.accuracy(features)[:, 0])
@@ -147,5 +149,3 @@ def backward_sweep(
         tokens.append(total / jnp.maximum(units, 1.0)[:, None])
         exists.append(units > 0)
     return jnp.stack(tokens, 1), jnp.stack(exists, 1)
-
-

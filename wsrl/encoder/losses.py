@@ -12,9 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 LOSSES = ("supervised_contrastive", "margin")
 
 
-def pair_masks(
-    label: Int[Array, "n"], lineage: Int[Array, "n"]
-) -> tuple[Bool[Array, "n n"], Bool[Array, "n n"]]:
+def pair_masks(label: Int[Array, "n"], lineage: Int[Array, "n"]) -> tuple[Bool[Array, "n n"], Bool[Array, "n n"]]:
     """Masks of positive and negative pairs."""
     exists = (label >= 0)[:, None] & (label >= 0)[None, :]
     comparable = exists & (lineage[:, None] != lineage[None, :])

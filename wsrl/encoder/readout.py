@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 SMALL = 1e-6
+LEAST_PROBABILITY = 1e-3
 
 
 def standardized_logits(
@@ -34,7 +35,8 @@ class ResponseReadout(nn.Module):
     """Second-order pooling over the output neurons: sum over classes of two linear maps of the responses.
 
     The sum of products x_c y_c keeps which inputs fall into one class, and is blind to the order and number of classes
-    (compact bilinear pooling with learned projections; Gao et al. 2016).
+    (compact bilinear pooling with learned projections; Gao et al. 2016). A response is the class's probability for
+    each probe, and its logarithm.
     """
 
     width: int
@@ -42,13 +44,20 @@ class ResponseReadout(nn.Module):
 
     @nn.compact
     def __call__(
-        self, logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
+        self,
+        logits: Float[Array, "networks classes probes"],
+        class_map: Float[Array, "networks classes new_classes"],
     ) -> Float[Array, "networks dim"]:
-        """Returns one vector a network."""
+        """Returns one vector a network; `class_map` is one where an old class becomes a new one."""
+        kept = class_map.sum(2)
+        exists = (class_map.sum(1) > 0).astype(jnp.float32)
         sharpness = jnp.exp(self.param("sharpness", nn.initializers.constant(0.5), ()))
-        response = class_probabilities(sharpness * standardized_logits(logits, mask), mask)
-        classes = jnp.maximum(mask.sum(1), 1.0)[:, None, None]
-        response = response - mask[:, :, None] / classes
+        probability = class_probabilities(sharpness * standardized_logits(logits, kept), kept)
+        probability = jnp.einsum("ncp,ncg->ngp", probability, class_map)
+        classes = jnp.maximum(exists.sum(1), 1.0)[:, None, None]
+        response = probability - exists[:, :, None] / classes
+        evidence = standardized_logits(jnp.log(probability + LEAST_PROBABILITY), exists)
+        response = jnp.concatenate([response, evidence], -1)
         left = nn.Dense(self.width, use_bias=False)(response)
         right = nn.Dense(self.width, use_bias=False)(response)
         return nn.Dense(self.dim, use_bias=False)((left * right).sum(1))
@@ -91,4 +100,6 @@ def neuron_invariants(
     """
     relevance = (state * sensitivity).sum(2) / scale[:, None, :]
     magnitude = jnp.abs(relevance)
-    return jnp.concatenate([relevance, jnp.sqrt(magnitude + SMALL), jax.nn.relu(relevance - 1.0), jnp.tanh(magnitude)], -1)
+    return jnp.concatenate(
+        [relevance, jnp.sqrt(magnitude + SMALL), jax.nn.relu(relevance - 1.0), jnp.tanh(magnitude)], -1
+    )

@@ -1,56 +1,73 @@
-"""Draws training batches: tasks, class subsets of them, and networks of every bucket for each.
+"""Draws training batches: tasks, a set of classes for each, and networks of every bucket for each.
 
-A network restricted to some of its classes is a network of another task, so every draw of a class subset makes a
-task for free. All networks of one draw are restricted to the same classes, found by their `class_order`.
+A network restricted to some of its classes, or with some of them merged, is a network of another task. So
+every draw of a class map makes a task for free. All networks of one draw get the same map, found by their
+`class_order`.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jraph
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsrl.graph.batching import Batch
-from wsrl.graph.collection import Bucket
+from wsrl.encoder.embed import Batches
 
 PADDING = -1
-SMALLEST_SUBSET = 3  # classes; pairs of classes are too alike across tasks
+FEWEST = 3  # classes that a draw keeps before merging
 
 
 class Examples(NamedTuple):
     """What is known of the networks to train on.
 
     Attributes:
-      task: [n] int, what makes two networks positives.
-      lineage: [n] int; networks of one lineage are not compared.
-      accuracy: [n] float32, on held-out data.
+      task: what makes two networks positives.
+      lineage: networks of one lineage are not compared.
+      accuracy: on held-out data, 0 to 1.
       class_order: of each network the class of the task at each output neuron, or None where it is not known.
     """
 
-    task: Int[np.ndarray, "n"]
-    lineage: Int[np.ndarray, "n"]
-    accuracy: Float[np.ndarray, "n"]
+    task: Int[np.ndarray, " n"]
+    lineage: Int[np.ndarray, " n"]
+    accuracy: Float[np.ndarray, " n"]
     class_order: Sequence[Sequence[int] | None]
 
 
 class Targets(NamedTuple):
-    """Of all networks of a batch, bucket after bucket, padding included: label (-1 for padding), lineage, accuracy."""
+    """Of all networks of a step, bucket after bucket, padding included.
+
+    Attributes:
+      label: equal for positives, -1 for padding.
+      lineage, accuracy: as in `Examples`.
+    """
 
     label: Int[np.ndarray, "*devices networks"]
     lineage: Int[np.ndarray, "*devices networks"]
     accuracy: Float[np.ndarray, "*devices networks"]
 
 
-def restrict_classes(graph: jraph.GraphsTuple, kept: np.ndarray) -> jraph.GraphsTuple:
-    """Masks all output neurons but those in `kept` (their places in the layer)."""
-    mask = graph.nodes["mask"].copy()
-    rows = graph.nodes["output"] == 1
-    outputs = np.zeros(mask[rows].size, np.float32)
-    outputs[kept] = 1.0
-    mask[rows] *= outputs.reshape(mask[rows].shape)
-    return graph._replace(nodes={**graph.nodes, "mask": mask})
+def draw_class_map(
+    classes: int, map_share: float, merge_share: float, rng: np.random.Generator
+) -> Int[np.ndarray, " classes"]:
+    """Draws the new class of each class, or -1 where it is left out.
+
+    Args:
+      classes: of the task.
+      map_share: probability that the classes are not left as they are.
+      merge_share: probability that, then, some of the classes that are kept are merged.
+    """
+    if classes <= FEWEST or rng.random() >= map_share:
+        return np.arange(classes)
+    kept = rng.choice(classes, rng.integers(FEWEST, classes + 1), replace=False)
+    groups = len(kept)
+    if rng.random() < merge_share:
+        groups = int(rng.integers(2, len(kept)))
+    # every group gets a class, the others fall at random
+    group = np.concatenate([np.arange(groups), rng.integers(0, groups, len(kept) - groups)])
+    new = np.full(classes, -1)
+    new[kept] = rng.permutation(group)
+    return new
 
 
 class Sampler:
@@ -59,76 +76,71 @@ class Sampler:
     Args:
       buckets: training networks only; members index `examples`.
       examples: of the whole collection.
-      tasks: draws of (task, class subset) a batch.
-      subset_share: share of the draws that are restricted to a random subset of the classes.
-      devices: batches are stacked along a leading axis of this size.
+      tasks: draws of (task, class map) a step.
+      map_share, merge_share: see `draw_class_map`.
+      devices: arrays of a step have a leading axis of this size.
+      seed: of all draws.
     """
 
     def __init__(
-        self, buckets: Sequence[Bucket], examples: Examples, tasks: int, subset_share: float, devices: int, seed: int
+        self,
+        buckets: Sequence[Batches],
+        examples: Examples,
+        tasks: int,
+        map_share: float,
+        merge_share: float,
+        devices: int,
+        seed: int,
     ):
         self.buckets = buckets
         self.examples = examples
         self.tasks = tasks
-        self.subset_share = subset_share
+        self.map_share = map_share
+        self.merge_share = merge_share
         self.devices = devices
         self.seed = seed
         members = np.concatenate([bucket.members for bucket in buckets])
         self.names = np.unique(examples.task[members])
+        self.classes = {int(examples.task[m]): len(examples.class_order[m] or ()) for m in members}
         self.places = [
             {task: np.flatnonzero(examples.task[bucket.members] == task) for task in self.names} for bucket in buckets
         ]
 
-    def sample(self, step: int) -> tuple[tuple[Batch, ...], Targets]:
-        """Draws the batch of a step: one Batch a bucket and the targets of all, each [devices, ...]."""
+    def sample(self, step: int) -> tuple[tuple[tuple[Any, np.ndarray], ...], Targets]:
+        """Draws a step: for each bucket (batch, class maps), and the targets of all; axes [devices, networks, ...].
+
+        Class maps are [devices, networks, classes, classes] float32, one at (old class, new class).
+        """
         rng = np.random.default_rng([self.seed, step])
-        tasks = rng.choice(self.names, self.tasks, replace=self.tasks > len(self.names))
-        subsets = [self._subset(task, rng) for task in tasks]
-        batches, targets = [], []
+        tasks = rng.choice(self.names, self.tasks)
+        maps = [draw_class_map(self.classes[int(t)], self.map_share, self.merge_share, rng) for t in tasks]
+        inputs, targets = [], []
         for bucket, places in zip(self.buckets, self.places, strict=True):
             drawn = self._draw(bucket, places, tasks, rng)
-            for device in range(self.devices):
-                chosen = drawn[device :: self.devices]
-                fitting = bucket.fits([place for place, _ in chosen])
-                batch, target = self._batch(bucket, chosen[: len(fitting)], subsets)
-                batches.append(batch)
-                targets.append(target)
-        stacked = tuple(
-            jax.tree.map(lambda *leaves: np.stack(leaves), *batches[i : i + self.devices])
-            for i in range(0, len(batches), self.devices)
-        )
-        of_device = [targets[device :: self.devices] for device in range(self.devices)]
-        joined = [Targets(*(np.concatenate(parts) for parts in zip(*rows, strict=True))) for rows in of_device]
-        return stacked, Targets(*(np.stack(parts) for parts in zip(*joined, strict=True)))
+            devices = [self._batch(bucket, drawn[d :: self.devices], maps) for d in range(self.devices)]
+            batches, class_maps, of_bucket = zip(*devices, strict=True)
+            inputs.append((jax.tree.map(lambda *leaves: np.stack(leaves), *batches), np.stack(class_maps)))
+            targets.append(Targets(*(np.stack(parts) for parts in zip(*of_bucket, strict=True))))
+        return tuple(inputs), Targets(*(np.concatenate(parts, axis=1) for parts in zip(*targets, strict=True)))
 
-    def _subset(self, task: int, rng: np.random.Generator) -> np.ndarray | None:
-        orders = [o for o, t in zip(self.examples.class_order, self.examples.task, strict=True) if t == task and o]
-        if not orders or len(orders[0]) <= SMALLEST_SUBSET or rng.random() >= self.subset_share:
-            return None
-        classes = np.sort(np.asarray(orders[0]))
-        return rng.choice(classes, rng.integers(SMALLEST_SUBSET, len(classes)), replace=False)
+    def _draw(self, bucket: Batches, places: dict, tasks: np.ndarray, rng: np.random.Generator) -> list:
+        """(place in the bucket, index of the draw) of the networks of all devices, draws taking turns."""
+        wanted = bucket.size * self.devices
+        turns = rng.permutation(np.arange(wanted) % len(tasks))
+        return [(int(rng.choice(places[tasks[i]])), int(i)) for i in turns if len(places[tasks[i]])]
 
-    def _draw(self, bucket: Bucket, places: dict, tasks: np.ndarray, rng: np.random.Generator) -> list[tuple[int, int]]:
-        """(place in the bucket, index of the task's draw) of the networks of all devices."""
-        wanted = bucket.plan.graphs * self.devices
-        drawn: list[tuple[int, int]] = []
-        for i in rng.permutation(np.arange(wanted) % len(tasks)):
-            free = places[tasks[i]]
-            if len(free):
-                drawn.append((int(rng.choice(free)), int(i)))
-        return drawn
-
-    def _batch(self, bucket: Bucket, chosen: list[tuple[int, int]], subsets: list) -> tuple[Batch, Targets]:
-        graphs = []
-        size = bucket.plan.graphs + 1
+    def _batch(self, bucket: Batches, chosen: list, maps: list) -> tuple[Any, np.ndarray, Targets]:
+        size = bucket.size + 1
         target = Targets(np.full(size, PADDING, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32))
+        class_map = np.zeros((size, bucket.classes, bucket.classes), np.float32)
         for n, (place, draw) in enumerate(chosen):
             member = bucket.members[place]
-            graph, order = bucket.graphs[place], self.examples.class_order[member]
-            if subsets[draw] is not None and order:
-                graph = restrict_classes(graph, np.flatnonzero(np.isin(order, subsets[draw])))
-            graphs.append(graph)
             target.label[n] = draw
             target.lineage[n] = self.examples.lineage[member]
             target.accuracy[n] = self.examples.accuracy[member]
-        return bucket.make(graphs or [bucket.graphs[0]]), target  # a batch may be all padding, but not empty
+            order = self.examples.class_order[member]
+            new = maps[draw][np.asarray(order)] if order else np.arange(bucket.classes)
+            unit = np.flatnonzero(new >= 0)
+            class_map[n, unit, new[unit]] = 1.0
+        places = [place for place, _ in chosen] or [0]  # a batch may be all padding, but not empty
+        return bucket.batch(places), class_map, target

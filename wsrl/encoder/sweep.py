@@ -32,9 +32,7 @@ def input_rows(inputs: Float[Array, "probes height width channels"], plan: Plan)
     return jnp.concatenate([rows, jnp.broadcast_to(one_hot, (count * count, inputs.shape[0]))])
 
 
-def slot_rows(
-    batch: Batch, level: LevelSchedule, spec: LevelPlan, empty: int
-) -> Int[Array, "edges tile positions"]:
+def slot_rows(batch: Batch, level: LevelSchedule, spec: LevelPlan, empty: int) -> Int[Array, "edges tile positions"]:
     """Row that feeds each slot of a level's edges at each output position; `empty` where there is none."""
     edges, nodes = batch.graph.edges, batch.graph.nodes
     unit, tap = edges["unit"][level.edge], edges["tap"][level.edge]

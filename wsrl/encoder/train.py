@@ -1,5 +1,6 @@
 """Training of an encoder: the step, and the loop around it."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -24,8 +25,10 @@ from wsrl.encoder.sampling import Targets
 from wsrl.files import write_atomically
 
 AXIS = "devices"
+LATEST = ocp.training.preservation_policies.LatestN(1)
 Params = Any
-Apply = Callable[[Params, Any], Encoding]
+Apply = Callable[[Params, Any, Array], Encoding]
+Step = Callable[["TrainState", Sequence[Any], Targets], tuple["TrainState", "Metrics"]]
 
 
 @flax.struct.dataclass
@@ -47,7 +50,11 @@ class Metrics(NamedTuple):
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Adam with warm-up, cosine decay and clipping; the learned inputs have a learning rate of their own."""
+    """AdamW with warm-up, cosine decay and clipping; the learned inputs have a learning rate of their own.
+
+    Args:
+      config: the section `encoder`; an `input_learning_rate` of zero keeps the inputs as they are.
+    """
 
     def adam(peak: float) -> optax.GradientTransformation:
         schedule = optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, config.steps, peak / 100)
@@ -56,27 +63,31 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     def label(params: Params) -> Params:
         return {name: jax.tree.map(lambda _: "inputs" if name == "inputs" else "rest", p) for name, p in params.items()}
 
-    rates = {"inputs": adam(config.input_learning_rate), "rest": adam(config.learning_rate)}
+    inputs = adam(config.input_learning_rate) if config.input_learning_rate else optax.set_to_zero()
+    rates = {"inputs": inputs, "rest": adam(config.learning_rate)}
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(rates, label))
 
 
-def make_train_step(
-    apply: Apply, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
-) -> Callable[[TrainState, Sequence[Any], Targets], tuple[TrainState, Metrics]]:
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """State before the first step."""
+    return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
+
+
+def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict) -> Step:
     """Returns one training step over all devices.
 
     Every device encodes its own networks; embeddings are gathered, so each is compared with those of all devices.
     Gathering sums the gradients of all devices' equal losses, and their mean is the gradient of the global batch.
 
     Args:
-      apply: (params, batch) -> Encoding.
+      apply: (params, batch, class maps) -> Encoding.
       optimizer: of the parameters.
       config: loss, temperature (or margin) and accuracy_weight.
     """
     scale = config.margin if config.loss == "margin" else config.temperature
 
-    def loss_fn(params: Params, batches: Sequence[Any], targets: Targets) -> tuple[Array, tuple[Array, Array]]:
-        encodings = [apply(params, batch) for batch in batches]
+    def loss_fn(params: Params, inputs: Sequence[Any], targets: Targets) -> tuple[Array, tuple[Array, Array]]:
+        encodings = [apply(params, batch, class_map) for batch, class_map in inputs]
         encoded = Encoding(*(jnp.concatenate(parts) for parts in zip(*encodings, strict=True)))
         encoded, target = jax.lax.all_gather((encoded, targets), AXIS, tiled=True)
         loss = contrastive(config.loss, encoded.embedding, target.label, target.lineage, scale)
@@ -85,8 +96,8 @@ def make_train_step(
         accuracy_loss = error.sum() / jnp.maximum(exists.sum(), 1)
         return loss + config.accuracy_weight * accuracy_loss, (loss, accuracy_loss)
 
-    def step(state: TrainState, batches: Sequence[Any], targets: Targets) -> tuple[TrainState, Metrics]:
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, batches, targets)
+    def step(state: TrainState, inputs: Sequence[Any], targets: Targets) -> tuple[TrainState, Metrics]:
+        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, inputs, targets)
         grads = jax.lax.pmean(grads, AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -98,7 +109,7 @@ def make_train_step(
 
 def train(
     state: TrainState,
-    step_fn: Callable[[TrainState, Sequence[Any], Targets], tuple[TrainState, Metrics]],
+    step_fn: Step,
     sample: Callable[[int], tuple[Sequence[Any], Targets]],
     validate: Callable[[Params], float],
     config: ml_collections.ConfigDict,
@@ -114,36 +125,40 @@ def train(
     Args:
       state: the initial state.
       step_fn: from `make_train_step`.
-      sample: draws the batch of a step.
+      sample: draws the inputs and targets of a step.
       validate: score of parameters on held-out tasks, higher is better.
       config: steps, validate_every.
       directory: of this run; made if missing.
       name: in the progress line.
-      seconds: stop training after this time; validation does not count.
+      seconds: stop training after this time; compilation and validation do not count.
 
     Returns:
       The best parameters and the rows of `metrics.jsonl`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     history = directory / "metrics.jsonl"
     best, rows = state.params, []
-    with ocp.training.Checkpointer(directory.resolve() / "checkpoints", **_LATEST) as checkpointer, ThreadPoolExecutor(1) as prefetch:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (
+        ocp.training.Checkpointer(directory.resolve() / "checkpoints", preservation_policy=LATEST) as checkpointer,
+        ThreadPoolExecutor(1) as prefetch,
+        contextlib.closing(Writer(str(directory / "tensorboard"))) as writer,
+    ):
         if checkpointer.latest is not None:
             saved = checkpointer.load(checkpointer.latest, abstract_state={"state": state, "best": best})
             state, best = saved["state"], saved["best"]
-            lines = history.read_text().splitlines()[: int(state.step)]
-            rows = [json.loads(line) for line in lines]
+            rows = [json.loads(line) for line in history.read_text().splitlines()[: int(state.step)]]
         best_score = max((row["validation"] for row in rows if "validation" in row), default=-np.inf)
         spent = sum(row["seconds"] for row in rows[1:])
         first = int(state.step)
-        writer = Writer(str(directory / "tensorboard"))
-        progress = tqdm(total=config.steps, initial=first, desc=name, unit="step", mininterval=1.0)
+        if first >= config.steps or (seconds is not None and spent >= seconds):
+            return best, rows
         upcoming = prefetch.submit(sample, first)
+        progress = tqdm(total=config.steps, initial=first, desc=name, unit="step", mininterval=1.0)
         for step in range(first, config.steps):
             start = time.perf_counter()
-            batches, targets = upcoming.result()
+            inputs, targets = upcoming.result()
             upcoming = prefetch.submit(sample, step + 1)
-            state, metrics = step_fn(state, batches, targets)
+            state, metrics = step_fn(state, inputs, targets)
             row = {key: float(value) for key, value in metrics._asdict().items()}
             row |= {"step": step + 1, "models": int((targets.label >= 0).sum()), "seconds": time.perf_counter() - start}
             spent += row["seconds"] if step > first else 0.0  # the first step compiles
@@ -153,8 +168,8 @@ def train(
                 if row["validation"] > best_score:
                     best, best_score = state.params, row["validation"]
             rows.append(row)
-            for key, value in row.items():
-                writer.add_scalar(key, value, step + 1)
+            for key in row.keys() - {"step"}:
+                writer.add_scalar(key, row[key], step + 1)
             progress.set_postfix(loss=f"{row['loss']:.3f}", models_per_s=f"{row['models'] / row['seconds']:.0f}")
             progress.update()
             if "validation" in row:
@@ -163,5 +178,4 @@ def train(
             if last:
                 break
         progress.close()
-        writer.close()
     return best, rows

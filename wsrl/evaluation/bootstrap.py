@@ -33,9 +33,7 @@ def cluster_bootstrap(
     sizes = np.bincount(cluster_of).astype(np.float64)
     seeds = len(next(iter(scores.values())))
     rng = np.random.default_rng(seed)
-    clusters_drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples).astype(
-        float
-    )
+    clusters_drawn = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=resamples).astype(float)
     seeds_drawn = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
     queries_drawn = clusters_drawn @ sizes
     intervals = {}

@@ -39,9 +39,7 @@ def clustering_scores(
     scores = {}
     for name, partition in partitions.items():
         by_seed = [_partition_scores(embeddings, partition, seed) for embeddings in embeddings_by_seed]
-        scores[name] = {
-            score: over_seeds([run[score] for run in by_seed]) for score in ("nmi", "ari", "silhouette")
-        }
+        scores[name] = {score: over_seeds([run[score] for run in by_seed]) for score in ("nmi", "ari", "silhouette")}
     return scores
 
 

@@ -27,9 +27,7 @@ def unit_vectors(vectors: Float[np.ndarray, "n dim"]) -> Float64[np.ndarray, "n 
     return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
 
 
-def rank_gallery(
-    similarity: Float[np.ndarray, "queries gallery"], seed: int = 0
-) -> Int[np.ndarray, "queries gallery"]:
+def rank_gallery(similarity: Float[np.ndarray, "queries gallery"], seed: int = 0) -> Int[np.ndarray, "queries gallery"]:
     """Gallery indices by decreasing similarity.
 
     Ties are broken by one random order of the gallery: the order of a zoo's manifest puts models of one task

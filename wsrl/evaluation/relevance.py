@@ -32,9 +32,7 @@ class Relevance:
             task=labels([record.task for record in records]),
             architecture=labels([record.architecture for record in records]),
             run=labels(run),
-            lineage=labels(
-                [record.get("lineage") or name for record, name in zip(records, run, strict=True)]
-            ),
+            lineage=labels([record.get("lineage") or name for record, name in zip(records, run, strict=True)]),
         )
 
     def relevant(self, queries: Int[np.ndarray, "q"]) -> Bool[np.ndarray, "q n"]:

@@ -67,9 +67,7 @@ def evaluate_methods(
         ],
     }
     subset = {half: [records[i] for i in chosen] for half, chosen in rows.items()}
-    results: dict[str, Any] = {
-        form: {name: {} for name in form_methods} for form, form_methods in forms.items()
-    }
+    results: dict[str, Any] = {form: {name: {} for name in form_methods} for form, form_methods in forms.items()}
     results |= {"clustering": {name: {} for name in methods}, "hubness": {name: {} for name in methods}}
     work = [(form, name, half) for form in forms for name in forms[form] for half in rows]
     for form, name, half in tqdm(work, desc="evaluation", unit="method", disable=None):

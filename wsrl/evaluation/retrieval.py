@@ -22,10 +22,7 @@ def query_scores(
     """
     if len(embeddings) != len(relevance.task):
         raise ValueError(f"{len(embeddings)} embeddings for {len(relevance.task)} records")
-    scores = {
-        gallery: {name: np.full(len(embeddings), np.nan) for name in (*METRICS, LIMIT)}
-        for gallery in GALLERIES
-    }
+    scores = {gallery: {name: np.full(len(embeddings), np.nan) for name in (*METRICS, LIMIT)} for gallery in GALLERIES}
     for queries, order in ranked_blocks(embeddings, seed):
         relevant = relevance.relevant(queries)
         for gallery, eligible in relevance.eligible(queries).items():

@@ -22,6 +22,7 @@ def checkpoint_graph(checkpoint: Checkpoint, tile: int) -> jraph.GraphsTuple:
     """
     return to_graph(canonicalize(read_network(checkpoint, infer_wiring(checkpoint))), tile)
 
+
 @dataclass(frozen=True)
 class Bucket:
     """Networks that one compiled program serves.
@@ -37,6 +38,11 @@ class Bucket:
     graphs: tuple[jraph.GraphsTuple, ...]
     plan: Plan
     size: int
+
+    @property
+    def classes(self) -> int:
+        """Output neurons that a batch has room for."""
+        return self.plan.outputs * self.plan.tile
 
     def batch(self, places: Sequence[int]) -> Batch:
         """Batches at most `size` members by their places in the bucket."""

@@ -78,9 +78,7 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
     )
 
 
-def zoo_map(
-    embeddings: Float[np.ndarray, "n dim"], records: Sequence[Record], seed: int = 0
-) -> go.Figure | None:
+def zoo_map(embeddings: Float[np.ndarray, "n dim"], records: Sequence[Record], seed: int = 0) -> go.Figure | None:
     """Two-dimensional t-SNE (van der Maaten and Hinton 2008) of the embeddings, coloured in three ways.
 
     A sample of `POINTS` models keeps it quick. None with fewer than five different vectors, which have no

@@ -112,9 +112,7 @@ def _embedded(figure: go.Figure) -> Markup:
 
 def _headline(retrieval: Mapping[str, Any], gallery: str, encoder: str) -> dict[str, Any]:
     """P@10 on unseen tasks of the encoder and of the best other method."""
-    values = {
-        name: halves["unseen"][gallery]["precision_at_10"]["value"] for name, halves in retrieval.items()
-    }
+    values = {name: halves["unseen"][gallery]["precision_at_10"]["value"] for name, halves in retrieval.items()}
     rivals = {name: value for name, value in values.items() if name != encoder and value is not None}
     best = max(rivals, key=lambda name: rivals[name], default=None)
     return {

@@ -87,9 +87,7 @@ def claim(wiring: Wiring, checkpoint: Checkpoint) -> dict:
                 if group is None or dim is None:
                     continue
                 at = names.index(dim)
-                outer, inner = (
-                    View("", (part,), view.sizes).shape[0] for part in (names[:at], names[at + 1 :])
-                )
+                outer, inner = (View("", (part,), view.sizes).shape[0] for part in (names[:at], names[at + 1 :]))
                 scaled = sign if group.scale != "none" else 0
                 segment = {"group": group.id, "outer": outer, "size": group.size, "inner": inner, "power": scaled}
                 axes[view.tensor][i] = [segment]

@@ -39,7 +39,9 @@ def is_shortcut(conv: Module, siblings: list[Module]) -> bool:
     """A 1 x 1 convolution that is named as a shortcut, or, in Flax's automatic names, comes last."""
     if conv.kernel != (1, 1):
         return False
-    return any(SHORTCUT.search(part) for part in conv.path) or (conv.flax and conv is siblings[-1] and len(siblings) > 2)
+    return any(SHORTCUT.search(part) for part in conv.path) or (
+        conv.flax and conv is siblings[-1] and len(siblings) > 2
+    )
 
 
 def layers(modules: list[Module], hints: Hints) -> list[Layer]:

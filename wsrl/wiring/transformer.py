@@ -123,5 +123,3 @@ def _block(block: list[Module], path: tuple[str, ...], net: list[Layer], units: 
     net.append(norm_layer(norms[1], stream, net))
     net.append(linear(hidden, grid, (Link(len(net) - 1, hidden.weight()),), None, hints.activation))
     net.append(linear(back, grid, (Link(len(net) - 1, back.weight()), Link(stream)), None, "identity"))
-
-

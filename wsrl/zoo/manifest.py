@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from wsrl.errors import InputError
+from wsrl.files import write_atomically
 
 MANIFEST = "models.jsonl"
 SPLITS = ("train", "validation", "test")
@@ -54,17 +55,6 @@ class Record:
 
 REQUIRED = tuple(field.name for field in dataclasses.fields(Record) if field.name != "extra")
 TEXTS = ("id", "path", "task", "dataset", "architecture", "activation")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under another name, flush it to disk and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def append_records(directory: str | os.PathLike[str], records: Iterable[Record]) -> None:

@@ -46,12 +46,9 @@ def patch_convolution(
         images.transpose(3, 1, 2, 0),
         ((0, 0), (row_pad[0], row_pad[1] + row_fill), (column_pad[0], column_pad[1] + column_fill), (0, 0)),
     )
-    x = x.reshape(
-        channels, x.shape[1] // row_stride, row_stride, x.shape[2] // column_stride, column_stride, batch
-    )
+    x = x.reshape(channels, x.shape[1] // row_stride, row_stride, x.shape[2] // column_stride, column_stride, batch)
     phases = [
-        [phase[:, :, 0, :, 0] for phase in jnp.split(row, column_stride, 4)]
-        for row in jnp.split(x, row_stride, 2)
+        [phase[:, :, 0, :, 0] for phase in jnp.split(row, column_stride, 4)] for row in jnp.split(x, row_stride, 2)
     ]
     patches = jnp.concatenate(
         [

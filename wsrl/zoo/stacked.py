@@ -120,9 +120,7 @@ def train_model(
                 rngs={"dropout": jax.random.fold_in(jax.random.key(run["seed"]), step)},
                 mutable=["batch_stats"],
             )
-            return -(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, model.num_classes)).sum(
-                -1
-            ).mean(), updated
+            return -(jax.nn.log_softmax(logits) * jax.nn.one_hot(labels, model.num_classes)).sum(-1).mean(), updated
 
         gradients, updated = jax.grad(loss, has_aux=True)(state["variables"]["params"])
         progress = step / run["steps"]

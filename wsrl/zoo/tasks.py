@@ -117,9 +117,7 @@ def draw_tasks(
             reason = f"{images.classes} classes, fewer than the {num_classes} of a task"
             raise InputError(images.name, reason, "leave it out of zoo.datasets")
         for number in range(place, num_tasks, len(image_sets)):
-            tasks.append(
-                _draw_task(images, tasks, number // len(image_sets), num_classes, splits[number], rng)
-            )
+            tasks.append(_draw_task(images, tasks, number // len(image_sets), num_classes, splits[number], rng))
     return tasks
 
 
@@ -147,6 +145,4 @@ def _draw_task(
         if (images.name, transform, partition(label_map)) not in known:
             name = f"{images.name}.{transform}.{labels}"
             return Task(name, images.name, transform, labels, label_map, str(split))
-    raise InputError(
-        "zoo.num_tasks", f"{images.name} has too few distinct tasks", "lower it or add data sets"
-    )
+    raise InputError("zoo.num_tasks", f"{images.name} has too few distinct tasks", "lower it or add data sets")

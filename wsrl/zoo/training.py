@@ -119,9 +119,7 @@ def _write_checkpoint(path: Path, variables: Tree, model: Classifier, image_size
     }
     if model.heads:
         metadata["heads"] = str(model.heads)
-    arrays = {
-        key: np.ascontiguousarray(value) for key, value in flat.items() if isinstance(value, np.ndarray)
-    }
+    arrays = {key: np.ascontiguousarray(value) for key, value in flat.items() if isinstance(value, np.ndarray)}
     write_atomically(path, _sorted_header(safetensors.numpy.save(arrays, metadata)))
 
 
@@ -207,7 +205,7 @@ def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str,
     state, done = _open_zoo(directory, json.loads(json.dumps(settings)))
     image_sets = [
         load_image_set(name, config.data_dir, config.image_size, config.max_images, seed)
-        for name in config.datasets
+        for name in config.datasets.split(",")
     ]
     numbers = config.num_tasks, config.num_test_tasks, config.num_validation_tasks
     tasks = {task.id: task for task in draw_tasks(image_sets, *numbers, seed, config.num_classes)}

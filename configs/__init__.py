@@ -1,0 +1,1 @@
+"""Configurations; the docstring of each holds its command and its cost."""

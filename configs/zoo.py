@@ -1,0 +1,83 @@
+"""The main job: a zoo of small classifiers, an encoder, an index, an evaluation, a report.
+
+python -m experiments.main --config=configs/zoo.py
+
+Cost: see the README's table of results, which this configuration makes.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Returns the configuration of the main job."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+
+    # The zoo: data, tasks, runs.
+    config.zoo = zoo = ml_collections.ConfigDict()
+    zoo.dir = ""  # an existing zoo (models.jsonl and safetensors files) instead of a trained one
+    zoo.datasets = "mnist_5k,digits"  # mnist_5k, digits, keel/NAME, a path ending in .npz, or a name of TFDS
+    zoo.data_dir = ""  # folder of prepared TFDS data sets; empty for TFDS's own default
+    zoo.image_size = 16  # pixels a side
+    zoo.max_images = 5000  # of a data set, a fifth of them held out
+    zoo.num_classes = 5  # output neurons of every network
+    zoo.num_tasks = 66  # tasks in all: (data set, transform, labels)
+    zoo.num_test_tasks = 8  # never seen in training
+    zoo.num_validation_tasks = 6  # for early stopping of the encoder
+    zoo.num_seen_tasks = 6  # training tasks with fresh test runs
+    zoo.test_images = 500  # held-out images a task at most, for the accuracy
+    zoo.families = "mlp,cnn_gap,cnn_flatten,resnet,vit"
+    zoo.runs_train = 1  # runs a task and family
+    zoo.runs_validation = 2
+    zoo.runs_test = 7  # on unseen tasks
+    zoo.runs_seen = 4  # test runs on seen tasks
+    zoo.num_children = 50  # fine-tuned runs
+    zoo.steps = 300  # of a run
+    zoo.checkpoints = 3  # kept of a run, the last is the final one
+    zoo.batch_size = 32
+    zoo.chunk_size = 26  # networks trained together
+
+    # The encoder.
+    config.encoder = encoder = ml_collections.ConfigDict()
+    encoder.seeds = 3
+    encoder.tile = 16  # neurons a tile of the graph
+    encoder.probes = 256  # learned inputs, started from images of the training tasks
+    encoder.backward_probes = 8  # of them, also swept backward
+    encoder.chunk = 8  # learned inputs swept at a time
+    encoder.dim = 128  # of the embedding
+    encoder.width = 256  # of the read-outs
+    encoder.dtype = "float32"  # of the sweeps; bfloat16 on a TPU or GPU
+    encoder.batch_cost = 2048  # sweep cost of a batch: tiles times positions
+    encoder.slack = 2.0  # padding that buckets of like shapes may cost
+    encoder.loss = "supervised_contrastive"  # or margin
+    encoder.temperature = 0.1
+    encoder.margin = 1.0
+    encoder.accuracy_weight = 0.3  # of the auxiliary loss on predicted accuracy
+    encoder.batch_size = 192  # networks a step, on all devices together
+    encoder.tasks_per_batch = 32
+    encoder.class_map_share = 0.9  # draws restricted to some of the classes
+    encoder.merge_share = 0.5  # of those, draws with merged classes
+    encoder.steps = 1000
+    encoder.validate_every = 100
+    encoder.warmup_steps = 20
+    encoder.learning_rate = 1e-3
+    encoder.input_learning_rate = 0.0  # zero keeps the inputs natural, and the sweeps are done once
+    encoder.weight_decay = 1e-4
+    encoder.clip_norm = 1.0
+
+    # The synchronous GNN with one edge a weight, the learned baseline.
+    config.gnn = gnn = ml_collections.ConfigDict()
+    gnn.width = 32
+    gnn.rounds = 3
+    gnn.edges = 65_536  # edges a batch of each bucket
+    gnn.tasks_per_batch = 16
+    gnn.validate_every = 25
+    gnn.seconds = 0.0  # of training; zero for the time that an encoder took
+    gnn.steps = 100_000  # never reached
+    gnn.learning_rate = 1e-3
+
+    # Evaluation.
+    config.evaluation = evaluation = ml_collections.ConfigDict()
+    evaluation.resamples = 1000  # of the bootstrap
+    evaluation.invariance_models = 40  # transformed at random
+    return config

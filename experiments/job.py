@@ -1,0 +1,254 @@
+"""The stages of the main job, in order; a stage that was interrupted goes on where it stopped."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from experiments.baselines import baseline_methods
+from wsrl.data import load_image_set
+from wsrl.encoder.embed import Embedder
+from wsrl.encoder.export import save_encoder
+from wsrl.encoder.fit import Fitted, fit_encoder, init_params, make_encoder
+from wsrl.encoder.inputs import natural_inputs
+from wsrl.encoder.sampling import Examples
+from wsrl.errors import InputError
+from wsrl.evaluation import accuracy_tau, evaluate_methods, query_examples, write_results
+from wsrl.evaluation.relevance import Relevance
+from wsrl.evaluation.retrieval import query_scores
+from wsrl.files import write_atomically
+from wsrl.graph.collection import Bucket, checkpoint_graph, make_buckets
+from wsrl.index import Index
+from wsrl.report import write_report
+from wsrl.symmetry import random_symmetry
+from wsrl.wiring import infer_wiring
+from wsrl.zoo.load import Networks, load_networks
+from wsrl.zoo.manifest import Record, assign_splits, read_manifest
+from wsrl.zoo.tasks import draw_tasks
+from wsrl.zoo.training import train_zoo
+
+ENCODER = "wsrl"
+
+
+class Stages:
+    """Wall-clock seconds of each stage; times of one name add up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Times what is done inside."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Runs the whole job and returns what it writes to `results.json`.
+
+    Raises:
+      InputError: unusable settings, data or zoo, or a folder that holds another run.
+    """
+    workdir, stages = Path(workdir), Stages()
+    claim_workdir(config, workdir)
+    with stages("zoo"):
+        zoo = Path(config.zoo.dir) if config.zoo.dir else workdir / "zoo"
+        trained = {} if config.zoo.dir else train_zoo(config.zoo, zoo, config.seed)
+        records, problems = read_manifest(zoo)
+        if any(record.split is None for record in records):
+            records = assign_splits(records, config.seed)
+    with stages("graphs"):
+        networks = load_networks(zoo, records, config.encoder.tile)
+        problems += networks.problems
+        if trained.get("diverged"):
+            problems.append(f"{trained['diverged']} runs diverged in training and were left out")
+        split = places_by_split(networks.records)
+        buckets = make_buckets(networks.graphs, config.encoder.batch_cost, config.encoder.slack)
+    examples = make_examples(networks.records)
+    embedder, fitted = None, []
+    validate = validation_score(networks.records, split["validation"])
+    for seed in range(config.encoder.seeds):
+        start = time.perf_counter()
+        with stages("encoders"):
+            inputs = draw_inputs(config, networks, seed)
+            embedder = embedder or Embedder(make_encoder(config.encoder, inputs.shape[1:]))
+            params = init_params(embedder.encoder, buckets[-1], inputs, seed)
+            directory = workdir / f"encoder_{seed}"
+            fitted.append(
+                fit_encoder(
+                    embedder, params, buckets, examples, split["train"], validate, config.encoder, directory, seed
+                )
+            )
+            save_encoder(directory, embedder.encoder, fitted[-1].params)
+        encoder_seconds = time.perf_counter() - start  # of the last one, whose programs were compiled before
+    assert embedder is not None
+    with stages("baselines"):
+        seconds = config.gnn.seconds or encoder_seconds
+        methods, shared = baseline_methods(config, networks, split, examples, validate, workdir, seconds)
+    with stages("evaluation"):
+        test = split["test"]
+        tested = [networks.records[i] for i in test]
+        methods = {ENCODER: [f.encoding.embedding[test] for f in fitted]} | methods
+        shared = {ENCODER: shared_order_embeddings(embedder, fitted, networks.records, test)} | shared
+        results = evaluate_methods(
+            methods,
+            tested,
+            train_tasks={networks.records[i].task for i in split["train"]},
+            validation_tasks={networks.records[i].task for i in split["validation"]},
+            shared_order=shared,
+            resamples=config.evaluation.resamples,
+            seed=config.seed,
+        )
+        results["accuracy_tau"] = accuracy_tau([f.encoding.accuracy[test] for f in fitted], tested, seed=config.seed)
+        error = invariance_error(embedder, fitted[0], networks, buckets, test, config)
+        results["invariance_error"] = error
+        results["zoo"] = {"models": len(networks.records), "problems": len(problems)}
+        results["compilations"] = {"encoder": embedder.compilations}
+    with stages("index"):
+        ids = [record.id for record in networks.records]
+        digest = save_encoder(workdir / "encoder_0", embedder.encoder, fitted[0].params)
+        index = Index.build(fitted[0].encoding.embedding, ids, digest)
+        index.save(workdir / "index")
+        results["index"] = {"models": len(ids), "backend": index.backend}
+    with stages("report"):
+        results["seconds"] = stages.seconds
+        unseen = [i for i, r in enumerate(tested) if r.task not in {networks.records[j].task for j in split["train"]}]
+        write_report(
+            workdir / "report.html",
+            results=results,
+            records=networks.records,
+            embeddings=fitted[0].encoding.embedding,
+            examples=query_examples(methods[ENCODER][0][unseen], [tested[i] for i in unseen], seed=config.seed),
+            curves={f"encoder {seed}": f.curve for seed, f in enumerate(fitted)},
+            problems=problems,
+            config=str(config),
+            encoder=ENCODER,
+        )
+    results["seconds"] = stages.seconds
+    write_results(workdir / "results.json", results)
+    print_summary(results, workdir)
+    return results
+
+
+def claim_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes the configuration into the folder, or refuses a folder that holds a run of another one."""
+    path = workdir / "config.json"
+    current = json.loads(json.dumps({k: v for k, v in config.to_dict().items() if k != "evaluation"}))
+    if path.exists():
+        try:
+            held = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise InputError(path, f"not readable ({error})", "name another --workdir") from error
+        if held != current:
+            raise InputError(path, "the folder holds a run of another configuration", "name another --workdir")
+    else:
+        write_atomically(path, json.dumps(current, indent=1).encode())
+
+
+def places_by_split(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """Places of the records of each split; raises InputError where one has none."""
+    split = {name: np.flatnonzero([r.split == name for r in records]) for name in ("train", "validation", "test")}
+    for name, places in split.items():
+        if not len(places):
+            raise InputError("the zoo", f"no usable model in the {name} split", "add models or leave the splits out")
+    return split
+
+
+def make_examples(records: Sequence[Record]) -> Examples:
+    """What training may know of the records."""
+    relevance = Relevance.of(records)
+    accuracy = np.array([record.accuracy for record in records], np.float32)
+    return Examples(relevance.task, relevance.lineage, accuracy, [record.get("class_order") for record in records])
+
+
+def validation_score(records: Sequence[Record], places: np.ndarray):
+    """Returns the score that chooses among steps: mAP on validation tasks, within and across architectures."""
+    relevance = Relevance.of([records[i] for i in places])
+
+    def score(embeddings: np.ndarray) -> float:
+        scores = query_scores(embeddings[places], relevance)
+        found = [scores[gallery]["map"][np.isfinite(scores[gallery]["map"])] for gallery in ("same", "cross")]
+        return float(np.mean([values.mean() for values in found if len(values)] or [0.0]))
+
+    return score
+
+
+def draw_inputs(config: ml_collections.ConfigDict, networks: Networks, seed: int) -> np.ndarray:
+    """Natural images of the training tasks, or, for a zoo made elsewhere, of the configured data sets."""
+    zoo = config.zoo
+    names = zoo.datasets.split(",")
+    sets = [load_image_set(name, zoo.data_dir, zoo.image_size, zoo.max_images, config.seed) for name in names]
+    tasks = []
+    if not zoo.dir:
+        numbers = (zoo.num_tasks, zoo.num_test_tasks, zoo.num_validation_tasks)
+        tasks = [t for t in draw_tasks(sets, *numbers, config.seed, zoo.num_classes) if t.split == "train"]
+    return natural_inputs(sets, tasks, config.encoder.probes, seed)
+
+
+def shared_order_embeddings(
+    embedder: Embedder, fitted: Sequence[Fitted], records: Sequence[Record], places: np.ndarray
+) -> list[np.ndarray]:
+    """Embeddings of networks whose output neurons are put into the order of their tasks' classes."""
+    embeddings = []
+    for fit in fitted:
+        logits = fit.swept.logits[places].copy()
+        for row, place in enumerate(places):
+            order = records[place].get("class_order")
+            if order:
+                logits[row, np.asarray(order)] = logits[row, : len(order)]
+        swept = type(fit.swept)(*(leaf[places] for leaf in fit.swept))._replace(logits=logits)
+        embeddings.append(embedder.read(fit.params, swept).embedding)
+    return embeddings
+
+
+def invariance_error(
+    embedder: Embedder,
+    fit: Fitted,
+    networks: Networks,
+    buckets: Sequence[Bucket],
+    places: np.ndarray,
+    config: ml_collections.ConfigDict,
+) -> float:
+    """Largest relative change of an embedding when a network is permuted and rescaled at random."""
+    rng = np.random.default_rng([config.seed, 3])
+    chosen = set(rng.choice(places, min(config.evaluation.invariance_models, len(places)), replace=False).tolist())
+    transformed, order = [], []
+    for bucket in buckets:  # the same plans, so that nothing is compiled anew
+        own = [i for i, member in enumerate(bucket.members) if member in chosen]
+        if not own:
+            continue
+        graphs = []
+        for i in own:
+            checkpoint = networks.checkpoints[bucket.members[i]]
+            other = random_symmetry(checkpoint, infer_wiring(checkpoint), rng)
+            graphs.append(checkpoint_graph(other, config.encoder.tile))
+        members = np.arange(len(order), len(order) + len(own))
+        transformed.append(replace(bucket, members=members, graphs=tuple(graphs)))
+        order += bucket.members[own].tolist()
+    changed = embedder(fit.params, transformed).embedding
+    original = fit.encoding.embedding[order]
+    return float((np.linalg.norm(changed - original, axis=1) / np.linalg.norm(original, axis=1)).max())
+
+
+def print_summary(results: dict[str, Any], workdir: Path) -> None:
+    """Prints what a reader wants to know first."""
+    unseen = results["retrieval"]
+    print(f"\n{'P@10 on unseen tasks':24s} same architecture   other architectures")
+    for method, halves in unseen.items():
+        cells = (halves["unseen"][gallery]["precision_at_10"] for gallery in ("same", "cross"))
+        print(f"{method:24s} " + "   ".join(_cell(cell) for cell in cells))
+    print(f"tau of predicted accuracy {_cell(results['accuracy_tau'])}; ", end="")
+    print(f"invariance error {results['invariance_error']:.1e}; {sum(results['seconds'].values()):.0f} s")
+    print(f"report: {workdir / 'report.html'}")
+
+
+def _cell(interval: dict[str, float | None]) -> str:
+    values = [interval[key] for key in ("value", "low", "high")]
+    return "-" if None in values else "{:.3f} [{:.3f}, {:.3f}]".format(*values)

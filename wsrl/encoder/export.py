@@ -1,0 +1,51 @@
+"""An encoder on disk: its parameters as safetensors, its shape as JSON."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+
+from wsrl.encoder.encoder import Encoder
+from wsrl.errors import InputError
+from wsrl.files import write_atomically
+
+FIELDS = tuple(f.name for f in dataclasses.fields(Encoder) if f.name not in ("parent", "name"))
+
+
+def save_encoder(directory: Path, encoder: Encoder, params: Any) -> str:
+    """Writes `encoder.safetensors` and `encoder.json`; returns the hash of both that an index stores."""
+    tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
+    shape = json.dumps({name: getattr(encoder, name) for name in FIELDS}, indent=1).encode()
+    write_atomically(directory / "encoder.json", shape)
+    write_atomically(directory / "encoder.safetensors", safetensors.numpy.save(tensors))
+    return encoder_hash(encoder, params)
+
+
+def encoder_hash(encoder: Encoder, params: Any) -> str:
+    """SHA-256 of an encoder's shape and parameters."""
+    digest = hashlib.sha256(json.dumps([getattr(encoder, name) for name in FIELDS]).encode())
+    for name, value in sorted(flatten_dict(params, sep="/").items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest()
+
+
+def load_encoder(directory: Path) -> tuple[Encoder, Any]:
+    """Reads what `save_encoder` wrote.
+
+    Raises:
+      InputError: a file is missing or not readable.
+    """
+    try:
+        shape = json.loads((directory / "encoder.json").read_bytes())
+        encoder = Encoder(**{**shape, "input_shape": tuple(shape["input_shape"])})
+        tensors = safetensors.numpy.load_file(directory / "encoder.safetensors")
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(directory, f"holds no readable encoder ({error})", "train it again") from error
+    return encoder, unflatten_dict(tensors, sep="/")

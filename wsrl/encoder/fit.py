@@ -1,0 +1,118 @@
+"""Trains one encoder on the networks of a zoo: inputs, sweeps, read-out."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+
+from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
+from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.sampling import Examples, Sampler
+from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
+from wsrl.graph.collection import Bucket, make_buckets
+
+Validate = Callable[[Float[np.ndarray, "n dim"]], float]
+
+
+class Fitted(NamedTuple):
+    """A trained encoder and what it says of all networks.
+
+    Attributes:
+      params: of the encoder.
+      swept: of all networks, in the order of the collection.
+      encoding: of all networks.
+      curve: rows of metrics, one a step.
+    """
+
+    params: Any
+    swept: Swept
+    encoding: Encoding
+    curve: list[dict[str, float]]
+
+
+def make_encoder(config: ml_collections.ConfigDict, input_shape: tuple[int, int, int]) -> Encoder:
+    """The encoder of the section `encoder` of a configuration."""
+    return Encoder(
+        probes=config.probes,
+        input_shape=input_shape,
+        dim=config.dim,
+        width=config.width,
+        backward_probes=config.backward_probes,
+        chunk=config.chunk,
+        dtype=config.dtype,
+    )
+
+
+def init_params(encoder: Encoder, bucket: Bucket, inputs: np.ndarray, seed: int) -> Any:
+    """Draws parameters; the learned inputs start as given."""
+    params = jax.jit(encoder.init)(jax.random.key(seed), bucket.batch([0]))["params"]
+    return {**params, "inputs": np.asarray(inputs, np.float32)}
+
+
+def fit_encoder(
+    embedder: Embedder,
+    params: Any,
+    buckets: Sequence[Bucket],
+    examples: Examples,
+    training: Int[np.ndarray, " m"],
+    validate: Validate,
+    config: ml_collections.ConfigDict,
+    directory: Path,
+    seed: int,
+) -> Fitted:
+    """Trains an encoder and embeds all networks.
+
+    Where the inputs are not learned, the sweeps are done once, and training is that of the read-out. Where they are,
+    every step sweeps.
+
+    Args:
+      embedder: holds the compiled programs, shared by encoders of one shape.
+      params: the initial parameters.
+      buckets: all networks.
+      examples: of all networks.
+      training: places of the networks to train on.
+      validate: score of embeddings of all networks.
+      config: the section `encoder`.
+      directory: of this run's files.
+      seed: of the batches.
+    """
+    devices = jax.local_device_count()
+    learn_inputs = config.input_learning_rate > 0
+    swept = None if learn_inputs else embedder.sweep(params, buckets, f"sweep {seed}")
+
+    def score(current: Any) -> float:
+        encoding = embedder(current, buckets) if swept is None else embedder.read(current, swept)
+        return validate(encoding.embedding)
+
+    served: list[Batches]
+    if swept is None:
+        chosen = [(b, np.flatnonzero(np.isin(b.members, training))) for b in buckets]
+        graphs = [b.graphs[i] for b, places in chosen for i in places]
+        members = np.concatenate([b.members[places] for b, places in chosen])
+        per_bucket = max(1, config.batch_size // (devices * len(buckets)))
+        served = [
+            Bucket(members[b.members], b.graphs, b.plan, b.size)
+            for b in make_buckets(graphs, batch_cost=np.iinfo(np.int64).max, max_size=per_bucket)
+        ]
+        method = "__call__"
+    else:
+        served = [SweptNetworks(swept, training, config.batch_size // devices)]
+        method = "read"
+    sampler = Sampler(
+        served, examples, config.tasks_per_batch, config.class_map_share, config.merge_share, devices, seed
+    )
+    optimizer = make_optimizer(config)
+    step = make_train_step(
+        lambda p, batch, class_map: embedder.encoder.apply({"params": p}, batch, class_map, method=method),
+        optimizer,
+        config,
+    )
+    best, curve = train(
+        init_state(params, optimizer), step, sampler.sample, score, config, directory, f"encoder {seed}"
+    )
+    swept = embedder.sweep(best, buckets, f"sweep {seed}") if swept is None else swept
+    return Fitted(best, swept, embedder.read(best, swept), curve)
