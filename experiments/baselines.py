@@ -14,6 +14,7 @@ from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import NetworkMap
+from wsrl.encoder.encoder import Encoding
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_train_step, train
 from wsrl.graph.neurons import neuron_graph
@@ -45,6 +46,7 @@ def baseline_methods(
       workdir: receives the GNNs' files.
       seconds: of training of each GNN.
     """
+    gnn = GNN(config)
     both = []
     for form in ("own", "shared"):
         checkpoints = networks.checkpoints
@@ -57,8 +59,8 @@ def baseline_methods(
             "metadata": metadata_features(networks.records),
             "weight statistics": statistics_features(weights, split["train"]),
             "raw weights": raw_weight_features(weights),
-            "synchronous GNN": train_gnn(
-                config, checkpoints, split["train"], examples, validate, workdir / f"gnn_{form}", seconds
+            "synchronous GNN": gnn.fit(
+                checkpoints, split["train"], examples, validate, workdir / f"gnn_{form}", seconds
             ),
         }
         both.append({name: [values[split["test"]]] for name, values in features.items()})
@@ -70,40 +72,45 @@ def in_shared_order(checkpoint: Checkpoint, order: list[int] | None) -> Checkpoi
     return reorder_outputs(checkpoint, infer_wiring(checkpoint), np.argsort(order)) if order else checkpoint
 
 
-def train_gnn(
-    config: ml_collections.ConfigDict,
-    checkpoints: list[Checkpoint],
-    training: np.ndarray,
-    examples: Examples,
-    validate: Callable[[np.ndarray], float],
-    directory: Path,
-    seconds: float,
-) -> np.ndarray:
-    """Trains the synchronous GNN for a time, with the encoder's loss and early stopping; embeds all networks."""
-    graphs = [neuron_graph(canonicalize(read_network(c, infer_wiring(c)))) for c in checkpoints]
-    devices = jax.local_device_count()
-    buckets = make_neuron_buckets(graphs, config.gnn.edges)
-    served = make_neuron_buckets([graphs[i] for i in training], config.gnn.edges)
-    for bucket in served:
-        bucket.members[:] = training[bucket.members]
-    model = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)
-    params = jax.jit(model.init)(jax.random.key(config.seed), buckets[0].batch([0]))["params"]
+class GNN:
+    """The synchronous GNN with its compiled programs, which both forms of the zoo share."""
 
-    def apply(params: Any, graph: Any, _: Any = None) -> Any:
-        return model.apply({"params": params}, graph)
+    def __init__(self, config: ml_collections.ConfigDict):
+        self.settings = ml_collections.ConfigDict({**config.encoder.to_dict(), **config.gnn.to_dict()})
+        self.seed = config.seed
+        self.model = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)
+        self.embed = NetworkMap(self._apply)
+        self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.gnn.learning_rate))
+        self.step = make_train_step(self._apply, self.optimizer, self.settings)
 
-    embed = NetworkMap(apply)
-    sampler = Sampler(served, examples, config.gnn.tasks_per_batch, 0.0, 0.0, devices, config.seed)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.gnn.learning_rate))
-    settings = ml_collections.ConfigDict({**config.encoder.to_dict(), **config.gnn.to_dict()})
-    best, _ = train(
-        init_state(params, optimizer),
-        make_train_step(apply, optimizer, settings),
-        sampler.sample,
-        lambda current: validate(embed(current, buckets).embedding),
-        settings,
-        directory,
-        directory.name,
-        seconds,
-    )
-    return embed(best, buckets).embedding
+    def _apply(self, params: Any, graph: Any, _: Any = None) -> Encoding:
+        return self.model.apply({"params": params}, graph)  # pyright: ignore[reportReturnType]
+
+    def fit(
+        self,
+        checkpoints: list[Checkpoint],
+        training: np.ndarray,
+        examples: Examples,
+        validate: Callable[[np.ndarray], float],
+        directory: Path,
+        seconds: float,
+    ) -> np.ndarray:
+        """Trains for a time, with the encoder's loss and early stopping, and embeds all networks."""
+        graphs = [neuron_graph(canonicalize(read_network(c, infer_wiring(c)))) for c in checkpoints]
+        buckets = make_neuron_buckets(graphs, np.arange(len(graphs)), self.settings.edges)
+        served = make_neuron_buckets(graphs, training, self.settings.edges)
+        params = jax.jit(self.model.init)(jax.random.key(self.seed), buckets[0].batch([0]))["params"]
+        sampler = Sampler(
+            served, examples, self.settings.tasks_per_batch, 0.0, 0.0, jax.local_device_count(), self.seed
+        )
+        best, _ = train(
+            init_state(params, self.optimizer),
+            self.step,
+            sampler.sample,
+            lambda current: validate(self.embed(current, buckets).embedding),
+            self.settings,
+            directory,
+            directory.name,
+            seconds,
+        )
+        return self.embed(best, buckets).embedding

@@ -79,7 +79,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
         with stages("encoders"):
             inputs = draw_inputs(config, networks, seed)
             embedder = embedder or Embedder(make_encoder(config.encoder, inputs.shape[1:]))
-            params = init_params(embedder.encoder, buckets[-1], inputs, seed)
+            params = init_params(embedder.encoder, inputs, seed)
             directory = workdir / f"encoder_{seed}"
             fitted.append(
                 fit_encoder(

@@ -7,7 +7,7 @@ import os
 import sys
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from wsrl.errors import InputError
@@ -20,6 +20,7 @@ def main(argv: list[str]) -> None:
     """Runs the job; bad input ends it with one line and exit status 1."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     # one CPU device a core: small networks keep a single device's cores half idle
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     from experiments.job import run  # after the devices are set

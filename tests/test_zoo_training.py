@@ -33,7 +33,7 @@ def small_families(monkeypatch):
 
 def config(**changes):
     fields = {
-        "datasets": ("digits",),
+        "datasets": "digits",
         "data_dir": "",
         "image_size": 8,
         "max_images": 600,

@@ -37,7 +37,7 @@ class Network:
     @property
     def parameters(self) -> int:
         """Weights and biases, after folding."""
-        return sum(sum(w.size for w in l.weights if w is not None) + l.bias.size for l in self.layers)
+        return sum(sum(w.size for w in x.weights if w is not None) + x.bias.size for x in self.layers)
 
 
 def read_network(checkpoint: Checkpoint, wiring: Wiring) -> Network:

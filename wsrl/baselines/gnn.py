@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jraph
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from wsrl.encoder.encoder import Encoding
 
@@ -69,7 +69,7 @@ class NeuronBucket:
     members: np.ndarray
     graphs: tuple[jraph.GraphsTuple, ...]
     size: int
-    classes: int = 1  # this baseline does not restrict classes
+    classes: int
 
     def batch(self, places: Sequence[int]) -> jraph.GraphsTuple:
         """Batches and pads graphs for the largest of the bucket."""
@@ -79,13 +79,16 @@ class NeuronBucket:
         return jax.tree.map(np.asarray, jraph.pad_with_graphs(batch, nodes, edges, self.size + 1))
 
 
-def make_neuron_buckets(graphs: Sequence[jraph.GraphsTuple], edges: int) -> list[NeuronBucket]:
-    """Sorts graphs into buckets by the octave of their number of edges; a batch has about `edges` edges."""
-    octave = np.array([int(g.n_edge[0]).bit_length() for g in graphs])
+def make_neuron_buckets(
+    graphs: Sequence[jraph.GraphsTuple], members: Int[np.ndarray, " m"], edges: int
+) -> list[NeuronBucket]:
+    """Sorts some of the graphs into buckets by the octave of their number of edges; a batch has at most `edges`."""
+    octave = np.array([int(graphs[i].n_edge[0]).bit_length() for i in members])
     buckets = []
     for value in np.unique(octave):
-        members = np.flatnonzero(octave == value)
-        largest = max(int(graphs[i].n_edge[0]) for i in members)
-        size = int(np.clip(edges // largest, 1, len(members)))
-        buckets.append(NeuronBucket(members, tuple(graphs[i] for i in members), size))
+        own = members[octave == value]
+        chosen = tuple(graphs[i] for i in own)
+        size = int(np.clip(edges // max(int(g.n_edge[0]) for g in chosen), 1, len(own)))
+        classes = max(int(g.nodes["output"].sum()) for g in chosen)
+        buckets.append(NeuronBucket(own, chosen, size, classes))
     return buckets

@@ -63,7 +63,7 @@ class NetworkMap:
                 for group in self._groups(bucket):
                     result = jax.tree.map(np.asarray, program(params, self._stack(bucket, group)))
                     for device, places in enumerate(group):
-                        own = jax.tree.map(lambda leaf, d=device, n=len(places): leaf[d, :n], result)
+                        own = jax.tree.map(lambda leaf, at=(device, slice(len(places))): leaf[at], result)  # noqa: B008
                         parts.append((bucket.members[places], own))
                         line.update(len(places))
         return jax.tree.map(lambda *leaves: _gather([m for m, _ in parts], leaves, count), *[p for _, p in parts])

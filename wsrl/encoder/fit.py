@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
 from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.readout import INVARIANTS
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
 from wsrl.graph.collection import Bucket, make_buckets
@@ -47,9 +48,12 @@ def make_encoder(config: ml_collections.ConfigDict, input_shape: tuple[int, int,
     )
 
 
-def init_params(encoder: Encoder, bucket: Bucket, inputs: np.ndarray, seed: int) -> Any:
+def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width channels"], seed: int) -> Any:
     """Draws parameters; the learned inputs start as given."""
-    params = jax.jit(encoder.init)(jax.random.key(seed), bucket.batch([0]))["params"]
+    tokens = np.zeros((1, 1, INVARIANTS * encoder.backward_probes), np.float32)
+    mask = np.ones((1, 1), np.float32)
+    swept = Swept(np.zeros((1, 1, encoder.probes), np.float32), mask, tokens, mask > 0)
+    params = jax.jit(encoder.init, static_argnames="method")(jax.random.key(seed), swept, method="read")["params"]
     return {**params, "inputs": np.asarray(inputs, np.float32)}
 
 

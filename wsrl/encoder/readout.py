@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 SMALL = 1e-6
 LEAST_PROBABILITY = 1e-3
+INVARIANTS = 4  # functions of a neuron's relevance
 
 
 def standardized_logits(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float, Int
 
-from wsrl.graph.batching import ATTENTION, NORM, Batch, LevelPlan, LevelSchedule, Plan
+from wsrl.graph.batching import ATTENTION, NORM, Batch, LevelSchedule, Plan
 from wsrl.graph.tiles import ACTIVATIONS
 
 LAYER_NORM_EPSILON = 1e-6
@@ -32,35 +32,18 @@ def input_rows(inputs: Float[Array, "probes height width channels"], plan: Plan)
     return jnp.concatenate([rows, jnp.broadcast_to(one_hot, (count * count, inputs.shape[0]))])
 
 
-def slot_rows(batch: Batch, level: LevelSchedule, spec: LevelPlan, empty: int) -> Int[Array, "edges tile positions"]:
-    """Row that feeds each slot of a level's edges at each output position; `empty` where there is none."""
-    edges, nodes = batch.graph.edges, batch.graph.nodes
-    unit, tap = edges["unit"][level.edge], edges["tap"][level.edge]
-    grid = nodes["grid"][level.node[level.receiver]]  # [edges, 2]
-    position = jnp.arange(spec.positions)
-    width = jnp.maximum(grid[:, 1, None], 1)
-    y, x = position // width, position % width  # [edges, positions]
-    stride = edges["stride"][level.edge][:, None]
-    source_y = (y * stride)[:, None, :] + tap[:, :, None, 0]
-    source_x = (x * stride)[:, None, :] + tap[:, :, None, 1]
-    height_in, width_in = (level.source_grid[:, i, None, None] for i in (0, 1))
-    inside = (source_y >= 0) & (source_y < height_in) & (source_x >= 0) & (source_x < width_in)
-    inside &= (unit >= 0)[:, :, None] & (position < (grid[:, 0] * grid[:, 1])[:, None])[:, None, :]
-    row = level.base[:, None, None] + unit[:, :, None] * level.source_positions[:, None, None]
-    return jnp.where(inside, row + source_y * width_in + source_x, empty)
-
-
 def activate(
-    pre: Float[Array, "nodes tile positions probes"], kind: Int[Array, "nodes"]
+    pre: Float[Array, "nodes tile positions probes"], kind: Int[Array, "nodes"], occurring: Sequence[int]
 ) -> Float[Array, "nodes tile positions probes"]:
-    """Applies each node's own activation; `kind` indexes `ACTIVATIONS`."""
-    kind = kind[:, None, None, None]
-    functions = {"relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
-    out = pre
-    for name, function in functions.items():
+    """Applies each node's own activation; `kind` and `occurring` are indices of `ACTIVATIONS`."""
+    functions = {"identity": lambda x: x, "relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
+    if len(occurring) == 1:
+        return functions[ACTIVATIONS[occurring[0]]](pre)
+    out = jnp.zeros_like(pre)
+    for index in occurring:
         # masked before as well as after, so that no branch's gradient meets an overflow of another's
-        chosen = kind == ACTIVATIONS.index(name)
-        out = jnp.where(chosen, function(jnp.where(chosen, pre, 0.0)), out)
+        chosen = (kind == index)[:, None, None, None]
+        out = jnp.where(chosen, functions[ACTIVATIONS[index]](jnp.where(chosen, pre, 0.0)), out)
     return out
 
 
@@ -123,7 +106,7 @@ def forward_sweep(
         if spec.edges:
             zero = jnp.zeros((1, probes), inputs.dtype)
             buffer = jnp.concatenate([*(rows[s] for s in spec.sources), zero])
-            slots = buffer.at[slot_rows(batch, level, spec, len(buffer) - 1)].get(mode="promise_in_bounds")
+            slots = buffer.at[level.slot_row].get(mode="promise_in_bounds")
             weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
             message = jnp.einsum("esxp,esu->euxp", slots, weight)
             pre = jraph.segment_sum(message, level.receiver, spec.nodes)
@@ -138,9 +121,10 @@ def forward_sweep(
             attended = attend(states[i - 1], level, node["mask"][at], area[at], dim)
             pre = pre.at[at].add(jnp.where((node["op"][at] == ATTENTION)[:, None, None, None], attended, 0.0))
         pre = pre + node["bias"][:, :, None, None].astype(inputs.dtype)
-        state = activate(pre, node["activation"]) * exists
-        pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
-        state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
+        state = activate(pre, node["activation"], spec.activations) * exists
+        if spec.pool:
+            pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
+            state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
         if perturbations is not None:
             state = state + perturbations[i]
         states.append(state)

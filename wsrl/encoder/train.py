@@ -61,7 +61,10 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         return optax.adamw(schedule, weight_decay=config.weight_decay)
 
     def label(params: Params) -> Params:
-        return {name: jax.tree.map(lambda _: "inputs" if name == "inputs" else "rest", p) for name, p in params.items()}
+        return {
+            key: jax.tree.map(lambda _, key=key: "inputs" if key == "inputs" else "rest", p)
+            for key, p in params.items()
+        }
 
     inputs = adam(config.input_learning_rate) if config.input_learning_rate else optax.set_to_zero()
     rates = {"inputs": inputs, "rest": adam(config.learning_rate)}

@@ -25,6 +25,8 @@ class LevelPlan:
       attention: attention tiles among the nodes.
       positions: longest map of a neuron.
       norm: whether there are layer norms.
+      pool: whether there are maps to average.
+      activations: the activations that occur, as indices.
       sources: levels that the edges come from; 0 is the inputs.
     """
 
@@ -33,6 +35,8 @@ class LevelPlan:
     attention: int
     positions: int
     norm: bool
+    pool: bool
+    activations: tuple[int, ...]
     sources: tuple[int, ...]
 
 
@@ -67,9 +71,8 @@ class LevelSchedule:
       layer: [nodes] an id shared by the tiles of one layer.
       edge: [edges] in the graph.
       receiver: [edges] among this level's nodes.
-      base: [edges] first row of the sender's tile among the rows of the level's sources.
-      source_grid: [edges, 2] map of the sender's neurons.
-      source_positions: [edges] rows between two neurons of the sender.
+      slot_row: [edges, tile, positions] what feeds each slot at each output position: a row of the states of the
+        level's sources put after one another, one row a neuron and position; the row after the last is zero.
       attention_node: [attention] among this level's nodes.
       attention_source: [attention, 3] query, key and value tiles among the nodes of the source level.
       attention_head: [attention] an id shared by the tiles of one head.
@@ -80,9 +83,7 @@ class LevelSchedule:
     layer: jax.Array
     edge: jax.Array
     receiver: jax.Array
-    base: jax.Array
-    source_grid: jax.Array
-    source_positions: jax.Array
+    slot_row: jax.Array
     attention_node: jax.Array
     attention_source: jax.Array
     attention_head: jax.Array
@@ -110,7 +111,8 @@ class Profile:
     Attributes:
       nodes, edges, attention: tiles, [levels] int.
       positions: longest map of a neuron, [levels] int.
-      norm: whether there is a layer norm, [levels] bool.
+      norm, pool: whether there is a layer norm, a map to average, [levels] bool.
+      activations: of each level, the activations that occur.
       sources: of each level, the levels that its edges come from; 0 is the inputs.
       outputs: tiles of the output layer.
       input_shape, position_embedding: as in `Plan`.
@@ -121,6 +123,8 @@ class Profile:
     attention: np.ndarray
     positions: np.ndarray
     norm: np.ndarray
+    pool: np.ndarray
+    activations: tuple[frozenset[int], ...]
     sources: tuple[frozenset[int], ...]
     outputs: int
     input_shape: tuple[int, int, int]
@@ -129,8 +133,8 @@ class Profile:
     @property
     def key(self) -> tuple:
         """Equal for networks of equal shapes."""
-        arrays = (self.nodes, self.edges, self.attention, self.positions, self.norm)
-        rest = (self.sources, self.outputs, self.input_shape, self.position_embedding)
+        arrays = (self.nodes, self.edges, self.attention, self.positions, self.norm, self.pool)
+        rest = (self.activations, self.sources, self.outputs, self.input_shape, self.position_embedding)
         return (*(tuple(a.tolist()) for a in arrays), *rest)
 
     def compatible(self, other: "Profile") -> bool:
@@ -164,6 +168,8 @@ def profile(graph: jraph.GraphsTuple) -> Profile:
         attention=count(level[nodes["op"] == ATTENTION]),
         positions=positions[1:],
         norm=count(level[nodes["op"] == NORM]) > 0,
+        pool=count(level[nodes["pool"] == 1]) > 0,
+        activations=tuple(frozenset(nodes["activation"][level == i].tolist()) for i in range(1, last + 1)),
         sources=tuple(frozenset(source[to == i].tolist()) for i in range(1, last + 1)),
         outputs=int(nodes["output"].sum()),
         input_shape=(height, width, int(nodes["mask"][inputs].sum())),
@@ -178,15 +184,20 @@ def merge(a: Profile, b: Profile) -> Profile:
     def fit(values: np.ndarray) -> np.ndarray:
         return np.concatenate([values[:-1], np.zeros(levels - len(values), values.dtype), values[-1:]])
 
-    def sources(p: Profile) -> list[frozenset[int]]:
-        return [*p.sources[:-1], *[frozenset[int]()] * (levels - len(p.sources)), p.sources[-1]]
+    def sets(p: Profile, key: str) -> list[frozenset[int]]:
+        values = getattr(p, key)
+        return [*values[:-1], *[frozenset[int]()] * (levels - len(values)), values[-1]]
 
-    arrays = {
-        key: np.maximum(fit(getattr(a, key)), fit(getattr(b, key)))
-        for key in ("nodes", "edges", "attention", "positions", "norm")
-    }
-    joint = tuple(x | y for x, y in zip(sources(a), sources(b), strict=True))
-    return Profile(**arrays, sources=joint, outputs=max(a.outputs, b.outputs), **_inputs(a))
+    arrays = ("nodes", "edges", "attention", "positions", "norm", "pool")
+    return Profile(
+        **{key: np.maximum(fit(getattr(a, key)), fit(getattr(b, key))) for key in arrays},
+        **{
+            key: tuple(x | y for x, y in zip(sets(a, key), sets(b, key), strict=True))
+            for key in ("activations", "sources")
+        },
+        outputs=max(a.outputs, b.outputs),
+        **_inputs(a),
+    )
 
 
 def _inputs(p: Profile) -> dict:
@@ -202,6 +213,8 @@ def make_plan(profile: Profile, graphs: int, tile: int) -> Plan:
             attention=graphs * int(profile.attention[i]),
             positions=max(int(profile.positions[i]), 1),
             norm=bool(profile.norm[i]),
+            pool=bool(profile.pool[i]),
+            activations=tuple(sorted(profile.activations[i])),
             sources=tuple(sorted(profile.sources[i])),
         )
         for i in range(len(profile.nodes))
@@ -240,13 +253,13 @@ def make_batch(graphs: Sequence[jraph.GraphsTuple], plan: Plan) -> Batch:
         attention = node[graph.nodes["op"][node] == ATTENTION]
         if len(node) >= spec.nodes or len(edge) > spec.edges or len(attention) > spec.attention:
             raise ValueError(f"level {i} does not fit into the plan")
-        start, offset = {}, 0
-        for s in spec.sources:
-            start[s] = offset
-            offset += _input_count(plan) if s == 0 else plan.levels[s - 1].nodes * tile * plan.levels[s - 1].positions
-        senders = graph.senders[edge]
-        source_level = level[senders]
-        first_row = base[senders] + np.array([start.get(s, 0) for s in range(last + 1)])[source_level]
+        start, rows = {}, 0
+        for source in spec.sources:
+            start[source] = rows
+            rows += _row_count(plan, source)
+        offset = np.array([start.get(source, 0) for source in range(last + 1)])
+        first = base[graph.senders[edge]] + offset[level[graph.senders[edge]]]
+        slot_row = _slot_rows(graph, edge, first, positions, grid, spec.positions, empty=rows)
         _, layer = np.unique(layer_key[node], return_inverse=True)
         triples = _attention_sources(graph, attention, local)
         heads = layer_key[attention] * (int(graph.nodes["head"].max()) + 1) + graph.nodes["head"][attention]
@@ -258,9 +271,7 @@ def make_batch(graphs: Sequence[jraph.GraphsTuple], plan: Plan) -> Batch:
                 layer=_pad(layer, spec.nodes, spec.nodes - 1),
                 edge=_pad(edge, spec.edges, pad_edge),
                 receiver=_pad(local[graph.receivers[edge]], spec.edges, spec.nodes - 1),
-                base=_pad(first_row, spec.edges, 0),
-                source_grid=_pad(grid[senders], spec.edges, 1),
-                source_positions=_pad(positions[senders], spec.edges, 1),
+                slot_row=_pad(slot_row, spec.edges, rows),
                 attention_node=_pad(local[attention], spec.attention, spec.nodes - 1),
                 attention_source=_pad(triples, spec.attention, 0),
                 attention_head=_pad(head, spec.attention, max(spec.attention - 1, 0)),
@@ -284,10 +295,44 @@ def _position_count(plan: Plan) -> int:
     return plan.position_embedding[0] * plan.position_embedding[1] if plan.position_embedding else 0
 
 
-def _input_count(plan: Plan) -> int:
-    """Rows of the inputs: one a pixel and channel, then the one-hot positions."""
+def _row_count(plan: Plan, level: int) -> int:
+    """Rows of a level's states; those of the inputs are one a pixel and channel, then the one-hot positions."""
+    if level > 0:
+        return plan.levels[level - 1].nodes * plan.tile * plan.levels[level - 1].positions
     height, width, channels = plan.input_shape
     return height * width * channels + _position_count(plan) ** 2
+
+
+def _slot_rows(
+    graph: jraph.GraphsTuple,
+    edge: np.ndarray,
+    first: np.ndarray,
+    positions: np.ndarray,
+    grid: np.ndarray,
+    size: int,
+    empty: int,
+) -> np.ndarray:
+    """Row that feeds each slot of some edges at each output position: [edges, tile, size].
+
+    Args:
+      graph: the whole batch.
+      edge: the edges.
+      first: first row of each edge's sender.
+      positions, grid: of each node, rows between two of its neurons and (height, width) as its readers see it.
+      size: output positions.
+      empty: the row for what lies outside of a map.
+    """
+    sender, receiver = graph.senders[edge], graph.receivers[edge]
+    unit, tap, stride = (graph.edges[key][edge] for key in ("unit", "tap", "stride"))
+    height, width = graph.nodes["grid"][receiver].T
+    y, x = np.divmod(np.arange(size), width[:, None])  # [edges, size]
+    source_y = (y * stride[:, None])[:, None] + tap[:, :, :1]  # [edges, tile, size]
+    source_x = (x * stride[:, None])[:, None] + tap[:, :, 1:]
+    source_height, source_width = grid[sender].T[:, :, None, None]
+    inside = (source_y >= 0) & (source_y < source_height) & (source_x >= 0) & (source_x < source_width)
+    inside &= (unit >= 0)[:, :, None] & (np.arange(size) < (height * width)[:, None])[:, None]
+    row = first[:, None] + unit * positions[sender][:, None]
+    return np.where(inside, row[:, :, None] + source_y * source_width + source_x, empty)
 
 
 def _input_rows(graph: jraph.GraphsTuple, plan: Plan, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
