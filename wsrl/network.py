@@ -22,7 +22,7 @@ class WeightedLayer:
     """
 
     layer: Layer
-    weights: tuple[Float[np.ndarray, "taps fan_in units"] | None, ...]
+    weights: tuple[Float[np.ndarray, "_taps _fan_in units"] | None, ...]
     bias: Float[np.ndarray, "units"]
     gain: Float[np.ndarray, "units"]
 

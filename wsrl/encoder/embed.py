@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from wsrl.encoder.encoder import Encoder, Encoding, Swept
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Networks that one compiled program serves; `wsrl.graph.collection.Bucket` is one.
 
@@ -143,8 +144,10 @@ class Embedder:
         self.readouts = NetworkMap(lambda params, swept: encoder.apply({"params": params}, swept, method="read"))
 
     def sweep(self, params: Any, buckets: Sequence[Batches], progress: str | None = None) -> Swept:
-        """Sweeps the learned inputs through networks."""
-        return self.sweeps(params, buckets, progress)
+        """Sweeps the learned inputs through networks; classes are as many as the largest output layer has."""
+        swept = self.sweeps(params, buckets, progress)
+        classes = int(np.flatnonzero(swept.mask.any(0)).max()) + 1
+        return swept._replace(logits=swept.logits[:, :classes], mask=swept.mask[:, :classes])
 
     def read(self, params: Any, swept: Swept) -> Encoding:
         """Reads out embeddings [n, dim] and predicted accuracies [n] of swept networks."""

@@ -19,7 +19,7 @@ from wsrl.graph.tiles import ACTIVATIONS
 LAYER_NORM_EPSILON = 1e-6
 MASKED = -1e9  # logit of a position that does not exist
 
-States = list[Float[Array, "nodes tile positions probes"]]
+States = list[Float[Array, "_nodes tile _positions probes"]]
 
 
 def input_rows(inputs: Float[Array, "probes height width channels"], plan: Plan) -> Float[Array, "rows probes"]:

@@ -37,7 +37,7 @@ class TrainState:
 
     params: Params
     opt_state: optax.OptState
-    step: Array
+    step: Any  # int32 array; what stands for it while JAX maps over the tree
 
 
 class Metrics(NamedTuple):
@@ -104,7 +104,7 @@ def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, confi
         grads = jax.lax.pmean(grads, AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, *parts, optax.global_norm(grads))
+        metrics = Metrics(loss, *parts, optax.tree.norm(grads))
         return TrainState(params, opt_state, state.step + 1), jax.lax.pmean(metrics, AXIS)
 
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None))

@@ -5,14 +5,15 @@ All arrays of a batch have shapes that depend on its `Plan` alone, so networks o
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import flax.struct
-import jax
 import jraph
 import numpy as np
 
 from wsrl.graph.tiles import OPS
 
+Leaf = Any  # an array, or what stands for it while JAX maps over a tree
 NORM, ATTENTION = OPS.index("norm"), OPS.index("attention")
 
 
@@ -78,15 +79,15 @@ class LevelSchedule:
       attention_head: [attention] an id shared by the tiles of one head.
     """
 
-    node: jax.Array
-    graph: jax.Array
-    layer: jax.Array
-    edge: jax.Array
-    receiver: jax.Array
-    slot_row: jax.Array
-    attention_node: jax.Array
-    attention_source: jax.Array
-    attention_head: jax.Array
+    node: Leaf
+    graph: Leaf
+    layer: Leaf
+    edge: Leaf
+    receiver: Leaf
+    slot_row: Leaf
+    attention_node: Leaf
+    attention_source: Leaf
+    attention_head: Leaf
 
 
 @flax.struct.dataclass
@@ -99,8 +100,8 @@ class Batch:
       plan: static.
     """
 
-    graph: jraph.GraphsTuple
-    schedule: tuple[LevelSchedule, ...]
+    graph: Leaf
+    schedule: Leaf
     plan: Plan = flax.struct.field(pytree_node=False)
 
 

@@ -55,7 +55,7 @@ def to_graph(network: Network, tile: int) -> jraph.GraphsTuple:
     for i, layer in enumerate(network.layers):
         places, tiles = place_units(layer, tile)
         first.append(sum(len(n["layer"]) for n in nodes))
-        nodes.append(_nodes(layer, i, levels[i], places, tiles, tile, output=i == len(network.layers) - 1))
+        nodes.append(_nodes(layer, i, int(levels[i]), places, tiles, tile, output=i == len(network.layers) - 1))
         for j, (link, weight) in enumerate(zip(layer.layer.links, layer.weights, strict=True)):
             if weight is None:
                 part = j if layer.layer.op == "attention" else -1

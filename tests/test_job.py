@@ -1,0 +1,246 @@
+"""The main job from end to end, with the tiny configuration and through the command line."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from wsrl.encoder.export import encoder_hash, load_encoder
+from wsrl.evaluation.ranking import METRICS
+from wsrl.index import Index
+from wsrl.zoo.manifest import MANIFEST, read_manifest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = ["python", "-m", "experiments.main", "--config=configs/tiny.py"]
+METHODS = {"wsrl", "random", "metadata", "weight statistics", "raw weights", "synchronous GNN"}
+STAGES = {"zoo", "graphs", "encoders", "baselines", "evaluation", "index", "report"}
+QUICK = ["--config.encoder.seeds=1", "--config.encoder.steps=10", "--config.encoder.validate_every=10"]
+QUICK += ["--config.gnn.seconds=0.01", "--config.evaluation.resamples=10"]
+
+
+def start(workdir: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """The main job as a process; the later ones find what the first one compiled in a cache."""
+    cache = workdir.parent / "compiled"
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    }
+    command = [sys.executable, *COMMAND[1:], f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdin=subprocess.DEVNULL, **options)
+
+
+def finish(workdir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    with start(workdir, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A run that was interrupted while the zoo was trained, and then finished."""
+
+    workdir: Path
+    interrupted: str  # the last line of what was told then
+    status: int  # the exit status then
+    held: dict[Path, tuple[int, bytes]]  # the zoo's checkpoints then
+    results: dict[str, Any]
+
+
+def contents(directory: Path, pattern: str) -> dict[Path, tuple[int, bytes]]:
+    """Times of change and contents of files."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(directory.rglob(pattern))}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    workdir = tmp_path_factory.mktemp("job") / "tiny"
+    told = workdir.with_suffix(".stderr")
+    with open(told, "w") as stderr, start(workdir, stderr=stderr, stdout=subprocess.DEVNULL) as process:
+        manifest = workdir / "zoo" / MANIFEST
+        while not manifest.exists() and process.poll() is None:
+            time.sleep(0.05)
+        recorded = {workdir / "zoo" / record.path for record in read_manifest(workdir / "zoo")[0]}
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    held = contents(workdir / "zoo", "*.safetensors")
+    held = {path: held[path] for path in recorded}
+    done = finish(workdir)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((workdir / "results.json").read_text())
+    return Tiny(workdir, told.read_text().splitlines()[-1], process.returncode, held, results)
+
+
+def test_an_interrupted_run_goes_on(tiny: Tiny):
+    assert tiny.interrupted == "interrupted; the same command goes on from here"
+    assert tiny.status == 1
+    now = contents(tiny.workdir / "zoo", "*.safetensors")
+    assert {path: now[path] for path in tiny.held} == tiny.held
+    assert 0 < len(tiny.held) < len(now) == tiny.results["zoo"]["models"]
+
+
+def test_results_have_the_promised_structure(tiny: Tiny):
+    results = tiny.results
+    for form in ("retrieval", "retrieval_shared_order"):
+        assert set(results[form]) == METHODS
+        for halves in results[form].values():
+            assert set(halves) == {"seen", "unseen"}
+            for galleries in halves.values():
+                assert set(galleries) == {"same", "cross", "any"}
+                for scores in galleries.values():
+                    assert set(scores) == {*METRICS, "queries", "left_out", "precision_at_10_limit"}
+                    for metric in METRICS:
+                        check_interval(scores[metric])
+    assert set(results["clustering"]) == METHODS
+    assert set(results["seconds"]) == STAGES
+    assert all(seconds >= 0 for seconds in results["seconds"].values())
+    check_interval(results["accuracy_tau"], least=-1)
+    assert 0 <= results["invariance_error"] < 1e-5
+
+
+def check_interval(interval: dict[str, float], least: float = 0) -> None:
+    assert set(interval) == {"value", "low", "high"}
+    assert least <= interval["low"] <= interval["value"] <= interval["high"] <= 1
+
+
+def test_counts_are_those_of_the_zoo(tiny: Tiny):
+    records, problems = read_manifest(tiny.workdir / "zoo")
+    tested = [record for record in records if record.split == "test"]
+    train_tasks = {record.task for record in records if record.split == "train"}
+    unseen = [record for record in tested if record.task not in train_tasks]
+    assert (problems, tiny.results["zoo"]) == ([], {"models": len(records), "problems": 0})
+    assert tiny.results["counts"]["models"] == len(tested)
+    assert tiny.results["counts"]["unseen"]["models"] == len(unseen)
+    assert tiny.results["counts"]["unseen"]["tasks"] == len({record.task for record in unseen}) == 4
+
+
+@pytest.mark.parametrize("name", ["encoder_0", "encoder_1", "gnn_own", "gnn_shared"])
+def test_training_leaves_its_curve_and_checkpoint(tiny: Tiny, name: str):
+    directory = tiny.workdir / name
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert "validation" in rows[-1]
+    assert [path.name for path in (directory / "checkpoints").iterdir()] == [str(len(rows))]
+    assert list((directory / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_the_index_holds_the_zoo_and_fits_the_encoder(tiny: Tiny):
+    encoder, params = load_encoder(tiny.workdir / "encoder_0")
+    index = Index.load(tiny.workdir / "index", encoder_hash(encoder, params))
+    assert index.ids == [record.id for record in read_manifest(tiny.workdir / "zoo")[0]]
+    rows, similarity = index.search(index.vectors[:5], 3)
+    np.testing.assert_allclose(similarity[:, 0], 1, atol=1e-5)
+    assert rows.shape == (5, 3)
+
+
+class Loads(HTMLParser):
+    """Collects what a page would load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        places = [value or "" for name, value in attrs if name in ("src", "srcset") or (tag, name) == ("link", "href")]
+        self.found += [place for place in places if not place.startswith("data:")]
+
+
+def test_the_report_is_self_contained(tiny: Tiny):
+    page = Loads()
+    page.feed((tiny.workdir / "report.html").read_text())
+    assert {"html", "script", "table"} <= page.tags
+    assert page.found == []
+
+
+def test_the_same_command_again_trains_nothing(tiny: Tiny):
+    def snapshot() -> dict[Path, tuple[int, bytes]]:
+        return contents(tiny.workdir / "zoo", "*.*") | contents(tiny.workdir, "metrics.jsonl")
+
+    before = snapshot()
+    done = finish(tiny.workdir)
+    assert done.returncode == 0, done.stderr
+    assert snapshot() == before
+    again = json.loads((tiny.workdir / "results.json").read_text())
+    assert {**again, "seconds": None, "compilations": None} == {**tiny.results, "seconds": None, "compilations": None}
+
+
+def check_refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
+    """One line that names what is wrong, and a failing status."""
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert all(name in done.stderr for name in named), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--config.zoo.nonsense=1"], ["--config.zoo.nonsense", "no field"]),
+        (["--config.zo.steps=1"], ["--config.zo.steps", "no field"]),
+        (["--config.zoo.steps=many"], ["--config.zoo.steps=many"]),
+        (["--config=configs/none.py"], ["configs/none.py"]),
+        (["--nonsense"], ["nonsense"]),
+        (["nonsense"], ["nonsense"]),
+    ],
+)
+def test_a_wrong_command_line_is_refused(tmp_path: Path, arguments: list[str], named: list[str]):
+    check_refused(finish(tmp_path / "run", *arguments), *named)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_set_is_refused(tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    arguments = ["--config.zoo.datasets=nosuchset", f"--config.zoo.data_dir={data}"]
+    check_refused(finish(tmp_path / "run", *arguments), "nosuchset", str(data))
+
+
+def test_a_folder_without_a_zoo_is_refused(tmp_path: Path):
+    check_refused(finish(tmp_path / "run", f"--config.zoo.dir={tmp_path}"), str(tmp_path / MANIFEST))
+
+
+def test_a_folder_with_another_run_is_refused(tiny: Tiny):
+    check_refused(finish(tiny.workdir, "--config.seed=1"), str(tiny.workdir / "config.json"), "--workdir")
+
+
+def test_a_workdir_that_is_a_file_is_refused(tmp_path: Path):
+    path = tmp_path / "run"
+    path.touch()
+    check_refused(finish(path), str(path))
+
+
+def test_damaged_models_are_reported_and_left_out(tiny: Tiny, tmp_path: Path):
+    zoo = tmp_path / "zoo"
+    shutil.copytree(tiny.workdir / "zoo", zoo)
+    records = [record for record in read_manifest(zoo)[0] if record.split == "train"]
+    missing, truncated, invalid, repeated = records[:4]
+    (zoo / missing.path).unlink()
+    (zoo / truncated.path).write_bytes((zoo / truncated.path).read_bytes()[:-10])
+    tensors = safetensors.numpy.load_file(zoo / invalid.path)
+    next(iter(tensors.values())).flat[0] = np.nan
+    safetensors.numpy.save_file(tensors, zoo / invalid.path)
+    lines = (zoo / MANIFEST).read_text().splitlines()
+    (line,) = [line for line in lines if json.loads(line)["id"] == repeated.id]
+    (zoo / MANIFEST).write_text("\n".join([*lines, line]) + "\n")
+
+    done = finish(tmp_path / "run", f"--config.zoo.dir={zoo}", *QUICK)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["zoo"] == {"models": tiny.results["zoo"]["models"] - 3, "problems": 4}
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert all(record.path in report for record in (missing, truncated, invalid))
+    assert repeated.id in report
+    assert not (tmp_path / "run" / "zoo").exists()

@@ -1,0 +1,130 @@
+"""The launch scripts: commands of the dry run, structure and code of the notebook."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "launch" / "tpu_vm.sh"
+PLACE = "--project=p --zone=z"
+TPU = "gcloud compute tpus tpu-vm"
+NOTEBOOK = json.loads((ROOT / "launch" / "demo.ipynb").read_text())
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_dry_run_prints_the_commands_in_order():
+    done = launch(
+        "--dry-run", *PLACE.split(), "--workdir=runs/nowhere/large", "--", "--config.seed=1", "--config.x=a b"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    install = "cd wsrl && python3 -m pip install --user uv && python3 -m uv venv --python 3.12 "
+    install += "&& python3 -m uv pip install -e . 'jax[tpu]'"
+    job = "cd wsrl && .venv/bin/python -m experiments.main --config=configs/large.py --workdir=runs/nowhere/large "
+    job += r"--config.seed=1 --config.x=a\ b"
+    assert [shlex.split(line) for line in done.stdout.splitlines()] == [
+        ["mkdir", "-p", "build"],
+        ["git", "archive", "--format=tar.gz", "--output=build/wsrl.tar.gz", "HEAD"],
+        f"{TPU} create wsrl --accelerator-type=v5litepod-8 --version=v2-alpha-tpuv5-lite {PLACE}".split(),
+        f"{TPU} scp build/wsrl.tar.gz wsrl:wsrl.tar.gz {PLACE}".split(),
+        shlex.split(f"{TPU} ssh wsrl --command='mkdir -p wsrl/runs/nowhere && tar -xzf wsrl.tar.gz -C wsrl' {PLACE}"),
+        [*f"{TPU} ssh wsrl".split(), f"--command={install}", *PLACE.split()],
+        [*f"{TPU} ssh wsrl".split(), f"--command={job}", *PLACE.split()],
+        ["mkdir", "-p", "runs/nowhere"],
+        f"{TPU} scp --recurse wsrl:wsrl/runs/nowhere/large runs/nowhere {PLACE}".split(),
+        f"{TPU} delete wsrl --quiet {PLACE}".split(),
+    ]
+    assert not (ROOT / "runs" / "nowhere").exists()
+
+
+def test_options_change_the_commands():
+    done = launch("--dry-run", *PLACE.split(), "--name=n", "--type=v6e-1", "--version=v", "--spot", "--keep")
+    assert done.returncode == 0
+    assert f"{TPU} create n --accelerator-type=v6e-1 --version=v --spot {PLACE}" in done.stdout.splitlines()
+    assert "delete" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--zone=z"], "--project"),
+        (["--project=p"], "--zone"),
+        (["--wrong"], "--wrong"),
+        ([*PLACE.split(), "--config=none.py"], "--config=none.py"),
+        ([*PLACE.split(), "--workdir=/tmp"], "--workdir=/tmp"),
+        ([*PLACE.split(), "--workdir=a/../.."], "--workdir=a/../.."),
+    ],
+)
+def test_bad_options_are_told_in_one_line(arguments: list[str], named: str):
+    done = launch("--dry-run", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {re.escape(named)}: .*; see .*\n", done.stderr)
+
+
+def test_a_failed_job_is_fetched_and_its_machine_deleted(tmp_path: Path):
+    fake = tmp_path / "gcloud"
+    fake.write_text('#!/bin/sh\ncase "$*" in *experiments.main*) exit 3 ;; esac\n')
+    fake.chmod(0o755)
+    copy = tmp_path / "copy"
+    for path in (SCRIPT, ROOT / "configs" / "tiny.py"):
+        target = copy / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True)
+        target.write_bytes(path.read_bytes())
+    (tmp_path / "git").symlink_to("/bin/true")
+    done = subprocess.run(
+        ["bash", copy / "launch" / "tpu_vm.sh", *PLACE.split(), "--config=configs/tiny.py"],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+    )
+    assert done.returncode == 3
+    assert [line.split()[4] for line in done.stdout.splitlines() if line.startswith(TPU)] == (
+        ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
+    )
+
+
+def test_notebook_has_the_structure_of_nbformat_4_and_no_outputs():
+    assert (NOTEBOOK["nbformat"], NOTEBOOK["nbformat_minor"]) == (4, 5)
+    assert set(NOTEBOOK) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    names = [cell["id"] for cell in NOTEBOOK["cells"]]
+    assert len(set(names)) == len(names)
+    for cell in NOTEBOOK["cells"]:
+        assert re.fullmatch(r"[\w-]{1,64}", cell["id"])
+        assert all(isinstance(line, str) for line in cell["source"])
+        keys = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            assert set(cell) == keys | {"outputs", "execution_count"}
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+        else:
+            assert (cell["cell_type"], set(cell)) == ("markdown", keys)
+
+
+def code_cells() -> dict[str, str]:
+    return {cell["id"]: "".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"}
+
+
+def test_notebook_compiles_and_runs_the_tiny_configuration():
+    shell = []
+    for name, source in code_cells().items():
+        shell += re.findall(r"^[!%](.*)$", source, re.MULTILINE)
+        compile(re.sub(r"^[!%].*$", "pass", source, flags=re.MULTILINE), name, "exec")
+    assert shell[-1] == "python -m experiments.main --config=configs/tiny.py --workdir=runs/tiny"
+    assert [line.split()[0] for line in shell] == ["git", "cd", "pip", "python"]
+
+
+def test_notebook_shows_the_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    score = {"precision_at_10": {"value": 0.5, "low": 0.25, "high": 0.75}}
+    none = {"precision_at_10": {"value": None, "low": None, "high": None}}
+    results = {"retrieval": {"wsrl": {"unseen": {"same": score, "cross": none}}}}
+    (tmp_path / "runs" / "tiny").mkdir(parents=True)
+    (tmp_path / "runs" / "tiny" / "results.json").write_text(json.dumps(results))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code_cells()["scores"], names)
+    assert names["table"].loc["wsrl"].to_dict() == {"same": "0.500 [0.250, 0.750]", "cross": "-"}

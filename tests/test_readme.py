@@ -1,0 +1,159 @@
+"""Every command of the README is run by a test, or checked here without being run."""
+
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import ml_collections
+import pytest
+from absl import flags
+from ml_collections import config_flags
+from test_job import COMMAND
+
+# ml_collections reads configuration files by a method that Python will drop
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+ROOT = Path(__file__).parents[1]
+SHELLS = ("sh", "bash", "shell", "console")
+
+
+def fences(text: str) -> list[tuple[str, str]]:
+    """Language and content of each fenced block."""
+    return re.findall(r"^```([^\n`]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """Simple commands of the shell blocks, continued lines joined, && taken apart, comments left out."""
+    lines = []
+    for language, content in fences(text):
+        if language.strip() in SHELLS:
+            lines += content.replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if word in (";", "&&", "||", "|", "&"):
+                found += [shlex.join(words)] if words else []
+                words = []
+            else:
+                words.append(word)
+    return found
+
+
+def check_main_job(words: list[str]) -> None:
+    """The configuration loads and has the fields that the flags set; the tiny one is run by test_job."""
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=words)
+    workdir = flags.DEFINE_string("workdir", "runs/zoo", "", flag_values=values)
+    rest = values(words)
+    assert rest == words[:1], "arguments that are no flags"
+    assert isinstance(config.value, ml_collections.ConfigDict), "no configuration"
+    assert workdir.value
+
+
+def check_tpu(words: list[str]) -> None:
+    """Its dry run succeeds."""
+    script, *arguments = words
+    done = subprocess.run([ROOT / script, "--dry-run", *arguments], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def check_benchmark(words: list[str]) -> None:
+    """The module exists; its parts are run by its own test."""
+    assert find_spec("experiments.benchmark"), "no such module"
+    assert (ROOT / "tests" / "test_benchmark.py").exists(), "no test runs its parts"
+
+
+def check_ci(words: list[str]) -> None:
+    """`.ci/run` runs it, as it stands there."""
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert words in [shlex.split(line, comments=True) for line in script if "$" not in line]
+
+
+def check_install(words: list[str]) -> None:
+    """As `.ci/run` does, perhaps with other extras, which setup.py must name."""
+    assert words[:-1] == ["pip", "install", "-e"]
+    target = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
+    assert target, f"cannot install {words[-1]}"
+    extras = target[1].split(",") if target[1] else []
+    assert all(f'"{extra}": [' in (ROOT / "setup.py").read_text() for extra in extras), "no such extra"
+
+
+CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
+    (r"python -m experiments\.main( .*)?", lambda words: check_main_job(words[2:])),
+    (r"python -m experiments\.benchmark( .*)?", check_benchmark),
+    (r"launch/tpu_vm\.sh .*", check_tpu),
+    (r"pip install .*", check_install),
+    (r"pytest|pyright|ruff .*", check_ci),
+]
+
+
+def check(command: str) -> None:
+    """Raises AssertionError, or absl's or ml_collections' error, for a command that is covered nowhere or wrong."""
+    for pattern, checker in CHECKS:
+        if re.fullmatch(pattern, command):
+            return checker(shlex.split(command))
+    raise AssertionError(f"README.md: nothing runs or checks {command!r}; add a test or a check")
+
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands(README)))
+def test_every_command_is_covered(command: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    check(command)
+
+
+def test_the_tiny_command_is_the_one_that_test_job_runs():
+    tiny = [shlex.split(c) for c in commands(README) if "configs/tiny.py" in c]
+    assert [words[: len(COMMAND)] for words in tiny] == [COMMAND] * len(tiny)
+    assert tiny
+
+
+def test_the_main_commands_stand_in_the_readme():
+    lines = [line for language, content in fences(README) if language in SHELLS for line in content.splitlines()]
+    assert "pip install -e . && python -m experiments.main --config=configs/zoo.py" in lines
+    assert "pip install -e '.[test]' && pytest" in lines
+
+
+def test_every_block_names_its_language():
+    assert all(language.strip() for language, _ in fences(README))
+
+
+def test_ci_runs_the_test_command():
+    script = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert script[-1] == "pytest"
+    assert "pip install -e '.[test]'" in script
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["filterwarnings"]
+
+
+def test_commands_are_found_in_all_shell_blocks():
+    text = "```sh\na 'b c' && d \\\n  --e=1  # why\n# alone\n```\n```python\nx\n```\n```bash\nf | g; h\n```\n"
+    assert commands(text) == ["a 'b c'", "d --e=1", "f", "g", "h"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "rm -rf runs",
+        "python -m experiments.other",
+        "python -m experiments.main --config=configs/zoo.py --config.zoo.nonsense=1",
+        "python -m experiments.main --config=configs/none.py",
+        "python -m experiments.main --config=configs/zoo.py runs/zoo",
+        "python -m experiments.main --config=configs/zoo.py --nonsense=1",
+        "pip install -e '.[none]'",
+        "ruff check --fix .",
+        "launch/tpu_vm.sh --nonsense",
+    ],
+)
+def test_a_command_that_is_wrong_or_not_covered_fails(command: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((AssertionError, flags.Error, KeyError, AttributeError)):
+        check(command)

@@ -1,0 +1,150 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from networks import draw_network
+
+from configs.zoo import get_config
+from wsrl.encoder.encoder import Encoder, Encoding
+from wsrl.encoder.fit import init_params
+from wsrl.encoder.sampling import Examples, Sampler
+from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
+from wsrl.graph.collection import checkpoint_graph, make_buckets
+
+SETTINGS = get_config().encoder
+SETTINGS.update(steps=6, validate_every=2, warmup_steps=1, input_learning_rate=1e-2, loss="margin")
+
+
+def linear(params, rows, class_map):
+    """A stand-in for an encoder."""
+    embedding = rows @ params["rest"]["kernel"] + params["inputs"]
+    embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True))
+    return Encoding(embedding, jax.nn.sigmoid(embedding[:, 0]))
+
+
+class Rows:
+    """Eight networks of four tasks."""
+
+    members, size, classes = np.arange(8), 4, 1
+
+    def batch(self, places):
+        rows = np.zeros((5, 3), np.float32)
+        rows[: len(places)] = np.random.default_rng(0).normal(size=(8, 3))[list(places)]
+        return rows
+
+
+def sampler(devices=1):
+    known = Examples(np.arange(8) % 4, np.arange(8), np.linspace(0, 1, 8, dtype=np.float32), [None] * 8)
+    return Sampler([Rows()], known, tasks=4, map_share=0.0, merge_share=0.0, devices=devices, seed=0)
+
+
+def run(directory, settings=SETTINGS, sample=None, seconds=None):
+    params = {"rest": {"kernel": np.eye(3, dtype=np.float32)}, "inputs": np.full(3, 0.1, np.float32)}
+    optimizer = make_optimizer(settings)
+    step = make_train_step(linear, optimizer, settings)
+    sample = sample or sampler(jax.local_device_count()).sample
+    return train(
+        init_state(params, optimizer), step, sample, lambda p: float(p["inputs"][0]), settings, directory, "t", seconds
+    )
+
+
+def losses(rows):
+    return [row["loss"] for row in rows]
+
+
+@pytest.mark.parametrize("loss", ["margin", "supervised_contrastive"])
+def test_training_lowers_the_loss(tmp_path, loss):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.update(loss=loss, steps=30, learning_rate=0.1)
+    _, rows = run(tmp_path, settings)
+    assert losses(rows)[-1] < losses(rows)[0]
+
+
+def test_a_killed_run_goes_on_to_the_same_losses(tmp_path):
+    _, whole = run(tmp_path / "whole")
+
+    def dies(step):
+        if step >= 5:
+            raise KeyboardInterrupt
+        return sampler(jax.local_device_count()).sample(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", sample=dies)
+    best, resumed = run(tmp_path / "killed")
+    assert losses(resumed) == losses(whole)
+    assert [row["step"] for row in resumed] == list(range(1, 7))
+    written = [json.loads(line) for line in (tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()]
+    assert written == resumed
+    assert list((tmp_path / "killed" / "tensorboard").iterdir())
+    again, rows = run(tmp_path / "killed")  # a finished run trains nothing
+    assert rows == resumed
+    jax.tree.map(np.testing.assert_array_equal, best, again)
+
+
+def test_the_best_parameters_are_those_that_validated_best(tmp_path):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.update(validate_every=1)
+    best, rows = run(tmp_path, settings)
+    assert float(best["inputs"][0]) == pytest.approx(max(row["validation"] for row in rows))
+
+
+def test_inputs_are_fixed_without_a_learning_rate(tmp_path):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.update(input_learning_rate=0.0)
+    best, _ = run(tmp_path, settings)
+    np.testing.assert_array_equal(best["inputs"], np.full(3, 0.1, np.float32))
+
+
+def test_training_stops_after_its_time(tmp_path):
+    _, rows = run(tmp_path, seconds=1e-9)
+    assert len(rows) == 2  # the first step, which compiles, does not count
+
+
+EIGHT_DEVICES = """
+import jax, numpy as np, sys
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+sys.path.insert(0, "tests")
+from test_train import global_step
+loss, leaves = global_step(int(sys.argv[1]))
+np.savez(sys.argv[2], loss=loss, **{str(i): leaf for i, leaf in enumerate(leaves)})
+"""
+
+
+def global_step(devices):
+    """One step on the same eight networks, on one device or on eight."""
+    checkpoints = [draw_network("mlp", 1, seed)[0] for seed in range(8)]
+    graphs = [checkpoint_graph(c, 16) for c in checkpoints]
+    bucket = make_buckets(graphs, batch_cost=10**9, max_size=8 // devices)[0]
+    encoder = Encoder(probes=4, dim=8, width=8, backward_probes=2, chunk=2)
+    inputs = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
+    params = init_params(encoder, inputs, 0)
+    known = Examples(np.arange(8) % 4, np.arange(8), np.linspace(0, 1, 8, dtype=np.float32), [list(range(5))] * 8)
+
+    class Everyone(Sampler):
+        def _draw(self, bucket, places, tasks, rng):
+            return [(i, i % 4) for i in range(8)]
+
+    data = Everyone([bucket], known, tasks=4, map_share=1.0, merge_share=0.5, devices=devices, seed=0).sample(0)
+    settings = get_config().encoder
+    optimizer = optax.sgd(1.0)
+    step = make_train_step(lambda p, b, m: encoder.apply({"params": p}, b, m), optimizer, settings)
+    state, metrics = step(init_state(params, optimizer), *data)
+    return float(metrics.loss), [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
+
+
+def test_eight_devices_take_the_step_of_one(tmp_path):
+    found = {}
+    for devices in (1, 8):
+        path = tmp_path / f"{devices}.npz"
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+        subprocess.run([sys.executable, "-c", EIGHT_DEVICES, str(devices), str(path)], check=True, env=environment)
+        found[devices] = dict(np.load(path))
+    assert found[1].keys() == found[8].keys()
+    for key, value in found[1].items():
+        np.testing.assert_allclose(found[8][key], value, rtol=1e-4, atol=1e-6)
