@@ -8,11 +8,12 @@ Its figures mean nothing: networks are few, hardly trained, and the encoder sees
 import ml_collections
 
 from configs import zoo
+from wsrl.annotations import Config
 
 
 def get_config() -> ml_collections.ConfigDict:
     """Returns the configuration of the main job, made small."""
-    config = zoo.get_config()
+    config: Config = zoo.get_config()
     config.zoo.update(
         datasets="digits",
         families="mlp,cnn_gap",

@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 
+from wsrl.annotations import Config
 from wsrl.baselines import chance_features, metadata_features, raw_weight_features, statistics_features
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
@@ -27,7 +28,7 @@ Methods = dict[str, list[np.ndarray]]
 
 
 def baseline_methods(
-    config: ml_collections.ConfigDict,
+    config: Config,
     networks: Networks,
     split: dict[str, np.ndarray],
     examples: Examples,
@@ -75,8 +76,8 @@ def in_shared_order(checkpoint: Checkpoint, order: list[int] | None) -> Checkpoi
 class GNN:
     """The synchronous GNN with its compiled programs, which both forms of the zoo share."""
 
-    def __init__(self, config: ml_collections.ConfigDict):
-        self.settings = ml_collections.ConfigDict({**config.encoder.to_dict(), **config.gnn.to_dict()})
+    def __init__(self, config: Config):
+        self.settings: Config = ml_collections.ConfigDict({**config.encoder.to_dict(), **config.gnn.to_dict()})
         self.seed = config.seed
         self.model = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)
         self.embed = NetworkMap(self._apply)

@@ -75,7 +75,7 @@ class Settings(NamedTuple):
     families: tuple[str, ...] = ("mlp", "cnn_gap", "resnet", "vit")
     networks: int = 32
     probes: int = 128
-    rounds: int = 5
+    rounds: int = 3
     zoo_families: tuple[str, ...] = ("mlp", "cnn_gap")
     zoo_models: int = 26
     zoo_steps: int = 60
@@ -195,9 +195,9 @@ def encoder_tables(settings: Settings) -> list[str]:
             steps,
         ),
         table(
-            "Networks/s against the floor: FLOP of the networks' own forward passes on the probes, at the rate of a float32\n"
-            "matrix product; twice that in training, where sweeps have a gradient. Embedding counts batching and read-out;\n"
-            "read-out training is of networks that are swept already, as where inputs are not learned.",
+            "Networks/s against the floor: FLOP of the networks' own forward passes on the probes, at the rate of a\n"
+            "float32 matrix product; twice that in training, where sweeps have a gradient. Embedding counts batching\n"
+            "and read-out; read-out training is of networks swept already, as where inputs are not learned.",
             ("GFLOP/s", "floor", "embedding", "distance", "floor", "training", "distance", "read-out training"),
             floors,
         ),

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from experiments.baselines import baseline_methods
+from wsrl.annotations import Config
 from wsrl.data import load_image_set
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
@@ -50,7 +50,7 @@ class Stages:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any]:
+def run(config: Config, workdir: str | Path) -> dict[str, Any]:
     """Runs the whole job and returns what it writes to `results.json`.
 
     Raises:
@@ -137,7 +137,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | Path) -> dict[str, Any
     return results
 
 
-def claim_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def claim_workdir(config: Config, workdir: Path) -> None:
     """Writes the configuration into the folder, or refuses a folder that holds a run of another one."""
     path = workdir / "config.json"
     current = json.loads(json.dumps({k: v for k, v in config.to_dict().items() if k != "evaluation"}))
@@ -180,7 +180,7 @@ def validation_score(records: Sequence[Record], places: np.ndarray):
     return score
 
 
-def draw_inputs(config: ml_collections.ConfigDict, networks: Networks, seed: int) -> np.ndarray:
+def draw_inputs(config: Config, networks: Networks, seed: int) -> np.ndarray:
     """Natural images of the training tasks, or, for a zoo made elsewhere, of the configured data sets."""
     zoo = config.zoo
     names = zoo.datasets.split(",")
@@ -214,7 +214,7 @@ def invariance_error(
     networks: Networks,
     buckets: Sequence[Bucket],
     places: np.ndarray,
-    config: ml_collections.ConfigDict,
+    config: Config,
 ) -> float:
     """Largest relative change of an embedding when a network is permuted and rescaled at random."""
     rng = np.random.default_rng([config.seed, 3])

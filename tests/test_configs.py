@@ -10,6 +10,7 @@ import pytest
 import configs
 from configs import large, zoo
 from experiments.benchmark import fresh_network
+from wsrl.data import ImageSet
 from wsrl.encoder.encoder import Encoding
 from wsrl.encoder.fit import init_params, make_encoder
 from wsrl.encoder.losses import contrastive
@@ -17,6 +18,8 @@ from wsrl.encoder.train import init_state, make_optimizer
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.tiles import to_graph
 from wsrl.zoo.models import FAMILIES
+from wsrl.zoo.recipes import draw_runs
+from wsrl.zoo.tasks import draw_tasks
 
 NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 
@@ -47,6 +50,18 @@ def test_sizes_go_together(name):
     assert set(config.zoo.families.split(",")) <= set(FAMILIES)
     assert config.encoder.probes % config.encoder.chunk == 0
     assert config.encoder.backward_probes <= config.encoder.probes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_are_enough_tasks(name):
+    config = importlib.import_module(f"configs.{name}").get_config().zoo
+    pixels, classes, held_out = np.zeros((0, 16, 16), np.uint8), np.zeros(0, int), np.zeros(0, bool)
+    sets = [ImageSet(data, pixels, classes, 10, held_out) for data in config.datasets.split(",")]
+    numbers = (config.num_tasks, config.num_test_tasks, config.num_validation_tasks)
+    tasks = draw_tasks(sets, *numbers, num_classes=config.num_classes)
+    assert len({task.id for task in tasks}) == config.num_tasks
+    runs = draw_runs(config, tasks)
+    assert sum(run.parent is not None for run in runs) == config.num_children
 
 
 def test_large_step_has_consistent_shapes():

@@ -1,4 +1,5 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from networks import CASES, draw_network
@@ -81,7 +82,7 @@ def test_class_maps_leave_out_and_merge(checkpoints):
 
 
 def test_other_input_shapes_are_resized():
-    inputs = np.random.default_rng(0).normal(size=(3, 16, 16, 1)).astype(np.float32)
+    inputs = jnp.asarray(np.random.default_rng(0).normal(size=(3, 16, 16, 1)), jnp.float32)
     assert fit_inputs(inputs, (8, 8, 3)).shape == (3, 8, 8, 3)
     assert fit_inputs(inputs, (1, 20, 1)).shape == (3, 1, 20, 1)
     np.testing.assert_array_equal(fit_inputs(inputs, (16, 16, 1)), inputs)

@@ -10,6 +10,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from wsrl.annotations import Graph
 from wsrl.encoder.encoder import Encoding
 
 ENDS = 64  # input and output neurons have learned identities, hidden ones have none
@@ -27,7 +28,7 @@ class SynchronousGNN(nn.Module):
     rounds: int
 
     @nn.compact
-    def __call__(self, graph: jraph.GraphsTuple) -> Encoding:
+    def __call__(self, graph: Graph) -> Encoding:
         """Embeds a padded batch of neuron graphs (`wsrl.graph.neurons`)."""
         nodes, edges = graph.nodes, graph.edges
         count = len(nodes["bias"])
@@ -67,11 +68,11 @@ class NeuronBucket:
     """Networks as neuron graphs in batches of one shape; see `wsrl.encoder.embed.Batches`."""
 
     members: np.ndarray
-    graphs: tuple[jraph.GraphsTuple, ...]
+    graphs: tuple[Graph, ...]
     size: int
     classes: int
 
-    def batch(self, places: Sequence[int]) -> jraph.GraphsTuple:
+    def batch(self, places: Sequence[int]) -> Graph:
         """Batches and pads graphs for the largest of the bucket."""
         nodes = self.size * max(int(g.n_node[0]) for g in self.graphs) + 1
         edges = self.size * max(int(g.n_edge[0]) for g in self.graphs)
@@ -79,9 +80,7 @@ class NeuronBucket:
         return jax.tree.map(np.asarray, jraph.pad_with_graphs(batch, nodes, edges, self.size + 1))
 
 
-def make_neuron_buckets(
-    graphs: Sequence[jraph.GraphsTuple], members: Int[np.ndarray, " m"], edges: int
-) -> list[NeuronBucket]:
+def make_neuron_buckets(graphs: Sequence[Graph], members: Int[np.ndarray, " m"], edges: int) -> list[NeuronBucket]:
     """Sorts some of the graphs into buckets by the octave of their number of edges; a batch has at most `edges`."""
     octave = np.array([int(graphs[i].n_edge[0]).bit_length() for i in members])
     buckets = []

@@ -1,6 +1,6 @@
 """The encoder: forward and backward sweeps over a batch of networks, and a unit vector for each."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -25,10 +25,10 @@ class Swept(NamedTuple):
       levels: whether the network has the level.
     """
 
-    logits: Float[Array, "networks classes probes"]
-    mask: Float[Array, "networks classes"]
-    tokens: Float[Array, "networks levels features"]
-    levels: Bool[Array, "networks levels"]
+    logits: Float[Any, "networks classes probes"]
+    mask: Float[Any, "networks classes"]
+    tokens: Float[Any, "networks levels features"]
+    levels: Bool[Any, "networks levels"]
 
 
 class Encoding(NamedTuple):
@@ -39,8 +39,8 @@ class Encoding(NamedTuple):
       accuracy: predicted accuracy on held-out data, 0 to 1.
     """
 
-    embedding: Float[Array, "networks dim"]
-    accuracy: Float[Array, "networks"]
+    embedding: Float[Any, "networks dim"]
+    accuracy: Float[Any, "networks"]
 
 
 class Encoder(nn.Module):
@@ -96,10 +96,10 @@ class Encoder(nn.Module):
           class_map: one where an output neuron's class becomes a new class; classes with none are left out, classes
             with the same one are merged. None leaves the classes as they are.
         """
-        identity = swept.mask[:, :, None] * jnp.eye(swept.mask.shape[1])
-        class_map = identity if class_map is None else class_map * swept.mask[:, :, None]
+        new_classes = jnp.eye(swept.mask.shape[1]) if class_map is None else class_map
+        kept = swept.mask[:, :, None] * new_classes
         neurons = self.neurons(swept.tokens, swept.levels)
-        embedding = self.responses(swept.logits, class_map) + self.relevances(neurons)
+        embedding = self.responses(swept.logits, kept) + self.relevances(neurons)
         embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
         features = jnp.concatenate([confidence(swept.logits, swept.mask), neurons], -1)
         return Encoding(embedding, self.accuracy(features)[:, 0])

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
-import ml_collections
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from wsrl.annotations import Config
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
 from wsrl.encoder.encoder import Encoder, Encoding, Swept
 from wsrl.encoder.readout import INVARIANTS
@@ -35,7 +36,7 @@ class Fitted(NamedTuple):
     curve: list[dict[str, float]]
 
 
-def make_encoder(config: ml_collections.ConfigDict, input_shape: tuple[int, int, int]) -> Encoder:
+def make_encoder(config: Config, input_shape: tuple[int, int, int]) -> Encoder:
     """The encoder of the section `encoder` of a configuration."""
     return Encoder(
         probes=config.probes,
@@ -54,7 +55,7 @@ def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width
     mask = np.ones((1, 1), np.float32)
     swept = Swept(np.zeros((1, 1, encoder.probes), np.float32), mask, tokens, mask > 0)
     params = jax.jit(encoder.init, static_argnames="method")(jax.random.key(seed), swept, method="read")["params"]
-    return {**params, "inputs": np.asarray(inputs, np.float32)}
+    return {**params, "inputs": jnp.asarray(inputs, jnp.float32)}
 
 
 def fit_encoder(
@@ -64,7 +65,7 @@ def fit_encoder(
     examples: Examples,
     training: Int[np.ndarray, " m"],
     validate: Validate,
-    config: ml_collections.ConfigDict,
+    config: Config,
     directory: Path,
     seed: int,
 ) -> Fitted:
@@ -92,7 +93,7 @@ def fit_encoder(
         encoding = embedder(current, buckets) if swept is None else embedder.read(current, swept)
         return validate(encoding.embedding)
 
-    served: list[Batches]
+    served: Sequence[Batches]
     if swept is None:
         chosen = [(b, np.flatnonzero(np.isin(b.members, training))) for b in buckets]
         graphs = [b.graphs[i] for b, places in chosen for i in places]
@@ -111,7 +112,9 @@ def fit_encoder(
     )
     optimizer = make_optimizer(config)
     step = make_train_step(
-        lambda p, batch, class_map: embedder.encoder.apply({"params": p}, batch, class_map, method=method),
+        lambda p, batch, class_map: cast(
+            Encoding, embedder.encoder.apply({"params": p}, batch, class_map, method=method)
+        ),
         optimizer,
         config,
     )

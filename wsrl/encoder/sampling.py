@@ -129,7 +129,7 @@ class Sampler:
         turns = rng.permutation(np.arange(wanted) % len(tasks))
         return [(int(rng.choice(places[tasks[i]])), int(i)) for i in turns if len(places[tasks[i]])]
 
-    def _batch(self, bucket: Batches, chosen: list, maps: list) -> tuple[Any, np.ndarray, Targets]:
+    def _batch(self, bucket: Batches, chosen: list, maps: list[np.ndarray]) -> tuple[Any, np.ndarray, Targets]:
         size = bucket.size + 1
         target = Targets(np.full(size, PADDING, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32))
         class_map = np.zeros((size, bucket.classes, bucket.classes), np.float32)
@@ -139,7 +139,7 @@ class Sampler:
             target.lineage[n] = self.examples.lineage[member]
             target.accuracy[n] = self.examples.accuracy[member]
             order = self.examples.class_order[member]
-            new = maps[draw][np.asarray(order)] if order else np.arange(bucket.classes)
+            new = np.take(maps[draw], order) if order else np.arange(bucket.classes)
             unit = np.flatnonzero(new >= 0)
             class_map[n, unit, new[unit]] = 1.0
         places = [place for place, _ in chosen] or [0]  # a batch may be all padding, but not empty

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 from jaxtyping import Array, Float
@@ -19,13 +18,14 @@ from orbax.checkpoint import v1 as ocp
 from tensorboard.summary import Writer
 from tqdm import tqdm
 
+from wsrl.annotations import Config
 from wsrl.encoder.encoder import Encoding
 from wsrl.encoder.losses import contrastive
 from wsrl.encoder.sampling import Targets
 from wsrl.files import write_atomically
 
 AXIS = "devices"
-LATEST = ocp.training.preservation_policies.LatestN(1)
+LATEST: Any = ocp.training.preservation_policies.LatestN(1)
 Params = Any
 Apply = Callable[[Params, Any, Array], Encoding]
 Step = Callable[["TrainState", Sequence[Any], Targets], tuple["TrainState", "Metrics"]]
@@ -49,7 +49,7 @@ class Metrics(NamedTuple):
     gradient_norm: Float[Array, ""]
 
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+def make_optimizer(config: Config) -> optax.GradientTransformation:
     """AdamW with warm-up, cosine decay and clipping; the learned inputs have a learning rate of their own.
 
     Args:
@@ -67,7 +67,7 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         }
 
     inputs = adam(config.input_learning_rate) if config.input_learning_rate else optax.set_to_zero()
-    rates = {"inputs": inputs, "rest": adam(config.learning_rate)}
+    rates: dict[Any, optax.GradientTransformation] = {"inputs": inputs, "rest": adam(config.learning_rate)}
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(rates, label))
 
 
@@ -76,7 +76,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict) -> Step:
+def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, config: Config) -> Step:
     """Returns one training step over all devices.
 
     Every device encodes its own networks; embeddings are gathered, so each is compared with those of all devices.
@@ -104,7 +104,7 @@ def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, confi
         grads = jax.lax.pmean(grads, AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, *parts, optax.tree.norm(grads))
+        metrics = Metrics(loss, parts[0], parts[1], optax.tree.norm(grads))
         return TrainState(params, opt_state, state.step + 1), jax.lax.pmean(metrics, AXIS)
 
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None))
@@ -115,7 +115,7 @@ def train(
     step_fn: Step,
     sample: Callable[[int], tuple[Sequence[Any], Targets]],
     validate: Callable[[Params], float],
-    config: ml_collections.ConfigDict,
+    config: Config,
     directory: Path,
     name: str,
     seconds: float | None = None,
@@ -142,7 +142,7 @@ def train(
     best, rows = state.params, []
     directory.mkdir(parents=True, exist_ok=True)
     with (
-        ocp.training.Checkpointer(directory.resolve() / "checkpoints", preservation_policy=LATEST) as checkpointer,
+        ocp.training.Checkpointer(str(directory.resolve() / "checkpoints"), preservation_policy=LATEST) as checkpointer,
         ThreadPoolExecutor(1) as prefetch,
         contextlib.closing(Writer(str(directory / "tensorboard"))) as writer,
     ):

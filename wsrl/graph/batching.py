@@ -11,6 +11,7 @@ import flax.struct
 import jraph
 import numpy as np
 
+from wsrl.annotations import Graph
 from wsrl.graph.tiles import OPS
 
 Leaf = Any  # an array, or what stands for it while JAX maps over a tree
@@ -143,12 +144,12 @@ class Profile:
         return (self.input_shape, self.position_embedding) == (other.input_shape, other.position_embedding)
 
 
-def node_levels(graph: jraph.GraphsTuple, last: int) -> np.ndarray:
+def node_levels(graph: Graph, last: int) -> np.ndarray:
     """Level of every node; output nodes are moved to level `last`, so that networks of other depths fit together."""
     return np.where(graph.nodes["output"] == 1, last, graph.nodes["level"])
 
 
-def profile(graph: jraph.GraphsTuple) -> Profile:
+def profile(graph: Graph) -> Profile:
     """Counts the tiles of one network's graph, level by level."""
     nodes, edges = graph.nodes, graph.edges
     level = nodes["level"]
@@ -158,6 +159,7 @@ def profile(graph: jraph.GraphsTuple) -> Profile:
     np.maximum.at(positions, level, nodes["grid"].prod(-1))
     inputs = nodes["op"] == OPS.index("input")
     embedding = nodes["op"] == OPS.index("position")
+    shape = nodes["grid"][embedding][0] if embedding.any() else (0, 0)
     height, width = (int(n) for n in nodes["grid"][inputs][0])
 
     def count(levels: np.ndarray) -> np.ndarray:
@@ -174,7 +176,7 @@ def profile(graph: jraph.GraphsTuple) -> Profile:
         sources=tuple(frozenset(source[to == i].tolist()) for i in range(1, last + 1)),
         outputs=int(nodes["output"].sum()),
         input_shape=(height, width, int(nodes["mask"][inputs].sum())),
-        position_embedding=tuple(int(n) for n in nodes["grid"][embedding][0]) if embedding.any() else None,
+        position_embedding=(int(shape[0]), int(shape[1])) if embedding.any() else None,
     )
 
 
@@ -223,7 +225,7 @@ def make_plan(profile: Profile, graphs: int, tile: int) -> Plan:
     return Plan(graphs, tile, profile.outputs, levels=levels, **_inputs(profile))
 
 
-def make_batch(graphs: Sequence[jraph.GraphsTuple], plan: Plan) -> Batch:
+def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
     """Batches and pads networks and schedules their tiles.
 
     Raises:
@@ -232,7 +234,7 @@ def make_batch(graphs: Sequence[jraph.GraphsTuple], plan: Plan) -> Batch:
     if len(graphs) > plan.graphs:
         raise ValueError(f"{len(graphs)} networks do not fit into a plan for {plan.graphs}")
     last, tile = len(plan.levels), plan.tile
-    graph = jraph.batch_np(graphs)
+    graph: Graph = jraph.batch_np(graphs)
     inputs = _tiles(plan.input_shape[2], tile) + _tiles(_position_count(plan), tile)
     total_nodes = plan.graphs * inputs + sum(p.nodes for p in plan.levels) + 1
     total_edges = sum(p.edges + 3 * p.attention for p in plan.levels) + 1
@@ -305,7 +307,7 @@ def _row_count(plan: Plan, level: int) -> int:
 
 
 def _slot_rows(
-    graph: jraph.GraphsTuple,
+    graph: Graph,
     edge: np.ndarray,
     first: np.ndarray,
     positions: np.ndarray,
@@ -336,7 +338,7 @@ def _slot_rows(
     return np.where(inside, row[:, :, None] + source_y * source_width + source_x, empty)
 
 
-def _input_rows(graph: jraph.GraphsTuple, plan: Plan, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _input_rows(graph: Graph, plan: Plan, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First row of each tile within its level, rows a neuron, and map after pooling."""
     nodes, tile = graph.nodes, plan.tile
     size = np.array([0] + [p.positions for p in plan.levels])
@@ -352,7 +354,7 @@ def _input_rows(graph: jraph.GraphsTuple, plan: Plan, level: np.ndarray) -> tupl
     return base, positions, grid
 
 
-def _attention_sources(graph: jraph.GraphsTuple, attention: np.ndarray, local: np.ndarray) -> np.ndarray:
+def _attention_sources(graph: Graph, attention: np.ndarray, local: np.ndarray) -> np.ndarray:
     """Query, key and value tile of each attention node: [attention, 3] places within their level."""
     edge = np.flatnonzero(graph.edges["part"] >= 0)
     found = np.zeros((len(local), 3), np.int32)

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jraph
 import numpy as np
 
+from wsrl.annotations import Graph
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.graph.batching import Batch, Plan, Profile, make_batch, make_plan, merge, profile
@@ -14,7 +14,7 @@ from wsrl.network import read_network
 from wsrl.wiring import infer_wiring
 
 
-def checkpoint_graph(checkpoint: Checkpoint, tile: int) -> jraph.GraphsTuple:
+def checkpoint_graph(checkpoint: Checkpoint, tile: int) -> Graph:
     """Checkpoint -> wiring -> canonical weights -> graph of tiles.
 
     Raises:
@@ -35,7 +35,7 @@ class Bucket:
     """
 
     members: np.ndarray
-    graphs: tuple[jraph.GraphsTuple, ...]
+    graphs: tuple[Graph, ...]
     plan: Plan
     size: int
 
@@ -55,7 +55,7 @@ def sweep_cost(profile: Profile) -> int:
 
 
 def make_buckets(
-    graphs: Sequence[jraph.GraphsTuple], batch_cost: int = 2048, slack: float = 1.6, max_size: int = 64
+    graphs: Sequence[Graph], batch_cost: int = 2048, slack: float = 1.6, max_size: int = 64
 ) -> list[Bucket]:
     """Sorts networks into buckets of like shapes.
 

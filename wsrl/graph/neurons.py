@@ -6,10 +6,11 @@ The plain form (Lim et al. 2024, Kofinas et al. 2024): the baseline reads it, an
 import jraph
 import numpy as np
 
+from wsrl.annotations import Graph
 from wsrl.network import Network
 
 
-def neuron_graph(network: Network) -> jraph.GraphsTuple:
+def neuron_graph(network: Network) -> Graph:
     """Builds the graph; identity links become edges of weight one.
 
     Returns:
@@ -42,7 +43,8 @@ def neuron_graph(network: Network) -> jraph.GraphsTuple:
             kernels.append(np.full(len(tap), 1 if weight is None else len(weight)))
             senders.append(source + start[link.source])
             receivers.append(target + start[i])
-    return jraph.GraphsTuple(
+    graph: Graph = jraph.GraphsTuple
+    return graph(
         nodes=nodes,
         edges={
             "weight": np.concatenate(weights).astype(np.float32),

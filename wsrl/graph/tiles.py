@@ -11,6 +11,7 @@ so a message is a matrix product whatever the kernel, and what does not fill a t
 import jraph
 import numpy as np
 
+from wsrl.annotations import Graph
 from wsrl.network import Network, WeightedLayer
 
 OPS = ("input", "position", "linear", "norm", "attention")
@@ -38,7 +39,7 @@ def depths(network: Network) -> np.ndarray:
     return level
 
 
-def to_graph(network: Network, tile: int) -> jraph.GraphsTuple:
+def to_graph(network: Network, tile: int) -> Graph:
     """Builds the graph of tiles.
 
     Returns:
@@ -68,7 +69,8 @@ def to_graph(network: Network, tile: int) -> jraph.GraphsTuple:
             receivers.append(receiver + first[i])
     nodes = {key: np.concatenate([n[key] for n in nodes]) for key in nodes[0]}
     edges = {key: np.concatenate([e[key] for e in edges]) for key in edges[0]}
-    return jraph.GraphsTuple(
+    graph: Graph = jraph.GraphsTuple
+    return graph(
         nodes=nodes,
         edges=edges,
         senders=np.concatenate(senders).astype(np.int32),

@@ -47,7 +47,7 @@ def projections(attention: list[Module], units: int, heads: int | None) -> tuple
     views = []
     for name in ("query", "key", "value"):
         module = by_name[name]
-        sizes = dict(zip(("in", "heads", "dim"), module.shape, strict=True))
+        sizes: dict[str, int] = dict(zip(("in", "heads", "dim"), module.shape, strict=True))
         bias = module.fields.get("bias")
         weight = View(module.fields["weight"][0], (("in",), ("heads",), ("dim",)), sizes)
         views.append((weight, View(bias[0], (("heads",), ("dim",)), sizes) if bias else None))

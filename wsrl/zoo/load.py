@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import jraph
 from tqdm import tqdm
 
+from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.zoo.manifest import Record
@@ -25,7 +25,7 @@ class Networks(NamedTuple):
 
     records: list[Record]
     checkpoints: list[Checkpoint]
-    graphs: list[jraph.GraphsTuple]
+    graphs: list[Graph]
     problems: list[str]
 
 
