@@ -16,6 +16,7 @@ REQUIRED = [
     "optax>=0.2.6,<0.3",  # optimizers and schedules
     "orbax-checkpoint>=0.11,<1.0",  # checkpoints of encoder training
     "pillow>=11,<14",  # decodes the images of TFDS data sets
+    "markupsafe>=2.1,<4",  # marks the report's trusted parts
     "plotly>=6,<8",  # interactive figures of the report
     "safetensors>=0.5,<1",  # format of the zoo's checkpoints
     "scann>=1.4,<2; platform_system == 'Linux' and platform_machine == 'x86_64'",  # nearest-neighbour search
@@ -23,6 +24,7 @@ REQUIRED = [
     "scipy>=1.13,<2",  # Kendall's tau
     "tensorboard>=2.18,<3",  # event files of training curves
     "tensorflow-datasets>=4.9.7,<5",  # image data sets by name
+    "threadpoolctl>=3.5,<4",  # keeps OpenMP from spinning on busy cores
     "tqdm>=4.66,<5",  # progress lines
 ]
 
@@ -31,7 +33,7 @@ EXTRAS = {
     "test": [
         "beartype>=0.20,<1",  # checks the shape annotations at run time
         "hypothesis>=6.100,<7",  # property tests
-        "pyright>=1.1.400,<2",  # type checker
+        "pyright[nodejs]>=1.1.400,<2",  # type checker, with the Node.js that it runs on
         "pytest>=8,<10",  # test runner
         "ruff>=0.12,<1",  # linter and formatter
     ],

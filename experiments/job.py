@@ -17,6 +17,7 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import Fitted, fit_encoder, init_params, make_encoder
 from wsrl.encoder.inputs import natural_inputs
+from wsrl.encoder.losses import LOSSES
 from wsrl.encoder.sampling import Examples
 from wsrl.errors import InputError
 from wsrl.evaluation import accuracy_tau, evaluate_methods, query_examples, write_results
@@ -57,6 +58,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
       InputError: unusable settings, data or zoo, or a folder that holds another run.
     """
     workdir, stages = Path(workdir), Stages()
+    check_settings(config)
     claim_workdir(config, workdir)
     with stages("zoo"):
         zoo = Path(config.zoo.dir) if config.zoo.dir else workdir / "zoo"
@@ -135,6 +137,33 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
     write_results(workdir / "results.json", results)
     print_summary(results, workdir)
     return results
+
+
+def check_settings(config: Config) -> None:
+    """Refuses settings that no stage could work with, before anything is trained."""
+    positive = {
+        "zoo": ("image_size", "chunk_size", "batch_size", "steps", "checkpoints"),
+        "encoder": ("seeds", "tile", "probes", "chunk", "dim", "width", "batch_size", "tasks_per_batch", "steps"),
+        "gnn": ("width", "rounds", "edges", "tasks_per_batch"),
+        "evaluation": ("resamples", "invariance_models"),
+    }
+    for section, fields in positive.items():
+        for field in fields:
+            if config[section][field] < 1:
+                raise InputError(f"{section}.{field}", f"{config[section][field]} is too small", "set it to 1 or more")
+    if config.seed < 0:
+        raise InputError("seed", f"{config.seed} is negative", "set it to 0 or more")
+    encoder = config.encoder
+    if encoder.loss not in LOSSES:
+        raise InputError("encoder.loss", f"no loss {encoder.loss!r}", f"choose from {', '.join(LOSSES)}")
+    if encoder.warmup_steps >= encoder.steps:
+        raise InputError("encoder.warmup_steps", "not less than encoder.steps", "change either")
+    if encoder.probes % encoder.chunk or encoder.backward_probes > encoder.probes:
+        raise InputError(
+            "encoder.probes", "not a multiple of encoder.chunk, or fewer than backward_probes", "change it"
+        )
+    if not all(config.zoo.datasets.split(",")):
+        raise InputError("zoo.datasets", "holds an empty name", "give names with commas between them")
 
 
 def claim_workdir(config: Config, workdir: Path) -> None:

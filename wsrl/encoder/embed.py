@@ -56,6 +56,7 @@ class NetworkMap:
           progress: label of a progress line, or None for no line.
         """
         count = sum(len(bucket.members) for bucket in buckets)
+        params = jax.device_get(params)  # programs are compiled for parameters that lie on no device
         self._compile(params, buckets)
         parts: list[tuple[np.ndarray, Any]] = []
         with tqdm(total=count, desc=progress, unit="model", disable=progress is None, mininterval=1.0) as line:

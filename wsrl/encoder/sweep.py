@@ -99,6 +99,7 @@ def forward_sweep(
     probes = inputs.shape[0]
     for i, (spec, level) in enumerate(zip(batch.plan.levels, batch.schedule, strict=True)):
         node = {key: value[level.node] for key, value in nodes.items()}
+        node |= {key: node[key].astype(inputs.dtype) for key in ("mask", "gain", "bias")}
         shape = (spec.nodes, batch.plan.tile, spec.positions, probes)
         area = node["grid"].prod(-1)
         exists = (jnp.arange(spec.positions) < area[:, None])[:, None, :, None] * node["mask"][:, :, None, None]
@@ -120,7 +121,7 @@ def forward_sweep(
             dim = jnp.maximum(units[level.attention_head], 1.0)
             attended = attend(states[i - 1], level, node["mask"][at], area[at], dim)
             pre = pre.at[at].add(jnp.where((node["op"][at] == ATTENTION)[:, None, None, None], attended, 0.0))
-        pre = pre + node["bias"][:, :, None, None].astype(inputs.dtype)
+        pre = pre + node["bias"][:, :, None, None]
         state = activate(pre, node["activation"], spec.activations) * exists
         if spec.pool:
             pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from orbax.checkpoint import v1 as ocp
 from tensorboard.summary import Writer
@@ -153,6 +154,8 @@ def train(
         best_score = max((row["validation"] for row in rows if "validation" in row), default=-np.inf)
         spent = sum(row["seconds"] for row in rows[1:])
         first = int(state.step)
+        # where a step leaves it, so that the second step does not compile again
+        state = jax.device_put(state, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
         if first >= config.steps or (seconds is not None and spent >= seconds):
             return best, rows
         upcoming = prefetch.submit(sample, first)
