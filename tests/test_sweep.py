@@ -7,9 +7,10 @@ from networks import CASES, SIZE, draw_network, in_torch_names, logits
 
 from wsrl.canonical import canonicalize
 from wsrl.encoder.sweep import forward_sweep, output_logits
-from wsrl.graph.batching import make_batch, make_plan, profile
+from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph, make_buckets, sweep_cost
 from wsrl.graph.neurons import neuron_graph
+from wsrl.graph.plans import make_plan, profile
 from wsrl.network import read_network
 from wsrl.wiring import infer_wiring
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float, Int
 
-from wsrl.graph.batching import ATTENTION, NORM, Batch, LevelSchedule, Plan
+from wsrl.graph.batching import Batch, LevelSchedule
+from wsrl.graph.plans import ATTENTION, NORM, Plan
 from wsrl.graph.tiles import ACTIVATIONS
 
 LAYER_NORM_EPSILON = 1e-6

@@ -8,7 +8,8 @@ import numpy as np
 from wsrl.annotations import Graph
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
-from wsrl.graph.batching import Batch, Plan, Profile, make_batch, make_plan, merge, profile
+from wsrl.graph.batching import Batch, make_batch
+from wsrl.graph.plans import Plan, Profile, make_plan, merge, profile
 from wsrl.graph.tiles import to_graph
 from wsrl.network import read_network
 from wsrl.wiring import infer_wiring
