@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 import optax
 
-from wsrl.annotations import Config
+from wsrl.annotations import Config, Graph
 from wsrl.baselines import chance_features, metadata_features, raw_weight_features, statistics_features
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
@@ -60,9 +60,7 @@ def baseline_methods(
             "metadata": metadata_features(networks.records),
             "weight statistics": statistics_features(weights, split["train"]),
             "raw weights": raw_weight_features(weights),
-            "synchronous GNN": gnn.fit(
-                checkpoints, split["train"], examples, validate, workdir / f"gnn_{form}", seconds
-            ),
+            "synchronous GNN": gnn.fit(checkpoints, split, examples, validate, workdir / f"gnn_{form}", seconds),
         }
         both.append({name: [values[split["test"]]] for name, values in features.items()})
     return both[0], both[1]
@@ -80,7 +78,7 @@ class GNN:
         self.settings: Config = ml_collections.ConfigDict({**config.encoder.to_dict(), **config.gnn.to_dict()})
         self.seed = config.seed
         self.model = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)
-        self.embed = NetworkMap(self._apply)
+        self.network_map = NetworkMap(self._apply)
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.gnn.learning_rate))
         self.step = make_train_step(self._apply, self.optimizer, self.settings)
 
@@ -90,17 +88,20 @@ class GNN:
     def fit(
         self,
         checkpoints: list[Checkpoint],
-        training: np.ndarray,
+        split: dict[str, np.ndarray],
         examples: Examples,
         validate: Callable[[np.ndarray], float],
         directory: Path,
         seconds: float,
     ) -> np.ndarray:
-        """Trains for a time, with the encoder's loss and early stopping, and embeds all networks."""
+        """Trains for a time, with the encoder's loss and early stopping.
+
+        Returns:
+          [networks, dim], the embeddings of the test networks in their places and zeros elsewhere.
+        """
         graphs = [neuron_graph(canonicalize(read_network(c, infer_wiring(c)))) for c in checkpoints]
-        buckets = make_neuron_buckets(graphs, np.arange(len(graphs)), self.settings.edges)
-        served = make_neuron_buckets(graphs, training, self.settings.edges)
-        params = jax.jit(self.model.init)(jax.random.key(self.seed), buckets[0].batch([0]))["params"]
+        served = make_neuron_buckets(graphs, split["train"], self.settings.edges)
+        params = jax.jit(self.model.init)(jax.random.key(self.seed), served[0].batch([0]))["params"]
         sampler = Sampler(
             served, examples, self.settings.tasks_per_batch, 0.0, 0.0, jax.local_device_count(), self.seed
         )
@@ -108,10 +109,19 @@ class GNN:
             init_state(params, self.optimizer),
             self.step,
             sampler.sample,
-            lambda current: validate(self.embed(current, buckets).embedding),
+            lambda current: validate(self._embed(current, graphs, split["validation"])),
             self.settings,
             directory,
             directory.name,
             seconds,
         )
-        return self.embed(best, buckets).embedding
+        return self._embed(best, graphs, split["test"])
+
+    def _embed(self, params: Any, graphs: list[Graph], places: np.ndarray) -> np.ndarray:
+        """Embeds the networks at some places; the rows of the others are zero."""
+        chosen = [graphs[i] for i in places]
+        buckets = make_neuron_buckets(chosen, np.arange(len(chosen)), self.settings.edges)
+        found = self.network_map(params, buckets).embedding
+        embeddings = np.zeros((len(graphs), found.shape[1]), np.float32)
+        embeddings[places] = found
+        return embeddings
