@@ -134,7 +134,7 @@ class Sampler:
         target = Targets(np.full(size, PADDING, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32))
         class_map = np.zeros((size, bucket.classes, bucket.classes), np.float32)
         for n, (place, draw) in enumerate(chosen):
-            member = bucket.members[place]
+            member = int(bucket.members[place])
             target.label[n] = draw
             target.lineage[n] = self.examples.lineage[member]
             target.accuracy[n] = self.examples.accuracy[member]
