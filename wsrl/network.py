@@ -34,11 +34,6 @@ class Network:
     layers: tuple[WeightedLayer, ...]
     groups: tuple[Group, ...]
 
-    @property
-    def parameters(self) -> int:
-        """Weights and biases, after folding."""
-        return sum(sum(w.size for w in x.weights if w is not None) + x.bias.size for x in self.layers)
-
 
 def read_network(checkpoint: Checkpoint, wiring: Wiring) -> Network:
     """Arranges the weights of a checkpoint by its wiring; arrays are float64."""
