@@ -5,6 +5,7 @@ python -m experiments.main --config=configs/zoo.py --workdir=runs/zoo
 
 import os
 import re
+import signal
 import sys
 
 import jax
@@ -51,6 +52,7 @@ def _explain(error: Exception, argv: list[str]) -> InputError:
 
 def main(_: list[str]) -> None:
     """Runs the job; bad input ends it with one line and exit status 1."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it otherwise
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     # one CPU device a core: small networks keep a single device's cores half idle
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
