@@ -31,16 +31,16 @@ def test_losses_follow_their_definitions(label, lineage):
             partition = np.log(np.exp(logits[positive[i] | negative[i]]).sum())
             terms.append(-(logits[positive[i]] - partition).mean())
     expected = np.mean(terms) if terms else 0.0
-    found = contrastive("supervised_contrastive", jnp.array(EMBEDDING), label, lineage, 0.1)
+    found = contrastive("supervised_contrastive", jnp.array(EMBEDDING), jnp.array(label), jnp.array(lineage), 0.1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
     distance = np.linalg.norm(EMBEDDING[:, None] - EMBEDDING[None], axis=-1)
     pull = (distance[positive] ** 2).mean() if positive.any() else 0.0
     push = (np.maximum(0, 1.0 - distance[negative]) ** 2).mean() if negative.any() else 0.0
-    found = contrastive("margin", jnp.array(EMBEDDING), label, lineage, 1.0)
+    found = contrastive("margin", jnp.array(EMBEDDING), jnp.array(label), jnp.array(lineage), 1.0)
     np.testing.assert_allclose(found, pull + push, rtol=1e-3, atol=1e-5)
 
 
 def test_unknown_loss():
     with pytest.raises(ValueError, match="loss 'triplet' is none of supervised_contrastive, margin"):
-        contrastive("triplet", jnp.array(EMBEDDING), np.zeros(12, np.int32), np.arange(12), 1.0)
+        contrastive("triplet", jnp.array(EMBEDDING), jnp.zeros(12, jnp.int32), jnp.arange(12), 1.0)
