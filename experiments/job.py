@@ -74,7 +74,8 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         split = places_by_split(networks.records)
         buckets = make_buckets(networks.graphs, config.encoder.batch_cost, config.encoder.slack)
     examples = make_examples(networks.records)
-    embedder, fitted = None, []
+    train_tasks = {networks.records[i].task for i in split["train"]}
+    embedder, fitted, digests = None, [], []
     validate = validation_score(networks.records, split["validation"])
     for seed in range(config.encoder.seeds):
         start = time.perf_counter()
@@ -88,7 +89,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
                     embedder, params, buckets, examples, split["train"], validate, config.encoder, directory, seed
                 )
             )
-            save_encoder(directory, embedder.encoder, fitted[-1].params)
+            digests.append(save_encoder(directory, embedder.encoder, fitted[-1].params))
         encoder_seconds = time.perf_counter() - start  # of the last one, whose programs were compiled before
     assert embedder is not None
     with stages("baselines"):
@@ -102,7 +103,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         results = evaluate_methods(
             methods,
             tested,
-            train_tasks={networks.records[i].task for i in split["train"]},
+            train_tasks=train_tasks,
             validation_tasks={networks.records[i].task for i in split["validation"]},
             shared_order=shared,
             resamples=config.evaluation.resamples,
@@ -115,13 +116,12 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         results["compilations"] = {"encoder": embedder.compilations}
     with stages("index"):
         ids = [record.id for record in networks.records]
-        digest = save_encoder(workdir / "encoder_0", embedder.encoder, fitted[0].params)
-        index = Index.build(fitted[0].encoding.embedding, ids, digest)
+        index = Index.build(fitted[0].encoding.embedding, ids, digests[0])
         index.save(workdir / "index")
         results["index"] = {"models": len(ids), "backend": index.backend}
     with stages("report"):
         results["seconds"] = stages.seconds
-        unseen = [i for i, r in enumerate(tested) if r.task not in {networks.records[j].task for j in split["train"]}]
+        unseen = [i for i, r in enumerate(tested) if r.task not in train_tasks]
         write_report(
             workdir / "report.html",
             results=results,

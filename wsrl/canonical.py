@@ -5,9 +5,11 @@ outgoing weights multiplied by it (Neyshabur et al., Path-SGD, 2015, eq. 3). For
 weights and bias is made positive.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from wsrl.network import Network, with_weights
+from wsrl.network import Network
 from wsrl.wiring.groups import Group
 
 SMALLEST = 1e-30  # units whose incoming weights have a smaller norm are dead and left as they are
@@ -33,8 +35,10 @@ def canonicalize(network: Network) -> Network:
             for j, link in enumerate(layer.layer.links):
                 if link.source in group.members and weights[i][j] is not None:
                     weights[i][j] = weights[i][j] * factors[:, None]
-    layers = (with_weights(*args) for args in zip(network.layers, weights, biases, strict=True))
-    return Network(tuple(layers), network.groups)
+    layers = tuple(
+        replace(layer, weights=tuple(w), bias=b) for layer, w, b in zip(network.layers, weights, biases, strict=True)
+    )
+    return Network(layers, network.groups)
 
 
 def _factors(group: Group, weights: list, bias: np.ndarray) -> np.ndarray | None:

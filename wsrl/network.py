@@ -1,6 +1,6 @@
 """The weights of a network, arranged layer by layer, with batch norms folded into the layer before them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -62,8 +62,3 @@ def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
         weights = tuple(None if w is None else w * scale for w in weights)
         bias = (bias - vector(norm.mean, 0.0)) * scale + vector(norm.bias, 0.0)
     return WeightedLayer(layer, weights, bias, gain)
-
-
-def with_weights(layer: WeightedLayer, weights: list, bias: np.ndarray) -> WeightedLayer:
-    """Returns the layer with other weights and bias."""
-    return replace(layer, weights=tuple(weights), bias=bias)

@@ -81,14 +81,14 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
     owner = np.repeat(np.arange(len(graphs)), graph.n_node)
     level = node_levels(graph, last)
     to = level[graph.receivers]
-    local = np.zeros(len(level), np.int32)  # place of each node within its level
+    local = np.zeros(len(level), np.int64)  # place of each node within its level
     layer_key = owner.astype(np.int64) * (int(graph.nodes["layer"].max()) + 1) + graph.nodes["layer"]
     for i in range(1, last + 1):
         at = np.flatnonzero(level == i)
         local[at] = np.arange(len(at))
 
     pad_node, pad_edge = len(level), len(to)  # the first of the padding graph
-    base, positions, grid = _input_rows(graph, plan, level)
+    base, positions, grid = _node_rows(graph, plan, level, local)
     schedule = []
     for i, spec in enumerate(plan.levels, start=1):
         node = np.flatnonzero(level == i)
@@ -178,18 +178,16 @@ def _slot_rows(
     return np.where(inside, row[:, :, None] + source_y * source_width + source_x, empty)
 
 
-def _input_rows(graph: Graph, plan: Plan, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _node_rows(
+    graph: Graph, plan: Plan, level: np.ndarray, local: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First row of each tile within its level, rows a neuron, and map after pooling."""
     nodes, tile = graph.nodes, plan.tile
     size = np.array([0] + [p.positions for p in plan.levels])
     positions = np.where(level == 0, nodes["grid"].prod(-1), size[level])
-    rank = np.zeros(len(level), np.int64)
-    for i in range(1, len(plan.levels) + 1):
-        at = np.flatnonzero(level == i)
-        rank[at] = np.arange(len(at))
     height, width, channels = plan.input_shape
     first = np.where(nodes["op"] == OPS.index("position"), height * width * channels, 0)
-    base = np.where(level == 0, first + nodes["index"] * tile * positions, rank * tile * positions)
+    base = np.where(level == 0, first + nodes["index"] * tile * positions, local * tile * positions)
     grid = np.where(nodes["pool"][:, None] == 1, 1, nodes["grid"])
     return base, positions, grid
 
