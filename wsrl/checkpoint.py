@@ -1,11 +1,12 @@
-"""Reads a checkpoint file into named arrays, without running any code of the file."""
+"""A checkpoint: named tensors that are read when they are asked for, and what the file says beside them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from jaxtyping import Float
 
 from wsrl.errors import InputError
 
@@ -14,41 +15,93 @@ class CheckpointError(InputError):
     """A checkpoint that cannot be used: names the file, the reason and the mend."""
 
 
+def one_line(error: Exception) -> str:
+    """What an error of a library says, fit for the reason of a CheckpointError: one line of 200 characters at most."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that stays in its file until it is read.
+
+    Attributes:
+      shape: of the tensor.
+      dtype: as stored, e.g. `float16`, `bfloat16`, `int8`, `q4_0`.
+      read_rows: (start, stop) -> rows of the first axis as they are stored or as float32; a tensor without axes has one
+        row. Takes no more memory than a small multiple of these rows where the format allows.
+      path, name: for messages.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read_rows: Callable[[int, int], np.ndarray]
+    path: str
+    name: str
+
+    @classmethod
+    def of(cls, array: np.ndarray, path: str | Path, name: str) -> "LazyTensor":
+        """Wraps an array, mapped or in memory, of any numeric type."""
+        rows = array if array.ndim else array.reshape(1)
+        return cls(array.shape, array.dtype.name, lambda start, stop: rows[start:stop], str(path), name)
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return prod(self.shape)
+
+    def rows(self, start: int, stop: int) -> Float[np.ndarray, "..."]:
+        """Reads rows start to stop of the first axis as float32.
+
+        Raises:
+          CheckpointError: they hold NaN or Inf, or cannot be read.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = np.asarray(self.read_rows(start, stop)).astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            reason = f"tensor {self.name!r} holds NaN or Inf"
+            raise CheckpointError(self.path, reason, "retrain the model or leave it out")
+        return values
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        values = self.rows(0, self.shape[0] if self.shape else 1).reshape(self.shape)
+        if copy and not values.flags.writeable:  # a view of the file
+            values = values.copy()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+
+Tensor = LazyTensor | np.ndarray
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Named tensors and the metadata that came with them.
 
     Attributes:
       path: where the tensors were read from; used in messages only.
-      tensors: name -> array of any shape, floating point.
-      metadata: what the file or its manifest says beside the weights, e.g. `activation`, `strides`.
+      tensors: name -> tensor; `np.asarray` reads a lazy one as float32.
+      metadata: what the file, its folder or its manifest says beside the weights, e.g. `activation`, `strides`;
+        `config` is the `config.json` of a folder as the Hugging Face hub lays it out.
     """
 
     path: str
-    tensors: Mapping[str, np.ndarray]
+    tensors: Mapping[str, Tensor]
     metadata: Mapping[str, object]
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a safetensors file; floating-point tensors come back as float32.
+    """Reads all floating-point tensors of a file into float32 arrays.
 
     Raises:
-      CheckpointError: the file is missing, not safetensors, truncated, empty, or holds NaN or Inf.
+      CheckpointError: the file is missing, of no known format, truncated, empty, or holds NaN or Inf.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(path, "no such file", "check the path")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        reason = f"not a readable safetensors file ({error})"
-        raise CheckpointError(path, reason, "write or download it again") from error
-    tensors = {name: t.astype(np.float32) for name, t in tensors.items() if np.issubdtype(t.dtype, np.floating)}
-    if not tensors:
-        raise CheckpointError(path, "holds no floating-point tensor", "give a file with weights")
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise CheckpointError(path, f"tensor {name!r} holds NaN or Inf", "retrain the model or leave it out")
-    return Checkpoint(str(path), tensors, metadata)
+    from wsrl.readers import open_checkpoint  # readers build checkpoints: the import would go in a circle
+
+    checkpoint = open_checkpoint(path)
+    # Copies: a view would hold the file open.
+    tensors = {name: np.array(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
+    return Checkpoint(checkpoint.path, tensors, checkpoint.metadata)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import tflite
+
+from tests.samples_formats import SAMPLES, TfliteWriter
+from wsrl.checkpoint import CheckpointError
+from wsrl.readers import open_checkpoint
+from wsrl.readers.tflite_operators import OPERATORS, operator_name
+
+
+def test_tensors_and_graph(tmp_path):
+    checkpoint = open_checkpoint(SAMPLES["tflite"](tmp_path))
+    rng = np.random.default_rng(0)
+    kernel = rng.integers(-127, 128, (2, 3, 3, 3)) * np.array([0.5, 0.25])[:, None, None, None]
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["conv/kernel"]), kernel)
+    np.testing.assert_array_equal(checkpoint.tensors["conv/kernel"].rows(1, 2), kernel[1:])
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["conv/bias"]), [0.5, -1])
+    assert checkpoint.tensors["head/kernel"].dtype == "float16"
+    assert checkpoint.metadata["left_out"] == ("shape",)
+    graph = checkpoint.metadata["graph"]
+    assert [node["op"] for node in graph["nodes"]] == ["CONV_2D", "RESHAPE", "FULLY_CONNECTED"]
+    conv = {"padding": "SAME", "stride_w": 1, "stride_h": 1, "activation": "RELU", "dilation_w": 1, "dilation_h": 1}
+    assert graph["nodes"][0]["attributes"] == conv
+    assert graph["nodes"][1]["attributes"] == {"new_shape": [-1, 32]}
+    assert graph["nodes"][2]["inputs"] == ["f", "head/kernel", ""]
+    assert graph["inputs"] == [{"name": "x", "shape": [1, 4, 4, 3]}]
+    assert graph["outputs"] == [{"name": "y", "shape": [1, 2]}]
+    assert graph["constants"] == {"shape": [-1, 32]}
+
+
+def test_names_of_operators_are_those_of_the_schema():
+    known = {name: number for name, number in vars(tflite.BuiltinOperator).items() if isinstance(number, int)}
+    for name, number in known.items():
+        assert operator_name(number) == (name if number < len(OPERATORS) else f"BUILTIN_{number}")
+
+
+def saved(folder, weights, operators=(), codes=()):
+    (folder / "a.tflite").write_bytes(TfliteWriter().model(weights, operators, codes))
+    return folder / "a.tflite"
+
+
+def test_names_are_made_unique(tmp_path):
+    one = np.ones(1, np.float32)
+    checkpoint = open_checkpoint(saved(tmp_path, [("w", one, None), ("w", one, None), ("", one, None)]))
+    assert list(checkpoint.tensors) == ["w", "w:1", ":2"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "operators"),
+    [
+        ([("q", np.ones((2, 3), np.int8), ([1, 2], [0, 0], 1))], []),
+        ([("q", np.ones((2, 3), np.int8), ([1, 2], [0, 0], 7))], []),
+        ([("q", np.ones((2, 3), np.int8), ([1, 2], [0, 0, 0], 0))], []),
+        ([("w", np.ones(3, np.float32), None)], [(0, [5], [0], None)]),
+        ([("w", np.ones(3, np.float32), None)], [(0, [-7], [0], None)]),
+        ([("w", np.ones(3, np.float32), None)], [(4, [0], [0], None)]),
+        ([], []),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, weights, operators):
+    with pytest.raises(CheckpointError, match=r"a\.tflite: .*; "):
+        open_checkpoint(saved(tmp_path, weights, operators, [0]))
+
+
+@pytest.mark.parametrize("shape", [(2**30, 2**30), (3,), (-1,), ()])
+def test_shapes_that_do_not_fit_are_refused(tmp_path, shape):
+    array = np.ones((5, 7), np.float32)
+    content = saved(tmp_path, [("w", array, None)]).read_bytes()
+    old = np.array([2, 5, 7], np.int32).tobytes()
+    new = np.array([len(shape), *shape, 0, 0][:3], np.int64).astype(np.int32).tobytes()
+    assert content.count(old) == 1
+    (tmp_path / "a.tflite").write_bytes(content.replace(old, new))
+    with pytest.raises(CheckpointError, match="tensor 'w'"):
+        open_checkpoint(tmp_path / "a.tflite")
+
+
+def test_shared_tables_do_not_fill_the_memory(tmp_path):
+    writer = TfliteWriter()
+    one = writer.table("Tensor", Name="t", Shape=np.array([1], np.int32))
+    graph = writer.table("SubGraph", Tensors=[one] * 100_000)
+    root = writer.table("Model", Version=3, Subgraphs=[graph], Buffers=[writer.table("Buffer")])
+    writer.builder.Finish(root, b"TFL3")
+    (tmp_path / "a.tflite").write_bytes(bytes(writer.builder.Output()))
+    with pytest.raises(CheckpointError, match="more nodes|occurs twice"):
+        open_checkpoint(tmp_path / "a.tflite")

@@ -1,0 +1,97 @@
+"""`wsrl embed FILE... --out embeddings.npz`: turns checkpoints into vectors."""
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from wsrl.checkpoint import CheckpointError
+from wsrl.cli.text import printable
+from wsrl.errors import InputError
+from wsrl.files import write_atomically
+from wsrl.readers import READERS
+from wsrl.readers.mapped import read_head
+from wsrl.wiring.tree import natural
+from wsrl.wiring.wiring_file import read_wiring
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="a checkpoint: a file, a folder or hf://owner/name; a folder that is none stands for the checkpoints in it",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE.npz",
+        type=Path,
+        required=True,
+        help="written: `ids`, the names as given; `embeddings` [n, dim], float32, of length 1; `encoder`, its hash",
+    )
+    parser.add_argument("--wiring", metavar="FILE.json", help="use this wiring for all, and infer nothing")
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="tell of checkpoints that cannot be used, embed the others, and end with status 1",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the embeddings; returns 1 if a checkpoint was left out.
+
+    Raises:
+      InputError: a checkpoint or the wiring file cannot be used, or nothing is left to write.
+    """
+    from wsrl.embedding import embed_files  # not needed for `--help`
+    from wsrl.encoder.group_readout import encoder_hash
+
+    if args.out.suffix != ".npz":
+        raise InputError(args.out, "does not end in .npz", "name a file that does")
+    sources = expand(args.files)
+    options = {"skip_broken": args.skip_broken, "progress": True}
+    if args.wiring is not None:
+        options["wire"] = lambda checkpoint: read_wiring(args.wiring, checkpoint)
+    found = embed_files(sources, **options)
+    for error in found.broken:
+        print(printable(f"left out: {error}"), file=sys.stderr)
+    if not found.ids:
+        raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
+    content = io.BytesIO()
+    np.savez(content, ids=np.array(found.ids), embeddings=found.vectors, encoder=np.array(encoder_hash()))
+    write_atomically(args.out, content.getvalue())
+    return 1 if found.broken else 0
+
+
+def expand(names: Sequence[str]) -> list[str]:
+    """Returns the checkpoints that names stand for: those in a folder, in natural order, if it is none itself.
+
+    Raises:
+      InputError: a folder is no checkpoint and holds none.
+    """
+    sources = []
+    for name in names:
+        folder = Path(name)
+        if name.startswith("hf://") or not folder.is_dir() or _is_checkpoint(folder):
+            sources.append(name)
+            continue
+        inside = sorted(folder.iterdir(), key=lambda path: natural(path.name))
+        found = [str(path) for path in inside if _is_checkpoint(path)]
+        if not found:
+            raise InputError(name, "is a folder without checkpoints", "name a checkpoint, or a folder that holds some")
+        sources += found
+    return sources
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether some reader takes a file or folder for its own, however broken it is."""
+    try:
+        head = read_head(path)
+        return any(import_module(f"wsrl.readers.{name}").matches(head, path) for name in READERS.values())
+    except (CheckpointError, OSError):
+        return True  # opening it tells why

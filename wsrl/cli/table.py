@@ -1,0 +1,150 @@
+"""The table that `wsrl inspect` prints for people."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from wsrl.checkpoint import Checkpoint
+from wsrl.cli.fold import GroupRow, Row, fold_groups, fold_modules
+from wsrl.cli.text import brace, bytes_text, printable, shape_text
+from wsrl.wiring.claim import Claim
+
+PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
+BREAK = "\x1f"  # in a cell: a long name may go on in the next line here; as wide as nothing, not printed
+SHOWN_NAMES = 2  # of those that hold a group, say
+SHOWN_WARNINGS = 10
+
+
+def print_table(checkpoint: Checkpoint, claim: Claim, unfold: bool = False, width: int | None = None) -> None:
+    """Prints header, layers, groups, coverage and warnings to stdout; plain text where it is no terminal.
+
+    Args:
+      unfold: show every layer, group and warning.
+      width: in characters; by default the terminal's, or that of COLUMNS.
+    """
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    rows = fold_modules(claim, unfold)
+    with console.capture() as capture:
+        for part in (
+            Text(_header(checkpoint)),
+            _title("Layers"),
+            _layers(rows),
+            _title("Groups"),
+            _groups(fold_groups(claim, rows), claim, unfold),
+            _title("Coverage"),
+            Text(_coverage(claim)),
+        ):
+            console.print(part)
+        warnings = [*claim.warnings, *_left_out(checkpoint, unfold)]
+        if warnings:
+            console.print(_title("Warnings"))
+        for line in _shortened(warnings, unfold):
+            console.print(Text(f"- {printable(line)}", style="yellow"))
+    lines = capture.get().replace(BREAK, "").split("\n")
+    print("\n".join(line.rstrip(" ") for line in lines), end="")  # columns are filled up with blanks
+
+
+def _title(text: str) -> Text:
+    return Text(f"\n{text}", style="bold")
+
+
+def _header(checkpoint: Checkpoint) -> str:
+    entries: dict[str, int] = defaultdict(int)
+    for tensor in checkpoint.tensors.values():
+        entries[str(tensor.dtype)] += tensor.size
+    stored = ", ".join(f"{name} {_stored(name, count)}" for name, count in sorted(entries.items()))
+    total = f"{sum(entries.values()):,} parameters in {len(checkpoint.tensors):,} tensors"
+    kind = checkpoint.metadata.get("format", "unknown format")
+    return printable(f"{checkpoint.path}: {kind}, {total}, {stored}")
+
+
+def _stored(dtype: str, entries: int) -> str:
+    """Bytes where the type tells its bits; block-quantised types (`q4_0`) store scales beside them: entries then."""
+    bits = re.match(r"[a-z]+(\d+)", dtype)
+    known = bits is not None and not dtype.startswith(("q", "iq"))
+    return bytes_text(entries * int(bits.group(1)) / 8) if bits and known else f"{entries:,} entries"
+
+
+def _table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) -> Table:
+    """A table without lines; columns are (heading, `wrap`, `left` or `right`), empty ones are left out."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    kept = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    for heading, form in (columns[i] for i in kept):
+        justify = "right" if form == "right" else "left"
+        table.add_column(heading, justify=justify, no_wrap=form != "wrap", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(re.sub(r"(?<!\.)([./])(?!\.)", rf"\1{BREAK}", printable(row[i]))) for i in kept))
+    return table
+
+
+def _layers(rows: Sequence[Row]) -> Table:
+    columns = (
+        ("module", "wrap"), ("", "right"), ("kind", "left"), ("weight", "left"), ("parameters", "right"),
+        ("in -> out", "wrap"),
+    )  # fmt: skip
+    cells = []
+    for row in rows:
+        flow = f"{_side([f.inputs for f in row.flows])} -> {_side([f.outputs for f in row.flows])}"
+        flow = "-" if row.kind == "ignored" else flow
+        shape = shape_text(row.shape)
+        cells.append((row.name, _times(row.modules), row.kind, shape, f"{row.parameters:,}", flow))
+    return _table(columns, cells)
+
+
+def _times(repeated: Sequence) -> str:
+    return f"x{len(repeated)}" if len(repeated) > 1 else ""
+
+
+def _side(sides: Sequence[tuple]) -> str:
+    """Groups with their sizes, and lengths that no group holds; one of each repeated block."""
+    places = []
+    for segments in zip(*sides, strict=True):
+        size = str(segments[0].size)
+        places.append(size if segments[0].group is None else f"{brace([s.group for s in segments])} {size}")
+    return ", ".join(places) or "-"
+
+
+def _groups(groups: Sequence[GroupRow], claim: Claim, unfold: bool) -> Table:
+    columns = (
+        ("group", "left"), ("", "right"), ("size", "right"), ("role", "left"), ("scale", "left"),
+        ("permutable", "left"), ("held by", "wrap"),
+    )  # fmt: skip
+    cells = []
+    for group in groups:
+        neurons = claim.groups[group.ids[0]]
+        permutable = "yes" if neurons.permutable else "no"
+        name, size = brace(group.ids), f"{neurons.size:,}"
+        cells.append(
+            (name, _times(group.ids), size, neurons.role, neurons.scale, permutable, _some(group.tensors, unfold))
+        )
+    return _table(columns, cells)
+
+
+def _coverage(claim: Claim) -> str:
+    return ", ".join(f"{share} {100 * value:.1f} %" for share, value in claim.coverage.items()) + " of the parameters"
+
+
+def _left_out(checkpoint: Checkpoint, unfold: bool) -> Iterator[str]:
+    names = checkpoint.metadata.get("left_out", ())
+    if isinstance(names, tuple) and names:
+        yield f"{len(names):,} left out, no weights: {_some([str(name) for name in names], unfold)}"
+
+
+def _some(names: Sequence[str], unfold: bool) -> str:
+    """All names, or the first ones and how many more there are."""
+    shown = names if unfold else names[:SHOWN_NAMES]
+    more = [f"{len(names) - len(shown)} more"] if len(shown) < len(names) else []
+    return ", ".join([*shown, *more]) or "-"
+
+
+def _shortened(lines: Sequence[str], unfold: bool) -> Iterator[str]:
+    yield from lines if unfold else lines[:SHOWN_WARNINGS]
+    if len(lines) > SHOWN_WARNINGS and not unfold:
+        yield f"{len(lines) - SHOWN_WARNINGS} more, shown by --all"

@@ -1,0 +1,211 @@
+"""From checkpoint files to vectors: the one way that the command line goes.
+
+A large model is streamed, one tensor at a time; small ones are stacked by architecture. Both run the same sweep.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from threadpoolctl import ThreadpoolController
+from tqdm import tqdm
+
+from wsrl.canonical import Canonicalizer
+from wsrl.canonical.rows import CHUNK, read_whole
+from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.encoder.group_readout import DIM, read_out
+from wsrl.encoder.group_schedule import Schedule, make_schedule
+from wsrl.encoder.group_sweep import StackedWeights, StreamedWeights, Sweep, Weights
+from wsrl.errors import InputError
+from wsrl.readers import open_checkpoint
+from wsrl.wiring.claim import Claim
+from wsrl.wiring.solve import solve
+
+SMALL = 2**21  # parameters; larger models are streamed
+STACK = 32  # models swept at once
+PENDING = 2**26  # parameters that wait in memory for others of their architecture
+
+Wire = Callable[[Checkpoint], Claim]
+
+
+class Embeddings(NamedTuple):
+    """Vectors of checkpoints, and the checkpoints that have none.
+
+    Attributes:
+      ids: of the vectors, in the order in which they were given.
+      vectors: of length 1.
+      broken: why the others have none.
+    """
+
+    ids: list[str]
+    vectors: Float32[np.ndarray, "n dim"]
+    broken: list[CheckpointError]
+
+
+@dataclass
+class _Architecture:
+    """What models of the same names and shapes share, and those of them that wait to be swept."""
+
+    canonicalize: Canonicalizer
+    schedule: Schedule
+    waiting: list[tuple[int, dict[str, np.ndarray]]] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> int:
+        """Of one model."""
+        return self.canonicalize.claim.parameters
+
+
+def embed_files(
+    sources: Sequence[str],
+    wire: Wire = solve,
+    skip_broken: bool = False,
+    progress: bool = False,
+    small: int = SMALL,
+) -> Embeddings:
+    """Embeds checkpoints.
+
+    Args:
+      sources: what `wsrl.readers.open_checkpoint` takes; they become the ids.
+      wire: finds the claim of a checkpoint.
+      skip_broken: go on where a checkpoint cannot be used.
+      progress: show progress lines on stderr.
+      small: parameters up to which models are stacked.
+
+    Raises:
+      InputError: a source is given twice, or there is none.
+      CheckpointError: a checkpoint cannot be used and `skip_broken` is not set.
+    """
+    if not sources:
+        raise InputError("embed", "no checkpoint was given", "name at least one file")
+    repeated = next((s for s in sources if sources.count(s) > 1), None) if len(set(sources)) < len(sources) else None
+    if repeated is not None:
+        raise InputError(repeated, "is given more than once", "give every checkpoint once")
+    vectors: dict[int, np.ndarray] = {}
+    broken: dict[int, CheckpointError] = {}
+    run = _Run(sources, wire, small, progress)
+    with tqdm(total=len(sources), desc="embedding", unit="model", disable=not progress, mininterval=1.0) as line:
+        for place, result in run.results():
+            line.update()
+            if isinstance(result, np.ndarray):
+                vectors[place] = result
+            elif skip_broken:
+                broken[place] = result
+            else:
+                raise result
+    order = sorted(vectors)
+    stacked = np.stack([vectors[i] for i in order]) if order else np.zeros((0, DIM))
+    return Embeddings([sources[i] for i in order], stacked.astype(np.float32), [broken[i] for i in sorted(broken)])
+
+
+class _Run:
+    """One call of `embed_files`."""
+
+    def __init__(self, sources: Sequence[str], wire: Wire, small: int, progress: bool):
+        self.sources, self.wire, self.small, self.progress = sources, wire, small, progress
+        self.architectures: dict[object, _Architecture] = {}
+        self.threads = ThreadpoolController()  # small products gain nothing from threads, which wait for busy cores
+
+    def results(self) -> Iterator[tuple[int, np.ndarray | CheckpointError]]:
+        """Yields the place and the vector of every source, or why it has none, as soon as it is known."""
+        pending = 0
+        for place, source in enumerate(self.sources):
+            try:
+                checkpoint = open_checkpoint(source)
+                architecture = self._architecture(checkpoint)
+                if architecture.parameters > self.small:
+                    yield (
+                        place,
+                        embed_streamed(checkpoint, architecture.canonicalize, architecture.schedule, self.progress),
+                    )
+                    continue
+                with self.threads.limit(limits=1):
+                    canonical = architecture.canonicalize(checkpoint)
+                tensors = {name: read_whole(tensor) for name, tensor in canonical.tensors.items()}
+            except CheckpointError as error:
+                yield place, error
+                continue
+            architecture.waiting.append((place, tensors))
+            pending += architecture.parameters
+            if len(architecture.waiting) == STACK:
+                pending -= STACK * architecture.parameters
+                yield from self._flush(architecture)
+            if pending > PENDING:
+                yield from self._flush_all()
+                pending = 0
+        yield from self._flush_all()
+
+    def _flush_all(self) -> Iterator[tuple[int, np.ndarray | CheckpointError]]:
+        for architecture in self.architectures.values():
+            if architecture.waiting:
+                yield from self._flush(architecture)
+
+    def _flush(self, architecture: _Architecture) -> Iterator[tuple[int, np.ndarray | CheckpointError]]:
+        places = [place for place, _ in architecture.waiting]
+        stacked = {
+            name: np.stack([tensors[name] for _, tensors in architecture.waiting])
+            for name in architecture.canonicalize.claim.shapes
+        }
+        architecture.waiting.clear()
+        with self.threads.limit(limits=1):
+            vectors = _swept(architecture.schedule, StackedWeights(stacked))
+        for place, vector in zip(places, vectors, strict=True):
+            yield place, vector if _usable(vector) else _overflow(self.sources[place])
+
+    def _architecture(self, checkpoint: Checkpoint) -> _Architecture:
+        """Wires a checkpoint, unless one of the same names, shapes and configuration has been wired before."""
+        told = {key: value for key, value in checkpoint.metadata.items() if key in ("config", "graph")}
+        key = (tuple((name, t.shape) for name, t in checkpoint.tensors.items()), repr(told))
+        if key not in self.architectures:
+            claim = self.wire(checkpoint)
+            self.architectures[key] = _Architecture(Canonicalizer(claim), make_schedule(claim))
+        return self.architectures[key]
+
+
+def embed_streamed(
+    checkpoint: Checkpoint,
+    canonicalize: Canonicalizer,
+    schedule: Schedule,
+    progress: bool = False,
+    entries: int = CHUNK,
+) -> Float32[np.ndarray, "dim"]:
+    """Embeds one model of any size: a few of its rows are in memory at a time, and the states of its neurons.
+
+    Args:
+      checkpoint: not yet canonical.
+      canonicalize, schedule: of its claim.
+      progress: show a progress line on stderr.
+      entries: numbers read at a time.
+
+    Raises:
+      CheckpointError: its weights hold NaN or Inf, cannot be read, or make its states overflow.
+    """
+    count = len(schedule.visits) + len(schedule.vectors)
+    name = Path(checkpoint.path).name
+    with tqdm(total=count, desc=name, unit="tensor", disable=not progress, leave=False, mininterval=1.0) as line:
+        weights = StreamedWeights(canonicalize(checkpoint).tensors, checkpoint.tensors, entries)
+        vector = _swept(schedule, weights, lambda: line.update())[0]
+    if not _usable(vector):
+        raise _overflow(checkpoint.path)
+    return vector
+
+
+def _swept(schedule: Schedule, weights: Weights, visited: Callable = lambda: None) -> Float32[np.ndarray, "models dim"]:
+    def tokens():
+        for token in Sweep(schedule, weights).tokens():
+            visited()
+            yield token
+
+    with np.errstate(over="ignore", invalid="ignore"):  # of one model among others; told by what is not finite
+        return read_out(tokens()).astype(np.float32)
+
+
+def _usable(vector: np.ndarray) -> bool:
+    return bool(np.isfinite(vector).all())
+
+
+def _overflow(path: str) -> CheckpointError:
+    return CheckpointError(path, "its weights are so large that its states overflow", "leave it out")

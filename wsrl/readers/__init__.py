@@ -1,0 +1,111 @@
+"""Readers of checkpoint formats, one module each; none runs code of a file.
+
+A reader module has two functions:
+
+    matches(head: bytes, path: Path) -> bool
+        Tells the format by content. `head` is the first 4,096 bytes of a file, empty for a folder. May look deeper (the
+        members of an archive, the entries of a folder) and raise CheckpointError.
+    open_file(path: Path) -> Checkpoint
+        Opens the file or folder. Its tensors may be of any numeric type, integers too: what is made of those is
+        decided here, for all formats alike. Raises CheckpointError; an OSError is turned into one here.
+
+`huggingface` also has `open_uri(uri: str) -> Checkpoint` for `hf://owner/name`.
+"""
+
+import importlib
+from pathlib import Path
+
+from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
+from wsrl.readers.json_files import read_json_object
+from wsrl.readers.mapped import read_head
+from wsrl.readers.quantized import dequantize
+
+WRAPPERS = ("module.", "_orig_mod.")
+# In this order: the readers whose files cannot be mistaken come first. Modules are imported when they are needed.
+READERS = {
+    "safetensors": "safetensors",
+    "PyTorch": "pytorch",
+    "PyTorch legacy": "pytorch_legacy",
+    "stable-baselines3": "stable_baselines3",
+    "NumPy npz": "npz",
+    "sharded": "sharded",
+    "Keras": "keras",
+    "GGUF": "gguf",
+    "TFLite": "tflite",
+    "Orbax": "orbax",
+    "Hugging Face": "huggingface",
+    "ONNX": "onnx",
+    "Flax msgpack": "flax_msgpack",
+}
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint of any known format; its tensors stay in the file until they are read.
+
+    All tensors of the result are floating point: integers with scales are dequantised when they are read, other
+    integers and booleans (counters, position ids) are left out.
+
+    Args:
+      path: a file, a folder as Orbax or the Hugging Face hub lays it out, or `hf://owner/name`.
+
+    Returns:
+      The checkpoint. Its metadata has `format`, `left_out` (what is in the file but not among the tensors, a tuple of
+      names) and `config` where a `config.json` lies beside the file.
+
+    Raises:
+      CheckpointError: the file is missing, of no known format, broken, or holds no floating-point tensor.
+    """
+    if str(path).startswith("hf://"):
+        return _finished(_module("huggingface").open_uri(str(path)), "Hugging Face")
+    path = Path(path)
+    try:
+        head = read_head(path)
+        for name, module in READERS.items():
+            reader = _module(module)
+            if reader.matches(head, path):
+                return _finished(_with_config(reader.open_file(path), path), name)
+    except OSError as error:
+        raise CheckpointError(path, f"cannot be read ({error.strerror or one_line(error)})", _mend(error)) from error
+    reason = "the folder holds no checkpoint" if path.is_dir() else "is of no known format"
+    raise CheckpointError(path, reason, f"give one of {', '.join(READERS)}")
+
+
+def _module(name: str):
+    return importlib.import_module(f"wsrl.readers.{name}")
+
+
+def _mend(error: OSError) -> str:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return "check the path"
+        case PermissionError():
+            return "allow reading it"
+        case _:
+            return "check the file and its disk"
+
+
+def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
+    config = path.parent / "config.json"
+    if path.is_dir() or "config" in checkpoint.metadata or not config.is_file():
+        return checkpoint
+    metadata = {**checkpoint.metadata, "config": read_json_object(config)}
+    return Checkpoint(checkpoint.path, checkpoint.tensors, metadata)
+
+
+def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    path, metadata = checkpoint.path, {"format": name, **checkpoint.metadata}
+    lazy = {n: t if isinstance(t, LazyTensor) else LazyTensor.of(t, path, n) for n, t in checkpoint.tensors.items()}
+    tensors, left_out = dequantize(_without_wrappers(lazy))
+    told = metadata.get("left_out", ())
+    left_out = (*(told if isinstance(told, tuple) else ()), *left_out)
+    if not tensors:
+        names = ", ".join(map(ascii, left_out[:5])) or "nothing"
+        raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
+    return Checkpoint(path, tensors, {**metadata, "left_out": left_out})
+
+
+def _without_wrappers(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """Drops the prefixes by which PyTorch's wrappers of whole models go: data parallel and compiled ones."""
+    while prefix := next((p for p in WRAPPERS if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors

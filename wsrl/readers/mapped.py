@@ -1,0 +1,88 @@
+"""Maps files into memory and shows stretches of them as arrays, checking what a header claims before it is believed."""
+
+import mmap
+import stat
+from math import prod
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from wsrl.checkpoint import CheckpointError
+
+HEAD = 4096  # bytes that are looked at to tell a format
+MARGIN = 32 << 20  # bytes that reading a file may take beyond twice its size
+SMALL = 1 << 20  # bytes; smaller files are read at once: a mapping holds a file descriptor, and those are few
+MOST_AXES = 32
+MOST_ENTRIES = 1 << 48
+
+Bytes = UInt8[np.ndarray, " bytes"]
+
+
+def map_file(path: Path) -> Bytes:
+    """Returns the bytes of a file, mapped rather than read unless they are few.
+
+    Raises:
+      OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        if size > SMALL:
+            return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+        file.seek(0)
+        return np.frombuffer(file.read(), np.uint8)
+
+
+def read_head(path: Path) -> bytes:
+    """Returns how a file begins, at most HEAD bytes; nothing for a folder.
+
+    Raises:
+      CheckpointError: the file is empty, or a pipe or a device.
+      OSError: it cannot be read.
+    """
+    try:
+        mode = path.stat().st_mode
+    except ValueError as error:
+        raise CheckpointError(ascii(str(path)), "is not a file's name", "check the path") from error
+    if stat.S_ISDIR(mode):
+        return b""
+    if not stat.S_ISREG(mode):  # a pipe would wait for ever
+        raise CheckpointError(path, "is neither a file nor a folder", "give a checkpoint file")
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(HEAD)
+    if not head:
+        raise CheckpointError(path, "is empty", "write or download it again")
+    return head
+
+
+def memory_limit(size: int) -> int:
+    """Bytes of memory that a file of `size` bytes may make us take."""
+    return 2 * size + MARGIN
+
+
+def checked_shape(shape: object, path: Path, name: str) -> tuple[int, ...]:
+    """Returns a shape as a tuple of Python integers.
+
+    Raises:
+      CheckpointError: it is no list of whole numbers, has too many axes or an absurd number of entries.
+    """
+    mend = "write or download the file again"
+    if not isinstance(shape, list | tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise CheckpointError(path, f"the shape of tensor {name!r} is not a list of whole numbers", mend)
+    if len(shape) > MOST_AXES or prod(max(n, 1) for n in shape) > MOST_ENTRIES:
+        raise CheckpointError(path, f"the shape of tensor {name!r} is absurd", mend)
+    return tuple(shape)
+
+
+def checked_name(name: object, path: Path) -> str:
+    """Returns a tensor's name.
+
+    Raises:
+      CheckpointError: it is no text that can be written in UTF-8.
+    """
+    try:
+        if isinstance(name, str) and (name.isascii() or name.encode()):
+            return name
+    except UnicodeEncodeError:
+        pass
+    raise CheckpointError(path, f"{name!a:.80} is not a tensor's name", "write or download the file again")

@@ -1,0 +1,84 @@
+"""Reads NumPy's `.npz`: a zip archive of `.npy` members. Arrays of Python objects stay unread.
+
+The format: numpy.lib.format, NEP 1.
+"""
+
+import io
+import tokenize
+import warnings
+from math import prod
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from numpy.lib import format as npy
+
+from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
+from wsrl.readers.archives import Archive, member_names, open_archive
+from wsrl.readers.mapped import Bytes, checked_name, checked_shape
+
+SUFFIX = ".npy"
+MEND = "write or download it again"
+BROKEN = (  # what NumPy lets through of Python's parser
+    *(ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError),
+    *(SyntaxError, tokenize.TokenError),
+)
+HEADER = 1 << 16  # bytes; NumPy's own headers take 128
+
+
+def matches(head: bytes, path: Path) -> bool:
+    """Whether the file is a zip archive of `.npy` members."""
+    names = member_names(head, path)
+    return bool(names) and all(name.endswith(SUFFIX) for name in names)
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Opens an `.npz` file; arrays are mapped unless they are compressed.
+
+    Raises:
+      CheckpointError: the archive or the header of an array is broken.
+    """
+    archive = open_archive(path)
+    tensors, left_out = {}, []
+    for member in archive.members:
+        name = checked_name(member.removesuffix(SUFFIX), path)
+        tensor = _lazy(archive, member, name)
+        if tensor is None:
+            left_out.append(name)
+        else:
+            tensors[name] = tensor
+    return Checkpoint(str(path), tensors, {"left_out": tuple(left_out)})
+
+
+def _lazy(archive: Archive, member: str, name: str) -> LazyTensor | None:
+    path = archive.path
+    shape, fortran, dtype, start = _header(archive.read(member, HEADER), path, name)
+    if dtype == np.dtype("V2"):
+        dtype = np.dtype(ml_dtypes.bfloat16)  # NumPy has no name for it and stores two bytes without a type
+    if dtype.kind not in "biufc" and dtype != ml_dtypes.bfloat16:
+        return None
+    shape = checked_shape(shape, path, name)
+    size = prod(shape) * dtype.itemsize
+    if start + size != archive.members[member]:
+        reason = f"array {name!r} of shape {list(shape)} does not fill its {archive.members[member]} bytes"
+        raise CheckpointError(path, reason, MEND)
+
+    def read_rows(begin: int, end: int) -> np.ndarray:
+        flat = archive.read(member)[start:].view(dtype)
+        array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
+        return (array if shape else array.reshape(1))[begin:end]
+
+    return LazyTensor(shape, dtype.name, read_rows, str(path), name)
+
+
+def _header(data: Bytes, path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Reads shape, order, dtype and where the entries begin."""
+    file = io.BytesIO(data.tobytes())
+    try:
+        version = npy.read_magic(file)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        with warnings.catch_warnings(action="ignore"):  # NumPy warns of headers that Python 2 wrote
+            shape, fortran, dtype = read(file)
+    except BROKEN as error:
+        raise CheckpointError(path, f"the header of array {name!r} is broken ({one_line(error)})", MEND) from error
+    return shape, fortran, dtype, file.tell()

@@ -1,0 +1,89 @@
+"""Reads safetensors files: a JSON header of types, shapes and offsets, then the bytes of the tensors.
+
+The format: https://github.com/huggingface/safetensors, section "Format". The header is parsed here rather than by the
+library so that tensors stay mapped and eight-bit floating point is known whatever the library's version.
+"""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
+from wsrl.readers.json_files import LIMIT, parse_json_object
+from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
+
+TYPES = {
+    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
+    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu},
+    **{"F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz},
+    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "BOOL": np.bool_},
+    **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "C64": np.complex64},
+}
+DTYPES = {name: np.dtype(kind) for name, kind in TYPES.items()}
+BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # packed types; their tensors are left out
+MEND = "write or download it again"
+
+
+def matches(head: bytes, path: Path) -> bool:
+    """Whether a JSON object begins where the header does."""
+    return head[8:9] == b"{" and head[9:10] in (b'"', b"}", b" ", b"\n", b"\t", b"\r")
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Opens a safetensors file; tensors in the order of their bytes.
+
+    Raises:
+      CheckpointError: the header is not well-formed, or its tensors overlap, leave gaps or do not fill the file.
+    """
+    data = map_file(path)
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if not 2 <= length <= len(data) - 8:
+        reason = f"its header claims {length} bytes where the file has {max(len(data) - 8, 0)}"
+        raise CheckpointError(path, reason, MEND)
+    if length > LIMIT:
+        raise CheckpointError(path, f"its header claims {length} bytes, more than {LIMIT}", MEND)
+    header = parse_json_object(data[8 : 8 + length].tobytes(), path, "its header")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(path, "its metadata is not a table of texts", MEND)
+    return _arranged(header, metadata, data[8 + length :], path)
+
+
+def _arranged(header: dict, metadata: dict, data: Bytes, path: Path) -> Checkpoint:
+    entries = sorted((_entry(name, fields, path) for name, fields in header.items()), key=lambda e: (e[3], e[4]))
+    tensors, left_out, end = {}, [], 0
+    for name, kind, shape, start, stop in entries:
+        if start != end:
+            problem = "overlaps the tensor before it" if start < end else "leaves a gap before it"
+            raise CheckpointError(path, f"tensor {name!r} {problem}", MEND)
+        if stop > len(data):
+            reason = f"tensor {name!r} ends at byte {stop} of {len(data)} bytes of data"
+            raise CheckpointError(path, reason, MEND)
+        end = stop
+        if kind in DTYPES:
+            array = data[start:stop].view(DTYPES[kind]).reshape(shape)
+            tensors[name] = LazyTensor.of(array, path, name)
+        else:
+            left_out.append(name)
+    if end != len(data):
+        raise CheckpointError(path, f"{len(data) - end} bytes after its last tensor belong to none", MEND)
+    return Checkpoint(str(path), tensors, {**metadata, "left_out": tuple(left_out)})
+
+
+def _entry(name: str, fields: object, path: Path) -> tuple[str, str, tuple[int, ...], int, int]:
+    match fields:
+        case {"dtype": str(kind), "shape": shape, "data_offsets": [int(start), int(stop)]}:
+            shape = checked_shape(shape, path, checked_name(name, path))
+        case _:
+            raise CheckpointError(path, f"the header's entry of tensor {name!a:.80} is not well-formed", MEND)
+    bits = DTYPES[kind].itemsize * 8 if kind in DTYPES else BITS.get(kind)
+    if bits is None:
+        raise CheckpointError(path, f"tensor {name!r} is of the unknown type {kind!r:.40}", MEND)
+    size = 1
+    for n in shape:
+        size *= n
+    if not 0 <= start <= stop or (stop - start) * 8 != size * bits:
+        reason = f"tensor {name!r} of {size} entries of {kind} is said to lie in bytes {start} to {stop}"
+        raise CheckpointError(path, reason, MEND)
+    return name, kind, shape, start, stop

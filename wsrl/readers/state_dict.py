@@ -1,0 +1,102 @@
+"""Finds the model's tensors among all that a training script saved: the state_dict."""
+
+import re
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from wsrl.checkpoint import CheckpointError
+from wsrl.readers.allowlist import PickledArray, StoredTensor
+from wsrl.readers.mapped import checked_name
+from wsrl.readers.pickles import Instance
+
+Leaf = StoredTensor | PickledArray
+# Under these names training scripts save the model; the first of several of one size is taken.
+MODEL = (
+    *("state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights"),
+    *("model_ema", "ema_model", "ema_state_dict", "state_dict_ema", "ema", "params_ema"),
+)
+# Under names that begin so, they save what belongs to training.
+TRAINING = re.compile(r"(optim|sched|lr_|scaler|grad_scaler|amp|rng|cuda_rng|loops|callbacks|hyper_parameters|hparams)")
+DEPTH = 100
+
+
+def find_state_dict(value: object, path: Path) -> tuple[dict[str, Leaf], tuple[str, ...]]:
+    """Finds the tensors of the model in what a pickle holds.
+
+    Among the entries that training scripts name so (`state_dict`, `model`, ...) the one with most entries is taken, and
+    within it again; without any, all tensors are, except those of optimizers and the like. Names of nested containers
+    are joined by dots.
+
+    Returns:
+      name -> tensor, and the names of what is left out.
+
+    Raises:
+      CheckpointError: containers are nested too deeply, or two tensors get the same name.
+    """
+    left_out: list[str] = []
+    prefix = ""
+    passed: set[int] = set()
+    while isinstance(value, Mapping) and id(value) not in passed:
+        passed.add(id(value))
+        nested = {key: flatten(value[key], path) for key in MODEL if isinstance(value.get(key), Mapping)}
+        sizes = {key: sum(map(_entries, tensors.values())) for key, tensors in nested.items() if tensors}
+        if not sizes:
+            break
+        chosen = max(sizes, key=sizes.__getitem__)
+        left_out += [f"{prefix}{key}" for key in value if key != chosen]
+        prefix += f"{chosen}."
+        value = value[chosen]
+    if isinstance(value, Mapping):
+        kept = {k: v for k, v in value.items() if not (isinstance(v, Mapping | list) and TRAINING.match(str(k)))}
+        tensors = flatten(kept, path)
+        tops = {name.partition(".")[0] for name in tensors} | tensors.keys()
+        left_out += [
+            f"{prefix}{key}" for key in value if str(key) not in tops and str(key).partition(".")[0] not in tops
+        ]
+        return tensors, tuple(left_out)
+    return flatten(value, path), tuple(left_out)
+
+
+def flatten(value: object, path: Path) -> dict[str, Leaf]:
+    """Returns all tensors in nested containers, named by their keys joined by dots; a container met twice counts once.
+
+    Raises:
+      CheckpointError: see find_state_dict.
+    """
+    result: dict[str, Leaf] = {}
+    for name, leaf in _leaves(value, (), set(), path):
+        name = checked_name(name or "tensor", path)
+        if name in result:
+            raise CheckpointError(path, f"two tensors are named {name!r}", "save the model's state_dict() alone")
+        result[name] = leaf
+    return result
+
+
+def _leaves(value: object, keys: tuple[str, ...], seen: set[int], path: Path) -> Iterator[tuple[str, Leaf]]:
+    if isinstance(value, StoredTensor | PickledArray):
+        yield ".".join(keys), value
+        return
+    match value:
+        case Mapping():
+            items = value.items()
+        case Instance(state=[Mapping() as attributes]):
+            items = attributes.items()
+        case Instance(state=items) | (list(items) | tuple(items)):
+            items = enumerate(items)
+        case _:
+            return
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if len(keys) > DEPTH:
+        raise CheckpointError(path, f"containers are nested more than {DEPTH} deep", "save the state_dict() alone")
+    for key, item in items:
+        if isinstance(key, str | int):
+            yield from _leaves(item, (*keys, str(key)), seen, path)
+
+
+def _entries(leaf: Leaf) -> int:
+    return prod(leaf.shape) if isinstance(leaf, StoredTensor) else np.size(leaf.array)

@@ -1,0 +1,164 @@
+"""Reads TFLite files: constant tensors, dequantised where they are quantised, and the graph that uses them.
+
+The schema: https://github.com/tensorflow/tensorflow, `tensorflow/compiler/mlir/lite/schema/schema.fbs`, a FlatBuffer.
+"""
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
+from wsrl.readers.affine import affine
+from wsrl.readers.budget import Budget
+from wsrl.readers.flatbuffer import FlatBufferError, Table
+from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file
+from wsrl.readers.tflite_operators import CUSTOM, operator_name, read_options
+
+DTYPES = {
+    **{0: np.float32, 1: np.float16, 10: np.float64, 18: ml_dtypes.bfloat16, 6: np.bool_},
+    **{2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8, 12: np.uint64, 15: np.uint32, 16: np.uint16},
+}
+FEW = 64  # entries of an integer tensor that may steer the graph: a shape, axes, a permutation
+MEND = "convert or download it again"
+
+
+def matches(head: bytes, path: Path) -> bool:
+    """Whether the FlatBuffer's identifier is TFL3."""
+    return head[4:8] == b"TFL3"
+
+
+def open_file(path: Path) -> Checkpoint:
+    """Opens a TFLite file.
+
+    The metadata's `graph` is that of the first subgraph: `nodes` (a list of `op`, `name`, `inputs`, `outputs`,
+    `attributes`; an optional input that is not given is ""), `inputs`, `outputs` and `values` (lists of `name` and
+    `shape`) and `constants` (name -> nested list, of small integer tensors). Nodes that only dequantise a constant are
+    not among them. A tensor without a name, or with one that occurred before, has its place as a suffix.
+
+    Raises:
+      CheckpointError: the file is truncated, not well-formed, or claims what it does not hold.
+    """
+    file = _File(path, map_file(path))
+    try:
+        model = Table.root(file.data)
+        file.buffers = list(file.budget.each(model.tables(4)))
+        file.operators = [_operator(code) for code in file.budget.each(model.tables(1))]
+        graphs = [file.read_subgraph(graph, i) for i, graph in enumerate(file.budget.each(model.tables(2)))]
+    except FlatBufferError as error:
+        raise CheckpointError(path, f"is truncated or not well-formed ({error})", MEND) from error
+    if not graphs:
+        raise CheckpointError(path, "holds no graph", MEND)
+    return Checkpoint(str(path), file.tensors, {"graph": graphs[0], "left_out": tuple(file.left_out)})
+
+
+def _operator(code: Table) -> str:
+    number = max(code.integer(0, "<b"), code.integer(3, "<i"))  # old files have only the first, of eight bits
+    return code.text(1) if number == CUSTOM else operator_name(number)
+
+
+@dataclass
+class _Value:
+    """An edge of the graph: a name, a shape whose unknown lengths are None, and a tensor where it is constant."""
+
+    name: str
+    shape: list[int | None]
+    tensor: LazyTensor | None = None
+
+
+class _File:
+    """A file under way: what was found in it so far."""
+
+    def __init__(self, path: Path, data: Bytes):
+        self.path, self.data = path, data
+        self.budget = Budget(path, len(data))
+        self.buffers: list[Table] = []
+        self.operators: list[str] = []
+        self.names: set[str] = set()
+        self.tensors: dict[str, LazyTensor] = {}
+        self.left_out: list[str] = []
+
+    def read_subgraph(self, subgraph: Table, number: int) -> dict[str, object]:
+        """Adds a subgraph's constant tensors to those of the file and returns the graph."""
+        values = [self._value(t, number, place) for place, t in enumerate(self.budget.each(subgraph.tables(0)))]
+        constants = {v.name: v.tensor for v in values if v.tensor is not None}
+        few = {n: t for n, t in constants.items() if t.dtype in ("int32", "int64") and t.size <= FEW}
+        nodes, same = [], {}
+        for table in self.budget.each(subgraph.tables(3)):
+            node = self._node(table, values)
+            known = [name for name in node["inputs"] if name in constants]
+            if node["op"] == "DEQUANTIZE" and len(known) == len(node["outputs"]) == 1:
+                same[node["outputs"][0]] = known[0]
+            else:
+                nodes.append(node)
+        for node in nodes:
+            node["inputs"] = [same.get(name, name) for name in node["inputs"]]
+        self.tensors |= constants
+        told = [{"name": v.name, "shape": v.shape} for v in values]
+        return {
+            "nodes": nodes,
+            "inputs": self._chosen(subgraph, 1, told),
+            "outputs": self._chosen(subgraph, 2, told),
+            "values": [value for value in told if value["name"] not in constants],
+            "constants": {n: t.read_rows(0, t.size).reshape(t.shape).tolist() for n, t in few.items()},
+        }
+
+    def _chosen(self, table: Table, field: int, values: list) -> list:
+        """Returns the values whose places a vector of the table names; None for -1."""
+        places = table.array(field, "<i4")
+        self.budget.spend(len(places))
+        if len(places) and not -1 <= places.min() <= places.max() < len(values):
+            raise FlatBufferError("a node or a graph names a value that does not exist")
+        return [values[place] if place >= 0 else None for place in places]
+
+    def _node(self, table: Table, values: list[_Value]) -> dict:
+        code = table.integer(0, "<I")
+        if code >= len(self.operators):
+            raise FlatBufferError("a node names an operator that does not exist")
+        inputs, outputs = ([v.name if v else "" for v in self._chosen(table, field, values)] for field in (1, 2))
+        options = read_options(table.integer(3, "<B"), table.table(4))
+        return {"op": self.operators[code], "name": "", "inputs": inputs, "outputs": outputs, "attributes": options}
+
+    def _value(self, table: Table, graph: int, place: int) -> _Value:
+        name = "/".join([f"subgraph{graph}"] * bool(graph) + [table.text(3)])
+        if not name or name in self.names:
+            name = f"{name}:{place}"
+        if name in self.names:
+            raise CheckpointError(self.path, f"tensor {name!r} occurs twice", MEND)
+        self.names.add(name)
+        told = table.array(7, "<i4") if len(table.array(7, "<i4")) else table.array(0, "<i4")
+        value = _Value(name, [n if n >= 0 else None for n in told[: MOST_AXES + 1].tolist()])
+        data = self._data(table.integer(2, "<I"))
+        if not len(data):
+            return value
+        dtype = DTYPES.get(table.integer(1, "<b"))
+        if dtype is None or table.table(6) is not None:  # strings, complex numbers, four bits; sparse tensors
+            self.left_out.append(name)
+            return value
+        shape = checked_shape(table.array(0, "<i4")[: MOST_AXES + 1].tolist(), self.path, name)
+        size = prod(shape) * np.dtype(dtype).itemsize
+        if len(data) != size:
+            raise CheckpointError(self.path, f"tensor {name!r} has {len(data)} bytes, not {size}", MEND)
+        value.tensor = self._scaled(table.table(4), LazyTensor.of(data.view(dtype).reshape(shape), self.path, name))
+        return value
+
+    def _data(self, number: int) -> Bytes:
+        if number >= len(self.buffers):
+            raise FlatBufferError("a tensor names a buffer that does not exist")
+        buffer = self.buffers[number]
+        offset, size = buffer.integer(1, "<Q"), buffer.integer(2, "<Q")
+        if offset <= 1:  # the data lies within the FlatBuffer
+            return buffer.array(0, "u1")
+        if offset + size > len(self.data):
+            raise FlatBufferError("a buffer ends beyond the file")
+        return self.data[offset : offset + size]
+
+    def _scaled(self, quantization: Table | None, stored: LazyTensor) -> LazyTensor:
+        scale = quantization.array(2, "<f4") if quantization else np.empty(0, np.float32)
+        if quantization is None or not len(scale) or "int" not in stored.dtype:
+            return stored
+        zero = quantization.array(3, "<i8")
+        zero = zero if len(zero) else np.zeros(1, np.int64)
+        return affine(stored, scale, zero, quantization.integer(6, "<i"), self.path)

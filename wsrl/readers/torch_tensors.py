@@ -1,0 +1,108 @@
+"""Lazy tensors over PyTorch's storages: views with offset and strides, checked against the bytes that there are."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from wsrl.checkpoint import CheckpointError, LazyTensor
+from wsrl.readers.allowlist import PickledArray, Quantizer, Storage, StoredTensor
+from wsrl.readers.mapped import MARGIN, Bytes, checked_shape
+from wsrl.readers.state_dict import Leaf
+
+MEND = "write or download it again"
+
+
+class Storages(ABC):
+    """Where the bytes of storages lie.
+
+    Attributes:
+      path, size: of the file, the size in bytes.
+      big_endian: the byte order of the storages.
+    """
+
+    def __init__(self, path: Path, size: int, big_endian: bool):
+        self.path = path
+        self.size = size
+        self.big_endian = big_endian
+
+    @abstractmethod
+    def locate(self, storage: Storage) -> tuple[int, Callable[[], Bytes]]:
+        """Returns the size of a storage in bytes, and what reads it; raises CheckpointError if there is none."""
+
+
+def lazy_tensors(leaves: Mapping[str, Leaf], storages: Storages) -> dict[str, LazyTensor]:
+    """Makes lazy tensors of what a pickle tells.
+
+    Args:
+      leaves: name -> view of a storage, or array.
+      storages: where their bytes lie.
+
+    Raises:
+      CheckpointError: a view reaches beyond its storage, or a storage beyond its bytes.
+    """
+    result = {}
+    for name, leaf in leaves.items():
+        if isinstance(leaf, PickledArray):
+            result[name] = LazyTensor.of(leaf.array, storages.path, name)
+        else:
+            result[name] = _lazy(name, leaf, storages)
+    return result
+
+
+def _lazy(name: str, tensor: StoredTensor, storages: Storages) -> LazyTensor:
+    path = storages.path
+    shape = checked_shape(tensor.shape, path, name)
+    itemsize = tensor.dtype.itemsize
+    size, read = storages.locate(tensor.storage)
+    entries = prod(shape)
+    reach = 1 + sum((n - 1) * stride for n, stride in zip(shape, tensor.strides, strict=False)) if entries else 0
+    if len(tensor.strides) != len(shape) or tensor.offset + reach > size // itemsize:
+        reason = f"tensor {name!r} of shape {list(shape)} reaches beyond its storage of {size} bytes"
+        raise CheckpointError(path, reason, MEND)
+    if entries > reach and entries * max(itemsize, 4) > MARGIN:  # entries that repeat take no room in the file
+        raise CheckpointError(path, f"tensor {name!r} repeats few entries too often", "save it contiguous")
+    dtype = tensor.dtype.newbyteorder(">") if storages.big_endian and itemsize > 1 else tensor.dtype
+    strides = tuple(itemsize * stride for stride in tensor.strides)
+
+    def read_rows(start: int, stop: int) -> np.ndarray:
+        if not entries:
+            return np.empty(shape, dtype)[start:stop]
+        first = tensor.offset * itemsize
+        view = np.lib.stride_tricks.as_strided(
+            read()[first : first + reach * itemsize].view(dtype), shape or (1,), strides or (itemsize,), writeable=False
+        )
+        return view[start:stop]
+
+    if tensor.quantizer is None:
+        return LazyTensor(shape, tensor.dtype.name, read_rows, str(path), name)
+    scales = _Dequantized(tensor.quantizer, name, shape, storages)
+    return LazyTensor(shape, f"q{tensor.dtype.name}", lambda a, b: scales.apply(read_rows(a, b), a), str(path), name)
+
+
+class _Dequantized:
+    """Turns quantised rows into float32."""
+
+    def __init__(self, quantizer: Quantizer, name: str, shape: tuple[int, ...], storages: Storages):
+        self._axis = quantizer.axis
+        self._values = []
+        for value in (quantizer.scale, quantizer.zero_point):
+            if isinstance(value, StoredTensor):
+                self._values.append(_lazy(f"{name} (its scale)", value, storages))
+            else:
+                self._values.append(np.float32(value))
+        if quantizer.axis is not None:
+            fits = 0 <= quantizer.axis < len(shape) and all(v.shape == (shape[quantizer.axis],) for v in self._values)
+            if not fits:
+                raise CheckpointError(storages.path, f"the scales of tensor {name!r} do not fit it", MEND)
+
+    def apply(self, rows: np.ndarray, start: int) -> np.ndarray:
+        scale, zero = (np.asarray(value, np.float32) for value in self._values)
+        if self._axis is not None:
+            along = [-1 if axis == self._axis else 1 for axis in range(rows.ndim)]
+            scale, zero = scale.reshape(along), zero.reshape(along)
+            if self._axis == 0:
+                scale, zero = scale[start : start + len(rows)], zero[start : start + len(rows)]
+        return (rows.astype(np.float32) - zero) * scale

@@ -1,0 +1,474 @@
+"""Follows values through the tree of modules, from the inputs to the outputs.
+
+Names do not say in which order modules run, only roughly. So a module runs as soon as something of the size that it reads
+is there: in a list the value before it, among named modules every value of that size, tied together where there are
+several. A block that returns the size that it read may be residual, so its output is tied to its input. Where nothing
+fits, what flows in and out is fixed and the modules below are looked at on their own.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values
+from wsrl.wiring.tree import Node, Shape, natural, sorted_children
+
+EARLY = re.compile(
+    r"stem|embed|patch|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in", re.I
+)
+LATE = re.compile(
+    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|proj_out|^lm_|fc_out|aux|conv_out|predict", re.I
+)
+SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
+SIDE = re.compile(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
+CROSS = re.compile(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
+FAR = re.compile(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
+GATE = re.compile(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
+STEM = re.compile(r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)")
+NORM_STEMS = ("bn", "norm", "batchnorm", "layernorm")
+
+
+@dataclass(eq=False)
+class Entry:
+    """A value in reach of modules.
+
+    Attributes:
+      value: dims, one after the other.
+      read: whether a module has read it.
+      spatial, dense: whether it comes from a convolution, from a dense layer.
+      heads: whether it is the result of attention that only an output projection reads.
+      returned: whether a block returns it.
+    """
+
+    value: Value
+    read: bool = False
+    spatial: bool = False
+    dense: bool = False
+    heads: bool = False
+    returned: bool = False
+
+
+@dataclass(eq=False)
+class Env:
+    """Values in reach, newest last.
+
+    Attributes:
+      parent: where to look further; None at the root.
+      only_last: only the newest value is in reach (members of a list).
+      unknown: values of any size may flow here.
+      inputs: entries of outer environments that were read from here.
+      made: all entries of all environments.
+    """
+
+    parent: "Env | None" = None
+    entries: list[Entry] = field(default_factory=list)
+    only_last: bool = False
+    unknown: bool = False
+    inputs: list[Entry] = field(default_factory=list)
+    made: list[Entry] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.parent is not None:
+            self.made = self.parent.made
+
+    def visible(self, size: int) -> list[Entry]:
+        """Entries of a size here, or else further up."""
+        entries = self.entries[-1:] if self.only_last else self.entries
+        found = [e for e in entries if size_of(e.value) == size]
+        if found or (self.only_last and self.entries) or self.unknown or self.parent is None:
+            return found
+        return self.parent.visible(size)
+
+    def everywhere(self, size: int) -> list[Entry]:
+        """Entries of a size here and all the way up."""
+        own = [e for e in self.entries if size_of(e.value) == size]
+        return own + (self.parent.everywhere(size) if self.parent else [])
+
+    def last(self) -> Entry | None:
+        """The newest entry in reach."""
+        if self.entries or self.unknown or self.parent is None:
+            return self.entries[-1] if self.entries else None
+        return self.parent.last()
+
+    def is_unknown(self) -> bool:
+        """Whether anything may flow here."""
+        return self.unknown or (not self.entries and self.parent is not None and self.parent.is_unknown())
+
+    def add(self, value: Value, **more: bool) -> Entry:
+        """Puts a new value in reach."""
+        entry = Entry(value, **more)
+        self.entries.append(entry)
+        self.made.append(entry)
+        return entry
+
+
+def numbered(node: Node) -> bool:
+    """Whether the children are members of a list."""
+    return bool(node.children) and all(name.isdigit() for name in node.children)
+
+
+def zipped(node: Node) -> list[Node] | None:
+    """Members of sibling lists of one length, which may run in turns (`patch_embed.0`, `block.0`, `patch_embed.1`, ...)."""
+    lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1]
+    same = [c for c in lists if sum(len(c.children) == len(o.children) for o in lists) > 1]
+    if len(same) < 2:
+        return None
+    found = []
+    for child in order(node):
+        if child not in same:
+            found.append((0 if EARLY.search(child.name) else 1_000, len(found), child))
+        else:
+            found += [(1 + int(name), len(found), member) for name, member in child.children.items()]
+    found.sort(key=lambda item: (item[0], item[1]))
+    return [child for *_, child in found]
+
+
+def order(node: Node) -> list[Node]:
+    """Children in the order in which they probably run."""
+
+    def rank(child: Node) -> tuple[int, int]:
+        if child.kind == "parameter":
+            return (4, 0)
+        early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
+        return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name))))
+
+    return sorted(sorted_children(node), key=rank)
+
+
+class Flow:
+    """Runs the tree; collects what the axes of the tensors hold.
+
+    Attributes:
+      axes: tensor -> for each axis the value that lies along it, or None.
+      kinds: module path -> (kind, tensors).
+      warnings: sentences.
+      embedded: values that token embeddings return, with their tensors.
+    """
+
+    def __init__(self, root: Node, special, run_leaf):
+        self.root = root
+        self.special = special
+        self.run_leaf = run_leaf
+        self.axes: dict[str, list[Value | None]] = {}
+        self.shapes: dict[str, Shape] = {}
+        self.kinds: dict[str, tuple[str, list[str]]] = {}
+        self.warnings: list[str] = []
+        self.wanted: list[tuple[int, Node]] = []
+        self.embedded: list[Value] = []
+        self.far = False  # whether what blocks returned further back is in reach
+        self.unknown_sizes: set[int] = set()  # that modules read which are not understood
+        self.made: set[int] = set()  # sizes that some module returns
+        for leaf in root.leaves():
+            for tensor, shape in leaf.tensors.values():
+                self.axes[tensor] = [None] * len(shape)
+                self.shapes[tensor] = shape
+            if leaf.kind in ("linear", "conv", "embedding"):
+                self.made |= {leaf.weight[-1] if leaf.transposed or leaf.kind == "embedding" else leaf.weight[0]}
+        self.norm_first = _norm_first(root)
+
+    # what lies along the axes
+
+    def put(self, tensor: str, axis: int, value: Value) -> None:
+        """Says what an axis holds."""
+        if size_of(value) != self.shapes[tensor][axis]:
+            raise ValueError(f"{tensor}: {size_of(value)} units on an axis of {self.shapes[tensor][axis]}")
+        before = self.axes[tensor][axis]
+        if before is None:
+            self.axes[tensor][axis] = value
+        else:
+            tie_values(before, value)
+
+    def put_vectors(self, node: Node, value: Value, skip: Iterable[str] = ("weight",)) -> None:
+        """Says that the vectors of a module hold one number a unit; one that does not fit fixes the units."""
+        for name, (tensor, shape) in node.tensors.items():
+            hits = [i for i, n in enumerate(shape) if n == size_of(value) and n > 1]
+            others = [n for n in shape if n > 1]
+            if name in skip or not others:
+                continue
+            if len(hits) == 1 and len(others) == 1:
+                self.put(tensor, hits[0], value)
+            else:
+                fix(value)
+
+    def note(self, node: Node, kind: str) -> None:
+        """Records the kind of a module."""
+        self.kinds[node.dotted] = (kind, [tensor for tensor, _ in node.tensors.values()])
+
+    # what modules read
+
+    def pick(self, env: Env, size: int, node: Node, newest: bool = False) -> Entry | None:
+        """Returns the value of a size that a module reads; None if there is none yet.
+
+        Where several are in reach they are tied, for any of them may be meant.
+        """
+        found = env.visible(size)
+        own = [e for e in found if e in env.entries]
+        if found and found[-1].heads and node.kind in ("linear", "conv"):
+            found = found[-1:]
+        elif CROSS.search(node.dotted):
+            found = env.everywhere(size)
+        elif newest and own and own[-1] is env.entries[-1]:
+            found = own[-1:]
+        elif own and not env.only_last:
+            found = found + [e for e in env.inputs if size_of(e.value) == size]
+        found = [e for e in found if not e.heads] or found
+        if env.is_unknown() and not (newest and own):
+            for entry in found:
+                fix(entry.value)
+                entry.read = True
+            self.unknown_sizes.add(size)
+            return Entry((Dim(size, fixed=True),))
+        if not found and self.far and FAR.search(node.dotted):
+            found = [e for e in env.made if e.returned and size_of(e.value) == size]
+        if not found:
+            self.wanted.append((size, node))
+            return None
+        self.read(env, found)
+        return found[-1]
+
+    def read(self, env: Env, found: list[Entry]) -> None:
+        """Ties entries that a module may read, and remembers that they were read."""
+        for other in found[1:]:
+            tie_values(found[0].value, other.value)
+        for entry in found:
+            entry.read = True
+            scope: Env | None = env
+            while scope is not None and entry not in scope.entries:
+                if entry not in scope.inputs:
+                    scope.inputs.append(entry)
+                if scope.is_unknown():
+                    fix(entry.value)
+                scope = scope.parent
+            if scope is not None and scope.unknown:
+                fix(entry.value)
+
+    # running modules
+
+    def run(self, node: Node, env: Env, newest: bool = False) -> bool:
+        """Runs a module; False if what it reads is not there yet. What it returns is put in reach in `env`."""
+        for rule in self.special:
+            ran = rule(self, node, env)
+            if ran is not None:
+                return ran
+        if node.kind != "container":
+            return self.run_leaf(self, node, env, newest)
+        return self.run_list(node, env) if numbered(node) else self.run_block(node, env)
+
+    def run_list(self, node: Node, env: Env) -> bool:
+        """Runs the members of a list one after the other; one that does not fit may be a branch."""
+        inner = Env(env, only_last=True)
+        members = sorted_children(node)
+        bare = len(members) > 1 and all(m.kind in ("linear", "conv") for m in members)
+        residual = bare and [m.name for m in members] == [str(i) for i in range(len(members))]
+        for i, member in enumerate(members):
+            before = inner.last()
+            if not self.run(member, inner, newest=True):
+                if i == 0:
+                    return False
+                if not self.run_branch(member, inner, env):
+                    self.lost(inner, member)
+                    self.run(member, Env(inner, unknown=True))
+            elif residual and before and inner.entries and size_of(before.value) == size_of(inner.entries[-1].value):
+                tie_values(before.value, inner.entries[-1].value)  # bare layers may be run with residual connections
+        self.export(inner, env)
+        return True
+
+    def run_branch(self, member: Node, inner: Env, env: Env) -> bool:
+        """Runs a member of a list on what the list was given."""
+        own = Env(env)
+        if not self.run(member, own):
+            return False
+        inner.entries += own.entries
+        inner.inputs += [e for e in own.inputs if e not in inner.inputs]
+        return True
+
+    def run_block(self, node: Node, env: Env) -> bool:
+        """Runs named modules, then bare parameters."""
+        chain = chain_of(node, self.norm_first)
+        inner = Env(env)
+        gate = GATE.search(node.name)
+        read_before = {id(e): e.read for e in env.made} if gate else {}
+        children = zipped(node) or order(node)
+        bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
+        pending = [c for c in children if c not in bare]
+        ran_any = not pending
+        for i, child in enumerate(chain or ()):
+            fed = i == 0 and env.parent is None
+            if not self.run(child, inner, newest=True) and not (
+                fed and self.feed(inner, pending) and self.run(child, inner, newest=True)
+            ):
+                if i == 0:
+                    return False
+                self.lost(inner, child)
+                break
+            pending.remove(child)
+            ran_any = True
+        if not chain and env.parent is not None:
+            given = [c for c in pending if c.kind == "linear" and self.run_first(c, inner, env)]
+            pending = [c for c in pending if c not in given]
+            ran_any = ran_any or bool(given)
+        while pending:
+            ready = next((child for child in pending if self.run(child, inner)), None)
+            if ready is not None:
+                ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
+                pending.remove(ready)
+            elif not (env.parent is None and self.feed(inner, pending)):
+                if not ran_any and not inner.is_unknown() and env.parent is not None:
+                    return False
+                if not self.far:
+                    self.far = True
+                    reached = next((child for child in pending if self.run(child, inner)), None)
+                    self.far = False
+                    if reached is not None:
+                        pending.remove(reached)
+                        continue
+                self.lost(inner, pending[0])
+                for child in pending:
+                    self.run(child, Env(inner, unknown=True))
+                break
+        for child in bare:
+            self.run(child, inner)
+        if not chain:
+            self.merge(inner.entries)
+        if gate and inner.inputs and inner.entries and not inner.unknown:
+            sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
+            if sources:  # it only scales what it reads
+                tie_values(sources[0].value, inner.entries[-1].value)
+                for entry in inner.entries + sources:
+                    entry.read = read_before.get(id(entry), True)
+                return True
+        self.export(inner, env)
+        return True
+
+    def run_first(self, node: Node, inner: Env, env: Env) -> bool:
+        """Runs a dense layer on what its block is given, if it fits: the others of its block follow."""
+        own, inner.entries = inner.entries, []
+        waiting = len(self.wanted)
+        ran = self.run(node, inner) if env.visible(node.weight[0 if node.transposed else 1]) else False
+        del self.wanted[waiting:]
+        inner.entries = own + inner.entries
+        return ran
+
+    def feed(self, env: Env, pending: list[Node]) -> bool:
+        """Makes an input of the network where a module waits for a size that nothing produces."""
+        wanted, self.wanted = [(s, n) for s, n in self.wanted if n.kind != "norm"], []
+        produced = {size_of(e.value) for e in env.entries}
+        sums = {a + b for a in produced for b in produced} | {k * a for a in produced for k in range(2, 65)}
+        images = [(s, n) for s, n in wanted if n.kind == "conv" and s <= 4 and s not in produced]
+        sources = [(s, n) for s, n in wanted if s not in self.made]
+        first = wanted if not env.entries else []
+        for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
+            if size not in produced:
+                env.add((Dim(size, role="input"),), spatial=node.kind == "conv")
+                return True
+        return False
+
+    def merge(self, entries: list[Entry]) -> None:
+        """Ties values of one size."""
+        first: dict[int, Entry] = {}
+        for entry in entries:
+            if not entry.heads:
+                other = first.setdefault(size_of(entry.value), entry)
+                if other is not entry:
+                    tie_values(other.value, entry.value)
+
+    def lost(self, env: Env, node: Node) -> None:
+        """Fixes what flows in and out of modules that are not understood."""
+        self.warnings.append(f"what {node.dotted or 'the network'} reads is not understood")
+        for entry in env.entries + env.inputs:
+            fix(entry.value)
+        env.unknown = True
+
+    def export(self, inner: Env, env: Env) -> None:
+        """Puts what a block returns in reach outside: what nothing has read, else the newest value."""
+        returned = [e for e in inner.entries if not e.read] or inner.entries[-1:]
+        for entry in returned:
+            entry.read = True  # from here on the entry outside counts
+        first: dict[int, Entry] = {}
+        for entry in returned:
+            size = size_of(entry.value)
+            if size in first and not entry.heads:
+                tie_values(first[size].value, entry.value)
+                continue
+            first[size] = entry
+            for source in inner.inputs:
+                if size_of(source.value) == size and not entry.heads and not source.heads:
+                    tie_values(source.value, entry.value)
+        for entry in first.values():
+            if inner.unknown:
+                fix(entry.value)
+            env.add(entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=True)
+        if inner.unknown:
+            env.unknown = True
+
+
+def _norm_first(root: Node) -> bool | None:
+    """Whether `norm1` comes before `conv1`, by the sizes of all such pairs; None if they do not tell."""
+    before, after = True, True
+    for node in _containers(root):
+        for name, child in node.children.items():
+            match = re.fullmatch(r"(?:bn|norm)_?(\d+)", name)
+            conv = node.children.get(f"conv{match[1]}") if match else None
+            if match and conv is not None and conv.kind == "conv" and child.kind == "norm" and not conv.transposed:
+                size = child.tensors[next(iter(child.tensors))][1][0]
+                before &= size == conv.weight[1]
+                after &= size == conv.weight[0]
+    return None if before == after else before
+
+
+def _containers(node: Node) -> Iterable[Node]:
+    yield node
+    for child in node.children.values():
+        yield from _containers(child)
+
+
+def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
+    """Returns the numbered layers of a block (`conv1`, `bn1`, `conv2`, ...) in order if they fit one after the other."""
+    main = [c for c in node.children.values() if c.kind != "parameter" and not SIDE.search(c.name)]
+    matches = {c.name: STEM.fullmatch(c.name) for c in main}
+    if len(main) < 2 or not all(matches.values()) or not all(c.kind in ("linear", "conv", "norm") for c in main):
+        return None
+    convs = {m[2] for c in main if (m := matches[c.name]) and c.kind == "conv"}
+
+    def key(child: Node) -> tuple:
+        number = matches[child.name][2]  # type: ignore[index]
+        norm = child.kind == "norm"
+        group = 0 if child.kind == "conv" or (norm and number in convs) else 1
+        return (group, int(number), norm != bool(norm_first))
+
+    chain = sorted(main, key=key)
+    if norm_first is None and any(c.kind == "norm" for c in main) and any(c.kind == "conv" for c in main):
+        return None
+    current = 0
+    for child in chain:
+        if child.kind == "norm":
+            if current not in (0, child.tensors[next(iter(child.tensors))][1][0]):
+                return None
+            continue
+        out, fan_in = child.weight[:2]
+        if child.transposed:
+            fan_in, out = child.weight[-2:]
+        if current and fan_in != current and (current % fan_in or child.kind == "linear") and fan_in % current:
+            return None
+        current = out
+    return chain
+
+
+def finish(flow: Flow, env: Env, tied: bool) -> None:
+    """Marks what nothing has read as outputs; a tied head reads what has the width of the token embedding."""
+    widths = {size_of(v): v for v in flow.embedded}
+    for entry in env.entries:
+        if tied and not entry.read and size_of(entry.value) in widths:
+            tie_values(entry.value, widths[size_of(entry.value)])
+            entry.read = True
+    for entry in env.made:
+        if entry.returned and size_of(entry.value) in flow.unknown_sizes:
+            fix(entry.value)
+        if not entry.read:
+            if entry in env.entries and not env.unknown:
+                mark(entry.value, "output")
+            else:
+                fix(entry.value)
+
+
+__all__ = ["Dim", "Entry", "Env", "Flow", "finish", "natural", "numbered"]

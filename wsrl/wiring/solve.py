@@ -1,0 +1,75 @@
+"""Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
+
+import re
+
+from wsrl.checkpoint import Checkpoint
+from wsrl.wiring.attention import Attention
+from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Segment
+from wsrl.wiring.dims import Value, fix
+from wsrl.wiring.experts import run_experts
+from wsrl.wiring.flow import Env, Flow, finish
+from wsrl.wiring.modules import run_module, run_transform
+from wsrl.wiring.state_space import run_state_space
+from wsrl.wiring.tree import natural, parse_tree
+
+
+def solve(checkpoint: Checkpoint) -> Claim:
+    """Infers the wiring of any checkpoint; what is not understood stays fixed and is named in the warnings."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    root = parse_tree(shapes)
+    config = checkpoint.metadata.get("config")
+    config = config if isinstance(config, dict) else {}
+    attention = Attention(config, shapes)
+    flow = Flow(root, (run_experts, run_state_space, run_transform, attention.run), run_module)
+    env = Env()
+    _run_root(flow, env)
+    attention.finish(flow)
+    if attention.unordered(flow):
+        flow.warnings.append("nothing tells positions apart: a fixed position code may order the units that it is added to")
+        for value in flow.embedded + attention.streams:
+            fix(value)
+    finish(flow, env, tied_head(config, shapes))
+    return to_claim(flow, shapes)
+
+
+def _run_root(flow: Flow, env: Env) -> None:
+    if not flow.run_block(flow.root, env):
+        env.unknown = True
+        flow.run_block(flow.root, env)
+
+
+def tied_head(config: dict, shapes: dict) -> bool:
+    """Whether the network ends with a head that shares the weights of the token embedding."""
+    architectures = config.get("architectures") or []
+    if architectures:
+        return bool(re.search(r"For[A-Z]|LMHead|MTModel|WithLM", str(architectures[0]))) and config.get("tie_word_embeddings", True) is not False
+    prefixes = {name.split(".")[0] for name in shapes}
+    return len(prefixes) == 1 and prefixes <= {"transformer", "model", "bert", "roberta", "gpt"}
+
+
+def to_claim(flow: Flow, shapes: dict) -> Claim:
+    """Names the groups in the order in which tensors show them."""
+    groups: dict[str, Neurons] = {}
+    names: dict[int, str] = {}
+
+    def segments(value: Value | None) -> Axis:
+        if value is None:
+            return None
+        found = []
+        for dim in value:
+            root, outer, inner = dim.find()
+            known = root.role != "hidden" or (not root.fixed and root.size > 1)
+            if known and id(root) not in names:
+                names[id(root)] = f"g{len(names)}"
+                permutable = root.role == "hidden"
+                groups[names[id(root)]] = Neurons(root.size, root.role, permutable)
+            found.append(
+                Segment(names[id(root)], root.size, outer, inner) if known else Segment(None, root.size * outer * inner)
+            )
+        return tuple(found) if any(s.group for s in found) else None
+
+    axes = {name: tuple(segments(value) for value in flow.axes[name]) for name in sorted(shapes, key=natural)}
+    modules = tuple(
+        Module(path, kind, tuple(tensors)) for path, (kind, tensors) in sorted(flow.kinds.items(), key=lambda i: natural(i[0]))
+    )
+    return Claim(groups, {n: shapes[n] for n in axes}, axes, modules, warnings=tuple(flow.warnings))

@@ -1,0 +1,65 @@
+"""State-space layers (Gu and Dao, Mamba, 2023): `in_proj`, `conv1d`, `x_proj`, `dt_proj`, `A_log`, `D`, `out_proj`."""
+
+from wsrl.wiring.dims import Dim, fix, tie_values, view
+from wsrl.wiring.flow import Env, Flow
+from wsrl.wiring.tree import Node
+
+PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj", "conv1d", "A_log", "D")
+
+
+def run_state_space(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs a container that is a state-space layer; None for any other module.
+
+    The inner units and, for each of them, the entries of the state may be permuted: `x_proj` returns the step size and
+    the two state vectors B and C one after the other, `A_log` is [units, state].
+    """
+    if not all(part in node.children for part in PARTS):
+        return None
+    shapes = {part: next(iter(node.children[part].tensors.values()))[1] for part in ("A_log", "D")}
+    weights = {part: node.children[part].tensors["weight"] for part in PARTS[:5]}
+    if len(shapes["A_log"]) != 2 or len(weights["x_proj"][1]) != 2:
+        return None
+    (units, states), (rows, width) = shapes["A_log"], weights["in_proj"][1]
+    rank = weights["dt_proj"][1][1]
+    entry = flow.pick(env, width, node)
+    if entry is None:
+        return False
+    if rows != 2 * units or weights["x_proj"][1][0] != rank + 2 * states:
+        fix(entry.value)
+        env.add((Dim(weights["out_proj"][1][0], fixed=True),))
+        return True
+    unit, state, step = Dim(units), Dim(states), Dim(rank)
+    flow.put(weights["in_proj"][0], 0, (view(unit, outer=2),))
+    flow.put(weights["in_proj"][0], 1, entry.value)
+    flow.put(weights["conv1d"][0], 0, (unit,))
+    flow.put(weights["x_proj"][0], 0, (step, state, state))
+    flow.put(weights["x_proj"][0], 1, (unit,))
+    flow.put(weights["dt_proj"][0], 0, (unit,))
+    flow.put(weights["dt_proj"][0], 1, (step,))
+    flow.put(weights["out_proj"][0], 1, (unit,))
+    out = (Dim(weights["out_proj"][1][0]),)
+    flow.put(weights["out_proj"][0], 0, out)
+    flow.put_vectors(node.children["in_proj"], (view(unit, outer=2),))
+    flow.put_vectors(node.children["conv1d"], (unit,))
+    flow.put_vectors(node.children["dt_proj"], (unit,))
+    flow.put_vectors(node.children["out_proj"], out)
+    a_log, d = (next(iter(node.children[part].tensors.values()))[0] for part in ("A_log", "D"))
+    flow.put(a_log, 0, (unit,))
+    flow.put(a_log, 1, (state,))
+    flow.put(d, 0, (unit,))
+    for name, child in node.children.items():
+        flow.note(child, "state space")
+        if name not in PARTS and child.kind == "norm":
+            size = child.tensors["weight"][1][0]
+            choices = {"dt": step, "b": state, "c": state}
+            value = choices.get(name.split("_")[0].lower(), None)
+            if value is not None and value.size == size:
+                flow.put_vectors(child, (value,), skip=())
+            else:
+                fix((unit, state, step))
+        elif name not in PARTS:
+            fix((unit, state, step, *entry.value))
+    if width == out[0].size:
+        tie_values(entry.value, out)
+    env.add(out)
+    return True

@@ -1,0 +1,164 @@
+"""The tree of a checkpoint's modules, as the names of its tensors spell it out."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+Shape = tuple[int, ...]
+
+FIELDS = {
+    "weight": "weight", "kernel": "weight", "embedding": "weight", "gamma": "weight", "scale": "weight", "w": "weight",
+    "depthwise_kernel": "weight", "embeddings": "weight", "weight_v": "weight", "bias": "bias", "beta": "bias", "b": "bias",
+    "mean": "mean", "running_mean": "mean", "moving_mean": "mean", "var": "variance", "running_var": "variance",
+    "moving_variance": "variance", "num_batches_tracked": "count",
+}  # fmt: skip
+COLLECTIONS = ("params", "batch_stats")
+EMBEDDING = re.compile(
+    r"embed|^wte$|^wpe$|^shared$|^tok|lookup|token_type|word_emb|pos_emb|position_enc|^emb$|^w$|vocab", re.IGNORECASE
+)
+
+
+@dataclass
+class Node:
+    """A module: its own tensors and its children.
+
+    Attributes:
+      path: names from the root down.
+      tensors: field or bare name -> (tensor, shape).
+      children: name -> node.
+      transposed: the weight is [..., in, out] rather than [out, in, ...].
+    """
+
+    path: tuple[str, ...]
+    tensors: dict[str, tuple[str, Shape]] = field(default_factory=dict)
+    children: dict[str, "Node"] = field(default_factory=dict)
+    transposed: bool = False
+    parent: "Node | None" = field(default=None, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Last name of the path."""
+        return self.path[-1] if self.path else ""
+
+    @property
+    def dotted(self) -> str:
+        """The path as one word."""
+        return ".".join(self.path)
+
+    @property
+    def weight(self) -> Shape:
+        """Shape of the weight."""
+        return self.tensors["weight"][1]
+
+    def shape(self, name: str) -> Shape | None:
+        """Shape of a field, None where the module has none."""
+        return self.tensors[name][1] if name in self.tensors else None
+
+    @property
+    def kind(self) -> str:
+        """`norm`, `linear`, `conv`, `embedding`, `recurrent`, `parameter` (bare) or `container`."""
+        if any(re.match(r"weight_(ih|hh)(_l\d+)?", name) for name in self.tensors):
+            return "recurrent"
+        if "recurrent_kernel" in self.tensors:
+            return "recurrent"
+        if "in_proj_weight" in self.tensors:
+            return "container"
+        if "mean" in self.tensors and "variance" in self.tensors:
+            return "norm"
+        if "weight" not in self.tensors:
+            return "container" if self.children or not self.tensors else "parameter"
+        long = [n for n in self.weight if n != 1]
+        if len(self.weight) <= 1 or (len(long) <= 1 and self.shape("bias") in (None, (max(self.weight),))
+                                     and self.weight[-1] == 1 and self.weight[0] != 1 and len(self.weight) == 3):
+            return "norm"
+        if len(self.weight) == 2:
+            looked_up = EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
+            return "embedding" if looked_up and "bias" not in self.tensors else "linear"
+        return "conv"
+
+    @property
+    def units(self) -> int:
+        """Units that a dense layer or convolution returns."""
+        return self.weight[-1] if self.transposed else self.weight[0]
+
+    def leaves(self) -> Iterator["Node"]:
+        """Yields all modules with tensors below and including this one, in natural order."""
+        if self.tensors:
+            yield self
+        for child in sorted_children(self):
+            yield from child.leaves()
+
+
+def natural(name: str) -> tuple:
+    """Sorts `conv2` before `conv10`."""
+    return tuple((1, int(s), "") if s.isdigit() else (0, 0, s) for s in re.split(r"(\d+)", name) if s)
+
+
+def sorted_children(node: Node) -> list[Node]:
+    """Children in natural order of their names."""
+    return [node.children[name] for name in sorted(node.children, key=natural)]
+
+
+def parse_tree(shapes: Mapping[str, Shape]) -> Node:
+    """Builds the tree of modules from the names of tensors, in PyTorch's, Flax's or Keras' convention.
+
+    A tensor whose last name is no known field of a module becomes a module of its own, of kind `parameter`.
+    """
+    root = Node(())
+    for name, shape in shapes.items():
+        parts = [p for p in re.split(r"[./]", name) if p] or [name]
+        if parts[-3:-1] == ["parametrizations", "weight"]:  # weight norm: gain and direction
+            parts = [*parts[:-3], "weight_g" if parts[-1] == "original0" else "weight_v"]
+        if parts[0] in COLLECTIONS and len(parts) > 2:
+            parts = parts[1:]
+        last = parts[-1].removesuffix(":0")
+        recurrent = re.fullmatch(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?|recurrent_kernel|in_proj_(weight|bias)", last)
+        known = last in FIELDS and len(parts) > 1 and not (last in ("w", "b", "gamma", "beta", "scale") and len(shape) != 1)
+        node = root
+        for i, part in enumerate(parts[:-1] if known or recurrent else parts):
+            node = node.children.setdefault(part, Node((*node.path, *parts[len(node.path) : i + 1])))
+        if recurrent:
+            node.tensors[last] = (name, shape)
+        elif known:
+            node.tensors[FIELDS[last]] = (name, shape)
+            if last in ("kernel", "depthwise_kernel"):
+                node.transposed = True
+        else:
+            node.tensors["value"] = (name, shape)
+    _own_vectors(root)
+    _transposed_linears(root)
+    _set_parents(root)
+    return root
+
+
+def _set_parents(node: Node) -> None:
+    for child in node.children.values():
+        child.parent = node
+        _set_parents(child)
+
+
+def _own_vectors(node: Node) -> None:
+    """Tensors beside known fields belong to the module; those beside other modules are modules of their own."""
+    for child in list(node.children.values()):
+        _own_vectors(child)
+    if not node.tensors or not node.children or "in_proj_weight" in node.tensors:
+        return
+    if "weight" in node.tensors and all(c.kind == "parameter" for c in node.children.values()):
+        node.tensors |= {"." + c.name: c.tensors["value"] for c in node.children.values()}
+        node.children.clear()
+        return
+    for name in list(node.tensors):
+        label = "." + name
+        node.children[label] = Node((*node.path, label), {"value": node.tensors.pop(name)})
+
+
+def _transposed_linears(root: Node) -> None:
+    """Finds dense layers that store [in, out] without saying so, by the length of their biases (GPT-2's Conv1D)."""
+    linears = [n for n in root.leaves() if n.kind == "linear" and not n.transposed]
+    votes: dict[str, set[bool]] = {}
+    for node in linears:
+        bias = node.shape("bias")
+        if bias and node.weight[0] != node.weight[1]:
+            votes.setdefault(node.name, set()).add(bias[0] == node.weight[1])
+    for node in linears:
+        node.transposed = votes.get(node.name) == {True}
