@@ -7,6 +7,7 @@ more memory than twice the file and 64 MiB. Anything else is a failure: the file
 exit status is 1. A reader, a seed and a number give the same damage again.
 """
 
+import importlib
 import shutil
 import signal
 import sys
@@ -27,9 +28,9 @@ from tqdm import tqdm
 from tests.mutations import mutate
 from tests.samples import SAMPLES
 from wsrl.checkpoint import CheckpointError
-from wsrl.readers import open_checkpoint
+from wsrl.readers import READERS, open_checkpoint
 
-READERS = flags.DEFINE_list("readers", ["all"], "Readers to test, e.g. safetensors,pytorch; `all` for all.")
+CHOSEN = flags.DEFINE_list("readers", ["all"], "Readers to test, e.g. safetensors,pytorch; `all` for all.")
 MUTATIONS = flags.DEFINE_integer("mutations", 10_000, "Damaged files for each reader.")
 SEED = flags.DEFINE_integer("seed", 0, "Decides on all damage.")
 KEEP = flags.DEFINE_string("keep", "fuzz-failures", "Folder for files on which a reader failed.")
@@ -88,6 +89,8 @@ def _too_slow(*_: object) -> None:
 def fuzz(reader: str, mutations: int, seed: int, keep: Path) -> list[Outcome]:
     """Tries damaged copies of all samples of a reader in turn; keeps those that fail."""
     names = [name for name in SAMPLES if name.partition("-")[0] == reader]
+    for module in READERS.values():  # not in the time of an attempt
+        importlib.import_module(f"wsrl.readers.{module}")
     outcomes = []
     started = not tracemalloc.is_tracing()
     if started:
@@ -97,7 +100,7 @@ def fuzz(reader: str, mutations: int, seed: int, keep: Path) -> list[Outcome]:
         for name in names:
             (folder := Path(temporary) / name).mkdir()
             sources[name] = SAMPLES[name](folder)
-            assert attempt(sources[name]).opened, f"the sample {name} cannot be read"
+            open_checkpoint(sources[name])
         for number in tqdm(range(mutations), desc=reader, unit="file", mininterval=1.0):
             name = names[number % len(names)]
             folder = Path(temporary) / "damaged"
@@ -116,7 +119,7 @@ def fuzz(reader: str, mutations: int, seed: int, keep: Path) -> list[Outcome]:
 def main(_: Sequence[str]) -> None:
     """Prints a table, a reader a line; exits with 1 if any failed."""
     known = list(dict.fromkeys(name.partition("-")[0] for name in SAMPLES))
-    readers = known if READERS.value == ["all"] else READERS.value
+    readers = known if CHOSEN.value == ["all"] else CHOSEN.value
     if unknown := set(readers) - set(known):
         raise app.UsageError(f"--readers: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     columns = "{:18} {:>9} {:>7} {:>8} {:>8} {:>9} {:>11}"

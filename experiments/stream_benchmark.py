@@ -2,8 +2,8 @@
 
 python -m experiments.stream_benchmark [--models bert-base,decoder-1.5b,zoo-1000]
 
-Random weights are written to a temporary folder (the decoder takes 3 GB there); every line is measured in a process of its
-own, so that its peak memory is its own. Reading and the products are timed in the same process, after the embedding:
+Random weights are written to a temporary folder (the decoder takes 3 GB there). Every line is measured in a process of
+its own, so that its peak memory is its own; reading and the products are timed in that process, after the embedding:
 
     read    seconds of the embedding over those of reading the file once, which is in the page cache by then
     floor   seconds of the embedding over those of multiplying matrices of the same shapes with 64 columns, float32
@@ -115,7 +115,7 @@ def write_random(path: Path, shapes: Shapes, dtype: type, seed: int) -> None:
             left = math.prod(shape)
             while left:
                 values = rng.standard_normal(min(left, FILL_BLOCK), np.float32) / math.sqrt(shape[-1])
-                file.write(np.abs(values).astype(dtype) if len(shape) == 1 else values.astype(dtype))
+                file.write((np.abs(values) if len(shape) == 1 else values).astype(dtype).tobytes())
                 left -= len(values)
 
 
@@ -140,7 +140,14 @@ def write_model(name: str, folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What was measured of one line; seconds of the embedding are those of the second run where there are many models."""
+    """What was measured of one line.
+
+    Attributes:
+      models, parameters, size: what was embedded; the size in bytes.
+      seconds: of the embedding; of the second one where there are many models.
+      peak: MiB of memory up to its end.
+      reading, products: seconds.
+    """
 
     models: int
     parameters: int
@@ -214,11 +221,11 @@ def products_alone(shapes: Sequence[tuple[int, ...]]) -> float:
     total = 0.0
     for rows, columns in sorted(set(matrices)):
         left, right = np.ones((rows, columns), np.float32), np.ones((columns, COLUMNS), np.float32)
-        left @ right  # the pages of new memory are not what is timed
+        np.matmul(left, right)  # the pages of new memory are not what is timed
         times = matrices.count((rows, columns))
         start = time.perf_counter()
         for _ in range(times):
-            left @ right
+            np.matmul(left, right)
         total += time.perf_counter() - start
     return total
 

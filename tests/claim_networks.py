@@ -59,7 +59,7 @@ class Builder:
 
 
 def transformer(seed=0, heads=3, dim=4, repeat=1, layers=2, qk=True):
-    """Token embedding, pre-norm blocks with separate projections, grouped queries where `repeat` > 1, tied to nothing."""
+    """Token embedding, pre-norm blocks with separate projections, grouped queries where `repeat` > 1, a head."""
     width, vocabulary, inner = 16, 11, 24
     groups = {"words": fixed(vocabulary), "x": hidden(width), "logits": fixed(vocabulary, "output")}
     for i in range(layers):
@@ -78,7 +78,7 @@ def transformer(seed=0, heads=3, dim=4, repeat=1, layers=2, qk=True):
         b.linear(f"{path}.mlp.up", inner, width, f"f{i}", "x")
         b.linear(f"{path}.mlp.down", width, inner, "x", f"f{i}")
 
-        def part(name, axis, stop):
+        def part(name, axis, stop, path=path):
             return Slice(f"{path}.attn.{name}", axis, 0, stop)
 
         b.products.append(
@@ -245,7 +245,7 @@ def permute(checkpoint, claim, seed):
 
 
 def rescale(checkpoint, claim, seed, largest=64.0):
-    """Multiplies units by positive factors, log-uniform in [1 / largest, largest], or by signs, as far as is claimed."""
+    """Multiplies units by positive factors, log-uniform in [1 / largest, largest], or by signs, as is claimed."""
     rng = np.random.default_rng(seed)
     factors = {}
     for name, group in claim.groups.items():

@@ -123,7 +123,9 @@ def onnx_model(tensors, nodes, inputs=(("x", ["batch", 4]),), outputs=(("y", ["b
     """A ModelProto; tensors are TensorProtos or arrays by name."""
     values = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in side] for side in (inputs, outputs)]
     protos = [t if isinstance(t, TensorProto) else numpy_helper.from_array(t, name) for name, t in tensors.items()]
-    return helper.make_model(helper.make_graph(nodes, "graph", *values, protos), opset_imports=[helper.make_opsetid("", 18)])
+    return helper.make_model(
+        helper.make_graph(nodes, "graph", *values, protos), opset_imports=[helper.make_opsetid("", 18)]
+    )
 
 
 @sample("onnx")
@@ -180,7 +182,6 @@ class TfliteWriter:
                 written[key] = b.EndVector()
             else:
                 written[key] = value
-        module = getattr(tflite, name)
         getattr(tflite, f"{name}Start")(b)
         for key, value in written.items():
             getattr(tflite, f"{name}Add{key}")(b, value)

@@ -120,6 +120,12 @@ def test_long_headers_are_not_read(tmp_path):
         open_file(path)
 
 
+def test_memory_for_many_tensors_is_bounded(tmp_path):
+    header = {str(i): entry(shape=(0,), offsets=(0, 0)) for i in range(40_000)}
+    with pytest.raises(CheckpointError, match="more nodes, tensors"):
+        open_file(file(tmp_path, header))
+
+
 def test_a_large_file_opens_by_its_header(tmp_path):
     path = file(tmp_path, {"w": entry("F16", (2**20, 2**12), (0, 2**33))})
     os.truncate(path, path.stat().st_size + 2**33)

@@ -4,7 +4,7 @@ import tflite
 
 from tests.samples_formats import SAMPLES, TfliteWriter
 from wsrl.checkpoint import CheckpointError
-from wsrl.readers import open_checkpoint
+from wsrl.readers import budget, open_checkpoint
 from wsrl.readers.tflite_operators import OPERATORS, operator_name
 
 
@@ -74,12 +74,13 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path, shape):
         open_checkpoint(tmp_path / "a.tflite")
 
 
-def test_shared_tables_do_not_fill_the_memory(tmp_path):
+def test_shared_tables_do_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000)
     writer = TfliteWriter()
-    one = writer.table("Tensor", Name="t", Shape=np.array([1], np.int32))
-    graph = writer.table("SubGraph", Tensors=[one] * 100_000)
+    one = writer.table("Tensor", Shape=np.array([1], np.int32))
+    graph = writer.table("SubGraph", Tensors=[one] * 2000)
     root = writer.table("Model", Version=3, Subgraphs=[graph], Buffers=[writer.table("Buffer")])
     writer.builder.Finish(root, b"TFL3")
     (tmp_path / "a.tflite").write_bytes(bytes(writer.builder.Output()))
-    with pytest.raises(CheckpointError, match="more nodes|occurs twice"):
+    with pytest.raises(CheckpointError, match="more nodes"):
         open_checkpoint(tmp_path / "a.tflite")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 
@@ -41,8 +42,7 @@ class LazyTensor:
     @classmethod
     def of(cls, array: np.ndarray, path: str | Path, name: str) -> "LazyTensor":
         """Wraps an array, mapped or in memory, of any numeric type."""
-        rows = array if array.ndim else array.reshape(1)
-        return cls(array.shape, array.dtype.name, lambda start, stop: rows[start:stop], str(path), name)
+        return cls(array.shape, array.dtype.name, partial(_rows, array), str(path), name)
 
     @property
     def ndim(self) -> int:
@@ -72,6 +72,10 @@ class LazyTensor:
         if copy and not values.flags.writeable:  # a view of the file
             values = values.copy()
         return values if dtype is None else values.astype(dtype, copy=False)
+
+
+def _rows(array: np.ndarray, start: int, stop: int) -> np.ndarray:
+    return (array if array.ndim else array.reshape(1))[start:stop]
 
 
 Tensor = LazyTensor | np.ndarray

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from wsrl.canonical import Canonicalizer
@@ -87,7 +87,8 @@ def embed_files(
     vectors: dict[int, np.ndarray] = {}
     broken: dict[int, CheckpointError] = {}
     run = _Run(sources, wire, small, progress)
-    with tqdm(total=len(sources), desc="embedding", unit="model", disable=not progress, mininterval=1.0) as line:
+    line = tqdm(total=len(sources), desc="embedding", unit="model", disable=not progress, mininterval=1.0)
+    with line, threadpool_limits(1):  # matrices are small or thin, and threads would wait for busy cores
         for place, result in run.results():
             line.update()
             if isinstance(result, np.ndarray):
@@ -107,7 +108,6 @@ class _Run:
     def __init__(self, sources: Sequence[str], wire: Wire, small: int, progress: bool):
         self.sources, self.wire, self.small, self.progress = sources, wire, small, progress
         self.architectures: dict[object, _Architecture] = {}
-        self.threads = ThreadpoolController()  # small products gain nothing from threads, which wait for busy cores
 
     def results(self) -> Iterator[tuple[int, np.ndarray | CheckpointError]]:
         """Yields the place and the vector of every source, or why it has none, as soon as it is known."""
@@ -117,13 +117,10 @@ class _Run:
                 checkpoint = open_checkpoint(source)
                 architecture = self._architecture(checkpoint)
                 if architecture.parameters > self.small:
-                    yield (
-                        place,
-                        embed_streamed(checkpoint, architecture.canonicalize, architecture.schedule, self.progress),
-                    )
+                    canonicalize, schedule = architecture.canonicalize, architecture.schedule
+                    yield place, embed_streamed(checkpoint, canonicalize, schedule, self.progress)
                     continue
-                with self.threads.limit(limits=1):
-                    canonical = architecture.canonicalize(checkpoint)
+                canonical = architecture.canonicalize(checkpoint)
                 tensors = {name: read_whole(tensor) for name, tensor in canonical.tensors.items()}
             except CheckpointError as error:
                 yield place, error
@@ -138,22 +135,19 @@ class _Run:
                 pending = 0
         yield from self._flush_all()
 
-    def _flush_all(self) -> Iterator[tuple[int, np.ndarray | CheckpointError]]:
+    def _flush_all(self) -> Iterator[tuple[int, np.ndarray]]:
         for architecture in self.architectures.values():
             if architecture.waiting:
                 yield from self._flush(architecture)
 
-    def _flush(self, architecture: _Architecture) -> Iterator[tuple[int, np.ndarray | CheckpointError]]:
+    def _flush(self, architecture: _Architecture) -> Iterator[tuple[int, np.ndarray]]:
         places = [place for place, _ in architecture.waiting]
         stacked = {
             name: np.stack([tensors[name] for _, tensors in architecture.waiting])
             for name in architecture.canonicalize.claim.shapes
         }
         architecture.waiting.clear()
-        with self.threads.limit(limits=1):
-            vectors = _swept(architecture.schedule, StackedWeights(stacked))
-        for place, vector in zip(places, vectors, strict=True):
-            yield place, vector if _usable(vector) else _overflow(self.sources[place])
+        yield from zip(places, _swept(architecture.schedule, StackedWeights(stacked)), strict=True)
 
     def _architecture(self, checkpoint: Checkpoint) -> _Architecture:
         """Wires a checkpoint, unless one of the same names, shapes and configuration has been wired before."""
@@ -181,16 +175,13 @@ def embed_streamed(
       entries: numbers read at a time.
 
     Raises:
-      CheckpointError: its weights hold NaN or Inf, cannot be read, or make its states overflow.
+      CheckpointError: its weights hold NaN or Inf, or cannot be read.
     """
     count = len(schedule.visits) + len(schedule.vectors)
     name = Path(checkpoint.path).name
     with tqdm(total=count, desc=name, unit="tensor", disable=not progress, leave=False, mininterval=1.0) as line:
         weights = StreamedWeights(canonicalize(checkpoint).tensors, checkpoint.tensors, entries)
-        vector = _swept(schedule, weights, lambda: line.update())[0]
-    if not _usable(vector):
-        raise _overflow(checkpoint.path)
-    return vector
+        return _swept(schedule, weights, lambda: line.update())[0]
 
 
 def _swept(schedule: Schedule, weights: Weights, visited: Callable = lambda: None) -> Float32[np.ndarray, "models dim"]:
@@ -199,13 +190,4 @@ def _swept(schedule: Schedule, weights: Weights, visited: Callable = lambda: Non
             visited()
             yield token
 
-    with np.errstate(over="ignore", invalid="ignore"):  # of one model among others; told by what is not finite
-        return read_out(tokens()).astype(np.float32)
-
-
-def _usable(vector: np.ndarray) -> bool:
-    return bool(np.isfinite(vector).all())
-
-
-def _overflow(path: str) -> CheckpointError:
-    return CheckpointError(path, "its weights are so large that its states overflow", "leave it out")
+    return read_out(tokens()).astype(np.float32)

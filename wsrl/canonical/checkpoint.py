@@ -6,7 +6,7 @@ import numpy as np
 
 from wsrl.canonical.norms import find_folds, fold_norm
 from wsrl.canonical.products import Part, multiply, product_matrices
-from wsrl.canonical.rows import ReadRows, row_reader
+from wsrl.canonical.rows import ReadRows, forget_pages, row_reader
 from wsrl.canonical.scales import Scaling, fix_scales, plan_scales
 from wsrl.checkpoint import Checkpoint, LazyTensor, Tensor
 from wsrl.wiring.claim import Claim
@@ -20,9 +20,9 @@ def canonical_checkpoint(checkpoint: Checkpoint, claim: Claim) -> Checkpoint:
 class Canonicalizer:
     """Brings checkpoints of one claim into canonical form.
 
-    Batch norms are folded into the weights before them, each unit's incoming weights get length 1 (or a positive sum of
-    cubes), and products are balanced. What that takes is measured at once, in pieces; the weights themselves are changed
-    when they are read, whatever rows are asked for.
+    Batch norms are folded into the weights before them, each unit's incoming weights get length 1 (or a positive sum
+    of cubes), and products are balanced. What that takes is measured at once, in pieces; the weights themselves are
+    changed when they are read, whatever rows are asked for.
     """
 
     def __init__(self, claim: Claim):
@@ -47,7 +47,9 @@ class Canonicalizer:
             tensors[name] = self._lazy(checkpoint, name, _Scaled(name, tensors[name], scaling))
         changes: dict[str, list[tuple[Part, np.ndarray]]] = {}
         for part, matrices in product_matrices(tensors, self.claim.products, self.claim.shapes):
-            changes.setdefault(part.along.tensor, []).append((part, matrices.astype(np.float32)))
+            with np.errstate(over="ignore"):  # told of when the tensor is read
+                changes.setdefault(part.along.tensor, []).append((part, matrices.astype(np.float32)))
+            forget_pages(checkpoint.tensors[part.along.tensor])
         for name, own in changes.items():
             tensors[name] = self._lazy(checkpoint, name, _Multiplied(tensors[name], own))
         return replace(checkpoint, tensors=tensors)

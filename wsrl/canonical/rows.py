@@ -35,11 +35,11 @@ def row_chunks(
       entries: of a piece, unless `step` rows already are more.
     """
     shape = tensor.shape or (1,)
-    stop = shape[0] if stop is None else stop
+    end: int = shape[0] if stop is None else stop
     read = row_reader(tensor)
     size = max(entries // max(prod(shape[1:]) * step, 1), 1) * step
-    for first in range(start, stop, size):
-        last = min(first + size, stop)
+    for first in range(start, end, size):
+        last = min(first + size, end)
         yield first, last, read(first, last)
 
 

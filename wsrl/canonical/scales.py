@@ -1,7 +1,8 @@
 """Positive scales and signs of units: what each unit's weights are divided by.
 
-A unit's incoming weights and bias are divided by their norm and its outgoing weights multiplied by it (Neyshabur et al.,
-Path-SGD, 2015, eq. 3); where only the sign is free, the sum of the cubes of incoming weights and bias is made positive.
+A unit's incoming weights and bias are divided by their norm and its outgoing weights multiplied by it (Neyshabur et
+al., Path-SGD, 2015, eq. 3); where only the sign is free, the sum of the cubes of incoming weights and bias is made
+positive.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from wsrl.canonical.norms import Fold
-from wsrl.canonical.rows import read_whole, row_chunks
+from wsrl.canonical.rows import forget_pages, read_whole, row_chunks
 from wsrl.checkpoint import Tensor
 from wsrl.wiring.claim import Claim, Segment
 from wsrl.wiring.direction import directions
@@ -72,8 +73,8 @@ class Step:
 def plan_scales(claim: Claim, folds: Sequence[Fold]) -> list[Step]:
     """Returns the steps that fix the scales and signs of a claim's groups, in the order in which they are to be done.
 
-    A group is measured by the first weights that write it and whose own inputs have been measured before, so its factors
-    depend on no other group's. A group that nothing but itself feeds stays as it is.
+    A group is measured by the first weights that write it and whose own inputs have been measured before, so its
+    factors depend on no other group's. A group that nothing but itself feeds stays as it is.
     """
     powers = _powers(claim, folds)
     shifts = {fold.weight: fold.fields.get("shift", fold.fields["mean"]) for fold in folds}
@@ -111,6 +112,7 @@ def fix_scales(scaling: Scaling, steps: Sequence[Step]) -> None:
         factors = _measure(scaling, step) ** (1 / step.power)
         for (name, axis), segments in step.scaled.items():
             scaling.multiply(name, axis, _spread(segments, step.group, factors))
+        forget_pages(scaling.tensors[step.tensor])
 
 
 def _powers(claim: Claim, folds: Sequence[Fold]) -> dict[tuple[str, int], tuple[Segment, ...]]:

@@ -4,8 +4,10 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +20,9 @@ from wsrl.readers.mapped import read_head
 from wsrl.wiring.tree import natural
 from wsrl.wiring.wiring_file import read_wiring
 
+HUB = "Hugging Face"
+ONE = ("config.json", "adapter_config.json", "*.index.json")  # beside weights: the folder is one model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
@@ -25,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "files",
         metavar="FILE",
         nargs="+",
-        help="a checkpoint: a file, a folder or hf://owner/name; a folder that is none stands for the checkpoints in it",
+        help="a checkpoint: a file, a folder or hf://owner/name; another folder stands for the checkpoints in it",
     )
     parser.add_argument(
         "--out",
@@ -69,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """Returns the checkpoints that names stand for: those in a folder, in natural order, if it is none itself.
+    """Returns the checkpoints that names stand for; a folder that is none stands for those in it, in natural order.
+
+    A folder is one checkpoint if it is laid out as one: by Orbax, with a `config.json`, with an index of split files,
+    or with no more than one file of weights.
 
     Raises:
       InputError: a folder is no checkpoint and holds none.
@@ -77,21 +85,33 @@ def expand(names: Sequence[str]) -> list[str]:
     sources = []
     for name in names:
         folder = Path(name)
-        if name.startswith("hf://") or not folder.is_dir() or _is_checkpoint(folder):
+        if name.startswith("hf://") or not folder.is_dir():
             sources.append(name)
             continue
-        inside = sorted(folder.iterdir(), key=lambda path: natural(path.name))
-        found = [str(path) for path in inside if _is_checkpoint(path)]
-        if not found:
+        found = [path for path in sorted(folder.iterdir(), key=lambda path: natural(path.name)) if _format(path)]
+        own = _format(folder)
+        if own and (
+            own != HUB or len(found) <= 1 or any(fnmatch(path.name, n) for path in folder.iterdir() for n in ONE)
+        ):
+            sources.append(name)
+        elif found:
+            sources += [str(path) for path in found]
+        else:
             raise InputError(name, "is a folder without checkpoints", "name a checkpoint, or a folder that holds some")
-        sources += found
     return sources
 
 
-def _is_checkpoint(path: Path) -> bool:
-    """Whether some reader takes a file or folder for its own, however broken it is."""
+def _format(path: Path) -> str:
+    """Which reader takes a file or folder for its own, however broken it is; empty if none does."""
+    if path.name.startswith("."):
+        return ""
     try:
         head = read_head(path)
-        return any(import_module(f"wsrl.readers.{name}").matches(head, path) for name in READERS.values())
+        matching = (name for name, module in READERS.items() if _reader(module).matches(head, path))
+        return next(matching, "")
     except (CheckpointError, OSError):
-        return True  # opening it tells why
+        return "broken"  # opening it tells why
+
+
+def _reader(module: str) -> Any:
+    return import_module(f"wsrl.readers.{module}")

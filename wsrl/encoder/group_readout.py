@@ -5,7 +5,7 @@ from functools import lru_cache
 from hashlib import sha256
 
 import numpy as np
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 
 from wsrl.encoder.group_sweep import Token
 from wsrl.encoder.probes import COLUMNS, signs
@@ -30,8 +30,8 @@ def read_out(tokens: Iterable[Token]) -> Float64[np.ndarray, "models dim"]:
     """Returns unit vectors.
 
     A layer's features are its centred Gram matrix (Kornblith et al. 2019) off the diagonal, at length 1, its mean state
-    and its size. They are averaged by kind, those of hidden layers also by stage, to which a layer belongs in proportion;
-    each average is projected to `DIM` dimensions by fixed signs (Achlioptas 2003). A model without any signal gets zeros.
+    and its size. They are averaged by kind, those of hidden layers also by stage, to which a layer belongs in
+    proportion; each average is projected to `DIM` dimensions by fixed signs (Achlioptas 2003).
     """
     sums: dict[tuple[str, int], Float64[np.ndarray, "models features"]] = {}
     shares: dict[tuple[str, int], float] = {}
@@ -61,6 +61,6 @@ def layer_features(token: Token) -> Float64[np.ndarray, "models features"]:
 
 
 @lru_cache
-def _projection(kind: str, stage: int) -> Float[np.ndarray, "features dim"]:
+def _projection(kind: str, stage: int) -> Float64[np.ndarray, "features dim"]:
     parts = [signs(f"projection {kind} {stage} {i}", 0, FEATURES) for i in range(DIM // COLUMNS)]
-    return np.concatenate(parts, axis=1).astype(np.float64) / np.sqrt(DIM)
+    return np.concatenate(parts, axis=1) / np.sqrt(DIM)

@@ -82,8 +82,8 @@ class Visit:
       reads, writes: its sides.
       biases: tensors added to what it writes.
       links: what it reads from other tensors rather than from groups.
-      opaque: entries of `writes` that products take, (start, stop) each: any rotation of a head's entries is one form of
-        the same network.
+      opaque: entries of `writes` that products take, (start, stop) each: any rotation of a head's entries is one form
+        of the same network.
       gated: every unit reads its own state, as in a depthwise convolution.
       output: whether nothing reads what it writes.
       depth: 0 for the first visit, 1 for the last.
@@ -230,9 +230,9 @@ def _nearest(depths: dict[tuple[str, ...], float], path: tuple[str, ...]) -> flo
 def _ordered(visits: list[Visit]) -> list[Visit]:
     """Orders visits and gives them their depths.
 
-    First come those that read nothing that is written, embeddings as a rule; then, one by one, the first in the natural
-    order of names whose groups have been written and whose links have been visited, unless another one of its block that
-    can be visited too writes a group that only this block writes and that it reads. What nothing reads comes last. Where
+    First come those that read nothing that is written, embeddings as a rule; then, one by one, the first in the
+    natural order of names whose groups have been written and whose links have been visited, unless another one that can
+    be visited too writes a group which it reads and which only their block writes. What nothing reads comes last. Where
     nothing can be visited, as in a cycle, the first one left goes.
     """
     read = {group for visit in visits for group in visit.reads.groups}
@@ -244,7 +244,7 @@ def _ordered(visits: list[Visit]) -> list[Visit]:
     for visit in visits:
         for group in _gives(visit):
             writers.setdefault(group, set()).add(_block(visit.tensor))
-    inner.sort(key=lambda v: bool(v.links or v.reads.groups & writers.keys()))
+    inner.sort(key=lambda v: bool(v.links or v.gated or v.reads.groups & writers.keys()))
     needs = [_needs(v, writers.keys()) for v in inner]
     missing = [set(n) for n in needs]
     waiting: dict[tuple[str, str], list[int]] = {}
@@ -286,5 +286,7 @@ def _needs(visit: Visit, written: Set[str]) -> set[tuple[str, str]]:
     groups = visit.reads.groups & written if covered < visit.reads.size else set()
     if visit.reads.groups == visit.writes.groups:  # a recurrence
         groups = set()
+    if visit.gated:
+        groups = visit.writes.groups
     tensors = {tensor for link in visit.links for tensor in link.sources}
     return {("tensor", t) for t in tensors} | {("group", g) for g in groups}

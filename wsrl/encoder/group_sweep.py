@@ -1,25 +1,28 @@
 """A sweep over the tensors of any claim: states of neurons are carried through the weights in the order of the layers.
 
-Every unit of a group has a state of 64 columns: what it says at the 64 places of a small periodic image. A tensor reads
-the states along the axes that it is read along, multiplies them by its (canonical) weights, adds its bias, and the
+Every unit of a group has a state of 64 columns: what it says at the 64 places of a small periodic image. A tensor
+reads the states along the axes that it is read along, multiplies them by its (canonical) weights and adds its bias; the
 result, its entries, goes to the units along the axes that it is written along:
 
     entries = W x + b,        x = states of what W reads,        units += mean over slots of entries / rms(entries)
 
-An axis is read as [outer, size, inner]. A slot (outer, inner) or the tap of a kernel reads a unit at another place of the
-image, so that convolutions and flattened maps do what they do on real images, and gates, heads and fused projections
-are told apart. Axes and groups whose order is fixed (inputs, a vocabulary, positions) have states of their own.
+An axis is read as [outer, size, inner]. A slot (outer, inner) or the tap of a kernel reads a unit at another place of
+the image, so that convolutions and flattened maps do what they do on real images, and gates, heads and fused
+projections are told apart. Axes and groups whose order is fixed (inputs, a vocabulary, positions) have states of their
+own.
 The two matrices of a product share their entries without a group between them; where queries and keys are a product
-too, values are weighed by softmax attention over the places. Nothing depends on the order of the units of a group.
+too, values are weighed by softmax attention over the places. Nothing depends on the order of the units of a group;
+states are float64, since what a deep network makes of rounding errors can be much more than they are.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from wsrl.canonical.rows import CHUNK, forget_pages, read_whole, row_chunks
 from wsrl.checkpoint import Tensor
@@ -28,21 +31,8 @@ from wsrl.encoder.probes import COLUMNS, fixed_states, shifts, signs
 from wsrl.wiring.claim import Segment
 
 TINY = 1e-20  # root mean squares below are those of zeros
-SUM_BLOCK = 4096  # entries summed in float32 before float64 takes over
 
-State = Float[np.ndarray, "models entries columns"]
-
-
-class Weights(Protocol):
-    """Tensors of some models of one claim, the models stacked."""
-
-    def whole(self, tensor: str) -> Float[np.ndarray, "models *shape"]:
-        """Returns a tensor."""
-        ...
-
-    def pieces(self, tensor: str) -> Iterator[tuple[int, int, Float[np.ndarray, "models rows *rest"]]]:
-        """Yields (first, last + 1, rows) of a tensor's first axis."""
-        ...
+State = Float64[np.ndarray, "_models _entries columns"]  # float64; one model where all have the same
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ class StreamedWeights:
 
 @dataclass(frozen=True)
 class StackedWeights:
-    """Several models in memory."""
+    """Several models of one claim in memory: tensors in canonical form, [models, *shape]."""
 
     tensors: Mapping[str, np.ndarray]
 
@@ -83,6 +73,9 @@ class StackedWeights:
     def pieces(self, tensor: str) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yields the tensor as one piece."""
         yield 0, self.tensors[tensor].shape[1], self.tensors[tensor]
+
+
+Weights = StreamedWeights | StackedWeights
 
 
 class Token(NamedTuple):
@@ -98,25 +91,33 @@ class Token(NamedTuple):
 
     depth: float
     kind: str
-    gram: Float[np.ndarray, "models columns columns"]
-    mean: Float[np.ndarray, "models columns"]
-    rms: Float[np.ndarray, "models"]
+    gram: Float64[np.ndarray, "models columns columns"]
+    mean: Float64[np.ndarray, "models columns"]
+    rms: Float64[np.ndarray, "models"]
 
 
-@dataclass
 class Sweep:
-    """The states of the neurons of some models in the middle of a sweep."""
+    """The states of the neurons of some models in the middle of a sweep.
 
-    schedule: Schedule
-    weights: Weights
-    units: dict[str, np.ndarray] = field(default_factory=dict)  # group -> [models, size, columns]
-    slots: dict[tuple, np.ndarray] = field(default_factory=dict)  # by group and slots
-    entries: dict[str, np.ndarray] = field(default_factory=dict)  # tensor -> what products take from it
+    Attributes:
+      units: group -> [models, size, columns]; a group has one once it has been written, until its last use.
+      slots: (group, outer, inner, taps) -> [models, outer, size, inner x taps, columns].
+      entries: tensor -> what products take from it, until the last of them is read.
+    """
+
+    def __init__(self, schedule: Schedule, weights: Weights):
+        self.schedule, self.weights = schedule, weights
+        self.units: dict[str, np.ndarray] = {}
+        self.slots: dict[tuple[str, int, int, tuple[int, ...]], np.ndarray] = {}
+        self.entries: dict[str, np.ndarray] = {}
+        self.uses = Counter(use for visit in schedule.visits for use in _uses(visit))
+        self.uses.update(s.group for vector in schedule.vectors for s in vector.part if s.group is not None)
 
     def tokens(self) -> Iterator[Token]:
         """Visits all tensors and yields what each tells."""
         for visit in self.schedule.visits:
             yield self.visit(visit)
+            self._forget(visit)
         for vector in self.schedule.vectors:
             yield self.vector(vector)
 
@@ -130,7 +131,7 @@ class Sweep:
         if visit.opaque:
             self.entries[visit.tensor] = written
         rms = _rms(written)
-        normed = written / np.maximum(rms, TINY)[:, None, None].astype(np.float32)
+        normed = written / np.maximum(rms, TINY)[:, None, None]
         gram = _gram(normed)
         plain = normed
         if visit.opaque:
@@ -138,14 +139,23 @@ class Sweep:
             for start, stop in visit.opaque:
                 plain[:, start:stop] = 0
         self._write(visit.writes, plain, visit.opaque)
-        return Token(visit.depth, "output" if visit.output else "hidden", gram, _mean(plain), rms)
+        return Token(visit.depth, "output" if visit.output else "hidden", gram, plain.mean(1), rms)
 
     def vector(self, vector: Vector) -> Token:
         """Weighs the states of units by a vector."""
         values = self.weights.whole(vector.tensor)
         states = self._part(vector.part)
         weighed = values[:, :, None] * states
-        return Token(vector.depth, "vector", _gram(weighed), _mean(weighed), _rms(weighed))
+        return Token(vector.depth, "vector", _gram(weighed), weighed.mean(1), _rms(weighed))
+
+    def _forget(self, visit: Visit) -> None:
+        """Drops the states that no later visit uses."""
+        self.uses.subtract(_uses(visit))
+        for use in _uses(visit):
+            if not self.uses[use]:
+                self.units.pop(use, None)
+                self.entries.pop(use, None)
+                self.slots = {key: states for key, states in self.slots.items() if key[0] != use}
 
     def _multiply(self, visit: Visit, states: State) -> State:
         """Returns the products of a tensor and the states along what it reads."""
@@ -156,10 +166,10 @@ class Sweep:
         order = (0, *(a + 1 for a in writes.axes), *(a + 1 for a in reads.axes))
         for first, last, rows in self.weights.pieces(visit.tensor):
             own_reads = _cut(grid, reads, first, last).reshape(models, -1, COLUMNS)
-            matrix = rows.transpose(order).reshape(len(rows), -1, own_reads.shape[1])
+            matrix = rows.transpose(order).reshape(len(rows), -1, own_reads.shape[1]).astype(np.float64)
             product = matrix @ own_reads
             if out is None:
-                out = np.zeros((max(len(rows), models), *writes.lengths, COLUMNS), np.float32)
+                out = np.zeros((max(len(rows), models), *writes.lengths, COLUMNS))
             part = _cut(out, writes, first, last)
             part += product.reshape(part.shape)
         assert out is not None
@@ -178,7 +188,7 @@ class Sweep:
         for link in visit.links:
             found = self._linked(link)
             if states is None:
-                states = np.zeros((len(found), visit.reads.size, COLUMNS), np.float32)
+                states = np.zeros((len(found), visit.reads.size, COLUMNS))
             elif len(states) != len(found) or not states.flags.writeable:
                 states = np.broadcast_to(states, (len(found), *states.shape[1:])).copy()
             states[:, link.reader.start : link.reader.stop] = found
@@ -206,11 +216,10 @@ class Sweep:
 
     def _segment(self, segment: Segment, start: int, taps: tuple[int, ...]) -> State:
         group, outer, inner = segment.group, segment.outer, segment.inner
-        slotted = self.slots.get((group, outer, inner, taps))
-        if group is not None and slotted is not None:
-            states = self._activate(group, slotted)
+        if group is not None and (group, outer, inner, taps) in self.slots:
+            states = self._activate(group, self.slots[group, outer, inner, taps])
             return states.reshape(len(states), -1, COLUMNS)
-        if group in self.units:
+        if group is not None and group in self.units:
             states = self._activate(group, self.units[group])
         elif group is not None and self.schedule.claim.groups[group].permutable:
             states = np.broadcast_to(signs("unwritten", 0, 1), (1, segment.size, COLUMNS))
@@ -228,7 +237,7 @@ class Sweep:
         elif group not in self.schedule.normed:
             states = np.maximum(states, 0)
         flat = states.reshape(len(states), -1, COLUMNS)
-        rms = np.maximum(_rms(flat), TINY).astype(np.float32)
+        rms = np.maximum(_rms(flat), TINY)
         return states / rms.reshape(-1, *[1] * (states.ndim - 1))
 
     def _linked(self, link: Link) -> State:
@@ -237,12 +246,12 @@ class Sweep:
         if link.key is not None and link.query is not None:
             keys = _heads(self.entries[link.key.tensor], link.key)
             queries = _heads(self.entries[link.query.tensor], link.query)
-            scores = queries.swapaxes(-1, -2) @ keys / np.float32(np.sqrt(link.key.dim))  # [.., query, key]
+            scores = queries.swapaxes(-1, -2) @ keys / np.sqrt(link.key.dim)  # [.., query, key]
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             values = values @ (scores / scores.sum(-1, keepdims=True)).swapaxes(-1, -2)
         shape = (*values.shape[:2], link.reader.repeat, *values.shape[3:])
         states = np.broadcast_to(values, shape).reshape(len(values), -1, COLUMNS)
-        return states / np.maximum(_rms(states), TINY)[:, None, None].astype(np.float32)
+        return states / np.maximum(_rms(states), TINY)[:, None, None]
 
     def _write(self, side: Side, entries: State, opaque: tuple[tuple[int, int], ...]) -> None:
         """Adds entries to the states of the groups along a side."""
@@ -265,18 +274,24 @@ class Sweep:
                 start = stop
 
     def _add(self, segment: Segment, taps: tuple[int, ...], entries: np.ndarray) -> None:
-        """Adds entries [models, outer, size, inner x taps, columns] to a group: to its slots, and folded to its units."""
+        """Adds [models, outer, size, inner x taps, columns] to a group: to its slots, and folded to its units."""
         group, outer, inner = segment.group, segment.outer, segment.inner
         assert group is not None
         units = entries[:, 0, :, 0]
         slots = outer * inner * prod(taps)
         if slots > 1:
             key = group, outer, inner, taps
-            self.slots[key] = self.slots.get(key, np.float32(0)) + entries
+            self.slots[key] = self.slots.get(key, 0.0) + entries
             back = np.argsort(shifts(outer, inner, taps), -1)[:, None]  # [outer, 1, inner x taps, columns]
             units = np.take_along_axis(entries, np.broadcast_to(back, entries.shape), -1).sum((1, 3))
-            units /= np.float32(np.sqrt(slots))
-        self.units[group] = self.units.get(group, np.float32(0)) + units
+            units /= np.sqrt(slots)
+        self.units[group] = self.units.get(group, 0.0) + units
+
+
+def _uses(visit: Visit) -> set[str]:
+    """Groups and linked tensors whose states a visit reads or writes."""
+    taken = {visit.tensor} if visit.opaque else set()
+    return visit.reads.groups | visit.writes.groups | taken | {t for link in visit.links for t in link.sources}
 
 
 def _heads(entries: State, span: Span) -> Float[np.ndarray, "models heads repeat dim columns"]:
@@ -292,29 +307,12 @@ def _cut(grid: np.ndarray, side: Side, first: int, last: int) -> np.ndarray:
     return grid[(slice(None),) * at + (slice(first, last),)]
 
 
-def _square_sums(rows: np.ndarray) -> Float[np.ndarray, "models"]:
-    """Sum of squares of each model, in float64 over blocks of float32."""
-    flat = rows.reshape(len(rows), -1)
-    whole = flat.shape[1] // SUM_BLOCK * SUM_BLOCK
-    blocks = flat[:, :whole].reshape(len(flat), -1, SUM_BLOCK)
-    total = np.einsum("mbi,mbi->mb", blocks, blocks).sum(1, dtype=np.float64)
-    return total + np.einsum("mi,mi->m", flat[:, whole:], flat[:, whole:])
+def _rms(states: State) -> Float64[np.ndarray, "_models"]:
+    """Root mean square over entries and columns."""
+    flat = states.reshape(len(states), 1, -1)
+    return np.sqrt((flat @ flat.swapaxes(1, 2))[:, 0, 0] / flat.shape[2])
 
 
-def _rms(states: State) -> Float[np.ndarray, "models"]:
-    """Root mean square over entries and columns, float64."""
-    return np.sqrt(_square_sums(states) / (states.shape[1] * states.shape[2]))
-
-
-def _mean(states: State) -> Float[np.ndarray, "models columns"]:
-    """Mean over entries, float64."""
-    return states.mean(1, dtype=np.float64)
-
-
-def _gram(states: State) -> Float[np.ndarray, "models columns columns"]:
-    """Mean over entries of the products of two columns, float64."""
-    total = 0.0
-    for start in range(0, states.shape[1], SUM_BLOCK):
-        block = states[:, start : start + SUM_BLOCK]
-        total = total + (block.swapaxes(1, 2) @ block).astype(np.float64)
-    return np.asarray(total) / states.shape[1]
+def _gram(states: State) -> Float64[np.ndarray, "_models columns columns"]:
+    """Mean over entries of the products of two columns."""
+    return states.swapaxes(1, 2) @ states / states.shape[1]

@@ -8,14 +8,14 @@ from hashlib import sha256
 from math import isqrt, prod
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float64, Int
 
 SIDE = 8
 COLUMNS = SIDE * SIDE  # bits of a hash
 
 
-def signs(purpose: str, start: int, count: int) -> Float[np.ndarray, "count columns"]:
-    """Returns +-1 for each column of some places, float32, independent between places, columns and purposes.
+def signs(purpose: str, start: int, count: int) -> Float64[np.ndarray, "count columns"]:
+    """Returns +-1 for each column of some places, float64, independent between places, columns and purposes.
 
     A column is a bit of splitmix64 (Steele, Lea and Flood 2014) of the place.
     """
@@ -23,10 +23,10 @@ def signs(purpose: str, start: int, count: int) -> Float[np.ndarray, "count colu
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     state = (state ^ (state >> np.uint64(31))).astype("<u8")
-    return np.unpackbits(state.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float32) * 2 - 1
+    return np.unpackbits(state.view(np.uint8).reshape(-1, 8), axis=1).astype(np.float64) * 2 - 1
 
 
-def fixed_states(start: int, count: int, taps: tuple[int, ...]) -> Float[np.ndarray, "1 entries columns"]:
+def fixed_states(start: int, count: int, taps: tuple[int, ...]) -> Float64[np.ndarray, "1 entries columns"]:
     """Returns states of entries whose order is fixed, from entry `start` on, for all taps of a kernel.
 
     A kernel of odd lengths slides over images, a smooth one for each entry; otherwise (patches, pixels, words) every
@@ -61,13 +61,13 @@ def shifts(outer: int, inner: int, taps: tuple[int, ...]) -> Int[np.ndarray, "ou
 
 
 @lru_cache
-def _smoothing() -> Float[np.ndarray, "columns columns"]:
+def _smoothing() -> Float64[np.ndarray, "columns columns"]:
     """Turns signs into images whose amplitudes fall with the frequency, as those of natural images do, of length 1."""
     frequency = np.minimum(np.arange(SIDE), SIDE - np.arange(SIDE))
     damping = 1 / (1 + np.hypot(frequency[:, None], frequency))
     filtered = np.fft.ifft2(damping).real.ravel()
     matrix = filtered[shifts(SIDE, SIDE, ()).reshape(COLUMNS, COLUMNS)]
-    return (matrix / np.linalg.norm(filtered)).astype(np.float32)
+    return matrix / np.linalg.norm(filtered)
 
 
 @lru_cache

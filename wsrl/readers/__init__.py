@@ -55,10 +55,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
       CheckpointError: the file is missing, of no known format, broken, or holds no floating-point tensor.
     """
-    if str(path).startswith("hf://"):
-        return _finished(_module("huggingface").open_uri(str(path)), "Hugging Face")
-    path = Path(path)
     try:
+        if str(path).startswith("hf://"):
+            return _finished(_module("huggingface").open_uri(str(path)), "Hugging Face")
+        path = Path(path)
         head = read_head(path)
         for name, module in READERS.items():
             reader = _module(module)
@@ -66,7 +66,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 return _finished(_with_config(reader.open_file(path), path), name)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or one_line(error)})", _mend(error)) from error
-    reason = "the folder holds no checkpoint" if path.is_dir() else "is of no known format"
+    reason = "the folder holds no checkpoint" if not head else "is of no known format"
     raise CheckpointError(path, reason, f"give one of {', '.join(READERS)}")
 
 
@@ -86,14 +86,16 @@ def _mend(error: OSError) -> str:
 
 def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     config = path.parent / "config.json"
-    if path.is_dir() or "config" in checkpoint.metadata or not config.is_file():
+    if path.is_dir() or isinstance(checkpoint.metadata.get("config"), dict) or not config.is_file():
         return checkpoint
     metadata = {**checkpoint.metadata, "config": read_json_object(config)}
     return Checkpoint(checkpoint.path, checkpoint.tensors, metadata)
 
 
 def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
-    path, metadata = checkpoint.path, {"format": name, **checkpoint.metadata}
+    path, metadata = checkpoint.path, dict(checkpoint.metadata)
+    if not isinstance(metadata.get("config"), dict):
+        metadata.pop("config", None)  # a text of that name in the file
     lazy = {n: t if isinstance(t, LazyTensor) else LazyTensor.of(t, path, n) for n, t in checkpoint.tensors.items()}
     tensors, left_out = dequantize(_without_wrappers(lazy))
     told = metadata.get("left_out", ())
@@ -101,7 +103,7 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     if not tensors:
         names = ", ".join(map(ascii, left_out[:5])) or "nothing"
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
-    return Checkpoint(path, tensors, {**metadata, "left_out": left_out})
+    return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
 
 
 def _without_wrappers(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:

@@ -7,10 +7,10 @@ from jaxtyping import Num
 
 from wsrl.checkpoint import CheckpointError, LazyTensor
 
-Factors = Num[np.ndarray, " factors"]
 
-
-def affine(stored: LazyTensor, scale: Factors, zero: Factors, axis: int, path: Path) -> LazyTensor:
+def affine(
+    stored: LazyTensor, scale: Num[np.ndarray, " scales"], zero: Num[np.ndarray, " zeros"], axis: int, path: Path
+) -> LazyTensor:
     """Returns the tensor that integers stand for; it is computed when its rows are read.
 
     Args:
@@ -28,7 +28,7 @@ def affine(stored: LazyTensor, scale: Factors, zero: Factors, axis: int, path: P
         reason = f"tensor {stored.name!r} of shape {stored.shape} has {scale.size} scales and {zero.size} zero points"
         raise CheckpointError(path, reason, "export it again")
 
-    def along(factors: Factors, start: int, stop: int) -> np.ndarray:
+    def along(factors: np.ndarray, start: int, stop: int) -> np.ndarray:
         if factors.size > 1:
             factors = factors[start:stop] if axis == 0 else factors
             factors = factors.reshape([-1 if i == axis else 1 for i in range(ndim)])

@@ -7,31 +7,35 @@ from typing import TypeVar
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.mapped import memory_limit
 
-OBJECT = 1024  # bytes that a node, a tensor without its entries or a value takes in memory, about
+# Bytes that Python takes for what a description holds, about.
+OBJECT = 1024  # a tensor without its entries, a node, a table
+VIEW = 100  # a view of bytes in the file
+TEXT = 64  # a text, beside its letters
+NUMBER = 36
 
 T = TypeVar("T")
 
 
 class Budget:
-    """Counts the objects that are made of a file of `size` bytes."""
+    """Memory that may be spent on the description of a checkpoint of `size` bytes."""
 
     def __init__(self, path: Path, size: int):
         self.path = path
-        self.objects = memory_limit(size) // OBJECT
+        self._left = memory_limit(size)
 
-    def spend(self, objects: int) -> None:
-        """Takes `objects` off.
+    def spend(self, bytes_: int) -> None:
+        """Takes bytes off.
 
         Raises:
           CheckpointError: there are none left.
         """
-        self.objects -= objects
-        if self.objects < 0:
+        self._left -= bytes_
+        if self._left < 0:
             reason = "describes more nodes, tensors and values than a file of its size can need"
             raise CheckpointError(self.path, reason, "write or download it again")
 
     def each(self, entries: Iterable[T]) -> Iterator[T]:
-        """Yields the entries and takes one off for each."""
+        """Yields the entries and takes an object off for each."""
         for entry in entries:
-            self.spend(1)
+            self.spend(OBJECT)
             yield entry

@@ -39,7 +39,7 @@ class Table:
         """Returns an integer of the `struct` layout, e.g. `<i`; 0 where it is not stored."""
         return int(self.number(field, layout, 0))
 
-    def number(self, field: int, layout: str, default: float) -> float:
+    def number(self, field: int, layout: str, default: int | float) -> int | float:
         """Returns a number of the `struct` layout, e.g. `<f`; the default where it is not stored."""
         position = self._place(field)
         return default if position is None else self._number(layout, position)

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
-from wsrl.readers.budget import Budget
+from wsrl.readers.budget import OBJECT, Budget
 from wsrl.readers.flax_names import model_names
 from wsrl.readers.mapped import checked_name, checked_shape, map_file
 from wsrl.readers.messagepack import Extension, PackError, Walker
@@ -90,6 +90,7 @@ def _array(value: object, name: str, path: Path, budget: Budget) -> np.ndarray |
     """Shows the array of an extension, which is a list of its shape, type and bytes; None for other extensions."""
     if not isinstance(value, Extension) or value.type not in (ARRAY, SCALAR):
         return None
+    budget.spend(OBJECT)
     match Walker(value.content, budget).value():
         case [list(lengths), str(kind), memoryview() as content]:
             shape = checked_shape(lengths, path, name)

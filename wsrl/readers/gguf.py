@@ -44,13 +44,22 @@ def open_file(path: Path) -> Checkpoint:
       CheckpointError: the file is truncated, claims what it does not hold, or its tensors overlap.
     """
     first = _open_part(path)
-    count, number = (first.metadata["gguf"].get(f"split.{key}", 0) for key in ("count", "no"))
-    if not isinstance(count, int) or count < 2:
-        return first
-    parts = [first if i == number else _open_part(p) for i, p in enumerate(_part_paths(path, count))]
+    count, number = (first.metadata.get(f"split.{key}", 0) for key in ("count", "no"))
+    parts = [first]
+    if isinstance(count, int) and count > 1:
+        parts = [first if i == number else _open_part(part) for i, part in enumerate(_part_paths(path, count))]
     tensors = {name: tensor for part in parts for name, tensor in part.tensors.items()}
-    left_out = tuple(name for part in parts for name in part.metadata["left_out"])
-    return Checkpoint(str(path), tensors, {"gguf": parts[0].metadata["gguf"], "left_out": left_out})
+    left_out = tuple(name for part in parts for name in part.left_out)
+    return Checkpoint(str(path), tensors, {"gguf": parts[0].metadata, "left_out": left_out})
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A file, which may be one of several."""
+
+    metadata: dict[str, object]
+    tensors: dict[str, LazyTensor]
+    left_out: tuple[str, ...]
 
 
 def _part_paths(path: Path, count: int) -> list[Path]:
@@ -61,7 +70,7 @@ def _part_paths(path: Path, count: int) -> list[Path]:
     return [path.with_name(f"{match[1]}-{i + 1:05}-of-{count:05}.gguf") for i in range(count)]
 
 
-def _open_part(path: Path) -> Checkpoint:
+def _open_part(path: Path) -> _Part:
     data = map_file(path)
     try:
         version, tensor_count, key_count = struct.unpack_from("<IQQ", data.data, 4)
@@ -142,7 +151,7 @@ class _Cursor:
         return None
 
 
-def _arranged(entries: list[_Entry], metadata: dict, data: Bytes, path: Path) -> Checkpoint:
+def _arranged(entries: list[_Entry], metadata: dict, data: Bytes, path: Path) -> _Part:
     tensors, left_out, end = {}, [], 0
     for entry in sorted(entries, key=lambda e: e.offset):
         name = checked_name(entry.name, path)
@@ -168,7 +177,7 @@ def _arranged(entries: list[_Entry], metadata: dict, data: Bytes, path: Path) ->
             tensors[name] = _quantized(stored_bytes, stored, shape, path, name)
         else:
             tensors[name] = LazyTensor.of(stored_bytes.view(block).reshape(shape), path, name)
-    return Checkpoint(str(path), tensors, {"gguf": metadata, "left_out": tuple(left_out)})
+    return _Part(metadata, tensors, tuple(left_out))
 
 
 def _quantized(data: Bytes, layout: BlockFormat, shape: tuple[int, ...], path: Path, name: str) -> LazyTensor:

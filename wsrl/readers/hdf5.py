@@ -17,13 +17,14 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import CheckpointError, LazyTensor, one_line
-from wsrl.readers.budget import Budget
+from wsrl.readers.budget import OBJECT, Budget
 from wsrl.readers.chunk_grid import ChunkGrid
 from wsrl.readers.hdf5_chunks import Chunks
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, memory_limit
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DEPTH = 64  # of groups in groups
+STRUCTURE = 32 << 20  # bytes of all but contents that are read; a loop among offsets would read for ever
 COMPACT, CONTIGUOUS, CHUNKED = 0, 1, 2
 MEND = "write or download it again"
 
@@ -109,7 +110,7 @@ class _File:
             raise CheckpointError(self.path, "has groups in groups without end", MEND)
         groups, tensors, left_out = {}, {}, []
         attributes = self.trying(lambda: dict(node.attrs), f"the attributes of {name or '/'!r} cannot be read")
-        self.budget.spend(len(attributes))
+        self.budget.spend(OBJECT * len(attributes))
         for key in self.budget.each(node):
             inner = f"{name}/{checked_name(key, self.path)}"
             child = self.trying(lambda key=key: node.get_lazy_view(key), f"{inner!r} cannot be read")
@@ -171,7 +172,7 @@ class _Window(io.RawIOBase):
 
     def __init__(self, data: Bytes):
         self._data, self._at = data, 0
-        self._left = memory_limit(len(data))  # bytes; a loop among offsets would read for ever
+        self._left = STRUCTURE
 
     def tell(self) -> int:
         return self._at

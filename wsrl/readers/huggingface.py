@@ -1,13 +1,14 @@
 """Reads models as the Hugging Face hub lays them out: a folder of weights, configuration and model card, or `hf://`.
 
-The layout: https://huggingface.co/docs/hub/models, and model-cards beside it for the front matter of the card. Of several
-files with the same weights one is chosen; the readers of its format do the rest.
+The layout: https://huggingface.co/docs/hub/models, and its page on model cards for their front matter. Of several files
+with the same weights one is chosen; the reader of its format does the rest.
 """
 
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -19,7 +20,7 @@ PREFERENCE = (
     *("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"),
     *("*.safetensors.index.json", "*.safetensors"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json", "adapter_model.bin", "*.bin.index.json"),
-    *("flax_model.msgpack", "flax_model.msgpack.index.json", "*.msgpack"),
+    *("flax_model.msgpack", "*.msgpack"),
     *("*.keras", "*.h5", "*.gguf", "*.onnx", "*.tflite", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.npz"),
 )
 NO_WEIGHTS = ("training_args*", "optimizer*", "scheduler*", "scaler*", "rng_state*", "trainer_state*", "tokenizer*")
@@ -39,9 +40,9 @@ def matches(head: bytes, path: Path) -> bool:
 def open_file(path: Path) -> Checkpoint:
     """Opens the preferred file of weights in a folder.
 
-    The metadata has `weights`, the file that was chosen, and `other_weights`, names of those that were not; `config`
-    and `adapter_config` from the JSON files of these names; `card`, the front matter of the model card, all values as
-    text; and `warnings`, a tuple of sentences, if the card cannot be read.
+    The metadata has `weights`, the file that was chosen, `weights_format`, and `other_weights`, names of those that
+    were not; `config` and `adapter_config` from the JSON files of these names; `card`, the front matter of the model
+    card, all values as text; and `warnings`, a tuple of sentences, if the card cannot be read.
 
     Raises:
       CheckpointError: see the reader of the file; or a configuration is not valid JSON.
@@ -51,6 +52,7 @@ def open_file(path: Path) -> Checkpoint:
     chosen, *others = _choices(_names(path))
     checkpoint = open_checkpoint(path / chosen)
     told: dict[str, object] = {"weights": chosen, "other_weights": tuple(others)}
+    told["weights_format"] = checkpoint.metadata["format"]
     for name in ("config", "adapter_config"):
         if (path / f"{name}.json").is_file():
             told[name] = read_json_object(path / f"{name}.json")
@@ -103,7 +105,7 @@ def _card(path: Path) -> object:
 class _PlainLoader(yaml.BaseLoader):
     """Builds texts, lists and maps only. Refuses references, which could make a short card endless."""
 
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise ValueError("it refers to parts of itself")
         return super().compose_node(parent, index)
@@ -116,7 +118,7 @@ def _download(uri: str, model: str, revision: str | None) -> Path:
     except ImportError as error:
         raise CheckpointError(uri, "needs the package huggingface_hub", "pip install 'wsrl[hub]'") from error
     try:
-        names = huggingface_hub.HfApi().list_repo_files(model, revision=revision)
+        names = [file.rfilename for file in huggingface_hub.model_info(model, revision=revision).siblings or ()]
         return Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_wanted(uri, names)))
     except CheckpointError:
         raise

@@ -103,7 +103,9 @@ def _legacy_name(layer: str, weight: str) -> str:
     """`sequential/dense_4/kernel:0` of layer `dense_4` is `dense_4/kernel`."""
     *scopes, name = weight.partition(":")[0].split("/")
     if layer in scopes:
-        scopes = scopes[len(scopes) - 1 - scopes[::-1].index(layer) :]
+        scopes = scopes[scopes.index(layer) :]
+        while scopes[1:2] == [layer]:  # as written by Keras 2 for some models in models
+            scopes = scopes[1:]
     elif layer != TOP:
         scopes = [layer, *scopes]
     return "/".join([*scopes, name])

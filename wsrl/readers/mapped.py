@@ -13,6 +13,7 @@ from wsrl.checkpoint import CheckpointError
 HEAD = 4096  # bytes that are looked at to tell a format
 MARGIN = 32 << 20  # bytes that reading a file may take beyond twice its size
 SMALL = 1 << 20  # bytes; smaller files are read at once: a mapping holds a file descriptor, and those are few
+LONGEST_NAME = 4096  # characters
 MOST_AXES = 32
 MOST_ENTRIES = 1 << 48
 
@@ -78,11 +79,12 @@ def checked_name(name: object, path: Path) -> str:
     """Returns a tensor's name.
 
     Raises:
-      CheckpointError: it is no text that can be written in UTF-8.
+      CheckpointError: it is no text that can be written in UTF-8, or very long.
     """
     try:
-        if isinstance(name, str) and (name.isascii() or name.encode()):
+        if isinstance(name, str) and len(name) <= LONGEST_NAME and (name.isascii() or name.encode()):
             return name
     except UnicodeEncodeError:
         pass
-    raise CheckpointError(path, f"{name!a:.80} is not a tensor's name", "write or download the file again")
+    reason = f"{ascii(name)[:80] if isinstance(name, str) else type(name).__name__} is not a tensor's name"
+    raise CheckpointError(path, reason, "write or download the file again")

@@ -6,7 +6,7 @@ The format: https://github.com/msgpack/msgpack/blob/master/spec.md.
 import struct
 from dataclasses import dataclass
 
-from wsrl.readers.budget import Budget
+from wsrl.readers.budget import VIEW, Budget
 
 DEPTH = 64
 
@@ -46,7 +46,7 @@ class Walker:
 
     def value(self, depth: int = 0) -> object:
         """Returns the next value: dict, list, str, memoryview (bytes), Extension, int, float, bool or None."""
-        self._budget.spend(1)
+        self._budget.spend(VIEW)
         if depth > DEPTH:
             raise PackError("lists in lists without end")
         (first,) = self._numbers("B")

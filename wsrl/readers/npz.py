@@ -6,6 +6,7 @@ The format: numpy.lib.format, NEP 1.
 import io
 import tokenize
 import warnings
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -63,12 +64,24 @@ def _lazy(archive: Archive, member: str, name: str) -> LazyTensor | None:
         reason = f"array {name!r} of shape {list(shape)} does not fill its {archive.members[member]} bytes"
         raise CheckpointError(path, reason, MEND)
 
-    def read_rows(begin: int, end: int) -> np.ndarray:
-        flat = archive.read(member)[start:].view(dtype)
-        array = flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
-        return (array if shape else array.reshape(1))[begin:end]
+    return LazyTensor(shape, dtype.name, _Rows(archive, member, start, dtype, shape, fortran), str(path), name)
 
-    return LazyTensor(shape, dtype.name, read_rows, str(path), name)
+
+@dataclass(frozen=True)
+class _Rows:
+    """Reads rows of the array whose entries begin at byte `start` of a member."""
+
+    archive: Archive
+    member: str
+    start: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    fortran: bool
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        flat = self.archive.read(self.member)[self.start :].view(self.dtype)
+        array = flat.reshape(self.shape[::-1]).T if self.fortran else flat.reshape(self.shape)
+        return (array if self.shape else flat)[start:stop]
 
 
 def _header(data: Bytes, path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:

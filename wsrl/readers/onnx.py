@@ -52,10 +52,11 @@ def open_file(path: Path) -> Checkpoint:
     data = map_file(path)
     tensors: dict[str, LazyTensor | None] = {}
     try:
-        graph, opset = read_model(data.data, Budget(path, len(data)))
+        budget = Budget(path, len(data))
+        graph, opset = read_model(data.data, budget)
         files = ExternalFiles(path)
         for given, message in graph.tensors:
-            name, tensor = read_tensor(message, given, files)
+            name, tensor = read_tensor(message, given, files, budget)
             if name in tensors:
                 raise CheckpointError(path, f"tensor {name!r} occurs twice", MEND)
             tensors[name] = tensor

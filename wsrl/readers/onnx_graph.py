@@ -6,7 +6,7 @@ The messages: https://github.com/onnx/onnx, `onnx/onnx.proto`.
 from dataclasses import dataclass, field
 
 from wsrl.checkpoint import CheckpointError
-from wsrl.readers.budget import Budget
+from wsrl.readers.budget import OBJECT, Budget
 from wsrl.readers.onnx_tensors import MEND
 from wsrl.readers.protobuf import Kind, WireError, read
 
@@ -64,10 +64,10 @@ def read_model(message: memoryview, budget: Budget) -> tuple[Graph, dict[str, in
       WireError, UnicodeDecodeError: the message is not well-formed.
       CheckpointError: it holds no graph, or more than the budget allows.
     """
-    model = read(message, MODEL)
+    model = read(message, MODEL, budget)
     if not model["graph"]:
         raise CheckpointError(budget.path, "holds no graph", MEND)
-    sets = [read(entry, OPSET) for entry in model["opset"]]
+    sets = [read(entry, OPSET, budget) for entry in model["opset"]]
     opset = {"".join(s["domain"]): s["version"][-1] for s in sets if s["version"]}
     return _graph(model["graph"][-1], budget, 0), opset
 
@@ -75,8 +75,7 @@ def read_model(message: memoryview, budget: Budget) -> tuple[Graph, dict[str, in
 def _graph(message: memoryview, budget: Budget, depth: int) -> Graph:
     if depth > DEPTH:
         raise WireError("graphs within graphs within graphs")
-    parts = read(message, GRAPH)
-    budget.spend(sum(map(len, parts.values())))
+    parts = read(message, GRAPH, budget)
     inputs, outputs, values = ([_value(v, budget) for v in parts[key]] for key in ("inputs", "outputs", "values"))
     graph = Graph([], inputs, outputs, values, [(None, tensor) for tensor in parts["tensors"]])
     graph.left_out = [f"sparse tensor {i}" for i in range(len(parts["sparse"]))]
@@ -86,11 +85,11 @@ def _graph(message: memoryview, budget: Budget, depth: int) -> Graph:
 
 
 def _add_node(message: memoryview, graph: Graph, budget: Budget, depth: int) -> None:
-    node = read(message, NODE)
-    budget.spend(sum(map(len, node.values())))
+    node = read(message, NODE, budget)
+    budget.spend(OBJECT // 2)
     name, op, domain = ("".join(node[key]) for key in ("name", "op", "domain"))
     attributes = {}
-    for attribute in (read(part, ATTRIBUTE) for part in node["attributes"]):
+    for attribute in (read(part, ATTRIBUTE, budget) for part in node["attributes"]):
         key = "".join(attribute["name"])
         attributes[key] = _plain(attribute, budget)
         for body in attribute["graph"] + attribute["graphs"]:
@@ -112,7 +111,6 @@ def _plain(attribute: dict[str, list], budget: Budget) -> object:
     key = TYPES.get(attribute["type"][-1]) if attribute["type"] else present
     if key is None:
         return None
-    budget.spend(1 + len(attribute[key]) // 16)
     values = attribute[key]
     if key in ("string", "strings"):
         values = [str(value, "utf-8", "replace") for value in values]
@@ -121,10 +119,14 @@ def _plain(attribute: dict[str, list], budget: Budget) -> object:
 
 def _value(message: memoryview, budget: Budget) -> dict:
     """A ValueInfoProto as name and shape."""
-    value = read(message, VALUE)
-    tensors = [tensor for type_ in value["type"] for tensor in read(type_, TYPE)["tensor"]]
-    shapes = [shape for tensor in tensors for shape in read(tensor, TENSOR_TYPE)["shape"]]
-    lengths = [read(length, LENGTH)["known"] for length in read(shapes[-1], SHAPE)["lengths"]] if shapes else []
-    budget.spend(len(lengths))
+    value = read(message, VALUE, budget)
+    tensors = [tensor for type_ in value["type"] for tensor in read(type_, TYPE, budget)["tensor"]]
+    shapes = [shape for tensor in tensors for shape in read(tensor, TENSOR_TYPE, budget)["shape"]]
+    lengths = (
+        [read(length, LENGTH, budget)["known"] for length in read(shapes[-1], SHAPE, budget)["lengths"]]
+        if shapes
+        else []
+    )
+    budget.spend(OBJECT // 2)
     shape = [length[-1] if length else None for length in lengths] if shapes else None
     return {"name": "".join(value["name"]), "shape": shape}

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import CheckpointError, LazyTensor
+from wsrl.readers.budget import OBJECT, Budget
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 from wsrl.readers.protobuf import Kind, count_packed, read, unpack
 
@@ -84,19 +85,23 @@ class ExternalFiles:
         return path
 
 
-def read_tensor(message: memoryview, name: str | None, files: ExternalFiles) -> tuple[str, LazyTensor | None]:
+def read_tensor(
+    message: memoryview, name: str | None, files: ExternalFiles, budget: Budget
+) -> tuple[str, LazyTensor | None]:
     """Returns a tensor's name and the tensor, None if it is of a type that holds no single numbers.
 
     Args:
       message: a TensorProto.
       name: its name, if it is not the one in the message.
       files: where external data lies.
+      budget: for what the message describes.
 
     Raises:
       WireError: the message is not well-formed.
       CheckpointError: the data does not fit the type and the shape.
     """
-    fields = read(message, TENSOR)
+    budget.spend(OBJECT)
+    fields = read(message, TENSOR, budget)
     name = checked_name(name if name is not None else "".join(fields["name"][-1:]), files.model)
     number = fields["type"][-1] if fields["type"] else 0
     if not 0 < number <= MOST_TYPES:
@@ -107,7 +112,7 @@ def read_tensor(message: memoryview, name: str | None, files: ExternalFiles) -> 
     dtype = np.dtype(DTYPES[number])
     size = prod(shape) * dtype.itemsize
     if fields["location"][-1:] == [EXTERNAL]:
-        pairs = [read(entry, ENTRY) for entry in fields["external"]]
+        pairs = [read(entry, ENTRY, budget) for entry in fields["external"]]
         entries = {"".join(pair["key"]): "".join(pair["value"]) for pair in pairs}
         data = files.read(entries, size, name)
     elif fields["raw"]:

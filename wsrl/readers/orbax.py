@@ -5,7 +5,8 @@ The layout: https://orbax.readthedocs.io, "Checkpoint format". TensorStore reads
 
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import quote
@@ -24,6 +25,7 @@ TREE, OCDBT = "_METADATA", "manifest.ocdbt"
 ITEMS = ("params", "state", "default", "model", "pytree", "train_state")  # preferred where a step has several
 STEP = re.compile(r"(?:.*\D)?(\d{1,18})")  # how the folder of a step is called
 MOST_FILES = 100_000
+ARRAYS = ("jax.Array", "np.ndarray", "scalar")  # kinds of leaves, as the description of the tree calls them
 SECONDS = 60  # for one read
 MEND = "save or download it again"
 
@@ -48,18 +50,22 @@ def open_file(path: Path) -> Checkpoint:
         raise CheckpointError(path, "holds no Orbax checkpoint", "give the folder of one")
     size = _checked_size(folder)
     store = _store(folder)
+    read = lru_cache(maxsize=1)(store)  # a shard is asked for by one of its chunks after the other
     budget = Budget(folder, size)
+    tree = _Tree.of(folder, store)
     leaves: dict[tuple[str, ...], LazyTensor] = {}
     left_out = []
-    for keys in budget.each(_keys(folder, store)):
+    for keys, is_array in budget.each(tree.leaves.items()):
         name = checked_name(".".join(keys), folder)
-        values = partial(_inner, store, name)
-        metadata = [(values(key), version) for key, version in METADATA.items()]
-        found = [open_zarr(values, text, version, size, folder, name) for text, version in metadata if text is not None]
-        if found and found[0] is not None:
-            leaves[keys] = found[0]
-        else:  # texts and empty nodes of the tree are no arrays
+        values = partial(_inner, read, name)
+        found = [(text, version) for key, version in METADATA.items() if (text := values(key)) is not None]
+        if is_array and not found:
+            raise CheckpointError(folder, f"lacks the array {name!r}", MEND)
+        tensor = open_zarr(values, *found[0], tree.sparse, size, folder, name) if found else None
+        if tensor is None:
             left_out.append("/".join(keys))
+        else:
+            leaves[keys] = tensor
     tensors, training = model_names(leaves)
     chosen = {"step" if STEP.fullmatch(part) else "item": part for part in folder.relative_to(path).parts}
     return Checkpoint(str(path), tensors, {**chosen, "left_out": (*left_out, *training)})
@@ -106,21 +112,38 @@ def _checked_size(folder: Path) -> int:
     return size
 
 
-def _keys(folder: Path, store: "_Folder | _Ocdbt") -> Iterator[tuple[str, ...]]:
-    """Yields the keys of every leaf of the tree; without a description of it, of every array."""
-    if (folder / TREE).is_file():
-        tree = read_json_object(folder / TREE).get("tree_metadata")
-        for entry in tree.values() if isinstance(tree, dict) else [None]:
+@dataclass(frozen=True)
+class _Tree:
+    """What a checkpoint says it holds.
+
+    Attributes:
+      leaves: keys of every leaf of the tree -> whether it must be an array; without a description of the tree, of
+        every array that is found.
+      sparse: whether chunks of zeros may be missing.
+    """
+
+    leaves: dict[tuple[str, ...], bool]
+    sparse: bool
+
+    @classmethod
+    def of(cls, folder: Path, store: "_Folder | _Ocdbt") -> "_Tree":
+        if not (folder / TREE).is_file():
+            names = [key.rpartition("/") for key in store.names()]
+            return cls({tuple(name.split(".")): True for name, _, file in names if file in METADATA}, True)
+        fields = read_json_object(folder / TREE)
+        described = fields.get("tree_metadata")
+        leaves = {}
+        for entry in described.values() if isinstance(described, dict) else [None]:
             match entry:
-                case {"key_metadata": [*parts]} if all(isinstance(part, dict) and "key" in part for part in parts):
-                    yield tuple(str(part["key"]) for part in parts)
+                case {"key_metadata": [*parts], **rest} if all(
+                    isinstance(part, dict) and "key" in part for part in parts
+                ):
+                    told = rest.get("value_metadata")
+                    kind = told.get("value_type") if isinstance(told, dict) else None
+                    leaves[tuple(str(part["key"]) for part in parts)] = kind in ARRAYS
                 case _:
                     raise CheckpointError(folder, f"its {TREE} is not well-formed", MEND)
-        return
-    for key in store.names():
-        name, _, file = key.rpartition("/")
-        if file in METADATA:
-            yield tuple(name.split("."))
+        return cls(leaves, not fields.get("store_array_data_equal_to_fill_value"))
 
 
 class _Folder:

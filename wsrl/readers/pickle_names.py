@@ -3,14 +3,17 @@
 The list is for clear messages; safety does not rest on it, as no name of a pickle is ever imported or called.
 """
 
-RUNNING = (
-    *("os", "posix", "nt", "ntpath", "posixpath", "sys", "subprocess", "commands", "shutil", "socket", "signal", "pty"),
-    *("runpy", "importlib", "imp", "pkgutil", "pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal"),
-    *("ctypes", "_ctypes", "cffi", "code", "codeop", "pdb", "bdb", "profile", "cProfile", "trace", "timeit", "doctest"),
-    *("asyncio", "multiprocessing", "threading", "_thread", "operator", "_operator", "functools", "types", "inspect"),
-    *("gc", "site", "pip", "ensurepip", "venv", "setuptools", "distutils", "webbrowser", "platform", "pydoc", "idlelib"),
-    *("http", "urllib", "requests", "ftplib", "smtplib", "ssl", "tempfile", "glob", "io", "_io", "numpy.testing"),
-    *("numpy.f2py", "torch.hub", "torch.jit", "torch.package", "torch.serialization", "torch.utils.cpp_extension"),
+RUNNING = frozenset(
+    (
+        *("os", "posix", "nt", "ntpath", "posixpath", "sys", "subprocess", "commands", "shutil", "socket", "signal"),
+        *("pty", "runpy", "importlib", "imp", "pkgutil", "pickle", "_pickle", "cPickle", "cloudpickle", "dill"),
+        *("joblib", "marshal", "ctypes", "_ctypes", "cffi", "code", "codeop", "pdb", "bdb", "profile", "cProfile"),
+        *("trace", "timeit", "doctest", "asyncio", "multiprocessing", "threading", "_thread", "operator"),
+        *("_operator", "functools", "types", "inspect", "gc", "site", "pip", "ensurepip", "venv", "setuptools"),
+        *("distutils", "webbrowser", "platform", "pydoc", "idlelib", "http", "urllib", "requests"),
+        *("ftplib", "smtplib", "ssl", "tempfile", "glob", "io", "_io", "numpy.testing", "numpy.f2py", "torch.hub"),
+        *("torch.jit", "torch.package", "torch.serialization", "torch.utils.cpp_extension"),
+    )
 )
 BUILTINS = ("builtins", "__builtin__", "__builtins__")
 HARMLESS = (
@@ -23,4 +26,5 @@ def runs_code(module: str, attribute: str) -> bool:
     """Whether a module runs what it is told, or a builtin does."""
     if module in BUILTINS:
         return attribute not in HARMLESS
-    return any(module == name or module.startswith(f"{name}.") for name in RUNNING)
+    parts = module.split(".")
+    return any(".".join(parts[:n]) in RUNNING for n in range(1, len(parts) + 1))

@@ -8,13 +8,15 @@ other may lie in a value but not be called, and names that serve to run code are
 import io
 import mmap
 import pickletools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 from wsrl.checkpoint import CheckpointError, one_line
-from wsrl.readers.mapped import memory_limit
+from wsrl.readers.budget import Budget
+from wsrl.readers.mapped import LONGEST_NAME
 from wsrl.readers.pickle_names import runs_code
 
 MEND = "save the model's state_dict() alone, best as safetensors"
@@ -70,14 +72,10 @@ def read_pickle(
     Raises:
       CheckpointError: the pickle is broken, or names something that is not allowed.
     """
-    machine = _Machine(allowed, path, persistent)
-    budget = memory_limit(size)
+    machine = _Machine(allowed, path, persistent, Budget(path, size))
     try:
-        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
-            name = opcode.name
-            budget -= COSTS.get(name, COST)
-            if budget < 0:
-                raise CheckpointError(path, "its pickle has too many parts for the size of the file", MEND)
+        for name, argument in _opcodes(stream):
+            machine.budget.spend(COSTS.get(name, COST))
             if name not in STEPS:
                 reason = f"its pickle uses the opcode {name}, which no checkpoint needs"
                 raise CheckpointError(path, reason, MEND)
@@ -90,13 +88,26 @@ def read_pickle(
         raise CheckpointError(path, reason, "write or download it again") from error
 
 
+def _opcodes(stream: Stream) -> Iterator[tuple[str, Any]]:
+    with warnings.catch_warnings(action="ignore"):  # of odd escapes in texts
+        for opcode, argument, _ in pickletools.genops(cast(IO[bytes], stream)):
+            yield opcode.name, argument
+
+
 class _Machine:
     """The stack, the marks and the memo of a pickle.
 
     A method an opcode or group of them; IndexError, KeyError, TypeError or ValueError where it cannot be done.
     """
 
-    def __init__(self, allowed: Mapping[str, Callable], path: Path, persistent: Callable[[object], object] | None):
+    def __init__(
+        self,
+        allowed: Mapping[str, Callable],
+        path: Path,
+        persistent: Callable[[object], object] | None,
+        budget: Budget,
+    ):
+        self.budget = budget
         self.allowed = allowed
         self.path = path
         self.persistent = persistent
@@ -211,6 +222,8 @@ class _Machine:
         """Returns a name as a text, unless it serves to run code."""
         if not isinstance(module, str) or not isinstance(attribute, str):
             raise TypeError("a global without a name")
+        if len(module) + len(attribute) > LONGEST_NAME:
+            raise ValueError("a global with a long name")
         name = f"{module} {attribute}"
         if name not in self.allowed and runs_code(module, attribute):
             reason = f"its pickle asks for {_shown(name)}, which can run code"
@@ -221,6 +234,7 @@ class _Machine:
         """Makes a value by a function of the allow-list."""
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError("calls what is no function")
+        self.budget.spend(sum(map(_weight, arguments), _weight(arguments)))  # what is made may be a copy of them
         if function.name in self.allowed:
             return self.allowed[function.name](*arguments)
         if function.name.startswith("__torch__"):  # classes of TorchScript, whose code lies elsewhere in the archive
@@ -276,6 +290,16 @@ STEPS: dict[str, Callable[[_Machine, Any], object]] = {
 def _collect(machine: _Machine, kind: Callable[[list], object]) -> None:
     items = machine.popped()
     machine.push(kind(items))
+
+
+def _weight(value: object) -> int:
+    match value:
+        case str() | bytes() | bytearray():
+            return len(value)
+        case list() | tuple() | dict() | set() | frozenset():
+            return COST * len(value)
+        case _:
+            return 0
 
 
 def _shown(name: str) -> str:

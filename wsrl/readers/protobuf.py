@@ -10,6 +10,8 @@ from enum import Enum
 import numpy as np
 from jaxtyping import Int64, Integer, UInt8
 
+from wsrl.readers.budget import NUMBER, TEXT, VIEW, Budget
+
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 Bytes = UInt8[np.ndarray, " bytes"]
 AT_ONCE = 1 << 20  # bytes of packed integers; decoding takes some thirty times as much
@@ -31,17 +33,19 @@ class Kind(Enum):
 Schema = Mapping[int, tuple[str, Kind]]  # field number -> name, kind
 
 
-def read(message: memoryview, schema: Schema) -> dict[str, list]:
+def read(message: memoryview, schema: Schema, budget: Budget) -> dict[str, list]:
     """Returns the fields of a message that the schema names, each as the list of its values.
 
     Raises:
       WireError: the message is truncated, or a field is not of its kind.
+      CheckpointError: it has more fields than the budget allows.
     """
     result: dict[str, list] = {name: [] for name, _ in schema.values()}
     for number, wire, value in fields(message):
         if number not in schema:
             continue
         name, kind = schema[number]
+        budget.spend(_cost(kind, value))
         match kind, wire, value:
             case Kind.INTEGERS, 0, int():
                 result[name].append(value - (1 << 64) if value >> 63 else value)
@@ -58,6 +62,18 @@ def read(message: memoryview, schema: Schema) -> dict[str, list]:
             case _:
                 raise WireError(f"field {number} is not of its type")
     return result
+
+
+def _cost(kind: Kind, value: int | memoryview) -> int:
+    """Bytes of memory that a value takes once it is read."""
+    match kind, value:
+        case Kind.INTEGERS, memoryview():
+            return NUMBER * count_packed(np.frombuffer(value, np.uint8))
+        case Kind.FLOATS, memoryview():
+            return NUMBER * (len(value) // 4)
+        case Kind.TEXT, memoryview():
+            return TEXT + len(value)
+    return VIEW if kind == Kind.MESSAGE else NUMBER
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
+from wsrl.readers.budget import Budget
 from wsrl.readers.json_files import LIMIT, parse_json_object
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 
@@ -51,7 +52,8 @@ def open_file(path: Path) -> Checkpoint:
 
 
 def _arranged(header: dict, metadata: dict, data: Bytes, path: Path) -> Checkpoint:
-    entries = sorted((_entry(name, fields, path) for name, fields in header.items()), key=lambda e: (e[3], e[4]))
+    items = Budget(path, len(data)).each(header.items())
+    entries = sorted((_entry(name, fields, path) for name, fields in items), key=lambda e: (e[3], e[4]))
     tensors, left_out, end = {}, [], 0
     for name, kind, shape, start, stop in entries:
         if start != end:

@@ -21,6 +21,8 @@ MODEL = (
 # Under names that begin so, they save what belongs to training.
 TRAINING = re.compile(r"(optim|sched|lr_|scaler|grad_scaler|amp|rng|cuda_rng|loops|callbacks|hyper_parameters|hparams)")
 DEPTH = 100
+MOST_TENSORS = 200_000
+MEND = "save the model's state_dict() alone"
 
 
 def find_state_dict(value: object, path: Path) -> tuple[dict[str, Leaf], tuple[str, ...]]:
@@ -39,25 +41,23 @@ def find_state_dict(value: object, path: Path) -> tuple[dict[str, Leaf], tuple[s
     left_out: list[str] = []
     prefix = ""
     passed: set[int] = set()
-    while isinstance(value, Mapping) and id(value) not in passed:
+    while isinstance(value, Mapping):
         passed.add(id(value))
         nested = {key: flatten(value[key], path) for key in MODEL if isinstance(value.get(key), Mapping)}
         sizes = {key: sum(map(_entries, tensors.values())) for key, tensors in nested.items() if tensors}
-        if not sizes:
+        chosen = max(sizes, key=sizes.__getitem__, default=None)
+        if chosen is None or id(value[chosen]) in passed:
             break
-        chosen = max(sizes, key=sizes.__getitem__)
-        left_out += [f"{prefix}{key}" for key in value if key != chosen]
+        left_out += [f"{prefix}{key!s:.80}" for key in value if key != chosen]
         prefix += f"{chosen}."
         value = value[chosen]
-    if isinstance(value, Mapping):
-        kept = {k: v for k, v in value.items() if not (isinstance(v, Mapping | list) and TRAINING.match(str(k)))}
-        tensors = flatten(kept, path)
-        tops = {name.partition(".")[0] for name in tensors} | tensors.keys()
-        left_out += [
-            f"{prefix}{key}" for key in value if str(key) not in tops and str(key).partition(".")[0] not in tops
-        ]
-        return tensors, tuple(left_out)
-    return flatten(value, path), tuple(left_out)
+    if not isinstance(value, Mapping):
+        return flatten(value, path), tuple(left_out)
+    kept = {k: v for k, v in value.items() if not (isinstance(v, Mapping | list) and TRAINING.match(str(k)))}
+    tensors = _flattened(kept, path, {id(value)})
+    tops = {name.partition(".")[0] for name in tensors} | tensors.keys()
+    left_out += [f"{prefix}{key!s:.80}" for key in value if tops.isdisjoint((str(key), str(key).partition(".")[0]))]
+    return tensors, tuple(left_out)
 
 
 def flatten(value: object, path: Path) -> dict[str, Leaf]:
@@ -66,12 +66,18 @@ def flatten(value: object, path: Path) -> dict[str, Leaf]:
     Raises:
       CheckpointError: see find_state_dict.
     """
+    return _flattened(value, path, set())
+
+
+def _flattened(value: object, path: Path, seen: set[int]) -> dict[str, Leaf]:
     result: dict[str, Leaf] = {}
-    for name, leaf in _leaves(value, (), set(), path):
+    for name, leaf in _leaves(value, (), seen, path):
         name = checked_name(name or "tensor", path)
         if name in result:
-            raise CheckpointError(path, f"two tensors are named {name!r}", "save the model's state_dict() alone")
+            raise CheckpointError(path, f"two tensors are named {name!r}", MEND)
         result[name] = leaf
+        if len(result) > MOST_TENSORS:
+            raise CheckpointError(path, f"holds more than {MOST_TENSORS} tensors", MEND)
     return result
 
 
@@ -92,9 +98,9 @@ def _leaves(value: object, keys: tuple[str, ...], seen: set[int], path: Path) ->
         return
     seen.add(id(value))
     if len(keys) > DEPTH:
-        raise CheckpointError(path, f"containers are nested more than {DEPTH} deep", "save the state_dict() alone")
+        raise CheckpointError(path, f"containers are nested more than {DEPTH} deep", MEND)
     for key, item in items:
-        if isinstance(key, str | int):
+        if isinstance(key, int) or (isinstance(key, str) and checked_name(key, path) == key):
             yield from _leaves(item, (*keys, str(key)), seen, path)
 
 

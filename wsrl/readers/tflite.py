@@ -12,7 +12,7 @@ import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.readers.affine import affine
-from wsrl.readers.budget import Budget
+from wsrl.readers.budget import NUMBER, Budget
 from wsrl.readers.flatbuffer import FlatBufferError, Table
 from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file
 from wsrl.readers.tflite_operators import CUSTOM, operator_name, read_options
@@ -108,7 +108,7 @@ class _File:
     def _chosen(self, table: Table, field: int, values: list) -> list:
         """Returns the values whose places a vector of the table names; None for -1."""
         places = table.array(field, "<i4")
-        self.budget.spend(len(places))
+        self.budget.spend(NUMBER * len(places))
         if len(places) and not -1 <= places.min() <= places.max() < len(values):
             raise FlatBufferError("a node or a graph names a value that does not exist")
         return [values[place] if place >= 0 else None for place in places]

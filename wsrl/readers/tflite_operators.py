@@ -96,5 +96,5 @@ def read_options(kind: int, table: Table | None) -> dict[str, object]:
             names, value = ENUMERATIONS[layout], table.integer(place, "<b")
             result[name] = names[value] if 0 <= value < len(names) else f"UNKNOWN_{value}"
         else:
-            result[name] = table.number(place, f"<{layout}", *(default or [0]))
+            result[name] = table.number(place, f"<{layout}", *(default or [False if layout == "?" else 0]))
     return result

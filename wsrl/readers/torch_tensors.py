@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -65,27 +66,44 @@ def _lazy(name: str, tensor: StoredTensor, storages: Storages) -> LazyTensor:
     if entries > reach and entries * max(itemsize, 4) > MARGIN:  # entries that repeat take no room in the file
         raise CheckpointError(path, f"tensor {name!r} repeats few entries too often", "save it contiguous")
     dtype = tensor.dtype.newbyteorder(">") if storages.big_endian and itemsize > 1 else tensor.dtype
-    strides = tuple(itemsize * stride for stride in tensor.strides)
-
-    def read_rows(start: int, stop: int) -> np.ndarray:
-        if not entries:
-            return np.empty(shape, dtype)[start:stop]
-        first = tensor.offset * itemsize
-        view = np.lib.stride_tricks.as_strided(
-            read()[first : first + reach * itemsize].view(dtype), shape or (1,), strides or (itemsize,), writeable=False
-        )
-        return view[start:stop]
-
+    view = _View(read, dtype, tensor.offset, reach, shape, tensor.strides)
     if tensor.quantizer is None:
-        return LazyTensor(shape, tensor.dtype.name, read_rows, str(path), name)
-    scales = _Dequantized(tensor.quantizer, name, shape, storages)
-    return LazyTensor(shape, f"q{tensor.dtype.name}", lambda a, b: scales.apply(read_rows(a, b), a), str(path), name)
+        return LazyTensor(shape, tensor.dtype.name, view, str(path), name)
+    rows = _Dequantized(view, tensor.quantizer, name, storages)
+    return LazyTensor(shape, f"q{tensor.dtype.name}", rows, str(path), name)
+
+
+@dataclass(frozen=True)
+class _View:
+    """Reads rows of a view that lies within its storage.
+
+    Attributes:
+      read: the bytes of the storage.
+      dtype, offset, shape, strides: offset and strides count entries.
+      reach: entries from the offset to the last one of the view.
+    """
+
+    read: Callable[[], Bytes]
+    dtype: np.dtype
+    offset: int
+    reach: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        if not self.reach:
+            return np.empty(self.shape, self.dtype)[start:stop]
+        size = self.dtype.itemsize
+        stored = self.read()[self.offset * size : (self.offset + self.reach) * size].view(self.dtype)
+        strides = tuple(size * stride for stride in self.strides) or (size,)
+        return np.lib.stride_tricks.as_strided(stored, self.shape or (1,), strides, writeable=False)[start:stop]
 
 
 class _Dequantized:
-    """Turns quantised rows into float32."""
+    """Reads rows of a quantised view as float32."""
 
-    def __init__(self, quantizer: Quantizer, name: str, shape: tuple[int, ...], storages: Storages):
+    def __init__(self, view: _View, quantizer: Quantizer, name: str, storages: Storages):
+        self._view = view
         self._axis = quantizer.axis
         self._values = []
         for value in (quantizer.scale, quantizer.zero_point):
@@ -93,12 +111,12 @@ class _Dequantized:
                 self._values.append(_lazy(f"{name} (its scale)", value, storages))
             else:
                 self._values.append(np.float32(value))
-        if quantizer.axis is not None:
-            fits = 0 <= quantizer.axis < len(shape) and all(v.shape == (shape[quantizer.axis],) for v in self._values)
-            if not fits:
-                raise CheckpointError(storages.path, f"the scales of tensor {name!r} do not fit it", MEND)
+        axis, shape = quantizer.axis, view.shape
+        if axis is not None and not (0 <= axis < len(shape) and all(v.shape == (shape[axis],) for v in self._values)):
+            raise CheckpointError(storages.path, f"the scales of tensor {name!r} do not fit it", MEND)
 
-    def apply(self, rows: np.ndarray, start: int) -> np.ndarray:
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        rows = self._view(start, stop)
         scale, zero = (np.asarray(value, np.float32) for value in self._values)
         if self._axis is not None:
             along = [-1 if axis == self._axis else 1 for axis in range(rows.ndim)]

@@ -8,7 +8,6 @@ TensorStore because a chunk of a few bytes can unpack to any size there.
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,6 +22,7 @@ from wsrl.readers.mapped import checked_shape, memory_limit
 
 METADATA = {".zarray": 2, "zarr.json": 3}  # key of the metadata -> version
 MEND = "write it again with Orbax's defaults"
+MOST_CHUNKS = 100_000  # of an array
 WINDOW = 32 << 20  # bytes that unpacking may keep at hand
 KINDS = {
     **{"<f2": np.float16, "<f4": np.float32, "<f8": np.float64, "|b1": np.bool_, "|i1": np.int8, "|u1": np.uint8},
@@ -55,13 +55,16 @@ class _Layout:
     key: Callable[[tuple[int, ...]], str]
 
 
-def open_zarr(store: Store, metadata: bytes, version: int, size: int, path: Path, name: str) -> LazyTensor | None:
+def open_zarr(
+    store: Store, metadata: bytes, version: int, sparse: bool, size: int, path: Path, name: str
+) -> LazyTensor | None:
     """Opens an array; None if it does not hold numbers.
 
     Args:
       store: keys of the array's own values -> values.
       metadata: of the array, JSON.
       version: 2 or 3.
+      sparse: whether chunks that are not stored are zeros; otherwise they are missing.
       size: bytes of the whole checkpoint.
       path, name: for messages.
 
@@ -77,100 +80,102 @@ def open_zarr(store: Store, metadata: bytes, version: int, size: int, path: Path
         if prod(lengths) * layout.dtype.itemsize > memory_limit(size):
             reason = f"{name!r} of shape {lengths} would take too much memory for a checkpoint of {size} bytes"
             raise CheckpointError(path, reason, MEND)
-    chunks = _Chunks(store, layout, path, name)
+    if prod(-(-n // c) for n, c in zip(layout.shape, layout.chunk, strict=True)) > MOST_CHUNKS:
+        raise CheckpointError(path, f"{name!r} is cut into more than {MOST_CHUNKS} chunks", MEND)
+    chunks = _Chunks(store, layout, sparse, path, name)
     grid = ChunkGrid(layout.shape, layout.dtype, layout.chunk, chunks.read)
     return LazyTensor(layout.shape, layout.dtype.name, grid.rows, str(path), name)
 
 
 def _version2(fields: dict[str, Any], path: Path, name: str) -> _Layout | None:
-    match fields:
-        case {"shape": shape, "chunks": chunk, "dtype": kind, "compressor": packing, "order": "C", "filters": None}:
-            codecs = ["zstd"] if _named(packing, "id") == "zstd" else [] if packing is None else [packing]
-        case _:
-            raise _unknown("the form of the array", path, name)
-    separator = str(fields.get("dimension_separator", "."))
-    return _layout(shape, chunk, kind, codecs, None, lambda place: separator.join(map(str, place)) or "0", path, name)
+    packing, separator = fields.get("compressor"), fields.get("dimension_separator", ".")
+    compressed = _get(packing, "id") == "zstd"
+    plain = fields.get("order") == "C" and fields.get("filters") is None and separator in (".", "/")
+    if not plain or not (compressed or packing is None):
+        raise _unknown("form", path, name)
+    shapes = (fields.get("shape"), fields.get("chunks"), None)
+    return _layout(shapes, fields.get("dtype"), compressed, lambda at: separator.join(map(str, at)) or "0", path, name)
 
 
 def _version3(fields: dict[str, Any], path: Path, name: str) -> _Layout | None:
-    match fields:
-        case {
-            "shape": shape,
-            "data_type": kind,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": stored}},
-            "chunk_key_encoding": {"name": "default", **encoding},
-            "codecs": list(codecs),
-        }:
-            separator = str((encoding.get("configuration") or {}).get("separator", "/"))
-        case _:
-            raise _unknown("the form of the array", path, name)
-    match codecs:
-        case [
-            {"name": "sharding_indexed", "configuration": {"chunk_shape": chunk, "codecs": list(codecs), **index}}
-        ] if index.get("index_location", "end") == "end" and _names(index.get("index_codecs")) == ["bytes", "crc32c"]:
-            shard = stored
-        case _:
-            chunk, shard = stored, None
-    names = _names(codecs)
-    if names[:1] == ["bytes"] and (codecs[0].get("configuration") or {}).get("endian", "little") == "little":
-        names = names[1:]
-    return _layout(shape, chunk, kind, names, shard, lambda place: separator.join(map(str, ("c", *place))), path, name)
+    grid, encoding, codecs = (fields.get(key) for key in ("chunk_grid", "chunk_key_encoding", "codecs"))
+    separator = _get(encoding, "configuration", "separator") or "/"
+    chunk, shard = _get(grid, "configuration", "chunk_shape"), None
+    if _names(codecs) == ["sharding_indexed"]:
+        sharding = _get(codecs, 0, "configuration")
+        if _names(_get(sharding, "index_codecs")) != ["bytes", "crc32c"] or _get(sharding, "index_location") == "start":
+            raise _unknown("shards", path, name)
+        codecs, chunk, shard = _get(sharding, "codecs"), _get(sharding, "chunk_shape"), chunk
+    little = _get(codecs, 0, "configuration", "endian") in ("little", None)
+    known = _get(grid, "name") == "regular" and _get(encoding, "name") == "default" and separator in (".", "/")
+    if not (known and little and _names(codecs) in (["bytes"], ["bytes", "zstd"])):
+        raise _unknown("form", path, name)
+    shapes = (fields.get("shape"), chunk, shard)
+    compressed = len(_names(codecs)) == 2
+    return _layout(
+        shapes, fields.get("data_type"), compressed, lambda at: separator.join(("c", *map(str, at))), path, name
+    )
 
 
 def _layout(
-    shape: object,
-    chunk: object,
+    shapes: tuple[object, object, object],
     kind: object,
-    codecs: list,
-    shard: object,
+    compressed: bool,
     key: Callable[[tuple[int, ...]], str],
     path: Path,
     name: str,
 ) -> _Layout | None:
-    if codecs not in ([], ["zstd"]):
-        raise _unknown(f"the compression {codecs!r:.60}", path, name)
-    lengths, chunk_lengths = checked_shape(shape, path, name), checked_shape(chunk, path, name)
-    shard_lengths = checked_shape(chunk if shard is None else shard, path, name)
-    pairs = list(zip(shard_lengths, chunk_lengths, strict=False))
-    if not len(lengths) == len(chunk_lengths) == len(shard_lengths) or any(n < 1 or m % n or not m for m, n in pairs):
-        raise _unknown("the shape of its chunks", path, name)
+    """Checks shapes of the array, of a chunk, and of a shard or None; returns None if there are no numbers."""
+    shape, chunk, shard = (checked_shape(lengths, path, name) for lengths in (*shapes[:2], shapes[2] or shapes[1]))
+    if not len(shape) == len(chunk) == len(shard) or any(
+        n < 1 or m < 1 or m % n for m, n in zip(shard, chunk, strict=True)
+    ):
+        raise _unknown("shape of chunks", path, name)
     if not isinstance(kind, str) or kind not in DTYPES:
         return None
-    per_shard = None if shard is None else tuple(m // n for m, n in pairs)
-    return _Layout(lengths, DTYPES[kind], chunk_lengths, per_shard, bool(codecs), key)
+    per_shard = tuple(m // n for m, n in zip(shard, chunk, strict=True)) if shapes[2] else None
+    return _Layout(shape, DTYPES[kind], chunk, per_shard, compressed, key)
 
 
 def _unknown(what: str, path: Path, name: str) -> CheckpointError:
-    return CheckpointError(path, f"{what} {name!r} is not one that Orbax writes", MEND)
+    return CheckpointError(path, f"the {what} of the array {name!r} is not one that Orbax writes", MEND)
 
 
-def _named(value: object, key: str) -> object:
-    return value.get(key) if isinstance(value, dict) else None
+def _get(value: object, *keys: str | int) -> Any:
+    """Looks up an entry of an entry; None where there is none."""
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(key)
+        else:
+            value = value[key] if isinstance(value, list) and isinstance(key, int) and key < len(value) else None
+    return value
 
 
 def _names(codecs: object) -> list:
-    return [_named(codec, "name") for codec in codecs] if isinstance(codecs, list) else []
+    return [_get(codec, "name") for codec in codecs] if isinstance(codecs, list) else []
 
 
 class _Chunks:
     """Finds, unpacks and checks chunks."""
 
-    def __init__(self, store: Store, layout: _Layout, path: Path, name: str):
-        self.layout, self.path, self.name = layout, path, name
-        self._value = lru_cache(maxsize=1)(store)  # a shard is read for one chunk after the other
+    def __init__(self, store: Store, layout: _Layout, sparse: bool, path: Path, name: str):
+        self.store, self.layout, self.sparse = store, layout, sparse
+        self.path, self.name = path, name
         self._size = prod(layout.chunk) * layout.dtype.itemsize
 
     def read(self, place: tuple[int, ...]) -> np.ndarray:
-        """Returns a chunk by its place in the grid; zeros, which Orbax may leave out, where none is stored.
+        """Returns a chunk by its place in the grid.
 
         Raises:
-          CheckpointError: it is damaged.
+          CheckpointError: it is damaged or missing.
         """
         per_shard = self.layout.shard
         outer = place if per_shard is None else tuple(at // n for at, n in zip(place, per_shard, strict=True))
-        value = self._value(self.layout.key(outer))
+        value = self.store(self.layout.key(outer))
         if value is not None and per_shard is not None:
             value = self._of_shard(value, tuple(at % n for at, n in zip(place, per_shard, strict=True)), per_shard)
+        if value is None and not self.sparse:
+            self._damaged("is missing")
         if value is None:
             return np.zeros(self.layout.chunk, self.layout.dtype)
         content = _unpack(value, self._size, self.path, self.name) if self.layout.compressed else value

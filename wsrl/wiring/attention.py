@@ -10,7 +10,7 @@ import re
 from math import gcd, lcm
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
-from wsrl.wiring.flow import Entry, Env, Flow
+from wsrl.wiring.flow import Entry, Env, Flow, run_unknown
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.modules import read_value
 from wsrl.wiring.tree import Node, Shape
@@ -66,6 +66,7 @@ class Attention:
         self.shared_tables = any(TABLE.search(name) for name in shapes)
         self.heads: dict[int, list[Dim]] = {}
         self.streams: list[Value] = []
+        self.units: set[str] = set()
         self.refused = config.get("model_type") in ("codegen",)
 
     def _rotary(self, shapes: dict[str, Shape]) -> bool:
@@ -88,31 +89,15 @@ class Attention:
         parts = self._parts(node)
         if parts is not None:
             return self._run(flow, node, env, *parts)
-        return self._unknown(flow, node, env) if self._looks_like_attention(node) else None
+        return run_unknown(flow, node, env) if self._looks_like_attention(node) else None
 
     def _looks_like_attention(self, node: Node) -> bool:
         """Whether queries, keys and values lie side by side here, but with more than is understood."""
         roles = [role_of(child.name) for child in node.children.values() if child.kind != "parameter"]
         layered = [child for child in node.children.values() if any(c.kind in ("linear", "conv") for c in child.leaves())]
         found = {role for role in roles if role and role != "o"}
-        return bool({"q", "k"} <= found or {"q", "kv"} <= found or {"qkv"} <= found) and bool(layered)
-
-    def _unknown(self, flow: Flow, node: Node, env: Env) -> bool:
-        """Fixes what attention of an unknown kind reads; its modules are not looked at."""
-        sizes = {n for leaf in node.leaves() for _, shape in leaf.tensors.values() for n in shape if n > 1}
-        found = [e for size in sorted(sizes) for e in env.everywhere(size)]
-        if not found and not env.is_unknown():
-            reads = [leaf.weight[-2] if leaf.transposed else leaf.weight[1] for leaf in node.leaves() if leaf.kind == "linear"]
-            flow.wanted += [(n, node) for n in reads]
-            return False
-        for entry in found:
-            fix(entry.value)
-            entry.read = True
-        flow.warnings.append(f"the attention of {node.dotted} is not understood")
-        last = env.last()
-        if last is not None:
-            env.add(last.value)
-        return True
+        lone_values = found == {"v"} and "o" in roles
+        return bool({"q", "k"} <= found or {"q", "kv"} <= found or {"qkv"} <= found or lone_values) and bool(layered)
 
     def _parts(self, node: Node) -> tuple[dict[str, Node], list[Node]] | None:
         if "in_proj_weight" in node.tensors:
@@ -155,9 +140,11 @@ class Attention:
         if memory is None:
             return False
         self.streams.append(read)
+        self.units |= {tensor for leaf in node.leaves() for tensor, _ in leaf.tensors.values()}
         widths = self._widths(parts)
-        by_head = any(leaf.parent is not None and leaf.parent.name in BY_HEAD[:2] for leaf in parts.values())
-        if widths is None or self.refused or by_head:
+        by_head = any(self._rows_by_head(leaf, rest) and leaf.name != "query_key_value" for leaf in parts.values())
+        unsure = env.is_unknown() and first.kind == "conv"  # it may be grouped
+        if widths is None or self.refused or by_head or unsure:
             return self._give_up(flow, node, env, parts, rest, read, memory)
         q, k, v = (Dim(n) for n in widths)
         self._attach(flow, parts, read, memory, q, k, v, node)
@@ -188,7 +175,7 @@ class Attention:
         heads = next(iter(counts)) if len(counts) == 1 else 0
         cached = any("attention_biases" in leaf.dotted for leaf in rest)  # LeViT's code keeps an indexed copy of them
         by_head = heads > 1 and not cached and width and not any(n % heads for n in (width, *inner.values())) and not self.refused
-        by_head = by_head and all(parts[r].name in BY_HEAD or parts[r].parent.name in BY_HEAD for r in inner if len(r) > 1)
+        by_head = by_head and all(self._rows_by_head(parts[r], rest) for r in inner if len(r) > 1)
         group = Dim(heads) if by_head else None
         out = (Dim(_units(parts["o"])),) if "o" in parts else (Dim(1, fixed=True),)
 
@@ -226,6 +213,12 @@ class Attention:
             tie_values(out, read)
         env.add(out)
         return True
+
+    def _rows_by_head(self, leaf: Node, rest: list[Node]) -> bool:
+        """Whether fused rows lie head by head: LeViT and its like, and convolutions beside tables of biases (MaxViT)."""
+        names = {leaf.name, leaf.parent.name if leaf.parent else ""}
+        tables = any("relative_position_bias_table" in other.dotted for other in rest)
+        return bool(names & set(BY_HEAD)) or (leaf.name == "qkv" and leaf.kind == "conv" and tables)
 
     def _widths(self, parts: dict[str, Node]) -> tuple[int, int, int] | None:
         """Units of query, key and value."""
@@ -351,8 +344,12 @@ class Attention:
                 return
             self._within(q, k, v, dim_q, out_width)
             return
-        plain = all(n % 16 == 0 for n in (q.size, v.size))
-        self._within(q, k, v, 4 if plain else 2, out_width)
+        if any(n % 16 for n in (q.size, k.size, v.size)):
+            fix((q, k, v))
+            return
+        self._within(q, k, v, 4, out_width)
+        if "qkv" in parts and not self.rotary:  # true whether the fused rows lie part by part or head by head
+            tie(q.find()[0], v.find()[0])
 
     def _within(self, q: Dim, k: Dim, v: Dim, dim: int, out_width: int) -> None:
         """Permutes entries within each head alike."""
@@ -517,7 +514,7 @@ class Attention:
         if not self.shared_tables:
             return
         for tensor, shape in flow.shapes.items():
-            if TABLE.search(tensor) and len(shape) == 2 and not any(flow.axes[tensor]):
+            if TABLE.search(tensor) and len(shape) == 2 and tensor not in self.units:
                 for heads, groups in self.heads.items():
                     if shape[1] == heads and groups[0].size == heads:
                         flow.put(tensor, 1, (groups[0],))

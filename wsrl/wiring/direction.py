@@ -64,17 +64,25 @@ def _direction(claim: Claim, module: Module, name: str, bias: str | None) -> Dir
         return Direction(tuple(a for a in every if a not in written), written, bias)
 
     usual = _usual(claim, module, name)
-    if bias is None:
-        return writing(*usual)
-    width = len(claim.shapes[bias])
-    fits = [
-        every[a : a + width]
-        for a in range(len(shape) - width + 1)
-        if shape[a : a + width] == claim.shapes[bias] and axes[a : a + width] == claim.axes[bias]
-    ]
-    if usual in fits:
-        return writing(*usual, bias=bias)
-    return writing(*fits[-1], bias=bias) if fits else writing(*usual)
+    if bias is not None:
+        width = len(claim.shapes[bias])
+        fits = [
+            every[a : a + width]
+            for a in range(len(shape) - width + 1)
+            if shape[a : a + width] == claim.shapes[bias] and axes[a : a + width] == claim.axes[bias]
+        ]
+        if fits:
+            return writing(*(usual if usual in fits else fits[-1]), bias=bias)
+    found = writing(*usual)
+    if _roles(claim, name, found.writes) == {"input"} and _roles(claim, name, found.reads) - {"input"}:
+        return Direction(found.writes, found.reads)  # inputs are not written
+    return found
+
+
+def _roles(claim: Claim, name: str, axes: tuple[int, ...]) -> set[str]:
+    """Roles of the groups along some axes of a tensor."""
+    segments = (s for a in axes for s in claim.axes[name][a] or ())
+    return {claim.groups[s.group].role for s in segments if s.group is not None}
 
 
 def _usual(claim: Claim, module: Module, name: str) -> tuple[int, ...]:

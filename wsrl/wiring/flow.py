@@ -22,9 +22,10 @@ LATE = re.compile(
 SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
 SIDE = re.compile(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
 CROSS = re.compile(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
+SHORTCUT = re.compile(r"^(down_?sample|shortcut|skip|proj_shortcut|res_?conv|residual_conv|identity_conv|skip_connection)$", re.I)
 FAR = re.compile(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
 GATE = re.compile(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
-STEM = re.compile(r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)")
+STEM = re.compile(r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?")
 NORM_STEMS = ("bn", "norm", "batchnorm", "layernorm")
 
 
@@ -73,8 +74,10 @@ class Env:
 
     def visible(self, size: int) -> list[Entry]:
         """Entries of a size here, or else further up."""
-        entries = self.entries[-1:] if self.only_last else self.entries
+        entries = self.entries[-1:] if self.only_last else self.entries + self.inputs
         found = [e for e in entries if size_of(e.value) == size]
+        if not self.only_last and self.entries and not any(e in self.entries for e in found):
+            found = []
         if found or (self.only_last and self.entries) or self.unknown or self.parent is None:
             return found
         return self.parent.visible(size)
@@ -92,7 +95,8 @@ class Env:
 
     def is_unknown(self) -> bool:
         """Whether anything may flow here."""
-        return self.unknown or (not self.entries and self.parent is not None and self.parent.is_unknown())
+        known = self.only_last and self.entries
+        return self.unknown or (not known and self.parent is not None and self.parent.is_unknown())
 
     def add(self, value: Value, **more: bool) -> Entry:
         """Puts a new value in reach."""
@@ -107,9 +111,31 @@ def numbered(node: Node) -> bool:
     return bool(node.children) and all(name.isdigit() for name in node.children)
 
 
+def waits(node: Node, pending: list[Node]) -> bool:
+    """Whether a module still has to run first: of its name with a smaller number, or, where its number leaves out one,
+    any without a number (`conv1`, `attention`, `conv3`)."""
+    match = STEM.fullmatch(node.name)
+    if not match or match[1] in NORM_STEMS or node.parent is None:
+        return False
+    number = (int(match[2]), match[3])
+    before = [m for name in node.parent.children if (m := STEM.fullmatch(name)) and m[1] == match[1]]
+    gap = number[0] > 1 and bool(before) and not any(int(m[2]) in (number[0] - 1, number[0]) and m[0] != match[0] for m in before)
+    for other in pending:
+        m = STEM.fullmatch(other.name)
+        if other is node or other.parent is not node.parent or other.kind == "parameter":
+            continue
+        if other.kind != "norm" and m and m[1] == match[1] and (int(m[2]), m[3]) < number:
+            return True
+        if gap and not m and not SIDE.search(other.name) and not LATE.search(other.name):
+            return True
+    return False
+
+
 def zipped(node: Node) -> list[Node] | None:
     """Members of sibling lists of one length, which may run in turns (`patch_embed.0`, `block.0`, `patch_embed.1`, ...)."""
     lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1]
+    if sum(all(m.kind in ("conv", "linear") for m in c.children.values()) for c in lists) > 1:
+        return None  # branches beside branches
     same = [c for c in lists if sum(len(c.children) == len(o.children) for o in lists) > 1]
     if len(same) < 2:
         return None
@@ -132,7 +158,17 @@ def order(node: Node) -> list[Node]:
         early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
         return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name))))
 
-    return sorted(sorted_children(node), key=rank)
+    children = sorted_children(node)
+    if GATE.search(node.name):  # what narrows comes before what widens
+        children.sort(key=lambda c: bool(re.search(r"expand|excite|up", c.name, re.I)))
+    return sorted(children, key=rank)
+
+
+def shortcuts(node: Node) -> list[Node]:
+    """Children that read what their block is given and run beside the others."""
+    if any(numbered(child) and not SHORTCUT.search(child.name) for child in node.children.values()):
+        return []
+    return [c for c in sorted_children(node) if SHORTCUT.search(c.name) and c.kind != "norm"]
 
 
 class Flow:
@@ -155,6 +191,8 @@ class Flow:
         self.warnings: list[str] = []
         self.wanted: list[tuple[int, Node]] = []
         self.embedded: list[Value] = []
+        self.parts = False  # whether parts of values, or several, may be read
+        self.ordered = False  # whether the order of the modules is known so far
         self.far = False  # whether what blocks returned further back is in reach
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.made: set[int] = set()  # sizes that some module returns
@@ -211,7 +249,8 @@ class Flow:
             found = own[-1:]
         elif own and not env.only_last:
             found = found + [e for e in env.inputs if size_of(e.value) == size]
-        found = [e for e in found if not e.heads] or found
+        if node.kind != "norm":
+            found = [e for e in found if not e.heads] or found
         if env.is_unknown() and not (newest and own):
             for entry in found:
                 fix(entry.value)
@@ -259,19 +298,29 @@ class Flow:
         inner = Env(env, only_last=True)
         members = sorted_children(node)
         bare = len(members) > 1 and all(m.kind in ("linear", "conv") for m in members)
+        branches = len({first_read(m) for m in members} - {None}) == 1
         residual = bare and [m.name for m in members] == [str(i) for i in range(len(members))]
         for i, member in enumerate(members):
             before = inner.last()
-            if not self.run(member, inner, newest=True):
+            if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
-                if not self.run_branch(member, inner, env):
+                if not branches or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
-                    self.run(member, Env(inner, unknown=True))
+                    self.run_lost([member], inner)
             elif residual and before and inner.entries and size_of(before.value) == size_of(inner.entries[-1].value):
                 tie_values(before.value, inner.entries[-1].value)  # bare layers may be run with residual connections
-        self.export(inner, env)
+        self.export(inner, env, node)
         return True
+
+    def run_next(self, node: Node, env: Env, parts: bool) -> bool:
+        """Runs the next of several modules in a known order."""
+        before = self.parts, self.ordered
+        self.parts, self.ordered = self.parts or parts, self.ordered or parts
+        try:
+            return self.run(node, env, newest=True)
+        finally:
+            self.parts, self.ordered = before
 
     def run_branch(self, member: Node, inner: Env, env: Env) -> bool:
         """Runs a member of a list on what the list was given."""
@@ -284,7 +333,7 @@ class Flow:
 
     def run_block(self, node: Node, env: Env) -> bool:
         """Runs named modules, then bare parameters."""
-        chain = chain_of(node, self.norm_first)
+        chain = chain_of(node, self.norm_first.get(signature(node)))
         inner = Env(env)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
@@ -292,10 +341,14 @@ class Flow:
         bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
         pending = [c for c in children if c not in bare]
         ran_any = not pending
+        for child in shortcuts(node):
+            if child in pending and self.run(child, inner):
+                pending.remove(child)
+        beside, inner.entries = inner.entries, []
         for i, child in enumerate(chain or ()):
             fed = i == 0 and env.parent is None
-            if not self.run(child, inner, newest=True) and not (
-                fed and self.feed(inner, pending) and self.run(child, inner, newest=True)
+            if not self.run_next(child, inner, i > 0) and not (
+                fed and self.feed(inner, pending) and self.run_next(child, inner, False)
             ):
                 if i == 0:
                     return False
@@ -303,33 +356,29 @@ class Flow:
                 break
             pending.remove(child)
             ran_any = True
+        inner.entries += beside
         if not chain and env.parent is not None:
             given = [c for c in pending if c.kind == "linear" and self.run_first(c, inner, env)]
             pending = [c for c in pending if c not in given]
             ran_any = ran_any or bool(given)
         while pending:
-            ready = next((child for child in pending if self.run(child, inner)), None)
+            ready = self.next_ready(pending, inner, ran_any)
             if ready is not None:
                 ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
                 pending.remove(ready)
             elif not (env.parent is None and self.feed(inner, pending)):
                 if not ran_any and not inner.is_unknown() and env.parent is not None:
                     return False
-                if not self.far:
-                    self.far = True
-                    reached = next((child for child in pending if self.run(child, inner)), None)
-                    self.far = False
-                    if reached is not None:
-                        pending.remove(reached)
-                        continue
                 self.lost(inner, pending[0])
-                for child in pending:
-                    self.run(child, Env(inner, unknown=True))
+                self.run_lost(pending, inner)
                 break
         for child in bare:
             self.run(child, inner)
         if not chain:
             self.merge(inner.entries)
+        if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts, one after the other
+            both = env.add(inner.entries[-1].value * 2, spatial=True)
+            both.read = True
         if gate and inner.inputs and inner.entries and not inner.unknown:
             sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
             if sources:  # it only scales what it reads
@@ -337,8 +386,32 @@ class Flow:
                 for entry in inner.entries + sources:
                     entry.read = read_before.get(id(entry), True)
                 return True
-        self.export(inner, env)
+        self.export(inner, env, node)
         return True
+
+    def next_ready(self, pending: list[Node], inner: Env, ran_any: bool) -> Node | None:
+        """Runs the first module whose input is there as a whole; else one that reads a part or several of the values in
+        reach; else one that reads what blocks returned further back."""
+        late = [c for c in pending if not EARLY.search(c.name)]
+        early = [c for c in pending if c not in late and any(leaf.kind in ("conv", "linear") for leaf in c.leaves())]
+        stages = [(pending, False, False)]
+        if early and not ran_any and not inner.is_unknown():
+            stages = [([c for c in pending if c not in late], False, False)]
+        if ran_any or self.parts or inner.parent is None:
+            stages.append((stages[0][0], True, False))
+        if inner.parent is not None and inner.parent.parent is None or self.far:
+            stages.append((pending, True, True))
+        stages = [(sorted(c, key=lambda child: child.kind == "norm"), p, f) for c, p, f in stages]
+        for candidates, parts, far in stages:
+            before = self.parts, self.far
+            self.parts, self.far = parts or self.parts and inner.parent is None, far or self.far
+            try:
+                for child in candidates:
+                    if not waits(child, pending) and self.run(child, inner):
+                        return child
+            finally:
+                self.parts, self.far = before
+        return None
 
     def run_first(self, node: Node, inner: Env, env: Env) -> bool:
         """Runs a dense layer on what its block is given, if it fits: the others of its block follow."""
@@ -354,8 +427,10 @@ class Flow:
         wanted, self.wanted = [(s, n) for s, n in self.wanted if n.kind != "norm"], []
         produced = {size_of(e.value) for e in env.entries}
         sums = {a + b for a in produced for b in produced} | {k * a for a in produced for k in range(2, 65)}
-        images = [(s, n) for s, n in wanted if n.kind == "conv" and s <= 4 and s not in produced]
-        sources = [(s, n) for s, n in wanted if s not in self.made]
+        images = [
+            (s, n) for s, n in wanted if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
+        ]
+        sources = [(s, n) for s, n in wanted if s not in self.made and s > 1]
         first = wanted if not env.entries else []
         for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
             if size not in produced:
@@ -375,11 +450,23 @@ class Flow:
     def lost(self, env: Env, node: Node) -> None:
         """Fixes what flows in and out of modules that are not understood."""
         self.warnings.append(f"what {node.dotted or 'the network'} reads is not understood")
-        for entry in env.entries + env.inputs:
+        outer = env.parent
+        beyond = outer.entries[-1:] if outer and outer.only_last else outer.entries if outer else []
+        for entry in [*env.entries, *env.inputs, *beyond]:
             fix(entry.value)
         env.unknown = True
 
-    def export(self, inner: Env, env: Env) -> None:
+    def run_lost(self, nodes: list[Node], env: Env) -> None:
+        """Looks at modules on their own; what they return may be added to any value of the same size."""
+        for node in nodes:
+            own = Env(env, unknown=True)
+            self.run(node, own)
+            self.unknown_sizes |= {size_of(e.value) for e in own.entries}
+            for entry in [*env.entries, *env.inputs]:
+                if size_of(entry.value) in self.unknown_sizes:
+                    fix(entry.value)
+
+    def export(self, inner: Env, env: Env, node: Node) -> None:
         """Puts what a block returns in reach outside: what nothing has read, else the newest value."""
         returned = [e for e in inner.entries if not e.read] or inner.entries[-1:]
         for entry in returned:
@@ -394,26 +481,59 @@ class Flow:
             for source in inner.inputs:
                 if size_of(source.value) == size and not entry.heads and not source.heads:
                     tie_values(source.value, entry.value)
+        stage = node.name.isdigit() or env.parent is None
         for entry in first.values():
             if inner.unknown:
                 fix(entry.value)
-            env.add(entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=True)
+            env.add(entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage)
         if inner.unknown:
             env.unknown = True
 
 
-def _norm_first(root: Node) -> bool | None:
-    """Whether `norm1` comes before `conv1`, by the sizes of all such pairs; None if they do not tell."""
-    before, after = True, True
+def run_unknown(flow: Flow, node: Node, env: Env) -> bool:
+    """Fixes whatever a module of an unknown kind may read; its own modules are not looked at."""
+    sizes = {n for leaf in node.leaves() for _, shape in leaf.tensors.values() for n in shape if n > 1}
+    found = [e for size in sorted(sizes) for e in env.everywhere(size)]
+    if not found and not env.is_unknown():
+        layers = (leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv"))
+        flow.wanted += [(leaf.weight[-2] if leaf.transposed else leaf.weight[1], leaf) for leaf in layers]
+        return False
+    for entry in found:
+        fix(entry.value)
+        entry.read = True
+    flow.warnings.append(f"{node.dotted} is not understood")
+    last = env.last()
+    if last is not None:
+        env.add(last.value, spatial=last.spatial)
+    return True
+
+
+def _norm_first(root: Node) -> dict[frozenset[str], bool | None]:
+    """Whether `norm1` comes before `conv1`, for each set of names of a block's layers, by the sizes of all such blocks."""
+    votes: dict[frozenset[str], list[bool]] = {}
     for node in _containers(root):
+        vote = votes.setdefault(signature(node), [True, True])
         for name, child in node.children.items():
             match = re.fullmatch(r"(?:bn|norm)_?(\d+)", name)
             conv = node.children.get(f"conv{match[1]}") if match else None
             if match and conv is not None and conv.kind == "conv" and child.kind == "norm" and not conv.transposed:
                 size = child.tensors[next(iter(child.tensors))][1][0]
-                before &= size == conv.weight[1]
-                after &= size == conv.weight[0]
-    return None if before == after else before
+                vote[0] &= size == conv.weight[1]
+                vote[1] &= size == conv.weight[0]
+    return {key: None if before == after else before for key, (before, after) in votes.items()}
+
+
+def first_read(node: Node) -> int | None:
+    """What the first layer of a module reads."""
+    for leaf in node.leaves():
+        if leaf.kind in ("linear", "conv"):
+            return leaf.weight[-2] if leaf.transposed else leaf.weight[1]
+    return None
+
+
+def signature(node: Node) -> frozenset[str]:
+    """Names of a block's numbered layers."""
+    return frozenset(name for name in node.children if STEM.fullmatch(name))
 
 
 def _containers(node: Node) -> Iterable[Node]:
@@ -434,7 +554,7 @@ def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
         number = matches[child.name][2]  # type: ignore[index]
         norm = child.kind == "norm"
         group = 0 if child.kind == "conv" or (norm and number in convs) else 1
-        return (group, int(number), norm != bool(norm_first))
+        return (group, int(number), matches[child.name][3], norm != bool(norm_first))  # type: ignore[index]
 
     chain = sorted(main, key=key)
     if norm_first is None and any(c.kind == "norm" for c in main) and any(c.kind == "conv" for c in main):

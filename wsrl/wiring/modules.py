@@ -10,6 +10,7 @@ TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|reg
 POSITIONS = re.compile(r"pos|wpe", re.I)
 GATED = re.compile(r"mlp|ffn|ff|feed|glu|fc|proj|dense|channel|^w\d|wi|wo", re.I)
 MERGED = re.compile(r"reduction|down_?sample|merg|readout|head|classif|\bfc\b|norm|score|proj", re.I)
+SKIPPED = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc", re.I)
 SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
 TRANSPOSE = re.compile(r"transp|deconv|^up|upsam|conv_t|tconv|convt", re.I)
 
@@ -53,7 +54,7 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
         entry = flow.pick(env, size, node, newest)
         return entry.value if entry else None
     last = env.last()
-    if last is not None and not env.is_unknown():
+    if flow.parts and last is not None and not env.is_unknown():
         width = size_of(last.value)
         own = last in env.entries
         if width == 2 * size and own and GATED.search(node.name) and len(last.value) == 1:
@@ -66,7 +67,9 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             taps = size // width
             if len(last.value) == 1:
                 return (view(last.value[0], inner=1, outer=taps) if node.transposed else view(last.value[0], inner=taps),)
-        joined = _joined(flow, env, size) or _repeated(flow, node, env, last, size) or _skipped(flow, env, size)
+        joined = _joined(flow, env, size) or _repeated(flow, node, env, last, size)
+        if joined is None and SKIPPED.search(node.dotted):
+            joined = _skipped(flow, env, size)
         if joined is not None:
             return joined
     entry = flow.pick(env, size, node, newest)
@@ -143,23 +146,27 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         if entry in env.entries:
             entry.read = False
         return True
+    if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
+        flow.wanted.append((1, node))
+        return False
     if env.visible(fan_in) or env.is_unknown():
         entry = flow.pick(env, fan_in, node, newest)
         assert entry is not None
         value: Value | None = entry.value
     else:
-        value = _grouped(flow, node, env, fan_in, units, newest)
+        value = _grouped(flow, node, env, fan_in, units, newest) if flow.parts else None
         if value is not None:
             out, value = value, None
             flow.put(name, axis_out, out)
             flow.put_vectors(node, out)
             env.add(out, spatial=True)
             return True
-        value = _unflattened(flow, env, fan_in) or read_value(flow, node, env, fan_in, newest)
+        value = (_unflattened(flow, env, fan_in) if flow.parts else None) or read_value(flow, node, env, fan_in, newest)
     if value is None:
         return False
     flow.put(name, axis_in, value)
-    out = (Dim(units),)
+    may_be_grouped = env.is_unknown() and (fan_in == 1 or any(n > 1 for n in node.weight[2:]))
+    out = (Dim(units, fixed=may_be_grouped),)
     flow.put(name, axis_out, out)
     flow.put_vectors(node, out)
     env.add(out, spatial=True)
@@ -183,11 +190,13 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
         return None
     width = size_of(last.value)
     groups = width // fan_in
-    if width % fan_in or groups < 2 or units % groups or (fan_in == 1 and units % width):
+    if width % fan_in or groups < 2 or units % groups or fan_in == 1:
         return None
-    if fan_in == 1 and units != width and not newest and not TRANSPOSE.search(node.name):
-        return None  # a depthwise convolution whose input is still to come
-    if fan_in > 1 and fan_in in _made_beside(node, all(n == 1 for n in node.weight[2:])):
+    pointwise = all(n == 1 for n in node.weight[2:])
+    if units != width and not pointwise:
+        return None
+    known = newest or (flow.ordered and not env.entries)
+    if fan_in > 1 and fan_in in _made_beside(node if known and not pointwise else flow.root, pointwise):
         return None  # it waits for another layer
     flow.read(env, [last])
     if fan_in >= 8 and units // groups >= 8:  # wide groups: entries within each are permuted alike
@@ -208,7 +217,7 @@ def weight_axis(node: Node) -> tuple[str, int]:
 
 def _made_beside(node: Node, squeezed: bool) -> set[int]:
     """Sizes that other layers of the same block return, those of squeeze-and-excitation only if asked for."""
-    scope = node.parent
+    scope = node.parent or node
     while scope is not None and scope.parent is not None and sum(1 for _ in scope.leaves()) <= 3:
         scope = scope.parent
     if scope is None:
@@ -239,8 +248,9 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     read = {id(e): e.read for e in env.made}
     entry = flow.pick(env, size, node, newest) if env.visible(size) or env.is_unknown() else None
     if entry is None:
-        last = env.last()
-        value = _repeated(flow, node, env, last, size) if last is not None else None
+        last = env.last() if flow.parts else None
+        merged = last is not None and size == 4 * size_of(last.value)
+        value = _repeated(flow, node, env, last, size) if last is not None and merged else None
         value = value or _joined(flow, env, size)
         for own in env.made:
             own.read = read.get(id(own), own.read)
@@ -258,7 +268,8 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
 def _loosen_group_norm(node: Node, entry: Entry) -> None:
     """Norms beside convolutions that keep no statistics may be group norms of up to 32 groups."""
     named = re.search(r"group_?norm|^gn\d*$", node.name, re.I)
-    if "mean" in node.tensors or not (named or (entry.spatial and re.fullmatch(r"norm\d*|bn\d*", node.name))):
+    beside = node.parent is not None and any(c.kind == "conv" for c in node.parent.children.values())
+    if "mean" in node.tensors or not (named or (beside and entry.spatial and re.fullmatch(r"norm\d*|bn\d*", node.name))):
         return
     for dim in entry.value:
         if dim.size % 32 or dim.size < 64:

@@ -11,6 +11,7 @@ from wsrl.wiring.flow import Env, Flow, finish
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import natural, parse_tree
+from wsrl.wiring.unusual import run_unusual
 
 
 def solve(checkpoint: Checkpoint) -> Claim:
@@ -20,7 +21,7 @@ def solve(checkpoint: Checkpoint) -> Claim:
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
     attention = Attention(config, shapes)
-    flow = Flow(root, (run_experts, run_state_space, run_transform, attention.run), run_module)
+    flow = Flow(root, (run_unusual, run_experts, run_state_space, run_transform, attention.run), run_module)
     env = Env()
     _run_root(flow, env)
     attention.finish(flow)

@@ -1,7 +1,7 @@
 """State-space layers (Gu and Dao, Mamba, 2023): `in_proj`, `conv1d`, `x_proj`, `dt_proj`, `A_log`, `D`, `out_proj`."""
 
 from wsrl.wiring.dims import Dim, fix, tie_values, view
-from wsrl.wiring.flow import Env, Flow
+from wsrl.wiring.flow import Env, Flow, run_unknown
 from wsrl.wiring.tree import Node
 
 PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj", "conv1d", "A_log", "D")
@@ -14,7 +14,8 @@ def run_state_space(flow: Flow, node: Node, env: Env) -> bool | None:
     the two state vectors B and C one after the other, `A_log` is [units, state].
     """
     if not all(part in node.children for part in PARTS):
-        return None
+        scan = any(name in node.children and node.children[name].kind == "parameter" for name in ("A", "A_log", "A_logs"))
+        return run_unknown(flow, node, env) if scan else None
     shapes = {part: next(iter(node.children[part].tensors.values()))[1] for part in ("A_log", "D")}
     weights = {part: node.children[part].tensors["weight"] for part in PARTS[:5]}
     if len(shapes["A_log"]) != 2 or len(weights["x_proj"][1]) != 2:

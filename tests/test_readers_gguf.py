@@ -1,0 +1,142 @@
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.samples_formats import GGUF_TYPES, SAMPLES
+from wsrl.checkpoint import CheckpointError
+from wsrl.readers import open_checkpoint
+from wsrl.readers.gguf import _quantized
+from wsrl.readers.gguf_blocks import FORMATS, dequantize
+
+
+def test_tensors_and_metadata(tmp_path):
+    checkpoint = open_checkpoint(SAMPLES["gguf"](tmp_path))
+    matrix = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["plain.weight"]), matrix)
+    np.testing.assert_allclose(np.asarray(checkpoint.tensors["half.weight"]), matrix, rtol=1e-3)
+    for name in GGUF_TYPES:
+        tensor = checkpoint.tensors[f"{name}.weight"]
+        assert tensor.dtype == name.lower() and tensor.shape == (3, 64)
+        np.testing.assert_allclose(np.asarray(tensor), matrix, atol=0.25)
+        np.testing.assert_array_equal(tensor.rows(1, 3), np.asarray(tensor)[1:3])
+    metadata = checkpoint.metadata["gguf"]
+    assert metadata["general.architecture"] == "llama" and metadata["llama.attention.head_count_kv"] == 2
+    assert metadata["llama.rope.freq_base"] == 1e4 and metadata["rope.sections"] == [1, 2, 3]
+    assert "tokenizer.ggml.tokens" not in metadata  # long
+
+
+def finite_blocks(layout, count):
+    """Random blocks whose scales are not NaN or Inf."""
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, 256, (count, layout.itemsize)).astype(np.uint8).view(layout)
+    for field in {"d", "m"} & set(layout.names):
+        kind = layout[field]
+        blocks[field] = (
+            rng.standard_normal(blocks[field].shape) if kind.kind == "f" else rng.integers(100, 140, kind.shape)
+        )
+    return blocks.view(np.uint8).reshape(-1)
+
+
+@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
+def test_blocks_are_dequantised_as_by_ggml(number):
+    layout = FORMATS[number]
+    kind = gguf.GGMLQuantizationType(number)
+    assert kind.name.lower() == layout.name
+    assert gguf.GGML_QUANT_SIZES[kind] == (layout.entries, layout.layout.itemsize)
+    data = finite_blocks(layout.layout, 300)
+    if layout.name == "q8_k":  # not in the library: one scale, then the integers
+        blocks = data.view(layout.layout)
+        expected = blocks["d"][:, None] * blocks["q"].astype(np.float32)
+    else:
+        expected = gguf.quants.dequantize(data.reshape(300, -1), kind)
+    np.testing.assert_array_equal(dequantize(data, layout), expected.reshape(-1))
+
+
+@given(st.sampled_from(sorted(FORMATS)), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.data())
+def test_rows_of_quantised_tensors(number, height, width, flat, data):
+    layout = FORMATS[number]
+    stored = finite_blocks(layout.layout, height * width)
+    shape = (height * width * layout.entries,) if flat else (height, width * layout.entries)
+    tensor = _quantized(stored, layout, shape, Path("file"), "w")
+    whole = np.asarray(tensor)
+    assert whole.shape == shape
+    start, stop = sorted(data.draw(st.integers(0, shape[0])) for _ in range(2))
+    np.testing.assert_array_equal(tensor.rows(start, stop), whole[start:stop])
+
+
+def text(value):
+    return struct.pack("<Q", len(value)) + value.encode()
+
+
+def content(entries, keys=(), data=bytes(64), version=3, counts=None):
+    """A file: entries are (name, shape in the file's order, type, offset), keys bytes."""
+    head = b"GGUF" + struct.pack("<IQQ", version, *(counts or (len(entries), len(keys))))
+    for name, shape, kind, offset in entries:
+        keys = (*keys, text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset))
+    head += b"".join(keys)
+    return head + bytes(-len(head) % 32) + data
+
+
+F32, Q8_0 = 0, 8
+FINE = ("w", (4, 2), F32, 0)
+
+
+def opened(tmp_path, *arguments, **options):
+    (tmp_path / "a").write_bytes(content(*arguments, **options))
+    return open_checkpoint(tmp_path / "a")
+
+
+def test_versions_and_unknown_types(tmp_path):
+    for version in (2, 3):
+        assert opened(tmp_path, [FINE, ("odd", (32,), 16, 32)], version=version).metadata["left_out"] == ("odd",)
+    scalar = opened(tmp_path, [("s", (), F32, 0)], data=np.float32(3).tobytes()).tensors["s"]
+    assert scalar.shape == () and np.asarray(scalar) == 3
+
+
+NESTED = text("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 10
+BROKEN = {
+    "no version": {"version": 1},
+    "big-endian": {"version": 3 << 24},
+    "beyond the end": {"entries": [("w", (100,), F32, 0)]},
+    "offset beyond the end": {"entries": [("w", (4,), F32, 2**63)]},
+    "overlap": {"entries": [FINE, ("v", (4,), F32, 16)]},
+    "absurd": {"entries": [("w", (2**60, 2**60), F32, 0)]},
+    "large": {"entries": [("w", (2**60,), F32, 0)]},
+    "five axes": {"entries": [("w", (1, 1, 1, 1, 1), F32, 0)]},
+    "many axes": {"entries": [("w", (1,) * 3000, F32, 0)]},
+    "twice": {"entries": [FINE, ("w", (4,), F32, 32)]},
+    "no whole blocks": {"entries": [("w", (33, 2), Q8_0, 0)]},
+    "scalar of blocks": {"entries": [("w", (), Q8_0, 0)]},
+    "many tensors": {"counts": (2**60, 0)},
+    "many keys": {"counts": (0, 2**60)},
+    "long name": {"keys": [struct.pack("<Q", 2**63)]},
+    "unknown type of value": {"keys": [text("k") + struct.pack("<I", 77)]},
+    "long array": {"keys": [text("k") + struct.pack("<IIQ", 9, 0, 2**63)]},
+    "long array of texts": {"keys": [text("k") + struct.pack("<IIQ", 9, 8, 2**63)]},
+    "nested arrays": {"keys": [NESTED]},
+    "alignment": {"keys": [text("general.alignment") + struct.pack("<II", 4, 0)]},
+    "alignment of text": {"keys": [text("general.alignment") + struct.pack("<I", 8) + text("32")]},
+    "parts": {"keys": [text("split.count") + struct.pack("<IH", 2, 2)]},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_files_are_refused(tmp_path, name):
+    with pytest.raises(CheckpointError, match=r"a: .*; "):
+        opened(tmp_path, **{"entries": [FINE], **BROKEN[name]})
+
+
+def test_parts_of_a_split_file(tmp_path):
+    for i, name in enumerate("ab"):
+        keys = [text("split.count") + struct.pack("<IH", 2, 2), text("split.no") + struct.pack("<IH", 2, i)]
+        (tmp_path / f"m-0000{i + 1}-of-00002.gguf").write_bytes(content([(name, (4,), F32, 0)], keys))
+    for i in (1, 2):
+        assert open_checkpoint(tmp_path / f"m-0000{i}-of-00002.gguf").tensors.keys() == {"a", "b"}
+    (tmp_path / "m-00002-of-00002.gguf").unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        open_checkpoint(tmp_path / "m-00001-of-00002.gguf")

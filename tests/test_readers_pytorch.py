@@ -1,0 +1,223 @@
+import io
+import pickle
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests import torch_files
+from tests.samples import write
+from tests.torch_files import Call, Name, Storage, ordered, storage, tensor, view, zip_bytes
+from wsrl.checkpoint import CheckpointError
+from wsrl.readers import open_checkpoint
+
+ONE = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def opened(tmp_path, value, storages, **options):
+    return open_checkpoint(write(tmp_path / "a.pt", zip_bytes(value, storages, **options)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_types_and_compression(tmp_path, dtype, compression):
+    array = ONE.astype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+    value, storages = torch_files.state_dict({"w": array, "s": array[0, 1]})
+    tensors = opened(tmp_path, value, storages, compression=compression).tensors
+    assert tensors["w"].dtype == dtype and tensors["s"].shape == ()
+    np.testing.assert_array_equal(np.asarray(tensors["w"]), ONE)
+    np.testing.assert_array_equal(tensors["w"].rows(1, 2), ONE[1:])
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_views_with_offsets_and_strides(tmp_path_factory, data):
+    base = np.arange(60, dtype=np.float32)
+    shape = tuple(data.draw(st.lists(st.integers(0, 4), max_size=3)))
+    strides = tuple(data.draw(st.integers(0, 8)) for _ in shape)
+    reach = sum(max(n - 1, 0) * stride for n, stride in zip(shape, strides, strict=True))
+    offset = data.draw(st.integers(0, 59))
+    stored = storage(base, 0)
+    path = tmp_path_factory.mktemp("any") / "a.pt"
+    write(path, zip_bytes({"w": view(stored, offset, shape, strides)}, [stored]))
+    if 0 not in shape and offset + reach >= 60:
+        with pytest.raises(CheckpointError, match="reaches beyond its storage"):
+            open_checkpoint(path)
+        return
+    found = open_checkpoint(path).tensors["w"]
+    expected = np.array([offset + np.dot(at, strides) for at in np.ndindex(*shape)], np.float32).reshape(shape)
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    if shape:
+        np.testing.assert_array_equal(found.rows(0, shape[0] // 2), expected[: shape[0] // 2])
+
+
+def test_types_without_a_storage_class(tmp_path):
+    array = ONE.astype(ml_dtypes.float8_e4m3fn)
+    stored = Storage("UntypedStorage", "0", array.view(np.uint8).ravel())
+    arguments = (stored, 0, (2, 3), (3, 1), False, ordered({}), Name("torch", "float8_e4m3fn"))
+    found = opened(tmp_path, {"w": Call(Name("torch._utils", "_rebuild_tensor_v3"), arguments)}, [stored])
+    assert found.tensors["w"].dtype == "float8_e4m3fn"
+    np.testing.assert_array_equal(np.asarray(found.tensors["w"]), ONE)
+
+
+def test_parameters_and_subclasses(tmp_path):
+    plain = tensor(ONE, 0)
+    parameter = Call(Name("torch._utils", "_rebuild_parameter"), (plain, True, ordered({})))
+    rebuild = (Name("torch._utils", "_rebuild_tensor_v2"), Name("mypackage", "MyTensor"), plain.arguments, {})
+    subclass = Call(Name("torch._tensor", "_rebuild_from_type_v2"), rebuild)
+    tensors = opened(tmp_path, {"p": parameter, "s": subclass}, [plain.arguments[0]]).tensors
+    for name in "ps":
+        np.testing.assert_array_equal(np.asarray(tensors[name]), ONE)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_quantised_tensors(tmp_path, axis):
+    integers = np.arange(-3, 3, dtype=np.int8).reshape(2, 3)
+    stored = Storage("QInt8Storage", "0", integers.ravel())
+    storages = [stored]
+    scale, zero = np.float64(0.5), np.int64(1)
+    quantizer = (Name("torch", "per_tensor_affine"), 0.5, 1)
+    if axis is not None:
+        scale, zero = np.arange(1.0, 1 + integers.shape[axis]), np.arange(integers.shape[axis])
+        scales, zeros = tensor(scale, 1), tensor(zero, 2)
+        storages += [scales.arguments[0], zeros.arguments[0]]
+        quantizer = (Name("torch", "per_channel_affine"), scales, zeros, axis)
+    arguments = (stored, 0, (2, 3), (3, 1), quantizer, False, ordered({}))
+    found = opened(tmp_path, {"w": Call(Name("torch._utils", "_rebuild_qtensor"), arguments)}, storages).tensors["w"]
+    along = (slice(None), None) if axis == 0 else ...
+    expected = (integers - zero[along]) * scale[along]
+    np.testing.assert_allclose(np.asarray(found), expected)
+    np.testing.assert_allclose(found.rows(1, 2), expected[1:])
+
+
+def test_big_endian_storages(tmp_path):
+    value, storages = torch_files.state_dict({"w": ONE})
+    data = zip_bytes(value, [Storage("FloatStorage", "0", storages[0].content.astype(">f4"))])
+    file = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, b"big" if name.endswith("byteorder") else old.read(name))
+    found = open_checkpoint(write(tmp_path / "a.pt", file.getvalue())).tensors["w"]
+    np.testing.assert_array_equal(np.asarray(found), ONE)
+
+
+def test_script_modules(tmp_path):
+    weight, bias = tensor(ONE, 0), tensor(ONE[0], 1)
+    inner = torch_files.script_module({"weight": weight, "training": True})
+    module = torch_files.script_module(
+        {"fc": inner, "bias": bias, "sizes": Call(Name("torch.jit._pickle", "build_intlist"), ([1],))}
+    )
+    found = opened(tmp_path, module, [weight.arguments[0], bias.arguments[0]], script=True)
+    assert found.metadata["framework"] == "torchscript"
+    assert found.tensors.keys() == {"fc.weight", "bias"}
+
+
+def test_frozen_script_modules(tmp_path):
+    weight = tensor(ONE, 0)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("m/data.pkl", torch_files.dumps(torch_files.script_module({"training": False})))
+        archive.writestr("m/constants.pkl", torch_files.dumps((weight,)))
+        archive.writestr("m/constants/0", ONE.tobytes())
+    found = open_checkpoint(write(tmp_path / "a.pt", file.getvalue()))
+    np.testing.assert_array_equal(np.asarray(found.tensors["constants.0"]), ONE)
+
+
+def test_whole_models_are_refused_with_a_mend(tmp_path):
+    model = Call(Name("__main__", "Net"), (), {"_parameters": {}})
+    with pytest.raises(CheckpointError, match=r"makes a __main__\.Net, .*; save the model's state_dict\(\) alone"):
+        opened(tmp_path, model, [])
+
+
+def test_code_beside_the_weights_is_refused(tmp_path):
+    value, storages = torch_files.state_dict({"w": ONE})
+    with pytest.raises(CheckpointError, match=r"asks for os\.system, which can run code"):
+        opened(tmp_path, {"model": value, "extra": Call(Name("os", "system"), ("true",))}, storages)
+
+
+def test_pickles_in_pickles_stay_shut(tmp_path):
+    value, storages = torch_files.state_dict({"w": ONE})
+    inner = b"cos\nsystem\n(S'true'\ntR."
+    assert list(opened(tmp_path, {"model": value, "hidden": inner}, storages).tensors) == ["w"]
+
+
+@pytest.mark.parametrize("entries", [2**40, 2**60])
+def test_absurd_shapes(tmp_path, entries):
+    stored = storage(ONE, 0)
+    for shape, strides in (((entries,), (1,)), ((entries,), (0,)), ((entries, 2), (0, 0)), ((2**31, 2**31), (0, 0))):
+        with pytest.raises(CheckpointError, match=r"absurd|beyond|too often"):
+            opened(tmp_path, {"w": view(stored, 0, shape, strides)}, [stored])
+
+
+HOSTILE = [
+    (-1, (2,), (1,)),
+    (0, (-2,), (1,)),
+    (0, (2,), (-1,)),
+    (0, (2,), (1, 1)),
+    (0, (2.0,), (1,)),
+    (0, (True,), (1,)),
+    (2**63, (2,), (1,)),
+    (6, (1,), (1,)),
+    (0, (2,), (6,)),
+    (0, (1,) * 65, (1,) * 65),
+    (0, (1,) * 40, (1,) * 40),
+    (None, (2,), (1,)),
+    (0, None, None),
+]
+
+
+@pytest.mark.parametrize("case", HOSTILE, ids=range(len(HOSTILE)))
+def test_views_that_lie(tmp_path, case):
+    stored = storage(ONE, 0)
+    with pytest.raises(CheckpointError):
+        opened(tmp_path, {"w": view(stored, *case)}, [stored])
+
+
+@pytest.mark.parametrize("key", ["1", "../0", "", "0/", 0, None])
+def test_storages_that_are_not_there(tmp_path, key):
+    stored = storage(ONE, 0)
+    with pytest.raises(CheckpointError):
+        opened(tmp_path, {"w": view(Storage("FloatStorage", key, stored.content), 0, (2,), (1,))}, [stored])
+
+
+@pytest.mark.parametrize("kind", ["StringStorage", "system", "FloatStorage.x", ""])
+def test_storages_of_unknown_type(tmp_path, kind):
+    stored = Storage(kind, "0", ONE.ravel())
+    with pytest.raises(CheckpointError, match="unknown type"):
+        opened(tmp_path, {"w": view(stored, 0, (2,), (1,))}, [stored])
+
+
+@pytest.mark.parametrize("identity", [None, (), ("storage",), ("module", 1, 2, 3), (1, 2, 3, 4, 5)])
+def test_persistent_ids_that_are_no_storages(tmp_path, identity):
+    file = io.BytesIO()
+    pickler = pickle._Pickler(file, 2)
+    pickler.persistent_id = lambda obj: identity if obj == "here" else None
+    pickler.dump({"w": "here"})
+    path = write(tmp_path / "a.pt", b"")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", file.getvalue())
+    with pytest.raises(CheckpointError, match=r"no storage|no floating-point"):
+        open_checkpoint(path)
+
+
+def test_two_pickles_in_an_archive(tmp_path):
+    value, storages = torch_files.state_dict({"w": ONE})
+    with pytest.raises(CheckpointError, match=r"2 members called data\.pkl"):
+        opened(tmp_path, value, storages, **{"other/data.pkl": b"N."})
+
+
+def test_unknown_byte_order(tmp_path):
+    value, storages = torch_files.state_dict({"w": ONE})
+    data = zip_bytes(value, storages).replace(b"little", b"middle")
+    with pytest.raises(CheckpointError, match="unknown byte order"):
+        open_checkpoint(write(tmp_path / "a.pt", data))
+
+
+def test_infinite_values_are_refused_when_read(tmp_path):
+    value, storages = torch_files.state_dict({"w": np.array([np.inf], np.float32)})
+    tensors = opened(tmp_path, value, storages).tensors
+    with pytest.raises(CheckpointError, match="NaN or Inf"):
+        np.asarray(tensors["w"])

@@ -1,0 +1,32 @@
+"""Modules that look like others but treat some units apart; known by their names."""
+
+import re
+
+from wsrl.wiring.flow import Env, Flow, run_unknown
+from wsrl.wiring.tree import Node
+
+UNUSUAL = (
+    # ReXNet adds a narrow input to the first units of a wider output
+    (re.compile(r"features\.\d+"), {"conv_dw", "conv_pwl"}),
+    # GC ViT computes queries for all windows from convolutions outside attention
+    (re.compile(r".*global_block"), set()),
+    # PiT widens maps by convolutions whose groups are its inputs
+    (re.compile(r"transformers\.\d+\.pool"), {"conv", "fc"}),
+    # HRNet sums branches of all widths at once
+    (re.compile(r".*"), {"branches", "fuse_layers"}),
+    (re.compile(r"incre_modules|downsamp_modules"), set()),
+    # CoaT convolves values head by head
+    (re.compile(r".*factoratt\w*"), {"qkv"}),
+    # MixNet convolves parts of its input by kernels of several sizes
+    (re.compile(r".*conv_(pw|dw|pwl)"), {"0", "1"}),
+    # NesT's output projection reads heads' entries before heads
+    (re.compile(r"levels\.\d+\.transformer_encoder\.\d+\.attn"), {"qkv", "proj"}),
+)
+
+
+def run_unusual(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Fixes what such a module reads; None for any other module."""
+    for pattern, children in UNUSUAL:
+        if node.kind == "container" and pattern.fullmatch(node.dotted) and children <= node.children.keys():
+            return run_unknown(flow, node, env)
+    return None
