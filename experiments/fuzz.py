@@ -25,8 +25,8 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
+from tests import samples, samples_formats
 from tests.mutations import mutate
-from tests.samples import SAMPLES
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import READERS, open_checkpoint
 
@@ -35,6 +35,7 @@ MUTATIONS = flags.DEFINE_integer("mutations", 10_000, "Damaged files for each re
 SEED = flags.DEFINE_integer("seed", 0, "Decides on all damage.")
 KEEP = flags.DEFINE_string("keep", "fuzz-failures", "Folder for files on which a reader failed.")
 
+SAMPLES = samples.SAMPLES | samples_formats.SAMPLES
 SECONDS = 5
 MARGIN = 64 << 20  # bytes beyond twice the file
 

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from experiments import fuzz
-from tests.samples import SAMPLES
 from wsrl.checkpoint import Checkpoint, CheckpointError
 
-READERS = list(dict.fromkeys(name.partition("-")[0] for name in SAMPLES))
+READERS = list(dict.fromkeys(name.partition("-")[0] for name in fuzz.SAMPLES))
 
 
 @pytest.mark.parametrize("reader", READERS)

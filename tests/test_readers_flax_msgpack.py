@@ -125,7 +125,7 @@ def test_what_has_no_end_or_no_keys_is_refused(tmp_path, content):
 
 
 def test_many_small_values_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000)
+    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000 - budget.DESCRIPTION)
     (tmp_path / "a").write_bytes(msgpack.packb({"a": [1] * 3000}))
     with pytest.raises(CheckpointError, match="more nodes"):
         open_checkpoint(tmp_path / "a")

@@ -184,7 +184,7 @@ def test_odd_models_are_refused(tmp_path):
 
 
 def test_many_empty_nodes_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000)
+    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000 - budget.DESCRIPTION)
     model = onnx_model({"w": np.ones(1, np.float32)}, []).SerializeToString()
     graph = b"\x0a\x00" * 2000  # two bytes a node
     (tmp_path / "a.onnx").write_bytes(model + b"\x3a" + varint(len(graph)) + graph)

@@ -75,7 +75,7 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path, shape):
 
 
 def test_shared_tables_do_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000)
+    monkeypatch.setattr(budget, "memory_limit", lambda size: 100_000 - budget.DESCRIPTION)
     writer = TfliteWriter()
     one = writer.table("Tensor", Shape=np.array([1], np.int32))
     graph = writer.table("SubGraph", Tensors=[one] * 2000)

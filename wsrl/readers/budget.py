@@ -12,6 +12,7 @@ OBJECT = 1024  # a tensor without its entries, a node, a table
 VIEW = 100  # a view of bytes in the file
 TEXT = 64  # a text, beside its letters
 NUMBER = 36
+DESCRIPTION = 16 << 20  # bytes that it may take beyond memory_limit: it is there before any tensor is read
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ class Budget:
 
     def __init__(self, path: Path, size: int):
         self.path = path
-        self._left = memory_limit(size)
+        self._left = memory_limit(size) + DESCRIPTION
 
     def spend(self, bytes_: int) -> None:
         """Takes bytes off.

@@ -31,6 +31,7 @@ TABLE = re.compile(r"bias_table|relative_attention_bias|attention_biases|rel_pos
 PER_HEAD = re.compile(r"logit_scale|temperature|sinks?$|proj_l$|proj_w$|head_scale|tau$", re.I)
 ROTARY = re.compile(r"rope|rotary", re.I)
 ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|rel_pos|r_kernel|r_w_bias|rel_emb|_pe$|\.pe$|pos_enc|relative|attention_bias|pos_block|cpe|dwconv|conv_dw|sr\.", re.I)
+SUB_NORM = re.compile(r"sub_?(layer)?norm|sub_?ln|inner.*(norm|ln)", re.I)
 BY_HEAD = ("queries_keys_values", "keys_values", "query_key_value")
 BIAS_MLP = re.compile(r"(bias|meta|cpb|pos|rpe|dpb)\w*_?mlp|rel_pos\.mlp", re.I)
 REDUCTION = re.compile(r"(^|[.])(sr|spatial_reduction|sequence_reduction|kv_down|down|pool)", re.I)
@@ -96,6 +97,9 @@ class Attention:
         roles = [role_of(child.name) for child in node.children.values() if child.kind != "parameter"]
         layered = [child for child in node.children.values() if any(c.kind in ("linear", "conv") for c in child.leaves())]
         found = {role for role in roles if role and role != "o"}
+        names = " ".join(child.name for child in node.children.values())
+        if re.search(r"(^|_)quer", names) and re.search(r"(^|_)key", names):
+            found |= {"q", "k"}
         lone_values = found == {"v"} and "o" in roles
         return bool({"q", "k"} <= found or {"q", "kv"} <= found or {"qkv"} <= found or lone_values) and bool(layered)
 
@@ -238,6 +242,8 @@ class Attention:
             return inner, inner, inner
         config = self._config(parts["qkv"])
         heads, kv_heads = config if config else (0, 0)
+        if heads and inner % heads == 0 and total == inner + 2 * (inner // heads):
+            return inner, inner // heads, inner // heads  # one key and value for all heads
         if heads and inner % heads == 0 and total == inner + 2 * kv_heads * (inner // heads):
             return inner, kv_heads * (inner // heads), kv_heads * (inner // heads)
         return None
@@ -267,14 +273,20 @@ class Attention:
             if role == "o":
                 continue
             value = {"q": (q,), "k": (k,), "v": (v,), "kv": (k, v), "qk": (q, k), "qkv": (q, k, v)}[role]
-            if role == "qkv" and re.fullmatch(r"query_key_value", leaf.name, re.I):
+            if role == "qkv" and self._interleaves(parts) and k.size * (self._config(leaf) or (0, 0))[0] != q.size:
                 value = (self._interleaved(q, k, v, leaf),)
             self._weight(flow, leaf, memory if role in ("k", "v", "kv") else read, value)
 
     def _interleaved(self, q: Dim, k: Dim, v: Dim, leaf: Node) -> Dim:
         """Fused rows that lie head by head: [kv heads, queries + key + value, dim]."""
-        heads, kv_heads = self._config(leaf) or (0, 0)
+        heads = (self._config(leaf) or (0, 0))[0]
         total = q.size + k.size + v.size
+        kv_heads = heads * k.size // q.size
+        if heads and self.alibi and q.size % heads == 0 and total % (q.size // heads) == 0:
+            within = Dim(q.size // heads)  # heads differ in their slopes
+            for dim in (q, k, v):
+                tie(dim, view(within, outer=dim.size // within.size))
+            return view(within, outer=total // within.size)
         if not heads or not kv_heads or total % kv_heads:
             return Dim(total, fixed=True)
         group = Dim(kv_heads)
@@ -328,8 +340,8 @@ class Attention:
     def _structure(self, flow: Flow, node: Node, q: Dim, k: Dim, v: Dim, parts: dict[str, Node], rest: list[Node], read: Value) -> None:
         counts = self._head_counts(flow, node, rest, q, k)
         out_width = _fan_in(parts["o"]) if "o" in parts else v.size
-        if counts and self._interleaves(parts) and q.find()[1:] != (1, 1):
-            return
+        if self._interleaves(parts) and q.find()[1:] != (1, 1):
+            return  # already tied by its rows
         if counts:
             heads = gcd(*counts)
             dim_q, repeat = q.size // heads, q.size // k.size if k.size else 1
@@ -454,6 +466,12 @@ class Attention:
 
     def _norm(self, flow: Flow, node: Node, leaf: Node, relative: str, parts: dict[str, Node], read: Value, memory: Value, q: Dim, k: Dim, v: Dim) -> None:
         size = max((max(shape, default=1) for _, shape in leaf.tensors.values()), default=1)
+        if SUB_NORM.search(leaf.name):
+            flow.put_vectors(leaf, (v_out(v, q),), skip=()) if size == v_out(v, q).size else fix((v, *read))
+            return
+        if Q_NORM.search(relative) and re.search(r"\d", relative):  # a norm for each head
+            fix((q, k))
+            return
         if Q_NORM.search(relative):
             own = q if re.search(r"q", leaf.name + relative.split(".")[0], re.I) and not re.search(r"(^|_)k(_|$|n)|key", relative, re.I) else k
             if size == own.size:

@@ -38,7 +38,8 @@ class Entry:
       read: whether a module has read it.
       spatial, dense: whether it comes from a convolution, from a dense layer.
       heads: whether it is the result of attention that only an output projection reads.
-      returned: whether a block returns it.
+      returned: whether a member of a list returns it.
+      env: where it was put in reach.
     """
 
     value: Value
@@ -47,6 +48,7 @@ class Entry:
     dense: bool = False
     heads: bool = False
     returned: bool = False
+    env: "Env | None" = None
 
 
 @dataclass(eq=False)
@@ -87,6 +89,10 @@ class Env:
         own = [e for e in self.entries if size_of(e.value) == size]
         return own + (self.parent.everywhere(size) if self.parent else [])
 
+    def reachable(self) -> list[Entry]:
+        """All entries in reach."""
+        return self.entries + (self.parent.reachable() if self.parent and not self.unknown else [])
+
     def last(self) -> Entry | None:
         """The newest entry in reach."""
         if self.entries or self.unknown or self.parent is None:
@@ -100,7 +106,7 @@ class Env:
 
     def add(self, value: Value, **more: bool) -> Entry:
         """Puts a new value in reach."""
-        entry = Entry(value, **more)
+        entry = Entry(value, env=self, **more)
         self.entries.append(entry)
         self.made.append(entry)
         return entry
@@ -117,18 +123,23 @@ def waits(node: Node, pending: list[Node]) -> bool:
     match = STEM.fullmatch(node.name)
     if not match or match[1] in NORM_STEMS or node.parent is None:
         return False
-    number = (int(match[2]), match[3])
+    number = (_number(match[2], node.parent), match[3])
     before = [m for name in node.parent.children if (m := STEM.fullmatch(name)) and m[1] == match[1]]
-    gap = number[0] > 1 and bool(before) and not any(int(m[2]) in (number[0] - 1, number[0]) and m[0] != match[0] for m in before)
+    gap = 1 < number[0] < 10 and bool(before) and not any(_number(m[2], node.parent) in (number[0] - 1, number[0]) and m[0] != match[0] for m in before)
     for other in pending:
         m = STEM.fullmatch(other.name)
         if other is node or other.parent is not node.parent or other.kind == "parameter":
             continue
-        if other.kind != "norm" and m and m[1] == match[1] and (int(m[2]), m[3]) < number:
+        if other.kind != "norm" and m and m[1] == match[1] and (_number(m[2], node.parent), m[3]) < number:
             return True
         if gap and not m and not SIDE.search(other.name) and not LATE.search(other.name):
             return True
     return False
+
+
+def _number(digits: str, parent: Node) -> float:
+    """`fc21` among a few layers is the first of two second ones."""
+    return int(digits) if len(digits) < 2 or len(parent.children) > 9 else int(digits[0]) + int(digits[1:]) / 10 ** len(digits)
 
 
 def zipped(node: Node) -> list[Node] | None:
@@ -348,7 +359,7 @@ class Flow:
         for i, child in enumerate(chain or ()):
             fed = i == 0 and env.parent is None
             if not self.run_next(child, inner, i > 0) and not (
-                fed and self.feed(inner, pending) and self.run_next(child, inner, False)
+                fed and self.feed(inner) and self.run_next(child, inner, False)
             ):
                 if i == 0:
                     return False
@@ -362,11 +373,17 @@ class Flow:
             pending = [c for c in pending if c not in given]
             ran_any = ran_any or bool(given)
         while pending:
-            ready = self.next_ready(pending, inner, ran_any)
+            late = [c for c in pending if LATE.search(c.name)] if env.parent is None else []
+            first = [c for c in pending if c not in late] or pending
+            ready = self.next_ready(first, inner, ran_any)
+            if ready is None and late and len(first) < len(pending):
+                if self.feed(inner):
+                    continue
+                ready = self.next_ready(pending, inner, ran_any)
             if ready is not None:
                 ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
                 pending.remove(ready)
-            elif not (env.parent is None and self.feed(inner, pending)):
+            elif not (env.parent is None and self.feed(inner)):
                 if not ran_any and not inner.is_unknown() and env.parent is not None:
                     return False
                 self.lost(inner, pending[0])
@@ -422,7 +439,7 @@ class Flow:
         inner.entries = own + inner.entries
         return ran
 
-    def feed(self, env: Env, pending: list[Node]) -> bool:
+    def feed(self, env: Env) -> bool:
         """Makes an input of the network where a module waits for a size that nothing produces."""
         wanted, self.wanted = [(s, n) for s, n in self.wanted if n.kind != "norm"], []
         produced = {size_of(e.value) for e in env.entries}
@@ -430,7 +447,7 @@ class Flow:
         images = [
             (s, n) for s, n in wanted if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
         ]
-        sources = [(s, n) for s, n in wanted if s not in self.made and s > 1]
+        sources = [(s, n) for s, n in wanted if s not in self.made and s > 1 and not LATE.search(n.path[0])]
         first = wanted if not env.entries else []
         for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
             if size not in produced:
@@ -554,7 +571,7 @@ def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
         number = matches[child.name][2]  # type: ignore[index]
         norm = child.kind == "norm"
         group = 0 if child.kind == "conv" or (norm and number in convs) else 1
-        return (group, int(number), matches[child.name][3], norm != bool(norm_first))  # type: ignore[index]
+        return (group, _number(number, node), matches[child.name][3], norm != bool(norm_first))  # type: ignore[index]
 
     chain = sorted(main, key=key)
     if norm_first is None and any(c.kind == "norm" for c in main) and any(c.kind == "conv" for c in main):
@@ -585,10 +602,20 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
         if entry.returned and size_of(entry.value) in flow.unknown_sizes:
             fix(entry.value)
         if not entry.read:
+            _fix_parts(entry)
             if entry in env.entries and not env.unknown:
                 mark(entry.value, "output")
             else:
                 fix(entry.value)
+
+
+def _fix_parts(unread: Entry) -> None:
+    """What nothing is known to read may have been cut into maps, shuffled into pixels or used as scales and shifts of
+    narrower values beside it: those are fixed."""
+    for other in unread.env.entries if unread.env else ():
+        times, rest = divmod(size_of(unread.value), size_of(other.value))
+        if other is not unread and rest == 0 and times > 1 and other.read and all(d.find()[0].role == "hidden" for d in other.value):
+            fix(other.value)
 
 
 __all__ = ["Dim", "Entry", "Env", "Flow", "finish", "natural", "numbered"]

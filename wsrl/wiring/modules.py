@@ -8,7 +8,11 @@ from wsrl.wiring.tree import Node
 
 TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|register", re.I)
 POSITIONS = re.compile(r"pos|wpe", re.I)
-GATED = re.compile(r"mlp|ffn|ff|feed|glu|fc|proj|dense|channel|^w\d|wi|wo", re.I)
+NARROWING = re.compile(
+    r"(fc|w|lin|linear|dense|conv|pwconv|layer|proj|l|mlp|ff)_?2|w3|down|down_?proj|w_?o|w_out|c_proj|proj|"
+    r"(out|output)(_proj|_dense)?|proj(ect)?_out|fc_out|dense_4h_to_h|\d|pointwise_conv2|linear_out|conv_?dw|dwconv|norm",
+    re.I,
+)
 MERGED = re.compile(r"reduction|down_?sample|merg|readout|head|classif|\bfc\b|norm|score|proj", re.I)
 SKIPPED = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc", re.I)
 SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
@@ -50,6 +54,11 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
 
 def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False) -> Value | None:
     """Returns the value that a dense layer or convolution reads: a whole one, half of a gated one, a flattened or joined one."""
+    heads = [e for e in env.reachable() if e.heads and not e.read]
+    if len(heads) > 1 and sum(size_of(e.value) for e in heads) == size:  # heads of attention in modules of their own
+        for entry in heads:
+            flow.read(env, [entry])
+        return tuple(dim for e in heads for dim in e.value)
     if env.visible(size) or env.is_unknown():
         entry = flow.pick(env, size, node, newest)
         return entry.value if entry else None
@@ -57,7 +66,7 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
     if flow.parts and last is not None and not env.is_unknown():
         width = size_of(last.value)
         own = last in env.entries
-        if width == 2 * size and own and GATED.search(node.name) and len(last.value) == 1:
+        if width == 2 * size and own and NARROWING.fullmatch(node.name) and len(last.value) == 1:
             half = Dim(size)
             flow.read(env, [last])
             tie(last.value[0], view(half, outer=2))
@@ -112,7 +121,7 @@ def _joined(flow: Flow, env: Env, size: int) -> Value | None:
         unread, scope = [e for e in scope.entries if not e.read], scope.parent
     if len(unread) < 2 or sum(size_of(e.value) for e in unread) != size:
         return None
-    if len({size_of(e.value) for e in unread}) == 1:
+    if len({size_of(e.value) for e in unread}) == 1 and all(e.dense or e.spatial for e in unread):
         flow.read(env, unread)
         return tuple(dim for e in unread for dim in e.value)
     for entry in unread:

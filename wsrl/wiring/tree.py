@@ -67,14 +67,18 @@ class Node:
             return "norm"
         if "weight" not in self.tensors:
             return "container" if self.children or not self.tensors else "parameter"
-        long = [n for n in self.weight if n != 1]
-        if len(self.weight) <= 1 or (len(long) <= 1 and self.shape("bias") in (None, (max(self.weight),))
-                                     and self.weight[-1] == 1 and self.weight[0] != 1 and len(self.weight) == 3):
+        vector = sum(n != 1 for n in self.weight) == 1
+        if len(self.weight) <= 1 or (vector and len(self.weight) > 2 and self._scales()):
             return "norm"
         if len(self.weight) == 2:
             looked_up = EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
             return "embedding" if looked_up and "bias" not in self.tensors else "linear"
         return "conv"
+
+    def _scales(self) -> bool:
+        """Whether a weight with one long axis is a gain, [channels, 1, 1] or with a bias of its shape."""
+        column = len(self.weight) == 3 and self.weight[0] != 1 and self.shape("bias") in (None, (self.weight[0],))
+        return column or self.shape("bias") == self.weight
 
     @property
     def units(self) -> int:
