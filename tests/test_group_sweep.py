@@ -20,7 +20,8 @@ from wsrl.checkpoint import Checkpoint
 from wsrl.embedding import embed_streamed
 from wsrl.encoder.group_readout import DIM, encoder_hash
 from wsrl.encoder.group_schedule import make_schedule
-from wsrl.encoder.group_sweep import StackedWeights, Sweep
+from wsrl.encoder.group_sweep import Sweep
+from wsrl.encoder.group_weights import StackedWeights
 from wsrl.encoder.probes import COLUMNS, fixed_states, shifts, signs
 
 # Changes of what is embedded must change `wsrl.encoder.group_readout.FORMAT`, or indices would mix encoders.

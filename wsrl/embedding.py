@@ -18,7 +18,8 @@ from wsrl.canonical.rows import CHUNK, read_whole
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.group_readout import DIM, read_out
 from wsrl.encoder.group_schedule import Schedule, make_schedule
-from wsrl.encoder.group_sweep import StackedWeights, StreamedWeights, Sweep, Weights
+from wsrl.encoder.group_sweep import Sweep
+from wsrl.encoder.group_weights import StackedWeights, StreamedWeights, Weights
 from wsrl.errors import InputError
 from wsrl.readers import open_checkpoint
 from wsrl.wiring.claim import Claim

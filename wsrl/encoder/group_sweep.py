@@ -16,66 +16,21 @@ states are float64, since what a deep network makes of rounding errors can be mu
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from math import prod
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
 
-from wsrl.canonical.rows import CHUNK, forget_pages, read_whole, row_chunks
-from wsrl.checkpoint import Tensor
 from wsrl.encoder.group_schedule import Link, Schedule, Side, Span, Vector, Visit
+from wsrl.encoder.group_weights import Weights
 from wsrl.encoder.probes import COLUMNS, fixed_states, shifts, signs
 from wsrl.wiring.claim import Segment
 
 TINY = 1e-20  # root mean squares below are those of zeros
 
 State = Float64[np.ndarray, "_models _entries columns"]  # float64; one model where all have the same
-
-
-@dataclass(frozen=True)
-class StreamedWeights:
-    """One model, read piece by piece.
-
-    Attributes:
-      canonical: its tensors in canonical form.
-      stored: its tensors as they lie in the file.
-      entries: numbers read at a time, if a row has not more.
-    """
-
-    canonical: Mapping[str, Tensor]
-    stored: Mapping[str, Tensor]
-    entries: int = CHUNK
-
-    def whole(self, tensor: str) -> np.ndarray:
-        """Returns a tensor."""
-        return read_whole(self.canonical[tensor])[None]
-
-    def pieces(self, tensor: str) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yields pieces, and forgets the file's pages after them."""
-        for first, last, rows in row_chunks(self.canonical[tensor], entries=self.entries):
-            yield first, last, rows[None]
-        forget_pages(self.stored[tensor])
-
-
-@dataclass(frozen=True)
-class StackedWeights:
-    """Several models of one claim in memory: tensors in canonical form, [models, *shape]."""
-
-    tensors: Mapping[str, np.ndarray]
-
-    def whole(self, tensor: str) -> np.ndarray:
-        """Returns a tensor."""
-        return self.tensors[tensor]
-
-    def pieces(self, tensor: str) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yields the tensor as one piece."""
-        yield 0, self.tensors[tensor].shape[1], self.tensors[tensor]
-
-
-Weights = StreamedWeights | StackedWeights
 
 
 class Token(NamedTuple):

@@ -14,10 +14,10 @@ from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values
 from wsrl.wiring.tree import Node, Shape, natural, sorted_children
 
 EARLY = re.compile(
-    r"stem|embed|patch|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in", re.I
+    r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in", re.I
 )
 LATE = re.compile(
-    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|proj_out|^lm_|fc_out|aux|conv_out|predict", re.I
+    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict", re.I
 )
 SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
 SIDE = re.compile(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
@@ -40,6 +40,7 @@ class Entry:
       heads: whether it is the result of attention that only an output projection reads.
       returned: whether a member of a list returns it.
       env: where it was put in reach.
+      source: the value within a block that the block returned as this one.
     """
 
     value: Value
@@ -49,6 +50,7 @@ class Entry:
     heads: bool = False
     returned: bool = False
     env: "Env | None" = None
+    source: "Entry | None" = None
 
 
 @dataclass(eq=False)
@@ -104,9 +106,9 @@ class Env:
         known = self.only_last and self.entries
         return self.unknown or (not known and self.parent is not None and self.parent.is_unknown())
 
-    def add(self, value: Value, **more: bool) -> Entry:
+    def add(self, value: Value, source: Entry | None = None, **more: bool) -> Entry:
         """Puts a new value in reach."""
-        entry = Entry(value, env=self, **more)
+        entry = Entry(value, env=self, source=source, **more)
         self.entries.append(entry)
         self.made.append(entry)
         return entry
@@ -144,7 +146,7 @@ def _number(digits: str, parent: Node) -> float:
 
 def zipped(node: Node) -> list[Node] | None:
     """Members of sibling lists of one length, which may run in turns (`patch_embed.0`, `block.0`, `patch_embed.1`, ...)."""
-    lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1]
+    lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1 and not LATE.search(c.name)]
     if sum(all(m.kind in ("conv", "linear") for m in c.children.values()) for c in lists) > 1:
         return None  # branches beside branches
     same = [c for c in lists if sum(len(c.children) == len(o.children) for o in lists) > 1]
@@ -163,16 +165,18 @@ def zipped(node: Node) -> list[Node] | None:
 def order(node: Node) -> list[Node]:
     """Children in the order in which they probably run."""
 
-    def rank(child: Node) -> tuple[int, int]:
-        if child.kind == "parameter":
-            return (4, 0)
-        early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
-        return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name))))
-
     children = sorted_children(node)
     if GATE.search(node.name):  # what narrows comes before what widens
         children.sort(key=lambda c: bool(re.search(r"expand|excite|up", c.name, re.I)))
     return sorted(children, key=rank)
+
+
+def rank(child: Node) -> tuple[int, int]:
+    """Where a module probably runs among those beside it, by its name."""
+    if child.kind == "parameter":
+        return (4, 0)
+    early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
+    return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name))))
 
 
 def shortcuts(node: Node) -> list[Node]:
@@ -207,6 +211,7 @@ class Flow:
         self.far = False  # whether what blocks returned further back is in reach
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.made: set[int] = set()  # sizes that some module returns
+        self.cyclic = False  # whether the first module was guessed
         for leaf in root.leaves():
             for tensor, shape in leaf.tensors.values():
                 self.axes[tensor] = [None] * len(shape)
@@ -257,7 +262,7 @@ class Flow:
         elif CROSS.search(node.dotted):
             found = env.everywhere(size)
         elif newest and own and own[-1] is env.entries[-1]:
-            found = own[-1:]
+            found = [e for e in own if not e.read or e is own[-1]]
         elif own and not env.only_last:
             found = found + [e for e in env.inputs if size_of(e.value) == size]
         if node.kind != "norm":
@@ -375,7 +380,9 @@ class Flow:
         while pending:
             late = [c for c in pending if LATE.search(c.name)] if env.parent is None else []
             first = [c for c in pending if c not in late] or pending
-            ready = self.next_ready(first, inner, ran_any)
+            second = [c for c in first if SECOND.search(c.name)] if env.parent is None and inner.entries else []
+            ready = self.next_ready([c for c in first if c not in second], inner, ran_any) if 0 < len(second) < len(first) else None
+            ready = ready or self.next_ready(first, inner, ran_any)
             if ready is None and late and len(first) < len(pending):
                 if self.feed(inner):
                     continue
@@ -447,13 +454,29 @@ class Flow:
         images = [
             (s, n) for s, n in wanted if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
         ]
-        sources = [(s, n) for s, n in wanted if s not in self.made and s > 1 and not LATE.search(n.path[0])]
+        sources = [(s, n) for s, n in wanted if s not in self.made_before(n) and s > 1 and not LATE.search(n.path[0])]
         first = wanted if not env.entries else []
         for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
             if size not in produced:
                 env.add((Dim(size, role="input"),), spatial=node.kind == "conv")
+                self.cyclic |= size in self.made and not self.surely_first(node)
                 return True
         return False
+
+    def made_before(self, node: Node) -> set[int]:
+        """Sizes that some module returns, other than those that run late where this one runs early."""
+        if not EARLY.search(node.path[0]):
+            return self.made
+        late = {n: c for n, c in self.root.children.items() if LATE.search(n)}
+        return {leaf.units for n, c in self.root.children.items() if n not in late for leaf in c.leaves() if leaf.kind in ("linear", "conv", "embedding")}
+
+    def surely_first(self, node: Node) -> bool:
+        """Whether names tell that a module of the root runs before the others."""
+        top = self.root.children[node.path[0]]
+        while len(top.parent.children) == 1 and len(top.path) < len(node.path):  # type: ignore[union-attr]
+            top = top.children[node.path[len(top.path)]]
+        beside = [c for c in order(top.parent) if c.kind not in ("norm", "parameter")]  # type: ignore[arg-type]
+        return beside[0] is top and (len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit()))
 
     def merge(self, entries: list[Entry]) -> None:
         """Ties values of one size."""
@@ -502,7 +525,7 @@ class Flow:
         for entry in first.values():
             if inner.unknown:
                 fix(entry.value)
-            env.add(entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage)
+            env.add(entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage, source=entry)
         if inner.unknown:
             env.unknown = True
 
@@ -594,28 +617,42 @@ def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
 def finish(flow: Flow, env: Env, tied: bool) -> None:
     """Marks what nothing has read as outputs; a tied head reads what has the width of the token embedding."""
     widths = {size_of(v): v for v in flow.embedded}
+    vocabularies = {node.weight[0] for node in flow.root.leaves() if node.kind == "embedding"}
     for entry in env.entries:
         if tied and not entry.read and size_of(entry.value) in widths:
             tie_values(entry.value, widths[size_of(entry.value)])
             entry.read = True
+    if flow.cyclic:
+        flow.warnings.append("which module reads the input is not certain")
+        for entry in env.made:
+            if entry.env is env or (entry.env is not None and entry.env.parent is env):
+                fix(entry.value)
     for entry in env.made:
         if entry.returned and size_of(entry.value) in flow.unknown_sizes:
             fix(entry.value)
         if not entry.read:
-            _fix_parts(entry)
+            _fix_parts(entry, vocabularies)
             if entry in env.entries and not env.unknown:
                 mark(entry.value, "output")
             else:
                 fix(entry.value)
 
 
-def _fix_parts(unread: Entry) -> None:
-    """What nothing is known to read may have been cut into maps, shuffled into pixels or used as scales and shifts of
-    narrower values beside it: those are fixed."""
-    for other in unread.env.entries if unread.env else ():
-        times, rest = divmod(size_of(unread.value), size_of(other.value))
-        if other is not unread and rest == 0 and times > 1 and other.read and all(d.find()[0].role == "hidden" for d in other.value):
-            fix(other.value)
+PARTS = (2, 3, 4, 6, 8, 9, 12, 16, 25, 36, 49, 64)
+
+
+def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
+    """What nothing is known to read may have been cut into maps, shuffled into pixels, used as scales and shifts of
+    narrower values beside it or as a matrix that multiplies them: those are fixed."""
+    size = size_of(unread.value)
+    entry: Entry | None = unread
+    while entry is not None and size not in vocabularies:
+        for other in entry.env.entries if entry.env else ():
+            times, rest = divmod(size, size_of(other.value))
+            hidden = all(d.find()[0].role == "hidden" for d in other.value)
+            if rest == 0 and (times in PARTS or 1 < times == size_of(other.value)) and other.read and hidden:
+                fix(other.value)
+        entry = entry.source
 
 
 __all__ = ["Dim", "Entry", "Env", "Flow", "finish", "natural", "numbered"]

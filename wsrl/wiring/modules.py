@@ -158,10 +158,13 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
         flow.wanted.append((1, node))
         return False
-    if env.visible(fan_in) or env.is_unknown():
+    unflattened = _unflattened(flow, env, fan_in) if all(e.read for e in env.visible(fan_in)) and not env.is_unknown() else None
+    if unflattened is not None:
+        value: Value | None = unflattened
+    elif env.visible(fan_in) or env.is_unknown():
         entry = flow.pick(env, fan_in, node, newest)
         assert entry is not None
-        value: Value | None = entry.value
+        value = entry.value
     else:
         value = _grouped(flow, node, env, fan_in, units, newest) if flow.parts else None
         if value is not None:
@@ -170,7 +173,7 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
             flow.put_vectors(node, out)
             env.add(out, spatial=True)
             return True
-        value = (_unflattened(flow, env, fan_in) if flow.parts else None) or read_value(flow, node, env, fan_in, newest)
+        value = read_value(flow, node, env, fan_in, newest)
     if value is None:
         return False
     flow.put(name, axis_in, value)
@@ -238,7 +241,7 @@ def _made_beside(node: Node, squeezed: bool) -> set[int]:
 def _unflattened(flow: Flow, env: Env, channels: int) -> Value | None:
     """A dense layer's units, read as maps of channels."""
     last = env.last()
-    if last is None or not last.dense or len(last.value) != 1 or size_of(last.value) % channels or channels <= 4:
+    if last is None or last.read or not last.dense or len(last.value) != 1 or size_of(last.value) % channels or channels <= 4:
         return None
     taps = size_of(last.value) // channels
     if taps < 4 or round(taps**0.5) ** 2 != taps:

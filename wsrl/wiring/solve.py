@@ -1,6 +1,7 @@
 """Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
 
 import re
+from collections.abc import Mapping
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.attention import Attention
@@ -8,6 +9,7 @@ from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Segment
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
 from wsrl.wiring.flow import Env, Flow, finish
+from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import natural, parse_tree
@@ -17,6 +19,11 @@ from wsrl.wiring.unusual import run_unusual
 def solve(checkpoint: Checkpoint) -> Claim:
     """Infers the wiring of any checkpoint; what is not understood stays fixed and is named in the warnings."""
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    graph = checkpoint.metadata.get("graph")
+    if isinstance(graph, Mapping):
+        shown = GraphFlow(graph, shapes)
+        shown.run()
+        return to_claim(shown, shapes)
     root = parse_tree(shapes)
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
@@ -48,7 +55,7 @@ def tied_head(config: dict, shapes: dict) -> bool:
     return len(prefixes) == 1 and prefixes <= {"transformer", "model", "bert", "roberta", "gpt"}
 
 
-def to_claim(flow: Flow, shapes: dict) -> Claim:
+def to_claim(flow: Flow | GraphFlow, shapes: dict) -> Claim:
     """Names the groups in the order in which tensors show them."""
     groups: dict[str, Neurons] = {}
     names: dict[int, str] = {}
