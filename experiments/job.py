@@ -28,7 +28,7 @@ from wsrl.graph.collection import Bucket, checkpoint_graph, make_buckets
 from wsrl.index import Index
 from wsrl.report import write_report
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.load import Networks, load_networks
 from wsrl.zoo.manifest import Record, assign_splits, read_manifest
 from wsrl.zoo.tasks import draw_tasks

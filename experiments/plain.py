@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from wsrl.data import normalize
 from wsrl.network import Network
-from wsrl.wiring import Layer, Link
+from wsrl.wiring.layers import Layer, Link
 from wsrl.zoo.bank import ImageBank, draw_batches, run_arrays
 from wsrl.zoo.recipes import Config, Run
 from wsrl.zoo.stacked import initialise, train_model

@@ -12,7 +12,7 @@ from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.symmetry import random_symmetry, reorder_outputs
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 
 ENCODER = Encoder(probes=16, dim=32, width=32, backward_probes=4, chunk=4)
 

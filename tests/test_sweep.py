@@ -12,7 +12,7 @@ from wsrl.graph.collection import checkpoint_graph, make_buckets, sweep_cost
 from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.plans import make_plan, profile
 from wsrl.network import read_network
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 
 IMAGES = np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
 

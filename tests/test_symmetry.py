@@ -7,7 +7,7 @@ from networks import CASES, NAMES, SIZE, draw_network, logits, variables_of
 from wsrl.canonical import canonicalize
 from wsrl.network import read_network
 from wsrl.symmetry import random_symmetry, reorder_outputs
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 
 IMAGES = np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 1)).astype(np.float32)
 

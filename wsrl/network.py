@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring import Layer, Link, Wiring
+from wsrl.wiring.layers import Layer, Link, Wiring
 from wsrl.wiring.groups import Group, find_groups
 
 

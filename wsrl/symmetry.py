@@ -6,7 +6,7 @@ Permutations of neuron groups, positive scales (ReLU), signs (tanh), and rescale
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring import Wiring
+from wsrl.wiring.layers import Wiring
 from wsrl.wiring.groups import claim
 
 

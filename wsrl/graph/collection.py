@@ -12,7 +12,7 @@ from wsrl.graph.batching import Batch, make_batch
 from wsrl.graph.plans import Plan, Profile, make_plan, merge, profile
 from wsrl.graph.tiles import to_graph
 from wsrl.network import read_network
-from wsrl.wiring import infer_wiring
+from wsrl.wiring.infer import infer_wiring
 
 
 def checkpoint_graph(checkpoint: Checkpoint, tile: int) -> Graph:

@@ -20,7 +20,6 @@ from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
 from wsrl.readers.quantized import dequantize
 
-WRAPPERS = ("module.", "_orig_mod.")
 # In this order: the readers whose files cannot be mistaken come first. Modules are imported when they are needed.
 READERS = {
     "safetensors": "safetensors",
@@ -97,7 +96,7 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     if not isinstance(metadata.get("config"), dict):
         metadata.pop("config", None)  # a text of that name in the file
     lazy = {n: t if isinstance(t, LazyTensor) else LazyTensor.of(t, path, n) for n, t in checkpoint.tensors.items()}
-    tensors, left_out = dequantize(_without_wrappers(lazy))
+    tensors, left_out = dequantize(lazy)
     told = metadata.get("left_out", ())
     left_out = (*(told if isinstance(told, tuple) else ()), *left_out)
     if not tensors:
@@ -105,9 +104,3 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
 
-
-def _without_wrappers(tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Drops the prefixes by which PyTorch's wrappers of whole models go: data parallel and compiled ones."""
-    while prefix := next((p for p in WRAPPERS if tensors and all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors

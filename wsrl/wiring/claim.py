@@ -157,5 +157,6 @@ class Claim:
             "products": [
                 {k: dict(vars(v)) if isinstance(v, Slice) else v for k, v in vars(p).items()} for p in self.products
             ],
+            "ignored": list(self.ignored),
             "warnings": list(self.warnings),
         }
