@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from wsrl.readers import open_checkpoint
 from wsrl.wiring.solve import solve
 
-from tests.permuting import permuted
+DEL
 
 rng = np.random.default_rng(0)
 

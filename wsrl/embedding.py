@@ -45,6 +45,11 @@ class Embeddings(NamedTuple):
     vectors: Float32[np.ndarray, "n dim"]
     broken: list[CheckpointError]
 
+    @staticmethod
+    def none(dim: int) -> Float32[np.ndarray, "0 dim"]:
+        """No vectors."""
+        return np.zeros((0, dim), np.float32)
+
 
 @dataclass
 class _Architecture:
@@ -80,11 +85,7 @@ def embed_files(
       InputError: a source is given twice, or there is none.
       CheckpointError: a checkpoint cannot be used and `skip_broken` is not set.
     """
-    if not sources:
-        raise InputError("embed", "no checkpoint was given", "name at least one file")
-    repeated = next((s for s in sources if sources.count(s) > 1), None) if len(set(sources)) < len(sources) else None
-    if repeated is not None:
-        raise InputError(repeated, "is given more than once", "give every checkpoint once")
+    check_sources(sources)
     vectors: dict[int, np.ndarray] = {}
     broken: dict[int, CheckpointError] = {}
     run = _Run(sources, wire, small, progress)
@@ -99,8 +100,17 @@ def embed_files(
             else:
                 raise result
     order = sorted(vectors)
-    stacked = np.stack([vectors[i] for i in order]) if order else np.zeros((0, DIM))
+    stacked = np.stack([vectors[i] for i in order]) if order else Embeddings.none(DIM)
     return Embeddings([sources[i] for i in order], stacked.astype(np.float32), [broken[i] for i in sorted(broken)])
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raises InputError if a source is given twice, or there is none."""
+    if not sources:
+        raise InputError("embed", "no checkpoint was given", "name at least one file")
+    repeated = next((s for s in sources if sources.count(s) > 1), None) if len(set(sources)) < len(sources) else None
+    if repeated is not None:
+        raise InputError(repeated, "is given more than once", "give every checkpoint once")
 
 
 class _Run:

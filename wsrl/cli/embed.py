@@ -39,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="written: `ids`, the names as given; `embeddings` [n, dim], float32, of length 1; `encoder`, its hash",
     )
+    parser.add_argument(
+        "--encoder",
+        metavar="DIR",
+        type=Path,
+        help="embed by this encoder of the main job (`runs/zoo/encoder_0`), made for image classifiers of its families;"
+        " without it, any network is embedded by an encoder that is not trained",
+    )
     parser.add_argument("--wiring", metavar="FILE.json", help="use this wiring for all, and infer nothing")
     parser.add_argument(
         "--skip-broken",
@@ -53,24 +60,33 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       InputError: a checkpoint or the wiring file cannot be used, or nothing is left to write.
     """
-    from wsrl.embedding import embed_files  # not needed for `--help`
-    from wsrl.encoder.group_readout import encoder_hash
-
     if args.out.suffix != ".npz":
         raise InputError(args.out, "does not end in .npz", "name a file that does")
-    sources = expand(args.files)
-    options = {"skip_broken": args.skip_broken, "progress": True}
-    if args.wiring is not None:
-        options["wire"] = lambda checkpoint: read_wiring(args.wiring, checkpoint)
-    found = embed_files(sources, **options)
+    if args.encoder is not None and args.wiring is not None:
+        raise InputError(args.wiring, "is of no use to an encoder of the main job", "leave out --wiring or --encoder")
+    found, digest = _embed(expand(args.files), args)
     for error in found.broken:
         print(printable(f"left out: {error}"), file=sys.stderr)
     if not found.ids:
         raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
     content = io.BytesIO()
-    np.savez(content, ids=np.array(found.ids), embeddings=found.vectors, encoder=np.array(encoder_hash()))
+    np.savez(content, ids=np.array(found.ids), embeddings=found.vectors, encoder=np.array(digest))
     write_atomically(args.out, content.getvalue())
     return 1 if found.broken else 0
+
+
+def _embed(sources: list[str], args: argparse.Namespace) -> tuple[Any, str]:
+    if args.encoder is not None:
+        from wsrl.trained_embedding import embed_trained  # needs JAX
+
+        return embed_trained(sources, args.encoder, args.skip_broken, progress=True)
+    from wsrl.embedding import embed_files  # not needed for `--help`
+    from wsrl.encoder.group_readout import encoder_hash
+
+    options: dict[str, Any] = {"skip_broken": args.skip_broken, "progress": True}
+    if args.wiring is not None:
+        options["wire"] = lambda checkpoint: read_wiring(args.wiring, checkpoint)
+    return embed_files(sources, **options), encoder_hash()
 
 
 def expand(names: Sequence[str]) -> list[str]:

@@ -103,4 +103,3 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         names = ", ".join(map(ascii, left_out[:5])) or "nothing"
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
-

@@ -10,20 +10,20 @@ import re
 from math import gcd, lcm
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
-from wsrl.wiring.flow import Entry, Env, Flow, run_unknown
+from wsrl.wiring.flow import Entry, Env, Flow, numbered, run_unknown
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.modules import read_value
-from wsrl.wiring.tree import Node, Shape
+from wsrl.wiring.tree import Node, Shape, sorted_children
 
 WRAPPERS = {"proj", "conv", "linear", "c", "dense", "m", "convolution", "0", "conv2d", "conv1d"}
 ROLES = {
     "qkv": r"(to_|c_|w|attn_|in_)?qkvs?(_proj|_linear)?|in_proj|c_attn|query_key_value|queries_keys_values|in_proj_weight|qkv_mix",
     "kv": r"(to_|w)?kvs?(_proj|_linear)?|key_value|keys_values",
     "qk": r"(to_|w)?qk(_proj)?",
-    "q": r"(to_|w|linear_|lin_)?(q|query|queries)(_proj|_lin|_head|_linear|_layer)?",
-    "k": r"(to_|w|linear_|lin_)?(k|key|keys)(_proj|_lin|_head|_linear|_layer)?",
-    "v": r"(to_|w|linear_|lin_)?(v|value|values)(_proj|_lin|_head|_linear|_layer)?",
-    "o": r"(w|linear_|lin_|to_|c_|attn_|out_|post_)?(o|out|output|proj|projection|dense|merge|fc)(_proj|_lin|_linear|_project|_projection)?|wo|post_proj|proj_out",
+    "q": r"(to_|w|project_|linear_|lin_)?(q|query|queries)(_proj|_lin|_head|_linear|_layer)?",
+    "k": r"(to_|w|project_|linear_|lin_)?(k|key|keys)(_proj|_lin|_head|_linear|_layer)?",
+    "v": r"(to_|w|project_|linear_|lin_)?(v|value|values)(_proj|_lin|_head|_linear|_layer)?",
+    "o": r"(w|attention_|linear_|lin_|to_|c_|attn_|out_|post_)?(o|out|output|proj|projection|dense|merge|fc)(_proj|_lin|_linear|_project|_projection)?|wo|post_proj|proj_out",
 }
 PATTERNS = {role: re.compile(pattern, re.I) for role, pattern in ROLES.items()}
 Q_NORM = re.compile(r"(^|[._])(q|k|query|key|qk)_?(norm|ln|layernorm|layer_norm|a_layernorm)|(norm|ln|layernorm|layer_norm)_?(q|k|query|key|qk)$", re.I)
@@ -90,7 +90,36 @@ class Attention:
         parts = self._parts(node)
         if parts is not None:
             return self._run(flow, node, env, *parts)
+        listed = self._listed_heads(node)
+        if listed is not None:
+            return self._run_listed_heads(flow, env, *listed)
         return run_unknown(flow, node, env) if self._looks_like_attention(node) else None
+
+    def _listed_heads(self, node: Node) -> tuple[list[Node], Node] | None:
+        """Heads that are modules of a list, and the projection that reads them side by side."""
+        lists = [child for child in node.children.values() if numbered(child)]
+        outs = [child for child in node.children.values() if child.kind == "linear" and role_of(child.name) == "o"]
+        if len(lists) != 1 or len(outs) != 1 or len(node.children) != 2:
+            return None
+        heads = sorted_children(lists[0])
+        parts = [self._parts(head) for head in heads]
+        if any(found is None or "o" in found[0] or "v" not in found[0] for found in parts):
+            return None
+        width = sum(_units(found[0]["v"]) for found in parts if found)
+        return (heads, outs[0]) if width == _fan_in(outs[0]) else None
+
+    def _run_listed_heads(self, flow: Flow, env: Env, heads: list[Node], out: Node) -> bool:
+        value: Value = ()
+        for head in heads:
+            own = Env(env)
+            if not self.run(flow, head, own):
+                return False
+            value += tuple(dim for entry in own.entries for dim in entry.value)
+        result = (Dim(_units(out)),)
+        self._weight(flow, out, value, result)
+        flow.note(out, "attention")
+        env.add(result)
+        return True
 
     def _looks_like_attention(self, node: Node) -> bool:
         """Whether queries, keys and values lie side by side here, but with more than is understood."""
@@ -99,6 +128,9 @@ class Attention:
         found = {role for role in roles if role and role != "o"}
         names = " ".join(child.name for child in node.children.values())
         if re.search(r"(^|_)quer", names) and re.search(r"(^|_)key", names):
+            found |= {"q", "k"}
+        words = {word for child in node.children for word in re.split(r"[_\d]+", child.lower())}
+        if {"q", "k", "v"} <= words:
             found |= {"q", "k"}
         lone_values = found == {"v"} and "o" in roles
         return bool({"q", "k"} <= found or {"q", "kv"} <= found or {"qkv"} <= found or lone_values) and bool(layered)

@@ -40,6 +40,7 @@ class Entry:
       heads: whether it is the result of attention that only an output projection reads.
       returned: whether a member of a list returns it.
       env: where it was put in reach.
+      looked_up: whether it comes from an embedding.
       source: the value within a block that the block returned as this one.
     """
 
@@ -49,6 +50,7 @@ class Entry:
     dense: bool = False
     heads: bool = False
     returned: bool = False
+    looked_up: bool = False
     env: "Env | None" = None
     source: "Entry | None" = None
 
@@ -63,6 +65,7 @@ class Env:
       unknown: values of any size may flow here.
       inputs: entries of outer environments that were read from here.
       made: all entries of all environments.
+      path: names down to the module whose children run here.
     """
 
     parent: "Env | None" = None
@@ -71,6 +74,7 @@ class Env:
     unknown: bool = False
     inputs: list[Entry] = field(default_factory=list)
     made: list[Entry] = field(default_factory=list)
+    path: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.parent is not None:
@@ -211,6 +215,7 @@ class Flow:
         self.far = False  # whether what blocks returned further back is in reach
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.made: set[int] = set()  # sizes that some module returns
+        self.transposes = False  # whether there are transposed convolutions
         self.cyclic = False  # whether the first module was guessed
         for leaf in root.leaves():
             for tensor, shape in leaf.tensors.values():
@@ -218,6 +223,9 @@ class Flow:
                 self.shapes[tensor] = shape
             if leaf.kind in ("linear", "conv", "embedding"):
                 self.made |= {leaf.weight[-1] if leaf.transposed or leaf.kind == "embedding" else leaf.weight[0]}
+            elif leaf.kind == "recurrent":
+                widths = {shape[-1] for name, (_, shape) in leaf.tensors.items() if re.match("weight_(hh|hr)", name)}
+                self.made |= widths | {2 * n for n in widths}
         self.norm_first = _norm_first(root)
 
     # what lies along the axes
@@ -311,7 +319,7 @@ class Flow:
 
     def run_list(self, node: Node, env: Env) -> bool:
         """Runs the members of a list one after the other; one that does not fit may be a branch."""
-        inner = Env(env, only_last=True)
+        inner = Env(env, only_last=True, path=node.path)
         members = sorted_children(node)
         bare = len(members) > 1 and all(m.kind in ("linear", "conv") for m in members)
         branches = len({first_read(m) for m in members} - {None}) == 1
@@ -350,7 +358,7 @@ class Flow:
     def run_block(self, node: Node, env: Env) -> bool:
         """Runs named modules, then bare parameters."""
         chain = chain_of(node, self.norm_first.get(signature(node)))
-        inner = Env(env)
+        inner = Env(env, path=node.path)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
         children = zipped(node) or order(node)
@@ -628,7 +636,8 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
             if entry.env is env or (entry.env is not None and entry.env.parent is env):
                 fix(entry.value)
     for entry in env.made:
-        if entry.returned and size_of(entry.value) in flow.unknown_sizes:
+        listed = entry.returned or (entry.env is not None and entry.env.only_last)
+        if listed and size_of(entry.value) in flow.unknown_sizes:
             fix(entry.value)
         if not entry.read:
             _fix_parts(entry, vocabularies)
@@ -646,13 +655,23 @@ def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
     narrower values beside it or as a matrix that multiplies them: those are fixed."""
     size = size_of(unread.value)
     entry: Entry | None = unread
-    while entry is not None and size not in vocabularies:
-        for other in entry.env.entries if entry.env else ():
+    while entry is not None and entry.env is not None and not entry.env.unknown and size not in vocabularies:
+        for other in entry.env.entries:
             times, rest = divmod(size, size_of(other.value))
-            hidden = all(d.find()[0].role == "hidden" for d in other.value)
-            if rest == 0 and (times in PARTS or 1 < times == size_of(other.value)) and other.read and hidden:
+            cut = rest == 0 and (times in PARTS or 1 < times == size_of(other.value)) and other.read
+            joined = entry.looked_up and size_of(other.value) > size
+            if (cut or joined) and all(d.find()[0].role == "hidden" for d in other.value):
+                fix(other.value)
+        if entry.source is None and _deep(entry.env) and size not in {size_of(e.value) for e in entry.env.inputs}:
+            for other in (*entry.env.entries, *entry.env.inputs):
                 fix(other.value)
         entry = entry.source
+
+
+def _deep(env: Env) -> bool:
+    """Whether an environment is that of a block within a list, not of a head: what it makes is no output of the network."""
+    listed = any(name.isdigit() for name in env.path) and not env.only_last
+    return listed and not any(LATE.search(name) for name in env.path)
 
 
 __all__ = ["Dim", "Entry", "Env", "Flow", "finish", "natural", "numbered"]

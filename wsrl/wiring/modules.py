@@ -1,9 +1,10 @@
 """What single modules read and return: dense layers, convolutions, norms, embeddings, bare parameters, recurrent cells."""
 
 import re
+from itertools import pairwise
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
-from wsrl.wiring.flow import Entry, Env, Flow
+from wsrl.wiring.flow import SECOND, Entry, Env, Flow
 from wsrl.wiring.tree import Node
 
 TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|register", re.I)
@@ -75,7 +76,9 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             flow.read(env, [last])
             taps = size // width
             if len(last.value) == 1:
-                return (view(last.value[0], inner=1, outer=taps) if node.transposed else view(last.value[0], inner=taps),)
+                flat = (view(last.value[0], outer=taps) if node.transposed else view(last.value[0], inner=taps),)
+                env.add(flat, dense=True).read = True  # other layers may read it as well
+                return flat
         joined = _joined(flow, env, size) or _repeated(flow, node, env, last, size)
         if joined is None and SKIPPED.search(node.dotted):
             joined = _skipped(flow, env, size)
@@ -142,6 +145,7 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
             unreadable and TRANSPOSE.search(node.dotted) and (bias is None or bias[0] == shape[1])
         ):
             axis_in, axis_out = 0, 1
+            flow.transposes = True
     fan_in, units = shape[axis_in], shape[axis_out]
     flow.note(node, "conv")
     if fan_in == 1 and max(shape) == max(shape[2:] if not node.transposed else shape[:-2]) and units == 1:
@@ -158,7 +162,9 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
         flow.wanted.append((1, node))
         return False
-    unflattened = _unflattened(flow, env, fan_in) if all(e.read for e in env.visible(fan_in)) and not env.is_unknown() else None
+    unread = any(not e.read for e in env.visible(fan_in))
+    follows = flow.ordered or newest or bool(SECOND.search(node.dotted))
+    unflattened = _unflattened(flow, env, fan_in) if follows and not unread and not env.is_unknown() else None
     if unflattened is not None:
         value: Value | None = unflattened
     elif env.visible(fan_in) or env.is_unknown():
@@ -181,6 +187,8 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     out = (Dim(units, fixed=may_be_grouped),)
     flow.put(name, axis_out, out)
     flow.put_vectors(node, out)
+    if flow.transposes and fan_in == units and max(shape[2:], default=1) > 1 and not node.transposed:
+        tie_values(value, out)  # which axis is which cannot be told
     env.add(out, spatial=True)
     return True
 
@@ -298,7 +306,7 @@ def _embedding(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     flow.note(node, "embedding")
     if not POSITIONS.search(node.name):
         flow.embedded.append(out)
-    env.add(out)
+    env.add(out, looked_up=True)
     return True
 
 
@@ -314,6 +322,9 @@ def _parameter(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         else:
             for i in long:
                 for entry in env.visible(shape[i]):
+                    fix(entry.value)
+            for first, second in pairwise(long):  # a matrix for each head or group
+                for entry in env.everywhere(shape[first] * shape[second]):
                     fix(entry.value)
     return True
 
