@@ -54,7 +54,7 @@ def baseline_methods(
         if form == "shared":
             orders = [record.get("class_order") for record in networks.records]
             checkpoints = [in_shared_order(c, o) for c, o in zip(checkpoints, orders, strict=True)]
-        weights = [checkpoint.tensors for checkpoint in checkpoints]
+        weights = [{n: np.asarray(t) for n, t in checkpoint.tensors.items()} for checkpoint in checkpoints]
         features = {
             "random": chance_features(len(weights), config.seed),
             "metadata": metadata_features(networks.records),

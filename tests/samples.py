@@ -129,3 +129,13 @@ def npz_file(folder):
 def compressed_npz_file(folder):
     np.savez_compressed(folder / "model.npz", **arrays(np.float16))
     return folder / "model.npz"
+
+
+def perceptron_file(path, seed):
+    """A network for images of 28 x 28 in ten classes, named as torch.nn.Sequential names it."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for i, (fan_in, units) in enumerate([(784, 64), (64, 64), (64, 10)]):
+        tensors[f"{2 * i}.weight"] = rng.normal(size=(units, fan_in)).astype(np.float32)
+        tensors[f"{2 * i}.bias"] = rng.normal(size=units).astype(np.float32)
+    safetensors.numpy.save_file(tensors, path)

@@ -22,9 +22,9 @@ from wsrl.canonical.norms import find_folds
 from wsrl.canonical.products import Part, balancing, moments, parts_of
 from wsrl.checkpoint import Checkpoint
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer import infer_wiring
 from wsrl.wiring.claim import Product, Slice
 from wsrl.wiring.groups import claim as family_claim
+from wsrl.wiring.infer import infer_wiring
 from wsrl.wiring.wiring_file import parse_wiring
 
 IMAGES = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)

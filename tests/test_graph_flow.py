@@ -7,9 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from wsrl.readers import open_checkpoint
+from wsrl.wiring.permute import permuted
 from wsrl.wiring.solve import solve
-
-DEL
 
 rng = np.random.default_rng(0)
 

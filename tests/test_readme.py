@@ -14,6 +14,9 @@ from absl import flags
 from ml_collections import config_flags
 from test_job import COMMAND
 
+from tests.samples import perceptron_file
+from wsrl.cli.main import _parser, main
+
 # ml_collections reads configuration files by a method that Python will drop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -85,9 +88,22 @@ def check_install(words: list[str]) -> None:
     assert all(f'"{extra}": [' in (ROOT / "setup.py").read_text() for extra in extras), "no such extra"
 
 
+def check_module(name: str) -> None:
+    """The module exists; its parts are run by its own test."""
+    assert find_spec(f"experiments.{name}"), "no such module"
+    assert (ROOT / "tests" / f"test_{name}.py").exists(), "no test runs its parts"
+
+
+def check_wsrl(command: str) -> None:
+    """Its arguments are known; test_the_commands_of_wsrl_run runs it."""
+    words = shlex.split(command.partition(" '>' ")[0])
+    assert _parser(words[1]).parse_args(words[1:])
+
+
 CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python -m experiments\.main( .*)?", lambda words: check_main_job(words[2:])),
     (r"python -m experiments\.benchmark( .*)?", check_benchmark),
+    (r"python -m experiments\.(fuzz|stream_benchmark|verify)( .*)?", lambda words: check_module(words[2].split(".")[1])),
     (r"launch/tpu_vm\.sh .*", check_tpu),
     (r"pip install .*", check_install),
     (r"pytest|pyright|ruff .*", check_ci),
@@ -99,6 +115,8 @@ def check(command: str) -> None:
     for pattern, checker in CHECKS:
         if re.fullmatch(pattern, command):
             return checker(shlex.split(command))
+    if command.startswith("wsrl "):
+        return check_wsrl(command)
     raise AssertionError(f"README.md: nothing runs or checks {command!r}; add a test or a check")
 
 
@@ -121,6 +139,26 @@ def test_the_main_commands_stand_in_the_readme():
     lines = [line for language, content in fences(README) if language in SHELLS for line in content.splitlines()]
     assert "pip install -e . && python -m experiments.main --config=configs/zoo.py" in lines
     assert "pip install -e '.[test]' && pytest" in lines
+
+
+def test_the_commands_of_wsrl_run(tmp_path, monkeypatch, capsys):
+    """In a folder with files of the names that the README gives; a model of the hub and a trained encoder have tests
+    of their own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    perceptron_file(tmp_path / "mlp.safetensors", seed=0)
+    perceptron_file(tmp_path / "model.safetensors", seed=1)
+    run = [c for c in commands(README) if c.startswith("wsrl ") and "hf://" not in c and "--encoder" not in c]
+    assert len(run) >= 4
+    for command in run:
+        words, _, target = command.partition(" '>' ")
+        assert main(shlex.split(words)[1:]) == 0
+        printed = capsys.readouterr().out
+        if target:
+            (tmp_path / target.strip()).write_text(printed)
+        if command == "wsrl inspect mlp.safetensors":
+            assert printed.strip() in README, "the README shows another output"
+    assert (tmp_path / "layers.svg").exists() and (tmp_path / "embeddings.npz").exists()
 
 
 def test_every_block_names_its_language():

@@ -4,8 +4,8 @@ from networks import CASES, NAMES, draw_network, in_torch_names
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.network import read_network
-from wsrl.wiring.infer import infer_wiring
 from wsrl.wiring.groups import claim
+from wsrl.wiring.infer import infer_wiring
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

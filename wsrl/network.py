@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring.layers import Layer, Link, Wiring
 from wsrl.wiring.groups import Group, find_groups
+from wsrl.wiring.layers import Layer, Link, Wiring
 
 
 @dataclass(frozen=True)

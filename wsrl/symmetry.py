@@ -6,8 +6,8 @@ Permutations of neuron groups, positive scales (ReLU), signs (tanh), and rescale
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring.layers import Wiring
 from wsrl.wiring.groups import claim
+from wsrl.wiring.layers import Wiring
 
 
 def random_symmetry(

@@ -133,7 +133,7 @@ class Attention:
         if {"q", "k", "v"} <= words:
             found |= {"q", "k"}
         lone_values = found == {"v"} and "o" in roles
-        return bool({"q", "k"} <= found or {"q", "kv"} <= found or {"qkv"} <= found or lone_values) and bool(layered)
+        return bool({"q", "k"} <= found or {"q", "kv"} <= found or {"qkv"} <= found or {"qk"} <= found or lone_values) and bool(layered)
 
     def _parts(self, node: Node) -> tuple[dict[str, Node], list[Node]] | None:
         if "in_proj_weight" in node.tensors:
@@ -254,7 +254,8 @@ class Attention:
         """Whether fused rows lie head by head: LeViT and its like, and convolutions beside tables of biases (MaxViT)."""
         names = {leaf.name, leaf.parent.name if leaf.parent else ""}
         tables = any("relative_position_bias_table" in other.dotted for other in rest)
-        return bool(names & set(BY_HEAD)) or (leaf.name == "qkv" and leaf.kind == "conv" and tables)
+        halo = leaf.name == "kv" and any("height_rel" in other.dotted for other in rest)
+        return halo or bool(names & set(BY_HEAD)) or (leaf.name == "qkv" and leaf.kind == "conv" and tables)
 
     def _widths(self, parts: dict[str, Node]) -> tuple[int, int, int] | None:
         """Units of query, key and value."""
@@ -380,6 +381,8 @@ class Attention:
             kv_heads = heads // repeat if repeat and heads % repeat == 0 else 0
             # LeViT's code keeps an indexed copy of its biases, so that new ones in a file may not reach the heads
             exact = len(counts) == 1 and not any("attention_biases" in leaf.dotted for leaf in rest)
+            either = "qkv" in parts and any(".rel_pos." in leaf.dotted for leaf in rest)  # part by part or head by head
+            exact = exact and not either
             if exact and kv_heads > 1 and not self.alibi and v.size % kv_heads == 0 and k.size % kv_heads == 0 and q.size % k.size == 0:
                 group = Dim(kv_heads)
                 for dim in (q, k, v):
@@ -387,6 +390,10 @@ class Attention:
                 self.heads.setdefault(heads, []).append(group)
                 return
             self._within(q, k, v, dim_q, out_width)
+            if either and not self.rotary:
+                tie(q.find()[0], v.find()[0])
+            elif either:
+                fix((q, k, v))
             return
         if any(n % 16 for n in (q.size, k.size, v.size)):
             fix((q, k, v))
@@ -419,7 +426,12 @@ class Attention:
         flow.note(leaf, "norm" if leaf.kind == "norm" else "parameter")
         if BIAS_MLP.search(leaf.dotted):
             return
-        if TABLE.search(leaf.dotted) or PER_HEAD.search(leaf.dotted) or (leaf.kind == "conv" and leaf.weight[1] == 1 and leaf.weight[0] < size_of(read)):
+        if re.search(r"pool_[qkv]|norm_v", relative):  # of each head
+            fix((q, k, v))
+        elif re.search(r"pos_embed", relative) and all(s[-1] == size_of(read) != q.find()[2] for _, s in leaf.tensors.values()):
+            for tensor, shape in leaf.tensors.values():
+                flow.put(tensor, len(shape) - 1, read)
+        elif TABLE.search(leaf.dotted) or PER_HEAD.search(leaf.dotted) or (leaf.kind == "conv" and leaf.weight[1] == 1 and leaf.weight[0] < size_of(read)):
             self._per_head(flow, leaf, q)
         elif re.fullmatch(r"[qkv]_?bias", leaf.name) and leaf.kind == "parameter":
             tensor, shape = leaf.tensors["value"]
@@ -518,7 +530,11 @@ class Attention:
                 return
             fix((q, k))
             return
-        inner_norm = re.fullmatch(r"norm|inner_attn_ln|sub_norm|subln|ln", leaf.name) and "self" not in relative
+        beside = {p.path[:-1] for p in parts.values()}
+        block = node.parent.children.values() if node.parent else ()
+        outer_norms = any(c.kind == "norm" and c.weight[-1:] == (size_of(read),) for c in block if "weight" in c.tensors)
+        inner_norm = re.fullmatch(r"norm|inner_attn_ln|sub_norm|subln|ln", leaf.name) and leaf.path[:-1] in beside
+        inner_norm = inner_norm and (outer_norms or size != size_of(read))
         reduces = any(REDUCTION.search(".".join(x.path[len(node.path):])) for x in node.leaves() if x.kind in ("conv", "linear"))
         belongs = parts.get("q") or parts.get("qkv")
         for role, part in parts.items():
@@ -566,8 +582,11 @@ class Attention:
         for tensor, shape in flow.shapes.items():
             if TABLE.search(tensor) and len(shape) == 2 and tensor not in self.units:
                 for heads, groups in self.heads.items():
-                    if shape[1] == heads and groups[0].size == heads:
-                        flow.put(tensor, 1, (groups[0],))
+                    axes = [axis for axis in (0, 1) if shape[axis] == heads == groups[0].size]
+                    if len(axes) == 1:
+                        flow.put(tensor, axes[0], (groups[0],))
+                    elif axes:
+                        fix(groups)
         for groups in self.heads.values():
             by_size: dict[int, Dim] = {}
             for group in groups:

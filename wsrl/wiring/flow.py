@@ -14,10 +14,10 @@ from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values
 from wsrl.wiring.tree import Node, Shape, natural, sorted_children
 
 EARLY = re.compile(
-    r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in", re.I
+    r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$", re.I
 )
 LATE = re.compile(
-    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict", re.I
+    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict|_post$", re.I
 )
 SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
 SIDE = re.compile(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
@@ -65,7 +65,7 @@ class Env:
       unknown: values of any size may flow here.
       inputs: entries of outer environments that were read from here.
       made: all entries of all environments.
-      path: names down to the module whose children run here.
+      node: the module whose children run here.
     """
 
     parent: "Env | None" = None
@@ -74,7 +74,7 @@ class Env:
     unknown: bool = False
     inputs: list[Entry] = field(default_factory=list)
     made: list[Entry] = field(default_factory=list)
-    path: tuple[str, ...] = ()
+    node: Node | None = None
 
     def __post_init__(self) -> None:
         if self.parent is not None:
@@ -180,7 +180,7 @@ def rank(child: Node) -> tuple[int, int]:
     if child.kind == "parameter":
         return (4, 0)
     early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
-    return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name))))
+    return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name) and not child.name.endswith("_input"))))
 
 
 def shortcuts(node: Node) -> list[Node]:
@@ -280,7 +280,12 @@ class Flow:
                 fix(entry.value)
                 entry.read = True
             self.unknown_sizes.add(size)
-            return Entry((Dim(size, fixed=True),))
+            guess = Entry((Dim(size, fixed=True),), read=True)
+            scope: Env | None = env
+            while scope is not None and not scope.unknown:  # what is added to it is not understood either
+                scope.inputs.append(guess)
+                scope = scope.parent
+            return guess
         if not found and self.far and FAR.search(node.dotted):
             found = [e for e in env.made if e.returned and size_of(e.value) == size]
         if not found:
@@ -319,7 +324,7 @@ class Flow:
 
     def run_list(self, node: Node, env: Env) -> bool:
         """Runs the members of a list one after the other; one that does not fit may be a branch."""
-        inner = Env(env, only_last=True, path=node.path)
+        inner = Env(env, only_last=True, node=node)
         members = sorted_children(node)
         bare = len(members) > 1 and all(m.kind in ("linear", "conv") for m in members)
         branches = len({first_read(m) for m in members} - {None}) == 1
@@ -329,7 +334,7 @@ class Flow:
             if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
-                if not branches or not self.run_branch(member, inner, env):
+                if not branches or may_be_grouped(member, before) or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
                     self.run_lost([member], inner)
             elif residual and before and inner.entries and size_of(before.value) == size_of(inner.entries[-1].value):
@@ -358,7 +363,7 @@ class Flow:
     def run_block(self, node: Node, env: Env) -> bool:
         """Runs named modules, then bare parameters."""
         chain = chain_of(node, self.norm_first.get(signature(node)))
-        inner = Env(env, path=node.path)
+        inner = Env(env, node=node)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
         children = zipped(node) or order(node)
@@ -411,7 +416,7 @@ class Flow:
         if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts, one after the other
             both = env.add(inner.entries[-1].value * 2, spatial=True)
             both.read = True
-        if gate and inner.inputs and inner.entries and not inner.unknown:
+        if gate and inner.inputs and inner.entries and not inner.is_unknown():
             sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
             if sources:  # it only scales what it reads
                 tie_values(sources[0].value, inner.entries[-1].value)
@@ -467,7 +472,7 @@ class Flow:
         for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
             if size not in produced:
                 env.add((Dim(size, role="input"),), spatial=node.kind == "conv")
-                self.cyclic |= size in self.made and not self.surely_first(node)
+                self.cyclic |= size in self.made and (size, node) not in images and not self.surely_first(node)
                 return True
         return False
 
@@ -549,6 +554,7 @@ def run_unknown(flow: Flow, node: Node, env: Env) -> bool:
     for entry in found:
         fix(entry.value)
         entry.read = True
+    flow.unknown_sizes |= sizes
     flow.warnings.append(f"{node.dotted} is not understood")
     last = env.last()
     if last is not None:
@@ -577,6 +583,15 @@ def first_read(node: Node) -> int | None:
         if leaf.kind in ("linear", "conv"):
             return leaf.weight[-2] if leaf.transposed else leaf.weight[1]
     return None
+
+
+def may_be_grouped(node: Node, before: Entry | None) -> bool:
+    """Whether the first convolution of a module may read a value in groups."""
+    leaf = next((leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv")), None)
+    if leaf is None or leaf.kind != "conv" or before is None or leaf.transposed:
+        return False
+    groups, rest = divmod(size_of(before.value), leaf.weight[1])
+    return groups > 1 and rest == 0 and leaf.units % groups == 0 and max(leaf.weight[2:]) > 1
 
 
 def signature(node: Node) -> frozenset[str]:
@@ -627,7 +642,10 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
     widths = {size_of(v): v for v in flow.embedded}
     vocabularies = {node.weight[0] for node in flow.root.leaves() if node.kind == "embedding"}
     for entry in env.entries:
-        if tied and not entry.read and size_of(entry.value) in widths:
+        origin = entry
+        while origin.source is not None:
+            origin = origin.source
+        if tied and not entry.read and not origin.looked_up and size_of(entry.value) in widths:
             tie_values(entry.value, widths[size_of(entry.value)])
             entry.read = True
     if flow.cyclic:
@@ -636,7 +654,7 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
             if entry.env is env or (entry.env is not None and entry.env.parent is env):
                 fix(entry.value)
     for entry in env.made:
-        listed = entry.returned or (entry.env is not None and entry.env.only_last)
+        listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
         if listed and size_of(entry.value) in flow.unknown_sizes:
             fix(entry.value)
         if not entry.read:
@@ -647,19 +665,20 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
                 fix(entry.value)
 
 
-PARTS = (2, 3, 4, 6, 8, 9, 12, 16, 25, 36, 49, 64)
+SHUFFLED = (2, 3, 4, 6, 9, 16)
 
 
 def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
     """What nothing is known to read may have been cut into maps, shuffled into pixels, used as scales and shifts of
-    narrower values beside it or as a matrix that multiplies them: those are fixed."""
+    narrower values beside it or as a matrix that multiplies them, or joined with others: those are fixed."""
     size = size_of(unread.value)
     entry: Entry | None = unread
-    while entry is not None and entry.env is not None and not entry.env.unknown and size not in vocabularies:
+    while entry is not None and entry.env is not None and not entry.env.unknown:
+        tables = sum(e.looked_up for e in entry.env.entries)
         for other in entry.env.entries:
             times, rest = divmod(size, size_of(other.value))
-            cut = rest == 0 and (times in PARTS or 1 < times == size_of(other.value)) and other.read
-            joined = entry.looked_up and size_of(other.value) > size
+            cut = rest == 0 and size not in vocabularies and (times in SHUFFLED or 1 < times == size_of(other.value)) and other.read
+            joined = entry.looked_up and tables > 2 and size_of(other.value) > size
             if (cut or joined) and all(d.find()[0].role == "hidden" for d in other.value):
                 fix(other.value)
         if entry.source is None and _deep(entry.env) and size not in {size_of(e.value) for e in entry.env.inputs}:
@@ -669,9 +688,13 @@ def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
 
 
 def _deep(env: Env) -> bool:
-    """Whether an environment is that of a block within a list, not of a head: what it makes is no output of the network."""
-    listed = any(name.isdigit() for name in env.path) and not env.only_last
-    return listed and not any(LATE.search(name) for name in env.path)
+    """Whether values of an environment are no outputs of the network: that of a block within a list, not of a head, and
+    not of a router."""
+    node = env.node
+    if node is None or env.only_last or not any(name.isdigit() for name in node.path):
+        return False
+    routes = node.parent is not None and ("experts" in node.children or "experts" in node.parent.children)
+    return not routes and not any(LATE.search(name) for name in node.path)
 
 
 __all__ = ["Dim", "Entry", "Env", "Flow", "finish", "natural", "numbered"]

@@ -2,12 +2,14 @@
 
 import re
 from itertools import pairwise
+from math import gcd
 
-from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie, tie_values, view
 from wsrl.wiring.flow import SECOND, Entry, Env, Flow
 from wsrl.wiring.tree import Node
 
 TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|register", re.I)
+MOMENTS = re.compile(r"((fc|to|linear|z|layer|hidden2|h2)_?)?(mu|mean|var|logvar|log_var|log_?std|log_?sigma|sigma)(_layer|_head)?", re.I)
 POSITIONS = re.compile(r"pos|wpe", re.I)
 NARROWING = re.compile(
     r"(fc|w|lin|linear|dense|conv|pwconv|layer|proj|l|mlp|ff)_?2|w3|down|down_?proj|w_?o|w_out|c_proj|proj|"
@@ -48,6 +50,8 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     out = (Dim(shape[axis_out]),)
     flow.put(name, axis_out, out)
     flow.put_vectors(node, out)
+    if MOMENTS.fullmatch(node.name):
+        mark(out, "output")
     flow.note(node, "linear")
     env.add(out, dense=True)
     return True
@@ -60,6 +64,11 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
         for entry in heads:
             flow.read(env, [entry])
         return tuple(dim for e in heads for dim in e.value)
+    own = [e for e in env.entries if not e.read]
+    if len(own) > 1 and size not in {size_of(e.value) for e in env.entries} and not env.only_last:
+        joined = _joined(flow, env, size)
+        if joined is not None:
+            return joined
     if env.visible(size) or env.is_unknown():
         entry = flow.pick(env, size, node, newest)
         return entry.value if entry else None
@@ -124,8 +133,8 @@ def _joined(flow: Flow, env: Env, size: int) -> Value | None:
         unread, scope = [e for e in scope.entries if not e.read], scope.parent
     if len(unread) < 2 or sum(size_of(e.value) for e in unread) != size:
         return None
-    if len({size_of(e.value) for e in unread}) == 1 and all(e.dense or e.spatial for e in unread):
-        flow.read(env, unread)
+    if len({size_of(e.value) for e in unread}) == 1 and not any(e.looked_up for e in unread):
+        flow.read(env, unread)  # they are tied, for their order is not known
         return tuple(dim for e in unread for dim in e.value)
     for entry in unread:
         flow.read(env, [entry])
@@ -163,7 +172,7 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         flow.wanted.append((1, node))
         return False
     unread = any(not e.read for e in env.visible(fan_in))
-    follows = flow.ordered or newest or bool(SECOND.search(node.dotted))
+    follows = bool(env.entries) and (flow.ordered or newest) or bool(SECOND.search(node.dotted))
     unflattened = _unflattened(flow, env, fan_in) if follows and not unread and not env.is_unknown() else None
     if unflattened is not None:
         value: Value | None = unflattened
@@ -280,22 +289,26 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         return True
     for own in env.made:  # a norm hands on what it reads
         own.read = read.get(id(own), own.read)
+    if entry in env.entries and entry.dense and env.parent is not None and not env.only_last and "mean" not in node.tensors:
+        for outside in env.parent.visible(size):  # the norm may follow a sum
+            tie_values(entry.value, outside.value)
     _loosen_group_norm(node, entry)
     flow.put_vectors(node, entry.value, skip=())
     return True
 
 
 def _loosen_group_norm(node: Node, entry: Entry) -> None:
-    """Norms beside convolutions that keep no statistics may be group norms of up to 32 groups."""
+    """Norms beside convolutions that keep no statistics may be group norms of up to 32 groups, or of groups of 8 and more."""
     named = re.search(r"group_?norm|^gn\d*$", node.name, re.I)
     beside = node.parent is not None and any(c.kind == "conv" for c in node.parent.children.values())
     if "mean" in node.tensors or not (named or (beside and entry.spatial and re.fullmatch(r"norm\d*|bn\d*", node.name))):
         return
     for dim in entry.value:
-        if dim.size % 32 or dim.size < 64:
+        within = gcd(dim.size // 32, 8)
+        if dim.size % 32 or within < 2:
             fix((dim,))
         else:
-            tie(dim, view(Dim(dim.size // 32), outer=32))
+            tie(dim, view(Dim(within), outer=dim.size // within))
 
 
 def _embedding(flow: Flow, node: Node, env: Env, newest: bool) -> bool:

@@ -76,7 +76,7 @@ def rescaled(
 def mixed(
     tensors: Arrays, claim: Claim, seed: int, products: Collection[Product] | None = None
 ) -> dict[str, Float[np.ndarray, "..."]]:
-    """Returns the tensors after a random member of GL(dim), of condition 4 at most, acted on every head of the products.
+    """Returns the tensors after a random member of GL(dim), of condition 4 at most, acts on every head.
 
     The left matrix of a head is multiplied by the member, the right one by its inverse transposed.
 

@@ -10,6 +10,7 @@ from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
 from wsrl.wiring.flow import Env, Flow, finish
 from wsrl.wiring.graph_flow import GraphFlow
+from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import natural, parse_tree
@@ -21,7 +22,7 @@ def solve(checkpoint: Checkpoint) -> Claim:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     graph = checkpoint.metadata.get("graph")
     if isinstance(graph, Mapping):
-        shown = GraphFlow(graph, shapes)
+        shown = GraphFlow(graph, shapes, RULES)
         shown.run()
         return to_claim(shown, shapes)
     root = parse_tree(shapes)

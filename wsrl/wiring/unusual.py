@@ -19,6 +19,17 @@ UNUSUAL = (
     (re.compile(r".*factoratt\w*"), {"qkv"}),
     # MixNet convolves parts of its input by kernels of several sizes
     (re.compile(r".*conv_(pw|dw|pwl)"), {"0", "1"}),
+    # ResNeSt and SKNet add parts of what convolutions return, weighted by attention
+    (re.compile(r".*"), {"conv", "bn0", "fc1", "fc2"}),
+    (re.compile(r".*"), {"paths", "attn"}),
+    # CSPNet's stages run blocks on half of the maps
+    (re.compile(r".*"), {"conv_exp", "conv_transition"}),
+    # Inception joins branches of several widths
+    (re.compile(r"Mixed_\w+"), set()),
+    # vector quantisation looks up the nearest code
+    (re.compile(r"(.*[._])?(quantizer|codebook|vq\w*)"), set()),
+    # bilinear attention multiplies maps of rows and of columns
+    (re.compile(r".*"), {"conv_p", "conv_q"}),
     # NesT's output projection reads heads' entries before heads
     (re.compile(r"levels\.\d+\.transformer_encoder\.\d+\.attn"), {"qkv", "proj"}),
 )
