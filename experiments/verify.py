@@ -9,7 +9,7 @@ were. The exit status is 1 if a claim is false. Needs the extra `permcheck`. Col
 
     groups, products, scales   true ones of those that are claimed; groups of a single unit do not count
     strong    of the parameters in tensors with two axes or more, the share in tensors that have an axis in a permutable
-              group and whose axes of 8 or more, except the taps of convolutions, lie wholly in groups
+              group and whose axes of 8 or more, except the taps of convolutions, lie wholly in groups; true ones only
     felt      share of the parameters that the outputs react to measurably
 """
 
@@ -91,16 +91,17 @@ def verify(name: str, architecture: "Architecture", infer: Callable = solve) -> 
         def broken(move: Callable) -> Callable[[Collection], bool]:
             return lambda some: not model.error(move(tensors, claim, SEED, some)) < TOLERANCE
 
+        false_groups = tuple(find_false(broken(permuted), groups))
         false_products = find_false(broken(mixed), claim.products)
         return Verdict(
             model=name,
             groups=len(groups),
             products=len(claim.products),
             scales=len(scales),
-            false_groups=tuple(find_false(broken(permuted), groups)),
+            false_groups=false_groups,
             false_products=tuple(f"{p.left.tensor} x {p.right.tensor}" for p in false_products),
             false_scales=tuple(find_false(broken(rescaled), scales)),
-            strong=strong_coverage(claim, model.convolutions),
+            strong=strong_coverage(claim, model.convolutions, false_groups),
             felt=model.felt,
             seconds=time.perf_counter() - start,
         )
@@ -116,26 +117,25 @@ def find_false(broken: Callable[[Collection[Part]], bool], parts: Sequence[Part]
     return find_false(broken, parts[:middle]) + find_false(broken, parts[middle:]) or list(parts)
 
 
-def strong_coverage(claim: Claim, convolutions: Collection[str]) -> float:
+def strong_coverage(claim: Claim, convolutions: Collection[str], false: Collection[str] = ()) -> float:
     """Share of the parameters of tensors with two axes or more that the claim wires wholly.
 
     Args:
       convolutions: tensors whose axes from the third on are taps.
+      false: groups that do not count.
     """
-    moved = {name for name, group in claim.groups.items() if group.permutable and group.size > 1}
-    total = wired = 0
-    for name, shape in claim.shapes.items():
-        if len(shape) < 2 or name in claim.ignored:
-            continue
-        total += prod(shape)
-        axes = claim.axes[name]
-        inside = [axis is not None and all(s.group is not None for s in axis) for axis in axes]
-        needed = [n >= SHORT and not (name in convolutions and i > 1) for i, n in enumerate(shape)]
-        if any(s.group in moved for axis in axes for s in axis or ()) and all(
-            known for known, need in zip(inside, needed, strict=True) if need
-        ):
-            wired += prod(shape)
-    return wired / max(total, 1)
+    moved = {key for key, group in claim.groups.items() if group.permutable and group.size > 1} - set(false)
+    known = moved | {key for key, group in claim.groups.items() if group.role != "hidden"}
+
+    def wired(name: str) -> bool:
+        axes, shape = claim.axes[name], claim.shapes[name]
+        kept = 2 if name in convolutions else len(shape)  # axes that are no taps
+        long = [axis for axis, length in list(zip(axes, shape, strict=True))[:kept] if length >= SHORT]
+        inside = all(axis is not None and all(s.group in known for s in axis) for axis in long)
+        return inside and any(s.group in moved for axis in axes for s in axis or ())
+
+    sizes = {name: prod(n) for name, n in claim.shapes.items() if len(n) > 1 and name not in claim.ignored}
+    return sum(size for name, size in sizes.items() if wired(name)) / max(sum(sizes.values()), 1)
 
 
 def chosen(names: str | None) -> dict[str, "Architecture"]:

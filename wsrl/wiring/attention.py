@@ -67,6 +67,7 @@ class Attention:
         self.shared_tables = any(TABLE.search(name) for name in shapes)
         self.heads: dict[int, list[Dim]] = {}
         self.streams: list[Value] = []
+        self.contacts: list[Node] = []
         self.units: set[str] = set()
         self.refused = config.get("model_type") in ("codegen",)
 
@@ -84,6 +85,9 @@ class Attention:
         """Runs a container that is attention; None for any other module."""
         if node.kind != "container":
             return None
+        if node.name == "contact_head":
+            self.contacts.append(node)
+            return True
         latent = run_latent_attention(flow, node, env, (self._config(node) or (0, 0))[0])
         if latent is not None:
             return latent
@@ -577,6 +581,8 @@ class Attention:
 
     def finish(self, flow: Flow) -> None:
         """Ties the heads of all layers where tables of relative positions may be shared between them."""
+        for node in self.contacts:
+            self._contacts(flow, node)
         if not self.shared_tables:
             return
         for tensor, shape in flow.shapes.items():
@@ -591,6 +597,19 @@ class Attention:
             by_size: dict[int, Dim] = {}
             for group in groups:
                 tie(by_size.setdefault(group.size, group), group)
+
+
+    def _contacts(self, flow: Flow, node: Node) -> None:
+        """A regression that reads the attention of all heads of all layers (ESM)."""
+        for leaf in node.leaves():
+            weight = leaf.tensors.get("weight")
+            for groups in self.heads.values():
+                if weight and len(weight[1]) == 2 and weight[1][1] == sum(g.size for g in groups):
+                    flow.put(weight[0], 1, tuple(groups))
+                    flow.note(leaf, "linear")
+                    break
+            else:
+                fix([g for groups in self.heads.values() for g in groups])
 
 
 def v_out(v: Dim, q: Dim) -> Dim:

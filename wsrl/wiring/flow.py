@@ -19,6 +19,7 @@ EARLY = re.compile(
 LATE = re.compile(
     r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict|_post$", re.I
 )
+INPUTS = re.compile(r"embed|patch|stem|encoder|vision|audio|image|feature_proj", re.I)
 SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
 SIDE = re.compile(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
 CROSS = re.compile(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
@@ -26,6 +27,7 @@ SHORTCUT = re.compile(r"^(down_?sample|shortcut|skip|proj_shortcut|res_?conv|res
 FAR = re.compile(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
 GATE = re.compile(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
 STEM = re.compile(r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?")
+SERIES = re.compile(r"(denseblock|transition)(\d+)")
 NORM_STEMS = ("bn", "norm", "batchnorm", "layernorm")
 
 
@@ -126,6 +128,10 @@ def numbered(node: Node) -> bool:
 def waits(node: Node, pending: list[Node]) -> bool:
     """Whether a module still has to run first: of its name with a smaller number, or, where its number leaves out one,
     any without a number (`conv1`, `attention`, `conv3`)."""
+    series = SERIES.fullmatch(node.name)
+    if series:
+        others = [SERIES.fullmatch(other.name) for other in pending]
+        return any(m and m[1] == series[1] and int(m[2]) < int(series[2]) for m in others)
     match = STEM.fullmatch(node.name)
     if not match or match[1] in NORM_STEMS or node.parent is None:
         return False
@@ -143,7 +149,7 @@ def waits(node: Node, pending: list[Node]) -> bool:
     return False
 
 
-def _number(digits: str, parent: Node) -> float:
+def _number(digits: str, parent: Node) -> int | float:
     """`fc21` among a few layers is the first of two second ones."""
     return int(digits) if len(digits) < 2 or len(parent.children) > 9 else int(digits[0]) + int(digits[1:]) / 10 ** len(digits)
 
@@ -373,6 +379,7 @@ class Flow:
         for child in shortcuts(node):
             if child in pending and self.run(child, inner):
                 pending.remove(child)
+        self.feed_encoders(node, inner)
         beside, inner.entries = inner.entries, []
         for i, child in enumerate(chain or ()):
             fed = i == 0 and env.parent is None
@@ -483,6 +490,25 @@ class Flow:
         late = {n: c for n, c in self.root.children.items() if LATE.search(n)}
         return {leaf.units for n, c in self.root.children.items() if n not in late for leaf in c.leaves() if leaf.kind in ("linear", "conv", "embedding")}
 
+    def feed_encoders(self, node: Node, env: Env) -> None:
+        """Makes inputs of the network that encoders and embeddings within a block read: images, spectra, features."""
+        if any(name.isdigit() for name in node.path) or not node.path or env.is_unknown():
+            return
+        for child in node.children.values():
+            layers = [leaf for leaf in child.leaves() if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)]
+            for leaf in layers if INPUTS.search(child.name) else ():
+                size = leaf.weight[-2] if leaf.transposed else leaf.weight[1]
+                image = size == 3 and leaf.kind == "conv" and leaf.weight[2] > 1
+                derived = any(size == k * made for made in self.made for k in (1, 2, 3, 4))
+                if size > 1 and INPUTS.search(leaf.dotted) and (image or not derived) and not env.everywhere(size):
+                    self.inputs_of(env).add((Dim(size, role="input"),), spatial=leaf.kind == "conv")
+
+    def inputs_of(self, env: Env) -> Env:
+        """The environment of the root."""
+        while env.parent is not None and env.parent.parent is not None:
+            env = env.parent
+        return env
+
     def surely_first(self, node: Node) -> bool:
         """Whether names tell that a module of the root runs before the others."""
         top = self.root.children[node.path[0]]
@@ -503,6 +529,9 @@ class Flow:
     def lost(self, env: Env, node: Node) -> None:
         """Fixes what flows in and out of modules that are not understood."""
         self.warnings.append(f"what {node.dotted or 'the network'} reads is not understood")
+        wanted = first_read(node)
+        if wanted is not None:
+            self.unknown_sizes.add(wanted)
         outer = env.parent
         beyond = outer.entries[-1:] if outer and outer.only_last else outer.entries if outer else []
         for entry in [*env.entries, *env.inputs, *beyond]:

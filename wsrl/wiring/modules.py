@@ -81,7 +81,7 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             flow.read(env, [last])
             tie(last.value[0], view(half, outer=2))
             return (half,)
-        if node.kind == "linear" and last.spatial and size % width == 0 and size > width:
+        if node.kind == "linear" and last.spatial and size % width == 0 and size > width > 1:
             flow.read(env, [last])
             taps = size // width
             if len(last.value) == 1:
@@ -277,8 +277,8 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     read = {id(e): e.read for e in env.made}
     entry = flow.pick(env, size, node, newest) if env.visible(size) or env.is_unknown() else None
     if entry is None:
-        last = env.last() if flow.parts else None
-        merged = last is not None and size == 4 * size_of(last.value)
+        last = env.last()
+        merged = last is not None and size == 4 * size_of(last.value) and not last.spatial
         value = _repeated(flow, node, env, last, size) if last is not None and merged else None
         value = value or _joined(flow, env, size)
         for own in env.made:

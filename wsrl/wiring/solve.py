@@ -5,15 +5,16 @@ from collections.abc import Mapping
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.attention import Attention
+from wsrl.wiring.blocks import run_dense_block, run_token_mixing
 from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Segment
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
-from wsrl.wiring.flow import Env, Flow, finish
+from wsrl.wiring.flow import Env, Flow, finish, numbered
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.state_space import run_state_space
-from wsrl.wiring.tree import natural, parse_tree
+from wsrl.wiring.tree import Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
 
 
@@ -29,7 +30,7 @@ def solve(checkpoint: Checkpoint) -> Claim:
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
     attention = Attention(config, shapes)
-    flow = Flow(root, (run_unusual, run_experts, run_state_space, run_transform, attention.run), run_module)
+    flow = Flow(root, (run_unusual, run_dense_block, run_token_mixing, run_experts, run_state_space, run_transform, attention.run), run_module)
     env = Env()
     _run_root(flow, env)
     attention.finish(flow)
@@ -42,9 +43,10 @@ def solve(checkpoint: Checkpoint) -> Claim:
 
 
 def _run_root(flow: Flow, env: Env) -> None:
-    if not flow.run_block(flow.root, env):
+    root = Node((), children={"": flow.root}) if numbered(flow.root) else flow.root  # a list runs as a member
+    if not flow.run_block(root, env):
         env.unknown = True
-        flow.run_block(flow.root, env)
+        flow.run_block(root, env)
 
 
 def tied_head(config: dict, shapes: dict) -> bool:

@@ -1,0 +1,57 @@
+"""Blocks that the order of their modules alone does not tell: layers that join all maps before them, mixing of tokens."""
+
+import re
+
+from wsrl.wiring.dims import Dim, mark, size_of
+from wsrl.wiring.flow import Env, Flow, first_read
+from wsrl.wiring.tree import Node, sorted_children
+
+TOKENS = re.compile(r"(mlp|linear|fc)_tokens?|tokens?_mlp|token_mixing", re.I)
+
+
+def run_dense_block(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs a block of DenseNet (Huang et al., 2017), whose layers read all maps before them, the oldest first."""
+    if not node.children or not all(re.fullmatch(r"denselayer\d+", name) for name in node.children):
+        return None
+    layers = sorted_children(node)
+    width = first_read_by_norm(layers[0])
+    entry = flow.pick(env, width, node) if width else None
+    if entry is None:
+        return False
+    value = entry.value
+    for layer in layers:
+        own = Env(only_last=True, node=node)
+        own.made = env.made
+        given = own.add(value, spatial=True)
+        if not flow.run(layer, own) or own.entries[-1] is given:
+            flow.lost(env, layer)
+            return True
+        value += own.entries[-1].value
+        for made in own.entries:
+            made.read = True
+    env.add(value, spatial=True)
+    return True
+
+
+def first_read_by_norm(layer: Node) -> int | None:
+    """What a layer reads that starts with a norm."""
+    norms = [leaf for leaf in layer.leaves() if leaf.kind == "norm"]
+    return norms[0].weight[0] if norms and "weight" in norms[0].tensors else None
+
+
+def run_token_mixing(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs layers along the tokens (Tolstikhin et al., MLP-Mixer, 2021): places are ordered, hidden units are not."""
+    if not TOKENS.fullmatch(node.name) or any(leaf.kind not in ("linear", "norm") for leaf in node.leaves()):
+        return None
+    if env.last() is None and not env.is_unknown():
+        return False
+    tokens = first_read(node)
+    if tokens is None or env.visible(tokens) or env.is_unknown():
+        return None
+    own = Env(node=node.parent)
+    own.add((Dim(tokens, role="input"),))
+    ran = flow.run_leaf(flow, node, own, False) if node.kind == "linear" else flow.run_block(node, own)
+    for entry in own.made:
+        if size_of(entry.value) == tokens:
+            mark(entry.value, "input")
+    return ran
