@@ -284,6 +284,7 @@ BOMBS = {
 def test_memory_is_bounded(name, monkeypatch):
     margin = 1 << 18
     monkeypatch.setattr("wsrl.readers.mapped.MARGIN", margin)
+    monkeypatch.setattr("wsrl.readers.budget.DESCRIPTION", 0)
     data = BOMBS[name]
     stream = io.BytesIO(data)
     tracemalloc.start()

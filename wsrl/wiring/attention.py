@@ -385,7 +385,8 @@ class Attention:
             kv_heads = heads // repeat if repeat and heads % repeat == 0 else 0
             # LeViT's code keeps an indexed copy of its biases, so that new ones in a file may not reach the heads
             exact = len(counts) == 1 and not any("attention_biases" in leaf.dotted for leaf in rest)
-            either = "qkv" in parts and any(".rel_pos." in leaf.dotted for leaf in rest)  # part by part or head by head
+            mixed = (".rel_pos.", "attention_biases")
+            either = "qkv" in parts and any(word in leaf.dotted for word in mixed for leaf in rest)  # part by part or head by head
             exact = exact and not either
             if exact and kv_heads > 1 and not self.alibi and v.size % kv_heads == 0 and k.size % kv_heads == 0 and q.size % k.size == 0:
                 group = Dim(kv_heads)
@@ -394,7 +395,7 @@ class Attention:
                 self.heads.setdefault(heads, []).append(group)
                 return
             self._within(q, k, v, dim_q, out_width)
-            if either and not self.rotary:
+            if either and not self.rotary and q.size == v.size:
                 tie(q.find()[0], v.find()[0])
             elif either:
                 fix((q, k, v))

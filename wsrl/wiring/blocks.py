@@ -55,3 +55,19 @@ def run_token_mixing(flow: Flow, node: Node, env: Env) -> bool | None:
         if size_of(entry.value) == tokens:
             mark(entry.value, "input")
     return ran
+
+
+def run_position_features(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs a layer that turns fixed features of positions into an embedding (El-Nouby et al., XCiT, 2021)."""
+    leaves = list(node.leaves())
+    if node.name != "pos_embed" or len(leaves) != 1 or leaves[0].kind not in ("conv", "linear"):
+        return None
+    own = Env(node=node)
+    own.made = env.made
+    features = own.add((Dim(leaves[0].weight[1], role="input"),), spatial=True)
+    features.read = True
+    if not flow.run_leaf(flow, leaves[0], own, True):
+        return None
+    own.entries[-1].read = True
+    env.add(own.entries[-1].value, spatial=True)
+    return True

@@ -130,8 +130,12 @@ def waits(node: Node, pending: list[Node]) -> bool:
     any without a number (`conv1`, `attention`, `conv3`)."""
     series = SERIES.fullmatch(node.name)
     if series:
-        others = [SERIES.fullmatch(other.name) for other in pending]
-        return any(m and m[1] == series[1] and int(m[2]) < int(series[2]) for m in others)
+        others = [m for other in pending if (m := SERIES.fullmatch(other.name))]
+        return any((int(m[2]), m[1]) < (int(series[2]), series[1]) for m in others)
+    if node.kind == "norm" and node.parent is not None and len(node.parent.children) == 2:
+        size = node.tensors[next(iter(node.tensors))][1][:1]
+        layers = [c for c in pending if c.parent is node.parent and c.kind in ("linear", "conv") and not c.transposed]
+        return any((c.units,) == size != c.weight[1:2] for c in layers)
     match = STEM.fullmatch(node.name)
     if not match or match[1] in NORM_STEMS or node.parent is None:
         return False
@@ -157,6 +161,7 @@ def _number(digits: str, parent: Node) -> int | float:
 def zipped(node: Node) -> list[Node] | None:
     """Members of sibling lists of one length, which may run in turns (`patch_embed.0`, `block.0`, `patch_embed.1`, ...)."""
     lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1 and not LATE.search(c.name)]
+    lists = [c for c in lists if not re.search(r"\d$", c.name)]  # `layer1` runs before `layer2`
     if sum(all(m.kind in ("conv", "linear") for m in c.children.values()) for c in lists) > 1:
         return None  # branches beside branches
     same = [c for c in lists if sum(len(c.children) == len(o.children) for o in lists) > 1]
@@ -186,6 +191,8 @@ def rank(child: Node) -> tuple[int, int]:
     if child.kind == "parameter":
         return (4, 0)
     early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
+    if re.fullmatch(r"down_?proj", child.name):
+        return (2, 0)
     return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name) and not child.name.endswith("_input"))))
 
 
@@ -394,7 +401,7 @@ class Flow:
             ran_any = True
         inner.entries += beside
         if not chain and env.parent is not None:
-            given = [c for c in pending if c.kind == "linear" and self.run_first(c, inner, env)]
+            given = [c for c in pending if c.kind == "linear" and not LATE.search(c.name) and self.run_first(c, inner, env)]
             pending = [c for c in pending if c not in given]
             ran_any = ran_any or bool(given)
         while pending:

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import gcd
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie, tie_values, view
-from wsrl.wiring.flow import SECOND, Entry, Env, Flow
+from wsrl.wiring.flow import SECOND, SHORTCUT, Entry, Env, Flow
 from wsrl.wiring.tree import Node
 
 TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|register", re.I)
@@ -77,7 +77,10 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
         width = size_of(last.value)
         own = last in env.entries
         if width == 2 * size and own and NARROWING.fullmatch(node.name) and len(last.value) == 1:
-            half = Dim(size)
+            mixed = _mixed_parts(node, size)
+            half = Dim(size, fixed=bool(mixed))
+            for part in mixed:
+                fix([dim for entry in env.everywhere(part) for dim in entry.value])
             flow.read(env, [last])
             tie(last.value[0], view(half, outer=2))
             return (half,)
@@ -95,6 +98,13 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             return joined
     entry = flow.pick(env, size, node, newest)
     return entry.value if entry else None
+
+
+def _mixed_parts(node: Node, size: int) -> list[int]:
+    """Sizes of depthwise convolutions beside a gated layer that treat only some of its units (MambaOut)."""
+    beside = node.parent.children.values() if node.parent else ()
+    depthwise = [c.weight[0] for c in beside if c.kind == "conv" and c.weight[1] == 1 and not c.transposed]
+    return [n for n in depthwise if n not in (size, 2 * size)]
 
 
 def _repeated(flow: Flow, node: Node, env: Env, last: Entry, size: int) -> Value | None:
@@ -162,6 +172,10 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     if fan_in == 1 and env.visible(units) and units > 1:  # depthwise
         entry = flow.pick(env, units, node, newest)
         assert entry is not None
+        given = env.parent.last() if env.parent is not None else None
+        if given is not None and _multiplies(node, size_of(given.value)):
+            fix(given.value)
+            fix(entry.value)
         flow.put(name, axis_out, entry.value)
         flow.put_vectors(node, entry.value)
         entry.spatial = True
@@ -200,6 +214,16 @@ def _conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         tie_values(value, out)  # which axis is which cannot be told
     env.add(out, spatial=True)
     return True
+
+
+def _multiplies(node: Node, given: int) -> bool:
+    """Whether a depthwise convolution may return several maps for each that its block is given: no layer widens them before
+    it, only one beside it."""
+    units = node.weight[0]
+    beside = node.parent.children.values() if node.parent else ()
+    convs = [(c, leaf) for c in beside if c is not node and (c.kind == "conv" or SHORTCUT.search(c.name)) for leaf in c.leaves()]
+    wide = [c for c, leaf in convs if leaf.kind == "conv" and leaf.units == units]
+    return 1 < given < units and units % given == 0 and bool(wide) and all(SHORTCUT.search(c.name) for c in wide)
 
 
 def _across_channels(flow: Flow, node: Node, env: Env) -> bool:
@@ -300,7 +324,8 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
 def _loosen_group_norm(node: Node, entry: Entry) -> None:
     """Norms beside convolutions that keep no statistics may be group norms of up to 32 groups, or of groups of 8 and more."""
     named = re.search(r"group_?norm|^gn\d*$", node.name, re.I)
-    beside = node.parent is not None and any(c.kind == "conv" for c in node.parent.children.values())
+    siblings = node.parent.children.values() if node.parent else ()
+    beside = any(c.kind == "conv" and not c.name.startswith("proj") for c in siblings)
     if "mean" in node.tensors or not (named or (beside and entry.spatial and re.fullmatch(r"norm\d*|bn\d*", node.name))):
         return
     for dim in entry.value:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.attention import Attention
-from wsrl.wiring.blocks import run_dense_block, run_token_mixing
+from wsrl.wiring.blocks import run_dense_block, run_position_features, run_token_mixing
 from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Segment
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
@@ -30,7 +30,7 @@ def solve(checkpoint: Checkpoint) -> Claim:
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
     attention = Attention(config, shapes)
-    flow = Flow(root, (run_unusual, run_dense_block, run_token_mixing, run_experts, run_state_space, run_transform, attention.run), run_module)
+    flow = Flow(root, (run_unusual, run_dense_block, run_token_mixing, run_position_features, run_experts, run_state_space, run_transform, attention.run), run_module)
     env = Env()
     _run_root(flow, env)
     attention.finish(flow)

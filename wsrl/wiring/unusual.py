@@ -26,6 +26,9 @@ UNUSUAL = (
     (re.compile(r".*"), {"conv_exp", "conv_transition"}),
     # Inception joins branches of several widths
     (re.compile(r"Mixed_\w+"), set()),
+    (re.compile(r".*"), {"branch0", "branch1"}),
+    # CrossViT exchanges tokens between two streams
+    (re.compile(r".*"), {"blocks", "fusion", "projs", "revert_projs"}),
     # vector quantisation looks up the nearest code
     (re.compile(r"(.*[._])?(quantizer|codebook|vq\w*)"), set()),
     # bilinear attention multiplies maps of rows and of columns
