@@ -44,7 +44,9 @@ class RandomModel:
         if self._of_transformers:
             self._model.save_pretrained(folder)
         else:
-            save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, self.path)
+            names = {(t.data_ptr(), t.shape): name for name, t in reversed(model.state_dict().items()) if t.numel()}
+            shared = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if tensor.numel()}
+            save_file({name: shared[name] for name in names.values()}, self.path)  # tied tensors once
         self._tensors = load_file(self.path)
         self._moved = folder / "moved"
         self._outputs = self._run(self._with({}))
@@ -66,7 +68,7 @@ class RandomModel:
         state = {name: tensors.get(name, tensor) for name, tensor in self._tensors.items()}
         state = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
         if not self._of_transformers:
-            self._model.double().load_state_dict(state)
+            self._model.double().load_state_dict(state, strict=False)  # the other names of tied tensors follow
             return self._model
         self._moved.mkdir(exist_ok=True)
         self._model.config.save_pretrained(self._moved)

@@ -103,7 +103,10 @@ def check_wsrl(command: str) -> None:
 CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python -m experiments\.main( .*)?", lambda words: check_main_job(words[2:])),
     (r"python -m experiments\.benchmark( .*)?", check_benchmark),
-    (r"python -m experiments\.(fuzz|stream_benchmark|verify)( .*)?", lambda words: check_module(words[2].split(".")[1])),
+    (
+        r"python -m experiments\.(fuzz|stream_benchmark|verify)( .*)?",
+        lambda words: check_module(words[2].split(".")[1]),
+    ),
     (r"launch/tpu_vm\.sh .*", check_tpu),
     (r"pip install .*", check_install),
     (r"pytest|pyright|ruff .*", check_ci),

@@ -1,10 +1,12 @@
-"""Blocks that the order of their modules alone does not tell: layers that join all maps before them, mixing of tokens."""
+"""Blocks that the order of modules does not tell: layers that join all maps before them, mixing of tokens."""
 
 import re
 
 from wsrl.wiring.dims import Dim, mark, size_of
-from wsrl.wiring.flow import Env, Flow, first_read
+from wsrl.wiring.flow import Flow
+from wsrl.wiring.order import SERIES, first_read
 from wsrl.wiring.tree import Node, sorted_children
+from wsrl.wiring.values import Env
 
 TOKENS = re.compile(r"(mlp|linear|fc)_tokens?|tokens?_mlp|token_mixing", re.I)
 
@@ -30,6 +32,27 @@ def run_dense_block(flow: Flow, node: Node, env: Env) -> bool | None:
         for made in own.entries:
             made.read = True
     env.add(value, spatial=True)
+    return True
+
+
+def run_dense_stages(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs the blocks of DenseNet and the transitions between them one after the other."""
+    if not {"denseblock1", "transition1"} <= node.children.keys():
+        return None
+
+    def place(child: Node) -> tuple[int, str]:
+        match = SERIES.fullmatch(child.name)
+        last = child.name == "norm5"
+        return (int(match[2]), match[1]) if match else (99 if last else 0, "")
+
+    inner = Env(env, only_last=True, node=node)
+    for i, child in enumerate(sorted(sorted_children(node), key=place)):
+        if not flow.run_next(child, inner, i > 0):
+            if i == 0:
+                return False
+            flow.lost(inner, child)
+            flow.run_lost([child], inner)
+    flow.export(inner, env, node)
     return True
 
 

@@ -1,8 +1,9 @@
 """Dimensions of neurons and how they are tied.
 
-A `Dim` is a number of units that lie along some axis. Dims that must be permuted together are tied; ties may have structure:
-a dim may be `outer x base x inner` entries of a smaller one (heads of attention, gates of an LSTM, maps that were
-flattened), so that only permutations of the base are left. Ties form a union-find forest whose links carry the two factors.
+A `Dim` is a number of units that lie along some axis. Dims that must be permuted together are tied; ties may have
+structure: a dim may be `outer x base x inner` entries of a smaller one (heads of attention, gates of an LSTM, maps that
+were flattened), so that only permutations of the base are left. Ties form a union-find forest whose links carry the two
+factors.
 
 Tying too much is safe: a permutation that acts on two groups alike is a symmetry if both are. Tying too little is not.
 So whatever is ambiguous is tied, and what is not understood is fixed.

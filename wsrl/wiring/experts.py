@@ -1,8 +1,9 @@
-"""Mixtures of experts whose weights are stacked: `gate_up_proj` [experts, 2 x hidden, in], `down_proj` [experts, out, hidden]."""
+"""Experts with stacked weights: `gate_up_proj` [experts, 2 x hidden, in], `down_proj` [experts, out, hidden]."""
 
 from wsrl.wiring.dims import Dim, fix, view
-from wsrl.wiring.flow import Env, Flow
+from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
 
 
 def run_experts(flow: Flow, node: Node, env: Env) -> bool | None:

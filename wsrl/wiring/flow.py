@@ -1,206 +1,38 @@
 """Follows values through the tree of modules, from the inputs to the outputs.
 
-Names do not say in which order modules run, only roughly. So a module runs as soon as something of the size that it reads
-is there: in a list the value before it, among named modules every value of that size, tied together where there are
-several. A block that returns the size that it read may be residual, so its output is tied to its input. Where nothing
-fits, what flows in and out is fixed and the modules below are looked at on their own.
+Names do not say in which order modules run, only roughly. So a module runs as soon as something of the size that it
+reads is there: in a list the value before it, among named modules every value of that size, tied together where there
+are several. A block that returns the size that it read may be residual, so its output is tied to its input. Where
+nothing fits, what flows in and out is fixed and the modules below are looked at on their own.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values
-from wsrl.wiring.tree import Node, Shape, natural, sorted_children
-
-EARLY = re.compile(
-    r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$", re.I
+from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values
+from wsrl.wiring.order import (
+    CROSS,
+    EARLY,
+    FAR,
+    GATE,
+    INPUTS,
+    LATE,
+    SECOND,
+    STEM,
+    chain_of,
+    first_read,
+    may_be_grouped,
+    norm_first_by_names,
+    numbered,
+    order,
+    rank,
+    shortcuts,
+    signature,
+    waits,
+    zipped,
 )
-LATE = re.compile(
-    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict|_post$", re.I
-)
-INPUTS = re.compile(r"embed|patch|stem|encoder|vision|audio|image|feature_proj", re.I)
-SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
-SIDE = re.compile(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
-CROSS = re.compile(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
-SHORTCUT = re.compile(r"^(down_?sample|shortcut|skip|proj_shortcut|res_?conv|residual_conv|identity_conv|skip_connection)$", re.I)
-FAR = re.compile(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
-GATE = re.compile(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
-STEM = re.compile(r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?")
-SERIES = re.compile(r"(denseblock|transition)(\d+)")
-NORM_STEMS = ("bn", "norm", "batchnorm", "layernorm")
-
-
-@dataclass(eq=False)
-class Entry:
-    """A value in reach of modules.
-
-    Attributes:
-      value: dims, one after the other.
-      read: whether a module has read it.
-      spatial, dense: whether it comes from a convolution, from a dense layer.
-      heads: whether it is the result of attention that only an output projection reads.
-      returned: whether a member of a list returns it.
-      env: where it was put in reach.
-      looked_up: whether it comes from an embedding.
-      source: the value within a block that the block returned as this one.
-    """
-
-    value: Value
-    read: bool = False
-    spatial: bool = False
-    dense: bool = False
-    heads: bool = False
-    returned: bool = False
-    looked_up: bool = False
-    env: "Env | None" = None
-    source: "Entry | None" = None
-
-
-@dataclass(eq=False)
-class Env:
-    """Values in reach, newest last.
-
-    Attributes:
-      parent: where to look further; None at the root.
-      only_last: only the newest value is in reach (members of a list).
-      unknown: values of any size may flow here.
-      inputs: entries of outer environments that were read from here.
-      made: all entries of all environments.
-      node: the module whose children run here.
-    """
-
-    parent: "Env | None" = None
-    entries: list[Entry] = field(default_factory=list)
-    only_last: bool = False
-    unknown: bool = False
-    inputs: list[Entry] = field(default_factory=list)
-    made: list[Entry] = field(default_factory=list)
-    node: Node | None = None
-
-    def __post_init__(self) -> None:
-        if self.parent is not None:
-            self.made = self.parent.made
-
-    def visible(self, size: int) -> list[Entry]:
-        """Entries of a size here, or else further up."""
-        entries = self.entries[-1:] if self.only_last else self.entries + self.inputs
-        found = [e for e in entries if size_of(e.value) == size]
-        if not self.only_last and self.entries and not any(e in self.entries for e in found):
-            found = []
-        if found or (self.only_last and self.entries) or self.unknown or self.parent is None:
-            return found
-        return self.parent.visible(size)
-
-    def everywhere(self, size: int) -> list[Entry]:
-        """Entries of a size here and all the way up."""
-        own = [e for e in self.entries if size_of(e.value) == size]
-        return own + (self.parent.everywhere(size) if self.parent else [])
-
-    def reachable(self) -> list[Entry]:
-        """All entries in reach."""
-        return self.entries + (self.parent.reachable() if self.parent and not self.unknown else [])
-
-    def last(self) -> Entry | None:
-        """The newest entry in reach."""
-        if self.entries or self.unknown or self.parent is None:
-            return self.entries[-1] if self.entries else None
-        return self.parent.last()
-
-    def is_unknown(self) -> bool:
-        """Whether anything may flow here."""
-        known = self.only_last and self.entries
-        return self.unknown or (not known and self.parent is not None and self.parent.is_unknown())
-
-    def add(self, value: Value, source: Entry | None = None, **more: bool) -> Entry:
-        """Puts a new value in reach."""
-        entry = Entry(value, env=self, source=source, **more)
-        self.entries.append(entry)
-        self.made.append(entry)
-        return entry
-
-
-def numbered(node: Node) -> bool:
-    """Whether the children are members of a list."""
-    return bool(node.children) and all(name.isdigit() for name in node.children)
-
-
-def waits(node: Node, pending: list[Node]) -> bool:
-    """Whether a module still has to run first: of its name with a smaller number, or, where its number leaves out one,
-    any without a number (`conv1`, `attention`, `conv3`)."""
-    series = SERIES.fullmatch(node.name)
-    if series:
-        others = [m for other in pending if (m := SERIES.fullmatch(other.name))]
-        return any((int(m[2]), m[1]) < (int(series[2]), series[1]) for m in others)
-    if node.kind == "norm" and node.parent is not None and len(node.parent.children) == 2:
-        size = node.tensors[next(iter(node.tensors))][1][:1]
-        layers = [c for c in pending if c.parent is node.parent and c.kind in ("linear", "conv") and not c.transposed]
-        return any((c.units,) == size != c.weight[1:2] for c in layers)
-    match = STEM.fullmatch(node.name)
-    if not match or match[1] in NORM_STEMS or node.parent is None:
-        return False
-    number = (_number(match[2], node.parent), match[3])
-    before = [m for name in node.parent.children if (m := STEM.fullmatch(name)) and m[1] == match[1]]
-    gap = 1 < number[0] < 10 and bool(before) and not any(_number(m[2], node.parent) in (number[0] - 1, number[0]) and m[0] != match[0] for m in before)
-    for other in pending:
-        m = STEM.fullmatch(other.name)
-        if other is node or other.parent is not node.parent or other.kind == "parameter":
-            continue
-        if other.kind != "norm" and m and m[1] == match[1] and (_number(m[2], node.parent), m[3]) < number:
-            return True
-        if gap and not m and not SIDE.search(other.name) and not LATE.search(other.name):
-            return True
-    return False
-
-
-def _number(digits: str, parent: Node) -> int | float:
-    """`fc21` among a few layers is the first of two second ones."""
-    return int(digits) if len(digits) < 2 or len(parent.children) > 9 else int(digits[0]) + int(digits[1:]) / 10 ** len(digits)
-
-
-def zipped(node: Node) -> list[Node] | None:
-    """Members of sibling lists of one length, which may run in turns (`patch_embed.0`, `block.0`, `patch_embed.1`, ...)."""
-    lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1 and not LATE.search(c.name)]
-    lists = [c for c in lists if not re.search(r"\d$", c.name)]  # `layer1` runs before `layer2`
-    if sum(all(m.kind in ("conv", "linear") for m in c.children.values()) for c in lists) > 1:
-        return None  # branches beside branches
-    same = [c for c in lists if sum(len(c.children) == len(o.children) for o in lists) > 1]
-    if len(same) < 2:
-        return None
-    found = []
-    for child in order(node):
-        if child not in same:
-            found.append((0 if EARLY.search(child.name) else 1_000, len(found), child))
-        else:
-            found += [(1 + int(name), len(found), member) for name, member in child.children.items()]
-    found.sort(key=lambda item: (item[0], item[1]))
-    return [child for *_, child in found]
-
-
-def order(node: Node) -> list[Node]:
-    """Children in the order in which they probably run."""
-
-    children = sorted_children(node)
-    if GATE.search(node.name):  # what narrows comes before what widens
-        children.sort(key=lambda c: bool(re.search(r"expand|excite|up", c.name, re.I)))
-    return sorted(children, key=rank)
-
-
-def rank(child: Node) -> tuple[int, int]:
-    """Where a module probably runs among those beside it, by its name."""
-    if child.kind == "parameter":
-        return (4, 0)
-    early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
-    if re.fullmatch(r"down_?proj", child.name):
-        return (2, 0)
-    return (3 if late else 0 if early else 1, int(bool(SECOND.search(child.name) and not child.name.endswith("_input"))))
-
-
-def shortcuts(node: Node) -> list[Node]:
-    """Children that read what their block is given and run beside the others."""
-    if any(numbered(child) and not SHORTCUT.search(child.name) for child in node.children.values()):
-        return []
-    return [c for c in sorted_children(node) if SHORTCUT.search(c.name) and c.kind != "norm"]
+from wsrl.wiring.tree import Node, Shape, sorted_children
+from wsrl.wiring.values import Entry, Env
 
 
 class Flow:
@@ -239,7 +71,7 @@ class Flow:
             elif leaf.kind == "recurrent":
                 widths = {shape[-1] for name, (_, shape) in leaf.tensors.items() if re.match("weight_(hh|hr)", name)}
                 self.made |= widths | {2 * n for n in widths}
-        self.norm_first = _norm_first(root)
+        self.norm_first = norm_first_by_names(root)
 
     # what lies along the axes
 
@@ -401,14 +233,20 @@ class Flow:
             ran_any = True
         inner.entries += beside
         if not chain and env.parent is not None:
-            given = [c for c in pending if c.kind == "linear" and not LATE.search(c.name) and self.run_first(c, inner, env)]
+            given = [
+                c for c in pending if c.kind == "linear" and not LATE.search(c.name) and self.run_first(c, inner, env)
+            ]
             pending = [c for c in pending if c not in given]
             ran_any = ran_any or bool(given)
         while pending:
             late = [c for c in pending if LATE.search(c.name)] if env.parent is None else []
             first = [c for c in pending if c not in late] or pending
             second = [c for c in first if SECOND.search(c.name)] if env.parent is None and inner.entries else []
-            ready = self.next_ready([c for c in first if c not in second], inner, ran_any) if 0 < len(second) < len(first) else None
+            ready = (
+                self.next_ready([c for c in first if c not in second], inner, ran_any)
+                if 0 < len(second) < len(first)
+                else None
+            )
             ready = ready or self.next_ready(first, inner, ran_any)
             if ready is None and late and len(first) < len(pending):
                 if self.feed(inner):
@@ -427,7 +265,9 @@ class Flow:
             self.run(child, inner)
         if not chain:
             self.merge(inner.entries)
-        if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts, one after the other
+        if (
+            "cheap_operation" in node.children and inner.entries
+        ):  # a ghost module may return both parts, one after the other
             both = env.add(inner.entries[-1].value * 2, spatial=True)
             both.read = True
         if gate and inner.inputs and inner.entries and not inner.is_unknown():
@@ -450,12 +290,12 @@ class Flow:
             stages = [([c for c in pending if c not in late], False, False)]
         if ran_any or self.parts or inner.parent is None:
             stages.append((stages[0][0], True, False))
-        if inner.parent is not None and inner.parent.parent is None or self.far:
+        if (inner.parent is not None and inner.parent.parent is None) or self.far:
             stages.append((pending, True, True))
         stages = [(sorted(c, key=lambda child: child.kind == "norm"), p, f) for c, p, f in stages]
         for candidates, parts, far in stages:
             before = self.parts, self.far
-            self.parts, self.far = parts or self.parts and inner.parent is None, far or self.far
+            self.parts, self.far = parts or (self.parts and inner.parent is None), far or self.far
             try:
                 for child in candidates:
                     if not waits(child, pending) and self.run(child, inner):
@@ -479,7 +319,9 @@ class Flow:
         produced = {size_of(e.value) for e in env.entries}
         sums = {a + b for a in produced for b in produced} | {k * a for a in produced for k in range(2, 65)}
         images = [
-            (s, n) for s, n in wanted if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
+            (s, n)
+            for s, n in wanted
+            if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
         ]
         sources = [(s, n) for s, n in wanted if s not in self.made_before(n) and s > 1 and not LATE.search(n.path[0])]
         first = wanted if not env.entries else []
@@ -495,14 +337,24 @@ class Flow:
         if not EARLY.search(node.path[0]):
             return self.made
         late = {n: c for n, c in self.root.children.items() if LATE.search(n)}
-        return {leaf.units for n, c in self.root.children.items() if n not in late for leaf in c.leaves() if leaf.kind in ("linear", "conv", "embedding")}
+        return {
+            leaf.units
+            for n, c in self.root.children.items()
+            if n not in late
+            for leaf in c.leaves()
+            if leaf.kind in ("linear", "conv", "embedding")
+        }
 
     def feed_encoders(self, node: Node, env: Env) -> None:
         """Makes inputs of the network that encoders and embeddings within a block read: images, spectra, features."""
         if any(name.isdigit() for name in node.path) or not node.path or env.is_unknown():
             return
         for child in node.children.values():
-            layers = [leaf for leaf in child.leaves() if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)]
+            layers = [
+                leaf
+                for leaf in child.leaves()
+                if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)
+            ]
             for leaf in layers if INPUTS.search(child.name) else ():
                 size = leaf.weight[-2] if leaf.transposed else leaf.weight[1]
                 image = size == 3 and leaf.kind == "conv" and leaf.weight[2] > 1
@@ -522,7 +374,9 @@ class Flow:
         while len(top.parent.children) == 1 and len(top.path) < len(node.path):  # type: ignore[union-attr]
             top = top.children[node.path[len(top.path)]]
         beside = [c for c in order(top.parent) if c.kind not in ("norm", "parameter")]  # type: ignore[arg-type]
-        return beside[0] is top and (len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit()))
+        return beside[0] is top and (
+            len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit())
+        )
 
     def merge(self, entries: list[Entry]) -> None:
         """Ties values of one size."""
@@ -574,7 +428,9 @@ class Flow:
         for entry in first.values():
             if inner.unknown:
                 fix(entry.value)
-            env.add(entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage, source=entry)
+            env.add(
+                entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage, source=entry
+            )
         if inner.unknown:
             env.unknown = True
 
@@ -596,141 +452,3 @@ def run_unknown(flow: Flow, node: Node, env: Env) -> bool:
     if last is not None:
         env.add(last.value, spatial=last.spatial)
     return True
-
-
-def _norm_first(root: Node) -> dict[frozenset[str], bool | None]:
-    """Whether `norm1` comes before `conv1`, for each set of names of a block's layers, by the sizes of all such blocks."""
-    votes: dict[frozenset[str], list[bool]] = {}
-    for node in _containers(root):
-        vote = votes.setdefault(signature(node), [True, True])
-        for name, child in node.children.items():
-            match = re.fullmatch(r"(?:bn|norm)_?(\d+)", name)
-            conv = node.children.get(f"conv{match[1]}") if match else None
-            if match and conv is not None and conv.kind == "conv" and child.kind == "norm" and not conv.transposed:
-                size = child.tensors[next(iter(child.tensors))][1][0]
-                vote[0] &= size == conv.weight[1]
-                vote[1] &= size == conv.weight[0]
-    return {key: None if before == after else before for key, (before, after) in votes.items()}
-
-
-def first_read(node: Node) -> int | None:
-    """What the first layer of a module reads."""
-    for leaf in node.leaves():
-        if leaf.kind in ("linear", "conv"):
-            return leaf.weight[-2] if leaf.transposed else leaf.weight[1]
-    return None
-
-
-def may_be_grouped(node: Node, before: Entry | None) -> bool:
-    """Whether the first convolution of a module may read a value in groups."""
-    leaf = next((leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv")), None)
-    if leaf is None or leaf.kind != "conv" or before is None or leaf.transposed:
-        return False
-    groups, rest = divmod(size_of(before.value), leaf.weight[1])
-    return groups > 1 and rest == 0 and leaf.units % groups == 0 and max(leaf.weight[2:]) > 1
-
-
-def signature(node: Node) -> frozenset[str]:
-    """Names of a block's numbered layers."""
-    return frozenset(name for name in node.children if STEM.fullmatch(name))
-
-
-def _containers(node: Node) -> Iterable[Node]:
-    yield node
-    for child in node.children.values():
-        yield from _containers(child)
-
-
-def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
-    """Returns the numbered layers of a block (`conv1`, `bn1`, `conv2`, ...) in order if they fit one after the other."""
-    main = [c for c in node.children.values() if c.kind != "parameter" and not SIDE.search(c.name)]
-    matches = {c.name: STEM.fullmatch(c.name) for c in main}
-    if len(main) < 2 or not all(matches.values()) or not all(c.kind in ("linear", "conv", "norm") for c in main):
-        return None
-    convs = {m[2] for c in main if (m := matches[c.name]) and c.kind == "conv"}
-
-    def key(child: Node) -> tuple:
-        number = matches[child.name][2]  # type: ignore[index]
-        norm = child.kind == "norm"
-        group = 0 if child.kind == "conv" or (norm and number in convs) else 1
-        return (group, _number(number, node), matches[child.name][3], norm != bool(norm_first))  # type: ignore[index]
-
-    chain = sorted(main, key=key)
-    if norm_first is None and any(c.kind == "norm" for c in main) and any(c.kind == "conv" for c in main):
-        return None
-    current = 0
-    for child in chain:
-        if child.kind == "norm":
-            if current not in (0, child.tensors[next(iter(child.tensors))][1][0]):
-                return None
-            continue
-        out, fan_in = child.weight[:2]
-        if child.transposed:
-            fan_in, out = child.weight[-2:]
-        if current and fan_in != current and (current % fan_in or child.kind == "linear") and fan_in % current:
-            return None
-        current = out
-    return chain
-
-
-def finish(flow: Flow, env: Env, tied: bool) -> None:
-    """Marks what nothing has read as outputs; a tied head reads what has the width of the token embedding."""
-    widths = {size_of(v): v for v in flow.embedded}
-    vocabularies = {node.weight[0] for node in flow.root.leaves() if node.kind == "embedding"}
-    for entry in env.entries:
-        origin = entry
-        while origin.source is not None:
-            origin = origin.source
-        if tied and not entry.read and not origin.looked_up and size_of(entry.value) in widths:
-            tie_values(entry.value, widths[size_of(entry.value)])
-            entry.read = True
-    if flow.cyclic:
-        flow.warnings.append("which module reads the input is not certain")
-        for entry in env.made:
-            if entry.env is env or (entry.env is not None and entry.env.parent is env):
-                fix(entry.value)
-    for entry in env.made:
-        listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
-        if listed and size_of(entry.value) in flow.unknown_sizes:
-            fix(entry.value)
-        if not entry.read:
-            _fix_parts(entry, vocabularies)
-            if entry in env.entries and not env.unknown:
-                mark(entry.value, "output")
-            else:
-                fix(entry.value)
-
-
-SHUFFLED = (2, 3, 4, 6, 9, 16)
-
-
-def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
-    """What nothing is known to read may have been cut into maps, shuffled into pixels, used as scales and shifts of
-    narrower values beside it or as a matrix that multiplies them, or joined with others: those are fixed."""
-    size = size_of(unread.value)
-    entry: Entry | None = unread
-    while entry is not None and entry.env is not None and not entry.env.unknown:
-        tables = sum(e.looked_up for e in entry.env.entries)
-        for other in entry.env.entries:
-            times, rest = divmod(size, size_of(other.value))
-            cut = rest == 0 and size not in vocabularies and (times in SHUFFLED or 1 < times == size_of(other.value)) and other.read
-            joined = entry.looked_up and tables > 2 and size_of(other.value) > size
-            if (cut or joined) and all(d.find()[0].role == "hidden" for d in other.value):
-                fix(other.value)
-        if entry.source is None and _deep(entry.env) and size not in {size_of(e.value) for e in entry.env.inputs}:
-            for other in (*entry.env.entries, *entry.env.inputs):
-                fix(other.value)
-        entry = entry.source
-
-
-def _deep(env: Env) -> bool:
-    """Whether values of an environment are no outputs of the network: that of a block within a list, not of a head, and
-    not of a router."""
-    node = env.node
-    if node is None or env.only_last or not any(name.isdigit() for name in node.path):
-        return False
-    routes = node.parent is not None and ("experts" in node.children or "experts" in node.parent.children)
-    return not routes and not any(LATE.search(name) for name in node.path)
-
-
-__all__ = ["Dim", "Entry", "Env", "Flow", "finish", "natural", "numbered"]

@@ -1,8 +1,9 @@
-"""Latent attention (DeepSeek-AI, DeepSeek-V2, 2024, section 2.1): queries, keys and values come from small latent vectors."""
+"""Latent attention (DeepSeek-AI, DeepSeek-V2, 2024, section 2.1): queries, keys and values from latent vectors."""
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values, view
-from wsrl.wiring.flow import Env, Flow
+from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
 
 
 def run_latent_attention(flow: Flow, node: Node, env: Env, heads: int) -> bool | None:
@@ -44,7 +45,16 @@ def run_latent_attention(flow: Flow, node: Node, env: Env, heads: int) -> bool |
         fix(entry.value)
     result = (Dim(out[1][0]),)
     attach("o_proj", by_head(out[1][1]), result)
-    known = {"kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj", "q_a_proj", "q_a_layernorm", "q_b_proj", "q_proj"}
+    known = {
+        "kv_a_proj_with_mqa",
+        "kv_a_layernorm",
+        "kv_b_proj",
+        "o_proj",
+        "q_a_proj",
+        "q_a_layernorm",
+        "q_b_proj",
+        "q_proj",
+    }
     for name, child in node.children.items():
         flow.note(child, "attention")
         if name not in known:

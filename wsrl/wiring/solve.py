@@ -1,21 +1,26 @@
 """Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.attention import Attention
-from wsrl.wiring.blocks import run_dense_block, run_position_features, run_token_mixing
-from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Segment
+from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_features, run_token_mixing
+from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Product, Segment
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
-from wsrl.wiring.flow import Env, Flow, finish, numbered
+from wsrl.wiring.flow import Flow
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
+from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
+from wsrl.wiring.order import numbered
+from wsrl.wiring.outputs import finish
+from wsrl.wiring.scale import with_scales
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
+from wsrl.wiring.values import Env
 
 
 def solve(checkpoint: Checkpoint) -> Claim:
@@ -26,20 +31,34 @@ def solve(checkpoint: Checkpoint) -> Claim:
         shown = GraphFlow(graph, shapes, RULES)
         shown.run()
         return to_claim(shown, shapes)
-    root = parse_tree(shapes)
+    adapters = Adapters(shapes)
+    root = parse_tree(adapters.base)
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
-    attention = Attention(config, shapes)
-    flow = Flow(root, (run_unusual, run_dense_block, run_token_mixing, run_position_features, run_experts, run_state_space, run_transform, attention.run), run_module)
+    attention = Attention(config, adapters.base)
+    blocks = (
+        run_dense_stages,
+        run_dense_block,
+        run_token_mixing,
+        run_position_features,
+        run_experts,
+        run_state_space,
+        run_transform,
+    )
+    flow = Flow(root, (run_unusual, *blocks, attention.run), run_module)
     env = Env()
-    _run_root(flow, env)
+    if adapters.base:
+        _run_root(flow, env)
     attention.finish(flow)
-    if attention.unordered(flow):
-        flow.warnings.append("nothing tells positions apart: a fixed position code may order the units that it is added to")
+    if attention.unordered():
+        flow.warnings.append(
+            "nothing tells positions apart: a fixed position code may order the units that it is added to"
+        )
         for value in flow.embedded + attention.streams:
             fix(value)
-    finish(flow, env, tied_head(config, shapes))
-    return to_claim(flow, shapes)
+    finish(flow, env, tied_head(config, adapters.base))
+    claim = to_claim(flow, shapes, adapters.attach(flow, attention.products))
+    return with_scales(claim, checkpoint.metadata.get("activation"))
 
 
 def _run_root(flow: Flow, env: Env) -> None:
@@ -53,12 +72,15 @@ def tied_head(config: dict, shapes: dict) -> bool:
     """Whether the network ends with a head that shares the weights of the token embedding."""
     architectures = config.get("architectures") or []
     if architectures:
-        return bool(re.search(r"For[A-Z]|LMHead|MTModel|WithLM", str(architectures[0]))) and config.get("tie_word_embeddings", True) is not False
+        return (
+            bool(re.search(r"For[A-Z]|LMHead|MTModel|WithLM", str(architectures[0])))
+            and config.get("tie_word_embeddings", True) is not False
+        )
     prefixes = {name.split(".")[0] for name in shapes}
     return len(prefixes) == 1 and prefixes <= {"transformer", "model", "bert", "roberta", "gpt"}
 
 
-def to_claim(flow: Flow | GraphFlow, shapes: dict) -> Claim:
+def to_claim(flow: Flow | GraphFlow, shapes: dict, products: Sequence[Product] = ()) -> Claim:
     """Names the groups in the order in which tensors show them."""
     groups: dict[str, Neurons] = {}
     names: dict[int, str] = {}
@@ -81,6 +103,7 @@ def to_claim(flow: Flow | GraphFlow, shapes: dict) -> Claim:
 
     axes = {name: tuple(segments(value) for value in flow.axes[name]) for name in sorted(shapes, key=natural)}
     modules = tuple(
-        Module(path, kind, tuple(tensors)) for path, (kind, tensors) in sorted(flow.kinds.items(), key=lambda i: natural(i[0]))
+        Module(path, kind, tuple(tensors))
+        for path, (kind, tensors) in sorted(flow.kinds.items(), key=lambda i: natural(i[0]))
     )
-    return Claim(groups, {n: shapes[n] for n in axes}, axes, modules, warnings=tuple(flow.warnings))
+    return Claim(groups, {n: shapes[n] for n in axes}, axes, modules, tuple(products), warnings=tuple(flow.warnings))

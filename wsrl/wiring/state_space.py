@@ -1,8 +1,9 @@
 """State-space layers (Gu and Dao, Mamba, 2023): `in_proj`, `conv1d`, `x_proj`, `dt_proj`, `A_log`, `D`, `out_proj`."""
 
 from wsrl.wiring.dims import Dim, fix, tie_values, view
-from wsrl.wiring.flow import Env, Flow, run_unknown
+from wsrl.wiring.flow import Flow, run_unknown
 from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
 
 PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj", "conv1d", "A_log", "D")
 
@@ -14,7 +15,9 @@ def run_state_space(flow: Flow, node: Node, env: Env) -> bool | None:
     the two state vectors B and C one after the other, `A_log` is [units, state].
     """
     if not all(part in node.children for part in PARTS):
-        scan = any(name in node.children and node.children[name].kind == "parameter" for name in ("A", "A_log", "A_logs"))
+        scan = any(
+            name in node.children and node.children[name].kind == "parameter" for name in ("A", "A_log", "A_logs")
+        )
         return run_unknown(flow, node, env) if scan else None
     shapes = {part: next(iter(node.children[part].tensors.values()))[1] for part in ("A_log", "D")}
     weights = {part: node.children[part].tensors["weight"] for part in PARTS[:5]}
@@ -53,7 +56,7 @@ def run_state_space(flow: Flow, node: Node, env: Env) -> bool | None:
         if name not in PARTS and child.kind == "norm":
             size = child.tensors["weight"][1][0]
             choices = {"dt": step, "b": state, "c": state}
-            value = choices.get(name.split("_")[0].lower(), None)
+            value = choices.get(name.split("_")[0].lower())
             if value is not None and value.size == size:
                 flow.put_vectors(child, (value,), skip=())
             else:

@@ -8,7 +8,8 @@ Shape = tuple[int, ...]
 
 FIELDS = {
     "weight": "weight", "kernel": "weight", "embedding": "weight", "gamma": "weight", "scale": "weight", "w": "weight",
-    "depthwise_kernel": "weight", "embeddings": "weight", "weight_v": "weight", "bias": "bias", "beta": "bias", "b": "bias",
+    "depthwise_kernel": "weight", "embeddings": "weight", "weight_v": "weight",
+    "bias": "bias", "beta": "bias", "b": "bias",
     "mean": "mean", "running_mean": "mean", "moving_mean": "mean", "var": "variance", "running_var": "variance",
     "moving_variance": "variance", "num_batches_tracked": "count",
 }  # fmt: skip
@@ -116,8 +117,12 @@ def parse_tree(shapes: Mapping[str, Shape]) -> Node:
         if parts[0] in COLLECTIONS and len(parts) > 2:
             parts = parts[1:]
         last = parts[-1].removesuffix(":0")
-        recurrent = re.fullmatch(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?|recurrent_kernel|in_proj_(weight|bias)", last)
-        known = last in FIELDS and len(parts) > 1 and not (last in ("w", "b", "gamma", "beta", "scale") and len(shape) != 1)
+        recurrent = re.fullmatch(
+            r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?|recurrent_kernel|in_proj_(weight|bias)", last
+        )
+        known = (
+            last in FIELDS and len(parts) > 1 and not (last in ("w", "b", "gamma", "beta", "scale") and len(shape) != 1)
+        )
         node = root
         for i, part in enumerate(parts[:-1] if known or recurrent else parts):
             node = node.children.setdefault(part, Node((*node.path, *parts[len(node.path) : i + 1])))

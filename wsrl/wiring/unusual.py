@@ -2,8 +2,9 @@
 
 import re
 
-from wsrl.wiring.flow import Env, Flow, run_unknown
+from wsrl.wiring.flow import Flow, run_unknown
 from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
 
 UNUSUAL = (
     # ReXNet adds a narrow input to the first units of a wider output

@@ -1,0 +1,169 @@
+"""What convolutions read and return: grouped, depthwise, transposed, along the channels."""
+
+import re
+
+from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
+from wsrl.wiring.flow import Flow
+from wsrl.wiring.order import SECOND, SHORTCUT
+from wsrl.wiring.reading import read_value
+from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
+
+SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
+TRANSPOSE = re.compile(r"transp|deconv|^up|upsam|conv_t|tconv|convt", re.I)
+
+
+def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
+    """Runs a convolution; see `Flow.run`."""
+    name, shape = node.tensors["weight"]
+    last_axis = len(shape) - 1
+    axis_in, axis_out = (last_axis - 1, last_axis) if node.transposed else (1, 0)
+    bias = node.shape("bias")
+    if not node.transposed:
+        swapped = bias is not None and bias[0] == shape[1] != shape[0]
+        unreadable = not env.visible(shape[1]) and bool(env.visible(shape[0])) and shape[1] > 1
+        if (
+            swapped
+            or (TRANSPOSE.search(node.name) and (bias is None or bias[0] == shape[1]))
+            or (unreadable and TRANSPOSE.search(node.dotted) and (bias is None or bias[0] == shape[1]))
+        ):
+            axis_in, axis_out = 0, 1
+            flow.transposes = True
+    fan_in, units = shape[axis_in], shape[axis_out]
+    flow.note(node, "conv")
+    if fan_in == 1 and max(shape) == max(shape[2:] if not node.transposed else shape[:-2]) and units == 1:
+        return _across_channels(flow, node, env)
+    if fan_in == 1 and env.visible(units) and units > 1:  # depthwise
+        entry = flow.pick(env, units, node, newest)
+        assert entry is not None
+        given = env.parent.last() if env.parent is not None else None
+        if given is not None and _multiplies(node, size_of(given.value)):
+            fix(given.value)
+            fix(entry.value)
+        flow.put(name, axis_out, entry.value)
+        flow.put_vectors(node, entry.value)
+        entry.spatial = True
+        if entry in env.entries:
+            entry.read = False
+        return True
+    if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
+        flow.wanted.append((1, node))
+        return False
+    unread = any(not e.read for e in env.visible(fan_in))
+    follows = (bool(env.entries) and (flow.ordered or newest)) or bool(SECOND.search(node.dotted))
+    unflattened = _unflattened(flow, env, fan_in) if follows and not unread and not env.is_unknown() else None
+    if unflattened is not None:
+        value: Value | None = unflattened
+    elif env.visible(fan_in) or env.is_unknown():
+        entry = flow.pick(env, fan_in, node, newest)
+        assert entry is not None
+        value = entry.value
+    else:
+        value = _grouped(flow, node, env, fan_in, units, newest) if flow.parts else None
+        if value is not None:
+            out, value = value, None
+            flow.put(name, axis_out, out)
+            flow.put_vectors(node, out)
+            env.add(out, spatial=True)
+            return True
+        value = read_value(flow, node, env, fan_in, newest)
+    if value is None:
+        return False
+    flow.put(name, axis_in, value)
+    may_be_grouped = env.is_unknown() and (fan_in == 1 or any(n > 1 for n in node.weight[2:]))
+    out = (Dim(units, fixed=may_be_grouped),)
+    flow.put(name, axis_out, out)
+    flow.put_vectors(node, out)
+    if flow.transposes and fan_in == units and max(shape[2:], default=1) > 1 and not node.transposed:
+        tie_values(value, out)  # which axis is which cannot be told
+    env.add(out, spatial=True)
+    return True
+
+
+def _multiplies(node: Node, given: int) -> bool:
+    """Whether a depthwise convolution may return several maps for each that its block is given: none widens them before
+    it, only one beside it."""
+    units = node.weight[0]
+    beside = node.parent.children.values() if node.parent else ()
+    convs = [
+        (c, leaf)
+        for c in beside
+        if c is not node and (c.kind == "conv" or SHORTCUT.search(c.name))
+        for leaf in c.leaves()
+    ]
+    wide = [c for c, leaf in convs if leaf.kind == "conv" and leaf.units == units]
+    return 1 < given < units and units % given == 0 and bool(wide) and all(SHORTCUT.search(c.name) for c in wide)
+
+
+def _across_channels(flow: Flow, node: Node, env: Env) -> bool:
+    """A convolution from one channel to one: along the channels (ECA) it fixes their order, over a map it does not."""
+    last = env.last()
+    if last is None and not env.is_unknown():
+        return False
+    if len(node.weight) == 3 and last is not None:
+        fix(last.value)
+    return True
+
+
+def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: bool) -> Value | None:
+    """Ties the newest value and the result of a grouped convolution by their groups; returns the result."""
+    last = env.last()
+    if last is None or not last.spatial or node.transposed or env.is_unknown() or len(last.value) != 1 or fan_in == 3:
+        return None
+    width = size_of(last.value)
+    groups = width // fan_in
+    if width % fan_in or groups < 2 or units % groups or fan_in == 1:
+        return None
+    pointwise = all(n == 1 for n in node.weight[2:])
+    if units != width and not pointwise:
+        return None
+    known = newest or (flow.ordered and not env.entries)
+    if fan_in > 1 and fan_in in _made_beside(node if known and not pointwise else flow.root, pointwise):
+        return None  # it waits for another layer
+    flow.read(env, [last])
+    if fan_in >= 8 and units // groups >= 8:  # wide groups: entries within each are permuted alike
+        within = Dim(fan_in)
+        tie(last.value[0], view(within, outer=groups))
+        flow.put(*weight_axis(node), (within,))
+        return (view(Dim(units // groups), outer=groups),)
+    blocks = Dim(groups)
+    tie(last.value[0], view(blocks, inner=fan_in))
+    return (view(blocks, inner=units // groups),)
+
+
+def weight_axis(node: Node) -> tuple[str, int]:
+    """The tensor and the axis along which a convolution reads."""
+    name, shape = node.tensors["weight"]
+    return name, len(shape) - 2 if node.transposed else 1
+
+
+def _made_beside(node: Node, squeezed: bool) -> set[int]:
+    """Sizes that other layers of the same block return, those of squeeze-and-excitation only if asked for."""
+    scope = node.parent or node
+    while scope is not None and scope.parent is not None and sum(1 for _ in scope.leaves()) <= 3:
+        scope = scope.parent
+    if scope is None:
+        return set()
+    layers = (leaf for leaf in scope.leaves() if leaf.kind in ("linear", "conv") and leaf is not node)
+    return {leaf.units for leaf in layers if squeezed or not SQUEEZE.search(leaf.dotted)}
+
+
+def _unflattened(flow: Flow, env: Env, channels: int) -> Value | None:
+    """A dense layer's units, read as maps of channels."""
+    last = env.last()
+    if (
+        last is None
+        or last.read
+        or not last.dense
+        or len(last.value) != 1
+        or size_of(last.value) % channels
+        or channels <= 4
+    ):
+        return None
+    taps = size_of(last.value) // channels
+    if taps < 4 or round(taps**0.5) ** 2 != taps:
+        return None
+    flow.read(env, [last])
+    dim = Dim(channels)
+    tie(last.value[0], view(dim, inner=taps))
+    return (dim,)

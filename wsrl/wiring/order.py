@@ -1,0 +1,202 @@
+"""In which order modules run, as far as names, numbers and sizes tell."""
+
+import re
+from collections.abc import Iterable
+
+from wsrl.wiring.dims import size_of
+from wsrl.wiring.tree import Node, sorted_children
+from wsrl.wiring.values import Entry
+
+EARLY = re.compile(
+    r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$",
+    re.I,
+)
+LATE = re.compile(
+    r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict|_post$",
+    re.I,
+)
+INPUTS = re.compile(r"embed|patch|stem|encoder|vision|audio|image|feature_proj", re.I)
+SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
+SIDE = re.compile(
+    r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I
+)
+CROSS = re.compile(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
+SHORTCUT = re.compile(
+    r"^(down_?sample|shortcut|skip|proj_shortcut|res_?conv|residual_conv|identity_conv|skip_connection)$", re.I
+)
+FAR = re.compile(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
+GATE = re.compile(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
+STEM = re.compile(
+    r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?"
+)
+SERIES = re.compile(r"(denseblock|transition)(\d+)")
+NORM_STEMS = ("bn", "norm", "batchnorm", "layernorm")
+
+
+def numbered(node: Node) -> bool:
+    """Whether the children are members of a list."""
+    return bool(node.children) and all(name.isdigit() for name in node.children)
+
+
+def waits(node: Node, pending: list[Node]) -> bool:
+    """Whether a module still has to run first: of its name with a smaller number, or, where its number leaves out one,
+    any without a number (`conv1`, `attention`, `conv3`)."""
+    series = SERIES.fullmatch(node.name)
+    if series:
+        others = [m for other in pending if (m := SERIES.fullmatch(other.name))]
+        return any((int(m[2]), m[1]) < (int(series[2]), series[1]) for m in others)
+    if node.kind == "norm" and node.parent is not None and len(node.parent.children) == 2:
+        size = node.tensors[next(iter(node.tensors))][1][:1]
+        layers = [c for c in pending if c.parent is node.parent and c.kind in ("linear", "conv") and not c.transposed]
+        return any((c.units,) == size != c.weight[1:2] for c in layers)
+    match = STEM.fullmatch(node.name)
+    if not match or match[1] in NORM_STEMS or node.parent is None:
+        return False
+    number = (_number(match[2], node.parent), match[3])
+    before = [m for name in node.parent.children if (m := STEM.fullmatch(name)) and m[1] == match[1]]
+    gap = (
+        1 < number[0] < 10
+        and bool(before)
+        and not any(_number(m[2], node.parent) in (number[0] - 1, number[0]) and m[0] != match[0] for m in before)
+    )
+    for other in pending:
+        m = STEM.fullmatch(other.name)
+        if other is node or other.parent is not node.parent or other.kind == "parameter":
+            continue
+        if other.kind != "norm" and m and m[1] == match[1] and (_number(m[2], node.parent), m[3]) < number:
+            return True
+        if gap and not m and not SIDE.search(other.name) and not LATE.search(other.name):
+            return True
+    return False
+
+
+def _number(digits: str, parent: Node) -> int | float:
+    """`fc21` among a few layers is the first of two second ones."""
+    return (
+        int(digits)
+        if len(digits) < 2 or len(parent.children) > 9
+        else int(digits[0]) + int(digits[1:]) / 10 ** len(digits)
+    )
+
+
+def zipped(node: Node) -> list[Node] | None:
+    """Members of sibling lists of one length, which may run in turns (`embed.0`, `block.0`, `embed.1`, ...)."""
+    lists = [c for c in node.children.values() if numbered(c) and len(c.children) > 1 and not LATE.search(c.name)]
+    lists = [c for c in lists if not re.search(r"\d$", c.name)]  # `layer1` runs before `layer2`
+    if sum(all(m.kind in ("conv", "linear") for m in c.children.values()) for c in lists) > 1:
+        return None  # branches beside branches
+    same = [c for c in lists if sum(len(c.children) == len(o.children) for o in lists) > 1]
+    if len(same) < 2:
+        return None
+    found = []
+    for child in order(node):
+        if child not in same:
+            found.append((0 if EARLY.search(child.name) else 1_000, len(found), child))
+        else:
+            found += [(1 + int(name), len(found), member) for name, member in child.children.items()]
+    found.sort(key=lambda item: (item[0], item[1]))
+    return [child for *_, child in found]
+
+
+def order(node: Node) -> list[Node]:
+    """Children in the order in which they probably run."""
+
+    children = sorted_children(node)
+    if GATE.search(node.name):  # what narrows comes before what widens
+        children.sort(key=lambda c: bool(re.search(r"expand|excite|up", c.name, re.I)))
+    return sorted(children, key=rank)
+
+
+def rank(child: Node) -> tuple[int, int]:
+    """Where a module probably runs among those beside it, by its name."""
+    if child.kind == "parameter":
+        return (4, 0)
+    early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
+    if re.fullmatch(r"down_?proj", child.name):
+        return (2, 0)
+    return (
+        3 if late else 0 if early else 1,
+        int(bool(SECOND.search(child.name) and not child.name.endswith("_input"))),
+    )
+
+
+def shortcuts(node: Node) -> list[Node]:
+    """Children that read what their block is given and run beside the others."""
+    if any(numbered(child) and not SHORTCUT.search(child.name) for child in node.children.values()):
+        return []
+    return [c for c in sorted_children(node) if SHORTCUT.search(c.name) and c.kind != "norm"]
+
+
+def norm_first_by_names(root: Node) -> dict[frozenset[str], bool | None]:
+    """Whether `norm1` comes before `conv1`, for each set of names of layers, by the sizes of all such blocks."""
+    votes: dict[frozenset[str], list[bool]] = {}
+    for node in _containers(root):
+        vote = votes.setdefault(signature(node), [True, True])
+        for name, child in node.children.items():
+            match = re.fullmatch(r"(?:bn|norm)_?(\d+)", name)
+            conv = node.children.get(f"conv{match[1]}") if match else None
+            if match and conv is not None and conv.kind == "conv" and child.kind == "norm" and not conv.transposed:
+                size = child.tensors[next(iter(child.tensors))][1][0]
+                vote[0] &= size == conv.weight[1]
+                vote[1] &= size == conv.weight[0]
+    return {key: None if before == after else before for key, (before, after) in votes.items()}
+
+
+def first_read(node: Node) -> int | None:
+    """What the first layer of a module reads."""
+    for leaf in node.leaves():
+        if leaf.kind in ("linear", "conv"):
+            return leaf.weight[-2] if leaf.transposed else leaf.weight[1]
+    return None
+
+
+def may_be_grouped(node: Node, before: Entry | None) -> bool:
+    """Whether the first convolution of a module may read a value in groups."""
+    leaf = next((leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv")), None)
+    if leaf is None or leaf.kind != "conv" or before is None or leaf.transposed:
+        return False
+    groups, rest = divmod(size_of(before.value), leaf.weight[1])
+    return groups > 1 and rest == 0 and leaf.units % groups == 0 and max(leaf.weight[2:]) > 1
+
+
+def signature(node: Node) -> frozenset[str]:
+    """Names of a block's numbered layers."""
+    return frozenset(name for name in node.children if STEM.fullmatch(name))
+
+
+def _containers(node: Node) -> Iterable[Node]:
+    yield node
+    for child in node.children.values():
+        yield from _containers(child)
+
+
+def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
+    """Returns the numbered layers of a block (`conv1`, `bn1`, `conv2`, ...) in order if each fits the one before."""
+    main = [c for c in node.children.values() if c.kind != "parameter" and not SIDE.search(c.name)]
+    matches = {c.name: STEM.fullmatch(c.name) for c in main}
+    if len(main) < 2 or not all(matches.values()) or not all(c.kind in ("linear", "conv", "norm") for c in main):
+        return None
+    convs = {m[2] for c in main if (m := matches[c.name]) and c.kind == "conv"}
+
+    def key(child: Node) -> tuple:
+        number = matches[child.name][2]  # type: ignore[index]
+        norm = child.kind == "norm"
+        group = 0 if child.kind == "conv" or (norm and number in convs) else 1
+        return (group, _number(number, node), matches[child.name][3], norm != bool(norm_first))  # type: ignore[index]
+
+    chain = sorted(main, key=key)
+    if norm_first is None and any(c.kind == "norm" for c in main) and any(c.kind == "conv" for c in main):
+        return None
+    current = 0
+    for child in chain:
+        if child.kind == "norm":
+            if current not in (0, child.tensors[next(iter(child.tensors))][1][0]):
+                return None
+            continue
+        out, fan_in = child.weight[:2]
+        if child.transposed:
+            fan_in, out = child.weight[-2:]
+        if current and fan_in != current and (current % fan_in or child.kind == "linear") and fan_in % current:
+            return None
+        current = out
+    return chain

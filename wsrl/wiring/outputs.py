@@ -1,0 +1,70 @@
+"""What nothing has read: outputs of the network, or parts that something read in a way that is not understood."""
+
+from wsrl.wiring.dims import fix, mark, size_of, tie_values
+from wsrl.wiring.flow import Flow
+from wsrl.wiring.order import LATE
+from wsrl.wiring.values import Entry, Env
+
+SHUFFLED = (2, 3, 4, 6, 9, 16)
+
+
+def finish(flow: Flow, env: Env, tied: bool) -> None:
+    """Marks what nothing has read as outputs; a tied head reads what has the width of the token embedding."""
+    widths = {size_of(v): v for v in flow.embedded}
+    vocabularies = {node.weight[0] for node in flow.root.leaves() if node.kind == "embedding"}
+    for entry in env.entries:
+        origin = entry
+        while origin.source is not None:
+            origin = origin.source
+        if tied and not entry.read and not origin.looked_up and size_of(entry.value) in widths:
+            tie_values(entry.value, widths[size_of(entry.value)])
+            entry.read = True
+    if flow.cyclic:
+        flow.warnings.append("which module reads the input is not certain")
+        for entry in env.made:
+            if entry.env is env or (entry.env is not None and entry.env.parent is env):
+                fix(entry.value)
+    for entry in env.made:
+        listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
+        if listed and size_of(entry.value) in flow.unknown_sizes:
+            fix(entry.value)
+        if not entry.read:
+            _fix_parts(entry, vocabularies)
+            if entry in env.entries and not env.unknown:
+                mark(entry.value, "output")
+            else:
+                fix(entry.value)
+
+
+def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
+    """What nothing is known to read may have been cut into maps, shuffled into pixels, used as scales and shifts of
+    narrower values beside it or as a matrix that multiplies them, or joined with others: those are fixed."""
+    size = size_of(unread.value)
+    entry: Entry | None = unread
+    while entry is not None and entry.env is not None and not entry.env.unknown:
+        tables = sum(e.looked_up for e in entry.env.entries)
+        for other in entry.env.entries:
+            times, rest = divmod(size, size_of(other.value))
+            cut = (
+                rest == 0
+                and size not in vocabularies
+                and (times in SHUFFLED or 1 < times == size_of(other.value))
+                and other.read
+            )
+            joined = entry.looked_up and tables > 2 and size_of(other.value) > size
+            if (cut or joined) and all(d.find()[0].role == "hidden" for d in other.value):
+                fix(other.value)
+        if entry.source is None and _deep(entry.env) and size not in {size_of(e.value) for e in entry.env.inputs}:
+            for other in (*entry.env.entries, *entry.env.inputs):
+                fix(other.value)
+        entry = entry.source
+
+
+def _deep(env: Env) -> bool:
+    """Whether values of an environment are no outputs of the network: that of a block within a list, not of a head, and
+    not of a router."""
+    node = env.node
+    if node is None or env.only_last or not any(name.isdigit() for name in node.path):
+        return False
+    routes = node.parent is not None and ("experts" in node.children or "experts" in node.parent.children)
+    return not routes and not any(LATE.search(name) for name in node.path)

@@ -1,0 +1,111 @@
+"""Which value a layer reads: a whole one, half of a gated one, a flattened one or several one after the other."""
+
+import re
+
+from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
+from wsrl.wiring.flow import Flow
+from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Entry, Env
+
+NARROWING = re.compile(
+    r"(fc|w|lin|linear|dense|conv|pwconv|layer|proj|l|mlp|ff)_?2|w3|down|down_?proj|w_?o|w_out|c_proj|proj|"
+    r"(out|output)(_proj|_dense)?|proj(ect)?_out|fc_out|dense_4h_to_h|\d|pointwise_conv2|linear_out|conv_?dw|dwconv|norm",
+    re.I,
+)
+MERGED = re.compile(r"reduction|down_?sample|merg|readout|head|classif|\bfc\b|norm|score|proj", re.I)
+SKIPPED = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc", re.I)
+
+
+def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False) -> Value | None:
+    """Returns the value that a layer reads: a whole one, half of a gated one, a flattened or a joined one."""
+    heads = [e for e in env.reachable() if e.heads and not e.read]
+    if len(heads) > 1 and sum(size_of(e.value) for e in heads) == size:  # heads of attention in modules of their own
+        for entry in heads:
+            flow.read(env, [entry])
+        return tuple(dim for e in heads for dim in e.value)
+    own = [e for e in env.entries if not e.read]
+    if len(own) > 1 and size not in {size_of(e.value) for e in env.entries} and not env.only_last:
+        joined = joined_values(flow, env, size)
+        if joined is not None:
+            return joined
+    if env.visible(size) or env.is_unknown():
+        entry = flow.pick(env, size, node, newest)
+        return entry.value if entry else None
+    last = env.last()
+    if flow.parts and last is not None and not env.is_unknown():
+        width = size_of(last.value)
+        own = last in env.entries
+        if width == 2 * size and own and NARROWING.fullmatch(node.name) and len(last.value) == 1:
+            mixed = _mixed_parts(node, size)
+            half = Dim(size, fixed=bool(mixed))
+            for part in mixed:
+                fix([dim for entry in env.everywhere(part) for dim in entry.value])
+            flow.read(env, [last])
+            tie(last.value[0], view(half, outer=2))
+            return (half,)
+        if node.kind == "linear" and last.spatial and size % width == 0 and size > width > 1:
+            flow.read(env, [last])
+            taps = size // width
+            if len(last.value) == 1:
+                flat = (view(last.value[0], outer=taps) if node.transposed else view(last.value[0], inner=taps),)
+                env.add(flat, dense=True).read = True  # other layers may read it as well
+                return flat
+        joined = joined_values(flow, env, size) or repeated(flow, node, env, last, size)
+        if joined is None and SKIPPED.search(node.dotted):
+            joined = _skipped(flow, env, size)
+        if joined is not None:
+            return joined
+    entry = flow.pick(env, size, node, newest)
+    return entry.value if entry else None
+
+
+def _mixed_parts(node: Node, size: int) -> list[int]:
+    """Sizes of depthwise convolutions beside a gated layer that treat only some of its units (MambaOut)."""
+    beside = node.parent.children.values() if node.parent else ()
+    depthwise = [c.weight[0] for c in beside if c.kind == "conv" and c.weight[1] == 1 and not c.transposed]
+    return [n for n in depthwise if n not in (size, 2 * size)]
+
+
+def repeated(flow: Flow, node: Node, env: Env, last: Entry, size: int) -> Value | None:
+    """Several views of the newest value side by side: four pixels that are merged, or the first token and the mean."""
+    times = size // size_of(last.value)
+    if size % size_of(last.value) or times not in (2, 3, 4) or not MERGED.search(node.dotted) or last.spatial:
+        return None
+    flow.read(env, [last])
+    return last.value * times
+
+
+def _skipped(flow: Flow, env: Env, size: int) -> Value | None:
+    """The newest value and one from further back; their order is not known, so both are fixed unless they are alike."""
+    last = env.last()
+    if last is None or last.read or not last.spatial:
+        return None
+    rest = size - size_of(last.value)
+    found = [e for e in env.everywhere(rest) if e is not last and e.spatial] if rest > 0 else []
+    if not found:
+        return None
+    flow.read(env, found)
+    flow.read(env, [last])
+    if rest == size_of(last.value):
+        tie_values(last.value, found[-1].value)
+        return last.value * 2
+    fix(last.value)
+    fix(found[-1].value)
+    return (Dim(size, fixed=True),)
+
+
+def joined_values(flow: Flow, env: Env, size: int) -> Value | None:
+    """The unread values one after the other, if they add up; where their order matters they are fixed."""
+    unread = [e for e in env.entries if not e.read]
+    scope = env.parent
+    while len(unread) < 2 and scope is not None and not env.entries:
+        unread, scope = [e for e in scope.entries if not e.read], scope.parent
+    if len(unread) < 2 or sum(size_of(e.value) for e in unread) != size:
+        return None
+    if len({size_of(e.value) for e in unread}) == 1 and not any(e.looked_up for e in unread):
+        flow.read(env, unread)  # they are tied, for their order is not known
+        return tuple(dim for e in unread for dim in e.value)
+    for entry in unread:
+        flow.read(env, [entry])
+        fix(entry.value)
+    return (Dim(size, fixed=True),)

@@ -1,0 +1,69 @@
+"""Recurrent layers, in PyTorch's and Keras' conventions."""
+
+from wsrl.wiring.dims import Dim, view
+from wsrl.wiring.flow import Flow
+from wsrl.wiring.reading import read_value
+from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
+
+
+def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
+    """PyTorch's RNN, LSTM and GRU: `weight_ih_l0` [gates x hidden, in], `weight_hh_l0` [gates x hidden, hidden]."""
+    tensors = node.tensors
+    if "recurrent_kernel" in tensors:
+        return _keras_recurrent(flow, node, env, newest)
+    first = "weight_ih_l0" if "weight_ih_l0" in tensors else "weight_ih"
+    value = read_value(flow, node, env, tensors[first][1][1], newest)
+    if value is None:
+        return False
+    layer = 0
+    while True:
+        outputs: list[Dim] = []
+        for suffix in (f"_l{layer}", f"_l{layer}_reverse", "") if layer == 0 else (f"_l{layer}", f"_l{layer}_reverse"):
+            if f"weight_ih{suffix}" not in tensors:
+                continue
+            name_ih, name_hh = tensors[f"weight_ih{suffix}"][0], tensors[f"weight_hh{suffix}"][0]
+            rows, width = flow.shapes[name_hh]
+            projected = f"weight_hr{suffix}" in tensors
+            hidden = Dim(flow.shapes[tensors[f"weight_hr{suffix}"][0]][1] if projected else width)
+            out = Dim(width) if projected else hidden
+            gates = (view(hidden, outer=rows // hidden.size),)
+            flow.put(name_ih, 0, gates)
+            flow.put(name_ih, 1, value)
+            flow.put(name_hh, 0, gates)
+            flow.put(name_hh, 1, (out,))
+            for bias in (f"bias_ih{suffix}", f"bias_hh{suffix}"):
+                if bias in tensors:
+                    flow.put(tensors[bias][0], 0, gates)
+            if projected:
+                flow.put(tensors[f"weight_hr{suffix}"][0], 0, (out,))
+                flow.put(tensors[f"weight_hr{suffix}"][0], 1, (hidden,))
+            outputs.append(out)
+        if not outputs:
+            break
+        value = tuple(outputs)
+        layer += 1
+    flow.note(node, "recurrent")
+    env.add(value)
+    return True
+
+
+def _keras_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
+    """Keras' cells: `kernel` [in, gates x hidden], `recurrent_kernel` [hidden, gates x hidden]."""
+    kernel, recurrent = node.tensors["weight"][0], node.tensors["recurrent_kernel"][0]
+    value = read_value(flow, node, env, flow.shapes[kernel][0], newest)
+    if value is None:
+        return False
+    width, rows = flow.shapes[recurrent]
+    hidden = Dim(width)
+    gates = (view(hidden, outer=rows // width),)
+    flow.put(kernel, 0, value)
+    flow.put(kernel, 1, gates)
+    flow.put(recurrent, 0, (hidden,))
+    flow.put(recurrent, 1, gates)
+    if "bias" in node.tensors:
+        bias = node.tensors["bias"][0]
+        flow.put(bias, len(flow.shapes[bias]) - 1, gates)
+    flow.note(node, "recurrent")
+    env.add((hidden,))
+    return True
