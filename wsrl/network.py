@@ -45,12 +45,12 @@ def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
     def vector(view, default: float) -> np.ndarray:
         if view is None:
             return np.full(layer.units, default)
-        return view.vector(checkpoint.tensors[view.tensor]).astype(np.float64)
+        return view.vector(np.asarray(checkpoint.tensors[view.tensor])).astype(np.float64)
 
     def matrix(link: Link) -> np.ndarray | None:
         if link.weight is None:
             return None
-        return link.weight.matrix(checkpoint.tensors[link.weight.tensor]).astype(np.float64)
+        return link.weight.matrix(np.asarray(checkpoint.tensors[link.weight.tensor])).astype(np.float64)
 
     weights = tuple(matrix(link) for link in layer.links)
     bias, gain = vector(layer.bias, 0.0), np.ones(layer.units)

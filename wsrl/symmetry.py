@@ -25,7 +25,7 @@ def random_symmetry(
       max_scale: positive factors are log-uniform in [1 / max_scale, max_scale].
     """
     claimed = claim(wiring, checkpoint)
-    tensors = {name: t.astype(np.float64) for name, t in checkpoint.tensors.items()}
+    tensors = {name: np.asarray(t).astype(np.float64) for name, t in checkpoint.tensors.items()}
     if scale:
         _rescale_batch_norms(tensors, wiring, rng, max_scale)
     draws = {}
@@ -78,7 +78,7 @@ def _rescale_batch_norms(tensors: dict, wiring: Wiring, rng: np.random.Generator
 def reorder_outputs(checkpoint: Checkpoint, wiring: Wiring, order: np.ndarray) -> Checkpoint:
     """Returns the checkpoint with output neuron i taken from `order[i]`: another network, unless classes are a set."""
     claimed = claim(wiring, checkpoint)
-    tensors = dict(checkpoint.tensors)
+    tensors = {name: np.asarray(t) for name, t in checkpoint.tensors.items()}
     factor = np.ones(len(order))
     for name, tensor in claimed["tensors"].items():
         for axis, segments in enumerate(tensor["axes"]):

@@ -61,7 +61,7 @@ def weights_hash(checkpoint: Checkpoint) -> str:
     """SHA-256 of names, shapes and values of all tensors."""
     digest = hashlib.sha256()
     for name in sorted(checkpoint.tensors):
-        tensor = checkpoint.tensors[name]
+        tensor = np.asarray(checkpoint.tensors[name])
         digest.update(f"{name}{tensor.shape}".encode())
         digest.update(tensor.tobytes())
     return digest.hexdigest()
