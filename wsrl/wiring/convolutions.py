@@ -100,8 +100,9 @@ def _across_channels(flow: Flow, node: Node, env: Env) -> bool:
     last = env.last()
     if last is None and not env.is_unknown():
         return False
-    if len(node.weight) == 3 and last is not None:
-        fix(last.value)
+    if len(node.weight) == 3:  # where in its block it stands is not known
+        flow.in_order.append(env if env.entries else env.parent or env)
+        fix(last.value if last is not None else ())
     return True
 
 

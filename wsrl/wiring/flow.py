@@ -58,6 +58,7 @@ class Flow:
         self.parts = False  # whether parts of values, or several, may be read
         self.ordered = False  # whether the order of the modules is known so far
         self.far = False  # whether what blocks returned further back is in reach
+        self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.made: set[int] = set()  # sizes that some module returns
         self.transposes = False  # whether there are transposed convolutions

@@ -24,16 +24,30 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
         for entry in env.made:
             if entry.env is env or (entry.env is not None and entry.env.parent is env):
                 fix(entry.value)
+    for block in flow.in_order:
+        for entry in (*block.entries, *block.inputs):
+            fix(entry.value)
     for entry in env.made:
         listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
         if listed and size_of(entry.value) in flow.unknown_sizes:
             fix(entry.value)
+        if entry.heads and not entry.read:  # something else reads what attention returns
+            _fix_beside(entry)
         if not entry.read:
             _fix_parts(entry, vocabularies)
             if entry in env.entries and not env.unknown:
                 mark(entry.value, "output")
             else:
                 fix(entry.value)
+
+
+def _fix_beside(unread: Entry) -> None:
+    """Fixes all values of the blocks that have handed on this one."""
+    entry: Entry | None = unread
+    while entry is not None and entry.env is not None:
+        for other in (*entry.env.entries, *entry.env.inputs):
+            fix(other.value)
+        entry = entry.source
 
 
 def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
