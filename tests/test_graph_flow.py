@@ -85,39 +85,8 @@ def unknown():
 NETWORKS = {f.__name__: f for f in (mlp, residual_cnn, flattened_cnn, unknown)}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_permuted_network_computes_the_same(name, tmp_path):
-    tensors, nodes, shape, expected = NETWORKS[name]()
-    path = tmp_path / "model.onnx"
-
-    def save(values):
-        graph = helper.make_graph(
-            nodes,
-            "network",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, *shape])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-            [numpy_helper.from_array(np.asarray(v), k) for k, v in values.items()],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-        model.ir_version = 9
-        onnx.save(model, path)
-        return ReferenceEvaluator(model)
-
-    x = rng.normal(size=(2, *shape)).astype(np.float32)
-    before = save(tensors).run(None, {"x": x})[0]
-    checkpoint = open_checkpoint(path)
-    claim = solve(checkpoint)
-    for tensor, size in expected.items():
-        groups = [claim.groups[s.group] for axis in claim.axes[tensor] for s in axis or () if s.group]
-        assert any(g.permutable and g.size == size for g in groups), tensor
-    moved = permuted({n: np.asarray(t) for n, t in checkpoint.tensors.items()}, claim, seed=1)
-    assert any(not np.array_equal(moved[n], tensors[n]) for n in moved)
-    after = save(tensors | {n: v.astype(np.float32) for n, v in moved.items()}).run(None, {"x": x})[0]
-    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
-
-
-def test_what_an_unknown_node_reads_stays_fixed(tmp_path):
-    tensors, nodes, shape, _ = unknown()
+def save(path, nodes, shape, tensors):
+    """Writes an ONNX file; returns what runs it."""
     graph = helper.make_graph(
         nodes,
         "network",
@@ -125,8 +94,34 @@ def test_what_an_unknown_node_reads_stays_fixed(tmp_path):
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.asarray(v), k) for k, v in tensors.items()],
     )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    onnx.save(model, path)
+    return ReferenceEvaluator(model)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_permuted_network_computes_the_same(name, tmp_path):
+    tensors, nodes, shape, expected = NETWORKS[name]()
     path = tmp_path / "model.onnx"
-    onnx.save(helper.make_model(graph), path)
+    x = rng.normal(size=(2, *shape)).astype(np.float32)
+    before = save(path, nodes, shape, tensors).run(None, {"x": x})[0]
+    checkpoint = open_checkpoint(path)
+    claim = solve(checkpoint)
+    for tensor, size in expected.items():
+        groups = [claim.groups[s.group] for axis in claim.axes[tensor] for s in axis or () if s.group]
+        assert any(g.permutable and g.size == size for g in groups), tensor
+    moved = permuted({n: np.asarray(t) for n, t in checkpoint.tensors.items()}, claim, seed=1)
+    assert any(not np.array_equal(moved[n], tensors[n]) for n in moved)
+    moved = {n: v.astype(np.float32) for n, v in moved.items()}
+    after = save(path, nodes, shape, tensors | moved).run(None, {"x": x})[0]
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_what_an_unknown_node_reads_stays_fixed(tmp_path):
+    tensors, nodes, shape, _ = unknown()
+    path = tmp_path / "model.onnx"
+    save(path, nodes, shape, tensors)
     claim = solve(open_checkpoint(path))
     assert claim.axes["w1"][0] is None and claim.axes["b1"][0] is None
     assert any("CumSum" in warning for warning in claim.warnings)
