@@ -6,6 +6,7 @@ import numpy as np
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.claim import Claim, Module, Neurons, Product, Segment, Slice
+from wsrl.wiring.permute import mixed, permuted, rescaled
 
 
 def hidden(size, scale="none"):
@@ -239,30 +240,30 @@ NETWORKS = {
 
 def permute(checkpoint, claim, seed):
     """Permutes the units of all permutable groups."""
-    rng = np.random.default_rng(seed)
-    orders = {name: rng.permutation(g.size) for name, g in claim.groups.items() if g.permutable}
-    return _by_segments(checkpoint, claim, lambda part, s: part[:, orders[s.group]] if s.group in orders else part)
+    return _with(checkpoint, permuted(_float64(checkpoint), claim, seed))
 
 
 def rescale(checkpoint, claim, seed, largest=64.0):
     """Multiplies units by positive factors, log-uniform in [1 / largest, largest], or by signs, as is claimed."""
-    rng = np.random.default_rng(seed)
-    factors = {}
-    for name, group in claim.groups.items():
-        if group.scale == "positive":
-            factors[name] = np.exp(rng.uniform(-np.log(largest), np.log(largest), group.size))
-        elif group.scale == "sign":
-            factors[name] = rng.choice([-1.0, 1.0], group.size)
+    return _with(checkpoint, rescaled(_float64(checkpoint), claim, seed, largest=largest))
 
-    def scaled(part, s):
-        return part * (factors[s.group] ** float(s.power))[:, None, None] if s.group in factors else part
 
-    return _by_segments(checkpoint, claim, scaled)
+def mix_products(checkpoint, claim, seed, largest=64.0):
+    """Applies a random member of GL(dim) to every head of every product."""
+    return _with(checkpoint, mixed(_float64(checkpoint), claim, seed, largest=largest))
+
+
+def _float64(checkpoint):
+    return {name: np.asarray(t, np.float64) for name, t in checkpoint.tensors.items()}
+
+
+def _with(checkpoint, tensors):
+    return replace(checkpoint, tensors={n: np.ascontiguousarray(t, np.float32) for n, t in tensors.items()})
 
 
 def rescale_norm(checkpoint, weight, bias, norm, seed, largest=64.0):
     """Scales weights before a batch norm, and its statistics alike."""
-    tensors = {name: np.asarray(t, np.float64) for name, t in checkpoint.tensors.items()}
+    tensors = _float64(checkpoint)
     factor = np.exp(np.random.default_rng(seed).uniform(-np.log(largest), np.log(largest), len(tensors[weight])))
     tensors[weight] = tensors[weight] * factor.reshape(-1, *[1] * (tensors[weight].ndim - 1))
     tensors[bias] = tensors[bias] * factor
@@ -270,54 +271,4 @@ def rescale_norm(checkpoint, weight, bias, norm, seed, largest=64.0):
     variance = (tensors[f"{norm}.running_var"] + 1e-5) * factor**2 - 1e-5
     assert (variance > 0).all()
     tensors[f"{norm}.running_var"] = variance
-    return replace(checkpoint, tensors={n: t.astype(np.float32) for n, t in tensors.items()})
-
-
-def mix_products(checkpoint, claim, seed, largest=64.0):
-    """Applies a random member of GL(dim) to every head of every product: two rotations, scales in between."""
-    rng = np.random.default_rng(seed)
-    tensors = {name: np.array(t, np.float64) for name, t in checkpoint.tensors.items()}
-    for p in claim.products:
-        rotations = [np.linalg.qr(rng.standard_normal((p.heads, p.dim, p.dim)))[0] for _ in range(2)]
-        gentle = np.exp(rng.uniform(-0.7, 0.7, (p.heads, 1, p.dim)))
-        scale = np.exp(rng.uniform(-np.log(largest), np.log(largest), (p.heads, 1, 1)))
-        mix = scale * (rotations[0] * gentle) @ rotations[1]
-        inverse = np.linalg.inv(mix).transpose(0, 2, 1)
-        for part, matrices, repeat in (
-            (p.left, mix, 1),
-            (p.left_bias, mix, 1),
-            (p.right, inverse, p.repeat),
-            (p.right_bias, inverse, p.repeat),
-        ):
-            if part is not None:
-                tensors[part.tensor] = _multiplied(tensors[part.tensor], part, matrices, p.heads, repeat, p.dim)
-    return replace(checkpoint, tensors={n: t.astype(np.float32) for n, t in tensors.items()})
-
-
-def _multiplied(tensor, part, matrices, heads, repeat, dim):
-    last = part.axis + 1
-    while np.prod(tensor.shape[part.axis : last]) < part.stop:
-        last += 1
-    before, after = int(np.prod(tensor.shape[: part.axis])), int(np.prod(tensor.shape[last:]))
-    view = tensor.reshape(before, -1, after).copy()
-    own = view[:, part.start : part.stop].reshape(before, heads, repeat, dim, after)
-    view[:, part.start : part.stop] = np.einsum("bhrda,hde->bhrea", own, matrices).reshape(before, -1, after)
-    return view.reshape(tensor.shape)
-
-
-def _by_segments(checkpoint, claim, change):
-    tensors = {}
-    for name, tensor in checkpoint.tensors.items():
-        values = np.asarray(tensor, np.float64)
-        for axis, segments in enumerate(claim.axes[name]):
-            parts, start = [], 0
-            moved = np.moveaxis(values, axis, 0)
-            for s in segments or ():
-                own = moved[start : start + s.length].reshape(s.outer, s.size, s.inner, -1)
-                changed = change(own.reshape(s.outer, s.size, -1)[..., None], s)
-                parts.append(changed.reshape(s.length, *moved.shape[1:]))
-                start += s.length
-            if parts:
-                values = np.moveaxis(np.concatenate(parts), 0, axis)
-        tensors[name] = np.ascontiguousarray(values, np.float32)
-    return replace(checkpoint, tensors=tensors)
+    return _with(checkpoint, tensors)

@@ -20,14 +20,20 @@ from tests import torch_files
 SAMPLES: dict[str, Callable[[Path], Path]] = {}
 
 
-def sample(name):
-    """Enters a writer into SAMPLES; it gets a folder that exists."""
+def registrar(samples):
+    """Returns a decorator that enters a writer by a name; it gets a folder that exists."""
 
-    def enter(write):
-        SAMPLES[name] = write
-        return write
+    def sample(name):
+        def enter(write):
+            samples[name] = write
+            return write
 
-    return enter
+        return enter
+
+    return sample
+
+
+sample = registrar(SAMPLES)
 
 
 def arrays(dtype=np.float32):

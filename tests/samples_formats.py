@@ -21,17 +21,12 @@ import safetensors.numpy
 import tflite
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.samples import registrar
+
 SAMPLES: dict[str, Callable[[Path], Path]] = {}
 
 
-def sample(name):
-    """Enters a writer into SAMPLES; it gets a folder that exists."""
-
-    def enter(write):
-        SAMPLES[name] = write
-        return write
-
-    return enter
+sample = registrar(SAMPLES)
 
 
 def arrays():

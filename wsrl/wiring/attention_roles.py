@@ -99,7 +99,7 @@ def fan_in(node: Node) -> int:
     """Units that a projection reads."""
     if "in_proj_weight" in node.tensors:
         return node.tensors["in_proj_weight"][1][1]
-    return node.weight[-2] if node.transposed else node.weight[1]
+    return node.fan_in
 
 
 def units(node: Node) -> int:

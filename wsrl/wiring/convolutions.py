@@ -119,7 +119,7 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
     if units != width and not pointwise:
         return None
     known = newest or (flow.ordered and not env.entries)
-    if fan_in > 1 and fan_in in _made_beside(node if known and not pointwise else flow.root, pointwise):
+    if fan_in in _made_beside(node if known and not pointwise else flow.root, pointwise):
         return None  # it waits for another layer
     flow.read(env, [last])
     if fan_in >= 8 and units // groups >= 8:  # wide groups: entries within each are permuted alike

@@ -309,7 +309,7 @@ class Flow:
         """Runs a dense layer on what its block is given, if it fits: the others of its block follow."""
         own, inner.entries = inner.entries, []
         waiting = len(self.wanted)
-        ran = self.run(node, inner) if env.visible(node.weight[0 if node.transposed else 1]) else False
+        ran = self.run(node, inner) if env.visible(node.fan_in) else False
         del self.wanted[waiting:]
         inner.entries = own + inner.entries
         return ran
@@ -357,7 +357,7 @@ class Flow:
                 if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)
             ]
             for leaf in layers if INPUTS.search(child.name) else ():
-                size = leaf.weight[-2] if leaf.transposed else leaf.weight[1]
+                size = leaf.fan_in
                 image = size == 3 and leaf.kind == "conv" and leaf.weight[2] > 1
                 derived = any(size == k * made for made in self.made for k in (1, 2, 3, 4))
                 if size > 1 and INPUTS.search(leaf.dotted) and (image or not derived) and not env.everywhere(size):
@@ -442,7 +442,7 @@ def run_unknown(flow: Flow, node: Node, env: Env) -> bool:
     found = [e for size in sorted(sizes) for e in env.everywhere(size)]
     if not found and not env.is_unknown():
         layers = (leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv"))
-        flow.wanted += [(leaf.weight[-2] if leaf.transposed else leaf.weight[1], leaf) for leaf in layers]
+        flow.wanted += [(leaf.fan_in, leaf) for leaf in layers]
         return False
     for entry in found:
         fix(entry.value)

@@ -146,7 +146,7 @@ def first_read(node: Node) -> int | None:
     """What the first layer of a module reads."""
     for leaf in node.leaves():
         if leaf.kind in ("linear", "conv"):
-            return leaf.weight[-2] if leaf.transposed else leaf.weight[1]
+            return leaf.fan_in
     return None
 
 

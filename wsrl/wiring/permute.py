@@ -74,7 +74,7 @@ def rescaled(
 
 
 def mixed(
-    tensors: Arrays, claim: Claim, seed: int, products: Collection[Product] | None = None
+    tensors: Arrays, claim: Claim, seed: int, products: Collection[Product] | None = None, largest: float = 1.0
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """Returns the tensors after a random member of GL(dim), of condition 4 at most, acts on every head.
 
@@ -84,12 +84,14 @@ def mixed(
       tensors: all that the claim names; not changed.
       seed: decides on the members; those of a product do not depend on `products`.
       products: mix only these.
+      largest: members are scaled by a factor a head, log-uniform in [1 / largest, largest].
     """
     rng = np.random.default_rng(seed)
     changed = dict(tensors)
     for product in claim.products:
         rotations = np.linalg.qr(rng.standard_normal((2, product.heads, product.dim, product.dim)))[0]
         member = rotations[0] * rng.uniform(0.5, 2.0, (product.heads, 1, product.dim)) @ rotations[1]
+        member *= np.exp(rng.uniform(-np.log(largest), np.log(largest), (product.heads, 1, 1)))
         if products is not None and product not in products:
             continue
         inverse = np.linalg.inv(member).transpose(0, 2, 1)

@@ -86,6 +86,11 @@ class Node:
         """Units that a dense layer or convolution returns."""
         return self.weight[-1] if self.transposed else self.weight[0]
 
+    @property
+    def fan_in(self) -> int:
+        """Units or channels that a dense layer or convolution reads; of a grouped one, those of a group."""
+        return self.weight[-2] if self.transposed else self.weight[1]
+
     def leaves(self) -> Iterator["Node"]:
         """Yields all modules with tensors below and including this one, in natural order."""
         if self.tensors:
