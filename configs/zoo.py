@@ -16,8 +16,10 @@ def get_config() -> ml_collections.ConfigDict:
     # The zoo: data, tasks, runs.
     config.zoo = zoo = ml_collections.ConfigDict()
     zoo.dir = ""  # an existing zoo (models.jsonl and safetensors files) instead of a trained one
-    zoo.datasets = "mnist_5k,digits"  # mnist_5k, digits, keel/NAME, a path ending in .npz, or a name of TFDS
-    zoo.data_dir = ""  # folder of prepared TFDS data sets; empty for TFDS's own default
+    zoo.datasets = "mnist_5k,digits"  # names as wsrl/data.py takes them
+    zoo.validation_datasets = ""  # sets for the validation tasks alone; empty to draw these from `datasets`
+    zoo.test_datasets = ""  # sets for the test tasks alone
+    zoo.data_dir = ""  # folder of prepared TFDS data sets and of .npz files; empty for TFDS's own default
     zoo.image_size = 16  # pixels a side
     zoo.max_images = 5000  # of a data set, a fifth of them held out
     zoo.num_classes = 5  # output neurons of every network
@@ -26,16 +28,21 @@ def get_config() -> ml_collections.ConfigDict:
     zoo.num_validation_tasks = 6  # for early stopping of the encoder
     zoo.num_seen_tasks = 6  # training tasks with fresh test runs
     zoo.test_images = 500  # held-out images a task at most, for the accuracy
+    zoo.catalogue = "main"  # of architectures; main or wide
     zoo.families = "mlp,cnn_gap,cnn_flatten,resnet,vit"
+    zoo.test_families = ""  # of test runs; empty for the same
     zoo.runs_train = 1  # runs a task and family
     zoo.runs_validation = 2
     zoo.runs_test = 7  # on unseen tasks
     zoo.runs_seen = 4  # test runs on seen tasks
     zoo.num_children = 50  # fine-tuned runs
+    zoo.num_distilled = 0  # runs of another family trained on a model's predictions
+    zoo.num_copies = 0  # quantised, pruned or noisy copies of final checkpoints
     zoo.steps = 300  # of a run
     zoo.checkpoints = 3  # kept of a run, the last is the final one
     zoo.batch_size = 32
     zoo.chunk_size = 26  # networks trained together
+    zoo.storage = "files"  # or array_record, for zoos larger than memory
 
     # The encoder.
     config.encoder = encoder = ml_collections.ConfigDict()
@@ -45,9 +52,17 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.backward_probes = 8  # of them, also swept backward
     encoder.chunk = 8  # learned inputs swept at a time
     encoder.dim = 128  # of the embedding
-    encoder.width = 256  # of the read-outs
+    encoder.rank = 64  # components of the responses that the read-out takes products of
+    encoder.evidence = 0.5  # weight of log probabilities beside probabilities
+    encoder.template = 1.0  # weight of templates, the mean gradients of the classes at the inputs
+    encoder.gradient_probes = 64  # inputs that templates are averaged over
+    encoder.blur = 0.8  # of templates, in pixels
+    encoder.draws = 8  # class maps a task for the discriminant analysis that the read-out starts from; 0 for none
+    encoder.shrinkage = 1.0  # of its within-task scatter
+    encoder.width = 256  # of the accuracy's read-out
     encoder.dtype = "float32"  # of the sweeps; bfloat16 on a TPU or GPU
     encoder.batch_cost = 2048  # sweep cost of a batch: tiles times positions
+    encoder.window = 1024  # models of the zoo in memory at a time
     encoder.slack = 2.0  # padding that buckets of like shapes may cost
     encoder.loss = "supervised_contrastive"  # or margin
     encoder.temperature = 0.1
@@ -73,7 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
     gnn.tasks_per_batch = 16
     gnn.validate_every = 25
     gnn.seconds = 0.0  # of training; zero for the time that an encoder took
-    gnn.steps = 100_000  # never reached
+    gnn.steps = 100_000  # never reached; 0 leaves it out
     gnn.learning_rate = 1e-3
 
     # Evaluation.

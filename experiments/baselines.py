@@ -1,6 +1,6 @@
 """What the encoder is compared with, each with every network's own class order and with the order shared."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from wsrl.graph.neurons import neuron_graph
 from wsrl.network import read_network
 from wsrl.symmetry import reorder_outputs
 from wsrl.wiring.infer import infer_wiring
-from wsrl.zoo.load import Networks
+from wsrl.zoo.manifest import Record
 
 Methods = dict[str, list[np.ndarray]]
 
 
 def baseline_methods(
     config: Config,
-    networks: Networks,
+    records: Sequence[Record],
+    checkpoints: Sequence[Checkpoint],
     split: dict[str, np.ndarray],
     examples: Examples,
     validate: Callable[[np.ndarray], float],
@@ -40,35 +41,57 @@ def baseline_methods(
 
     Args:
       config: of the job.
-      networks: the zoo.
+      records, checkpoints: of the zoo.
       split: places of the train, validation and test networks.
       examples: what training may know of the networks.
       validate: score of embeddings of all networks.
       workdir: receives the GNNs' files.
       seconds: of training of each GNN.
     """
-    gnn = GNN(config)
-    both = []
+    orders = [record.get("class_order") for record in records]
+    gnn, both = GNN(config), []
     for form in ("own", "shared"):
-        checkpoints = networks.checkpoints
-        if form == "shared":
-            orders = [record.get("class_order") for record in networks.records]
-            checkpoints = [in_shared_order(c, o) for c, o in zip(checkpoints, orders, strict=True)]
-        weights = [{n: np.asarray(t) for n, t in checkpoint.tensors.items()} for checkpoint in checkpoints]
+        served = checkpoints if form == "own" else Reordered(checkpoints, orders)
+        weights = Weights(served)
         features = {
             "random": chance_features(len(weights), config.seed),
-            "metadata": metadata_features(networks.records),
+            "metadata": metadata_features(records),
             "weight statistics": statistics_features(weights, split["train"]),
             "raw weights": raw_weight_features(weights),
-            "synchronous GNN": gnn.fit(checkpoints, split, examples, validate, workdir / f"gnn_{form}", seconds),
         }
+        if config.gnn.steps:
+            directory = workdir / f"gnn_{form}"
+            features["synchronous GNN"] = gnn.fit(served, split, examples, validate, directory, seconds)
         both.append({name: [values[split["test"]]] for name, values in features.items()})
     return both[0], both[1]
 
 
-def in_shared_order(checkpoint: Checkpoint, order: list[int] | None) -> Checkpoint:
-    """Puts the output neurons into the order of the task's classes, where it is known."""
-    return reorder_outputs(checkpoint, infer_wiring(checkpoint), np.argsort(order)) if order else checkpoint
+class Reordered(Sequence[Checkpoint]):
+    """Checkpoints with the output neurons in the order of the task's classes, where it is known."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint], orders: Sequence[list[int] | None]):
+        self.checkpoints = checkpoints
+        self.orders = orders
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def __getitem__(self, place: int) -> Checkpoint:  # pyright: ignore[reportIncompatibleMethodOverride]
+        checkpoint, order = self.checkpoints[place], self.orders[place]
+        return reorder_outputs(checkpoint, infer_wiring(checkpoint), np.argsort(order)) if order else checkpoint
+
+
+class Weights(Sequence[dict[str, np.ndarray]]):
+    """The tensors of checkpoints, read when they are asked for."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]):
+        self.checkpoints = checkpoints
+
+    def __len__(self) -> int:
+        return len(self.checkpoints)
+
+    def __getitem__(self, place: int) -> dict[str, np.ndarray]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return {name: np.asarray(tensor) for name, tensor in self.checkpoints[place].tensors.items()}
 
 
 class GNN:
@@ -87,7 +110,7 @@ class GNN:
 
     def fit(
         self,
-        checkpoints: list[Checkpoint],
+        checkpoints: Sequence[Checkpoint],
         split: dict[str, np.ndarray],
         examples: Examples,
         validate: Callable[[np.ndarray], float],

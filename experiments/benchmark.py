@@ -50,7 +50,8 @@ from wsrl.graph.tiles import to_graph
 from wsrl.network import Network, read_network
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import image_bank
-from wsrl.zoo.models import FAMILIES, Classifier
+from wsrl.zoo.families import CATALOGUES
+from wsrl.zoo.models import Classifier
 from wsrl.zoo.recipes import Config, draw_runs
 from wsrl.zoo.stacked import initialise
 from wsrl.zoo.tasks import draw_tasks
@@ -171,7 +172,7 @@ def encoder_tables(settings: Settings) -> list[str]:
     embedder, (product, product_flops) = Embedder(encoder), matrix_product()
     steps, floors = {}, {}
     for family in tqdm(settings.families, desc="encoder"):
-        networks = [fresh_network(FAMILIES[family][0], seed) for seed in range(settings.networks)]
+        networks = [fresh_network(CATALOGUES["main"][family].variants[0], seed) for seed in range(settings.networks)]
         graphs = [to_graph(network, config.encoder.tile) for network in networks]
         buckets = make_buckets(graphs, config.encoder.batch_cost, config.encoder.slack)
         methods = training_steps(config, encoder, params, networks)

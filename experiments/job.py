@@ -4,7 +4,6 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +11,28 @@ import numpy as np
 
 from experiments.baselines import baseline_methods
 from wsrl.annotations import Config
-from wsrl.data import load_image_set
+from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
+from wsrl.encoder.encoder import Swept
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import Fitted, fit_encoder, init_params, make_encoder
 from wsrl.encoder.inputs import natural_inputs
 from wsrl.encoder.losses import LOSSES
 from wsrl.encoder.sampling import Examples
+from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
 from wsrl.evaluation import accuracy_tau, evaluate_methods, query_examples, write_results
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
 from wsrl.files import write_atomically
-from wsrl.graph.collection import Bucket, checkpoint_graph, make_buckets
+from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.index import Index
 from wsrl.report import write_report
 from wsrl.symmetry import random_symmetry
 from wsrl.wiring.infer import infer_wiring
-from wsrl.zoo.load import Networks, load_networks
+from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record, assign_splits, read_manifest
-from wsrl.zoo.tasks import draw_tasks
+from wsrl.zoo.tasks import load_tasks
 from wsrl.zoo.training import train_zoo
 
 ENCODER = "wsrl"
@@ -66,56 +67,67 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         records, problems = read_manifest(zoo)
         if any(record.split is None for record in records):
             records = assign_splits(records, config.seed)
-    with stages("graphs"):
-        networks = load_networks(zoo, records, config.encoder.tile)
-        problems += networks.problems
+    with stages("sweeps"):
+        seeds = range(config.encoder.seeds)
+        directories = [workdir / f"encoder_{seed}" for seed in seeds]
+        inputs = [draw_inputs(config, seed) for seed in seeds]
+        embedder = Embedder(make_encoder(config.encoder, inputs[0].shape[1:]))
+        start = [init_params(embedder.encoder, own, seed) for own, seed in zip(inputs, seeds, strict=True)]
+        learned = config.encoder.input_learning_rate > 0
+        found = sweep_zoo(embedder, start, zoo, records, config.encoder, directories, keep_graphs=learned)
+        records, problems = found.records, problems + found.problems
         if trained.get("diverged"):
             problems.append(f"{trained['diverged']} runs diverged in training and were left out")
-        split = places_by_split(networks.records)
-        buckets = make_buckets(networks.graphs, config.encoder.batch_cost, config.encoder.slack)
-    examples = make_examples(networks.records)
-    train_tasks = {networks.records[i].task for i in split["train"]}
-    embedder, fitted, digests = None, [], []
-    validate = validation_score(networks.records, split["validation"])
-    for seed in range(config.encoder.seeds):
-        start = time.perf_counter()
+        split = places_by_split(records)
+        checkpoints = StoredCheckpoints(zoo, records)
+    examples = make_examples(records)
+    train_tasks = {records[i].task for i in split["train"]}
+    fitted, digests = [], []
+    validate = validation_score(records, split["validation"])
+    for seed, directory in zip(seeds, directories, strict=True):
+        started = time.perf_counter()
         with stages("encoders"):
-            inputs = draw_inputs(config, networks, seed)
-            embedder = embedder or Embedder(make_encoder(config.encoder, inputs.shape[1:]))
-            params = init_params(embedder.encoder, inputs, seed)
-            directory = workdir / f"encoder_{seed}"
             fitted.append(
                 fit_encoder(
-                    embedder, params, buckets, examples, split["train"], validate, config.encoder, directory, seed
+                    embedder,
+                    start[seed],
+                    found.swept[seed],
+                    found.buckets,
+                    examples,
+                    split["train"],
+                    validate,
+                    config.encoder,
+                    directory,
+                    seed,
                 )
             )
             digests.append(save_encoder(directory, embedder.encoder, fitted[-1].params))
-        encoder_seconds = time.perf_counter() - start  # of the last one, whose programs were compiled before
-    assert embedder is not None
+        encoder_seconds = time.perf_counter() - started  # of the last one, whose programs were compiled before
     with stages("baselines"):
-        seconds = config.gnn.seconds or encoder_seconds
-        methods, shared = baseline_methods(config, networks, split, examples, validate, workdir, seconds)
+        seconds = config.gnn.seconds or encoder_seconds + stages.seconds["sweeps"] / len(seeds)
+        zoo_of = records, checkpoints
+        methods, shared = baseline_methods(config, *zoo_of, split, examples, validate, workdir, seconds)
     with stages("evaluation"):
         test = split["test"]
-        tested = [networks.records[i] for i in test]
+        tested = [records[i] for i in test]
         methods = {ENCODER: [f.encoding.embedding[test] for f in fitted]} | methods
-        shared = {ENCODER: shared_order_embeddings(embedder, fitted, networks.records, test)} | shared
+        shared = {ENCODER: shared_order_embeddings(embedder, fitted, records, test)} | shared
         results = evaluate_methods(
             methods,
             tested,
             train_tasks=train_tasks,
-            validation_tasks={networks.records[i].task for i in split["validation"]},
+            validation_tasks={records[i].task for i in split["validation"]},
             shared_order=shared,
             resamples=config.evaluation.resamples,
             seed=config.seed,
         )
         results["accuracy_tau"] = accuracy_tau([f.encoding.accuracy[test] for f in fitted], tested, seed=config.seed)
-        error = invariance_error(embedder, fitted[0], networks, buckets, test, config)
+        error = invariance_error(embedder, fitted[0], checkpoints, test, config)
         results["invariance_error"] = error
-        results["zoo"] = {"models": len(networks.records), "problems": len(problems)}
+        results["zoo"] = {"models": len(records), "problems": len(problems)}
         results["compilations"] = {"encoder": embedder.compilations}
     with stages("index"):
-        ids = [record.id for record in networks.records]
+        ids = [record.id for record in records]
         index = Index.build(fitted[0].encoding.embedding, ids, digests[0])
         index.save(workdir / "index")
         results["index"] = {"models": len(ids), "backend": index.backend}
@@ -125,7 +137,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         write_report(
             workdir / "report.html",
             results=results,
-            records=networks.records,
+            records=records,
             embeddings=fitted[0].encoding.embedding,
             examples=query_examples(methods[ENCODER][0][unseen], [tested[i] for i in unseen], seed=config.seed),
             curves={f"encoder {seed}": f.curve for seed, f in enumerate(fitted)},
@@ -209,16 +221,12 @@ def validation_score(records: Sequence[Record], places: np.ndarray):
     return score
 
 
-def draw_inputs(config: Config, networks: Networks, seed: int) -> np.ndarray:
+def draw_inputs(config: Config, seed: int) -> np.ndarray:
     """Natural images of the training tasks, or, for a zoo made elsewhere, of the configured data sets."""
-    zoo = config.zoo
-    names = zoo.datasets.split(",")
-    sets = [load_image_set(name, zoo.data_dir, zoo.image_size, zoo.max_images, config.seed) for name in names]
-    tasks = []
-    if not zoo.dir:
-        numbers = (zoo.num_tasks, zoo.num_test_tasks, zoo.num_validation_tasks)
-        tasks = [t for t in draw_tasks(sets, *numbers, config.seed, zoo.num_classes) if t.split == "train"]
-    return natural_inputs(sets, tasks, config.encoder.probes, seed)
+    sets, tasks = load_tasks(config.zoo, config.seed)
+    if config.zoo.dir:
+        sets, tasks = [images for images in sets if images.name in config.zoo.datasets.split(",")], []
+    return natural_inputs(sets, [task for task in tasks if task.split == "train"], config.encoder.probes, seed)
 
 
 def shared_order_embeddings(
@@ -227,42 +235,29 @@ def shared_order_embeddings(
     """Embeddings of networks whose output neurons are put into the order of their tasks' classes."""
     embeddings = []
     for fit in fitted:
-        logits = fit.swept.logits[places].copy()
+        logits, templates = fit.swept.logits[places].copy(), fit.swept.templates[places].copy()
         for row, place in enumerate(places):
             order = records[place].get("class_order")
             if order:
-                logits[row, np.asarray(order)] = logits[row, : len(order)]
-        swept = type(fit.swept)(*(leaf[places] for leaf in fit.swept))._replace(logits=logits)
+                for array in (logits, templates):
+                    array[row, np.asarray(order)] = array[row, : len(order)]
+        swept = Swept(*(leaf[places] for leaf in fit.swept))._replace(logits=logits, templates=templates)
         embeddings.append(embedder.read(fit.params, swept).embedding)
     return embeddings
 
 
 def invariance_error(
-    embedder: Embedder,
-    fit: Fitted,
-    networks: Networks,
-    buckets: Sequence[Bucket],
-    places: np.ndarray,
-    config: Config,
+    embedder: Embedder, fit: Fitted, checkpoints: Sequence[Checkpoint], places: np.ndarray, config: Config
 ) -> float:
     """Largest relative change of an embedding when a network is permuted and rescaled at random."""
     rng = np.random.default_rng([config.seed, 3])
-    chosen = set(rng.choice(places, min(config.evaluation.invariance_models, len(places)), replace=False).tolist())
-    transformed, order = [], []
-    for bucket in buckets:  # the same plans, so that nothing is compiled anew
-        own = [i for i, member in enumerate(bucket.members) if member in chosen]
-        if not own:
-            continue
-        graphs = []
-        for i in own:
-            checkpoint = networks.checkpoints[bucket.members[i]]
-            other = random_symmetry(checkpoint, infer_wiring(checkpoint), rng)
-            graphs.append(checkpoint_graph(other, config.encoder.tile))
-        members = np.arange(len(order), len(order) + len(own))
-        transformed.append(replace(bucket, members=members, graphs=tuple(graphs)))
-        order += bucket.members[own].tolist()
-    changed = embedder(fit.params, transformed).embedding
-    original = fit.encoding.embedding[order]
+    chosen = rng.choice(places, min(config.evaluation.invariance_models, len(places)), replace=False)
+    graphs = []
+    for checkpoint in (checkpoints[place] for place in chosen):
+        other = random_symmetry(checkpoint, infer_wiring(checkpoint), rng)
+        graphs.append(checkpoint_graph(other, config.encoder.tile))
+    changed = embedder(fit.params, make_buckets(graphs, config.encoder.batch_cost, config.encoder.slack)).embedding
+    original = fit.encoding.embedding[chosen]
     return float((np.linalg.norm(changed - original, axis=1) / np.linalg.norm(original, axis=1)).max())
 
 

@@ -70,7 +70,7 @@ def per_weight_batch(networks: Sequence[Network]) -> PerWeightBatch:
         bias.append(np.concatenate([network.layers[i].bias for network in networks]).astype(np.float32))
     # hashable, as what is static to a compiled program must be
     layers = tuple(
-        replace(layer, bias=None, norm=None, links=tuple(replace(link, weight=None) for link in layer.links))
+        replace(layer, biases=(), norm=None, links=tuple(replace(link, weight=None) for link in layer.links))
         for layer in layers
     )
     return PerWeightBatch(tuple(edges), tuple(bias), layers)  # pyright: ignore[reportCallIssue]

@@ -8,18 +8,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.zoo.models import FAMILIES
+from wsrl.zoo.families import CATALOGUES
+from wsrl.zoo.models import Classifier, ResNet
 
-CASES = [(family, variant) for family in FAMILIES for variant in range(len(FAMILIES[family]))]
-NAMES = [f"{family}-{FAMILIES[family][variant].activation}" for family, variant in CASES]
+MAIN = CATALOGUES["main"]
+CASES = [(family, variant) for family in MAIN for variant in range(len(MAIN[family].variants))]
+NAMES = [f"{family}-{MAIN[family].variants[variant].activation}" for family, variant in CASES]
 SIZE = 16
 
 
 def draw_network(family: str, variant: int, seed: int = 0) -> tuple[Checkpoint, dict]:
     """A network with random weights, biases and norm statistics; and its Flax variables."""
-    model = FAMILIES[family][variant]
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, SIZE, SIZE, 1)))
-    rng = np.random.default_rng([seed, variant])
+    checkpoint, variables = draw_model(MAIN[family].variants[variant], [seed, variant])
+    return Checkpoint(f"{family}-{variant}", checkpoint.tensors, checkpoint.metadata), variables
+
+
+def draw_model(model: Classifier, seed: int | list[int] = 0, size: int = SIZE) -> tuple[Checkpoint, dict]:
+    """As `draw_network`, of any model."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))
+    rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         name = path[-1].key
@@ -34,19 +41,19 @@ def draw_network(family: str, variant: int, seed: int = 0) -> tuple[Checkpoint, 
         "activation": model.activation,
         "strides": list(model.conv_strides),
         "heads": model.heads,
-        "input_shape": [SIZE, SIZE, 1],
+        "input_shape": [size, size, 1],
     }
-    if family == "resnet":
+    if isinstance(model, ResNet):
         from wsrl.wiring.names import parse_modules
 
         modules = parse_modules(Checkpoint("", tensors, {}))[0]
         assert len(model.conv_strides) == sum(m.kind == "conv" for m in modules)
-    return Checkpoint(f"{family}-{variant}", tensors, metadata), variables
+    return Checkpoint(type(model).__name__, tensors, metadata), variables
 
 
 def logits(family: str, variant: int, variables: dict, images: np.ndarray) -> np.ndarray:
     """What the Flax module computes."""
-    return np.asarray(FAMILIES[family][variant].apply(variables, images))
+    return np.asarray(MAIN[family].variants[variant].apply(variables, images))
 
 
 def variables_of(checkpoint: Checkpoint) -> dict:

@@ -17,7 +17,7 @@ from wsrl.encoder.losses import contrastive
 from wsrl.encoder.train import init_state, make_optimizer
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.tiles import to_graph
-from wsrl.zoo.models import FAMILIES
+from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.recipes import draw_runs
 from wsrl.zoo.tasks import draw_tasks
 
@@ -47,7 +47,7 @@ def test_sizes_go_together(name):
     config = importlib.import_module(f"configs.{name}").get_config()
     assert config.zoo.steps % config.zoo.checkpoints == 0
     assert config.zoo.num_test_tasks + config.zoo.num_validation_tasks < config.zoo.num_tasks
-    assert set(config.zoo.families.split(",")) <= set(FAMILIES)
+    assert set(config.zoo.families.split(",")) <= set(CATALOGUES["main"])
     assert config.encoder.probes % config.encoder.chunk == 0
     assert config.encoder.backward_probes <= config.encoder.probes
 
@@ -67,7 +67,8 @@ def test_there_are_enough_tasks(name):
 def test_large_step_has_consistent_shapes():
     size, config = large.get_config().zoo.image_size, large.get_config().encoder
     encoder = make_encoder(config, (size, size, 1))
-    graphs = [to_graph(fresh_network(models[0], seed), config.tile) for models in FAMILIES.values() for seed in (0, 1)]
+    models = [family.variants[0] for family in CATALOGUES["main"].values()]
+    graphs = [to_graph(fresh_network(model, seed), config.tile) for model in models for seed in (0, 1)]
     buckets = make_buckets(graphs, np.iinfo(np.int64).max)
     params = init_params(encoder, np.zeros((config.probes, size, size, 1), np.float32), 0)
     optimizer = make_optimizer(config)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 import pytest
-from networks import CASES, SIZE, draw_network, in_torch_names, logits
+from networks import CASES, SIZE, draw_model, draw_network, in_torch_names, logits
 
 from wsrl.canonical import canonicalize
 from wsrl.encoder.sweep import forward_sweep, output_logits
@@ -13,6 +13,7 @@ from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.plans import make_plan, profile
 from wsrl.network import read_network
 from wsrl.wiring.infer import infer_wiring
+from wsrl.zoo.models import MLP, CNNGap, SequenceTransformer
 
 IMAGES = np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
 
@@ -50,6 +51,23 @@ def test_the_sweep_computes_what_every_network_computes(networks, buckets):
     assert seen == set(range(len(CASES)))
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        MLP("leaky_relu", widths=(40,) * 12),
+        CNNGap("silu", widths=(8, 256), conv_strides=(4, 4)),
+        SequenceTransformer("leaky_relu", widths=(8,)),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_deep_wide_and_sequential_networks_are_swept_exactly(model):
+    checkpoint, variables = draw_model(model)
+    bucket = make_buckets([checkpoint_graph(checkpoint, 16)])[0]
+    found, _ = swept_logits(bucket.batch([0]), IMAGES)
+    expected = np.asarray(model.apply(variables, IMAGES))
+    np.testing.assert_allclose(found[0, :5].T, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+
+
 def test_few_buckets_hold_all_architectures(networks):
     graphs = [checkpoint_graph(checkpoint, 16) for checkpoint, _ in networks]
     for slack in (1.0, 2.0, 50.0):
@@ -68,7 +86,6 @@ def reference_states(network, images):
     start = np.cumsum([0] + [layer.layer.units for layer in network.layers])
     states = {0: jnp.asarray(images.transpose(3, 1, 2, 0).reshape(images.shape[3], -1, len(images)))}
     grids = {0: network.layers[0].layer.grid}
-    functions = {"identity": lambda x: x, "relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
     for i, layer in enumerate(network.layers[1:], start=1):
         height, width = layer.layer.grid
         y, x = np.divmod(np.arange(height * width), width)
@@ -86,7 +103,7 @@ def reference_states(network, images):
             carried = states[link.source][sender[:, None], place] * inside[:, :, None]
             message = graph.edges["weight"][edge][:, None, None] * carried
             total = total + jraph.segment_sum(message, graph.receivers[edge] - start[i], layer.layer.units)
-        state = functions[layer.layer.activation](total)
+        state = getattr(jax.nn, layer.layer.activation)(total)
         states[i] = state.mean(1, keepdims=True) if layer.layer.pool else state
         grids[i] = (1, 1) if layer.layer.pool else layer.layer.grid
     return states

@@ -6,10 +6,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl.zoo.models import FAMILIES, MLP, CNNGap, ViT, patch_convolution
+from wsrl.zoo.families import CATALOGUES
+from wsrl.zoo.models import MLP, RNN, CNNGap, ResNet, SequenceTransformer, ViT, patch_convolution
 from wsrl.zoo.stacked import initialise
 
-MODELS = [pytest.param(model, id=f"{family}-{model.activation}") for family in FAMILIES for model in FAMILIES[family]]
+MODELS = [
+    pytest.param(model, id=f"{catalogue}-{family}-{model.activation}")
+    for catalogue, families in CATALOGUES.items()
+    for family in families
+    for model in families[family].variants
+]
 
 
 def convolve(x, kernel, strides, padding):
@@ -53,9 +59,9 @@ def test_variables_are_those_of_flax(model):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CATALOGUES["wide"])
 def test_logits_of_an_image_do_not_depend_on_the_others(family):
-    model = FAMILIES[family][-1]
+    model = CATALOGUES["wide"][family].train[0]
     variables = initialise(model, 16, 0, 1.0)
     x = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
     apply = jax.jit(lambda x: model.apply(variables, x))
@@ -74,13 +80,18 @@ def test_initial_kernels_have_the_deviation_of_flax():
         assert projection["kernel"].std() == pytest.approx(0.125, rel=0.05), name
 
 
+def test_recurrent_kernels_are_orthogonal():
+    kernel = initialise(RNN(widths=(24,)), 16, 0, 2.0)["params"]["SimpleCell_0"]["h"]["kernel"]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(24), atol=1e-5)
+
+
 def test_small_cnn_zoo():
     variables = initialise(CNNGap(num_classes=10), 16, 0, 1.0)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 4970
 
 
 def test_strides_follow_the_forward_pass():
-    model = FAMILIES["resnet"][0]
+    model = ResNet(widths=(8, 8, 16), block_strides=(2, 1, 2))
     assert model.conv_strides == (2, 1, 1, 2, 1, 2)
     blocks = initialise(model, 16, 0, 1.0)["params"]
     assert [name for name in blocks["ResidualBlock_0"] if name.startswith("Conv")] == ["Conv_0", "Conv_1"]
@@ -88,9 +99,22 @@ def test_strides_follow_the_forward_pass():
 
 
 def test_attention_kernels_name_their_heads():
-    attention = initialise(FAMILIES["vit"][1], 16, 0, 1.0)["params"]["TransformerBlock_0"]
+    attention = initialise(ViT(), 16, 0, 1.0)["params"]["TransformerBlock_0"]
     shapes = {name: leaf["kernel"].shape for name, leaf in attention["MultiHeadDotProductAttention_0"].items()}
     assert shapes == {"query": (16, 2, 8), "key": (16, 2, 8), "value": (16, 2, 8), "out": (2, 8, 16)}
+
+
+def test_tokens_of_a_sequence_are_the_rows():
+    model = SequenceTransformer()
+    variables = initialise(model, 16, 0, 1.0)
+    assert variables["params"]["Conv_0"]["kernel"].shape == (1, 16, 1, 16)
+    assert variables["params"]["pos_embedding"].shape == (1, 16, 16)
+    variables["params"]["pos_embedding"] = np.zeros((1, 16, 16), np.float32)
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 1)).astype(np.float32)
+    rows, columns = (model.apply(variables, np.flip(x, axis)) for axis in (1, 2))
+    logits = model.apply(variables, x)
+    np.testing.assert_allclose(rows, logits, atol=1e-5)  # without positions, rows are a set
+    assert np.abs(columns - logits).max() > 1e-2
 
 
 def test_dropout_keeps_the_mean():

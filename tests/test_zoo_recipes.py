@@ -4,13 +4,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from wsrl.errors import InputError
-from wsrl.zoo.models import FAMILIES
+from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.recipes import draw_runs
 from wsrl.zoo.tasks import Task
 
 CONFIG = ConfigDict(
     {
+        "catalogue": "main",
         "families": "mlp,vit",
+        "test_families": "",
         "num_classes": 5,
         "num_seen_tasks": 2,
         "runs_train": 2,
@@ -18,6 +20,7 @@ CONFIG = ConfigDict(
         "runs_test": 4,
         "runs_seen": 3,
         "num_children": 12,
+        "num_distilled": 0,
     }
 )
 SPLITS = ["train"] * 5 + ["validation"] * 2 + ["test"] * 3
@@ -36,7 +39,7 @@ def test_counts():
     }
     assert len(runs) == len(roots) + 12 and len({run.id for run in runs}) == len(runs)
     variants = collections.Counter((run.family, run.variant) for run in roots)
-    assert len(variants) == sum(len(FAMILIES[family]) for family in CONFIG.families.split(","))
+    assert len(variants) == sum(len(CATALOGUES["main"][family].variants) for family in CONFIG.families.split(","))
     assert max(variants.values()) - min(variants.values()) <= 1
 
 
@@ -73,3 +76,66 @@ def test_recipes_vary():
 def test_unknown_family():
     with pytest.raises(InputError, match="no family lstm"):
         draw_runs(ConfigDict({**CONFIG, "families": "lstm"}), TASKS)
+
+
+def wide(**changes):
+    return draw_runs(ConfigDict({**CONFIG, "catalogue": "wide", **changes}), TASKS)
+
+
+def test_wide_test_runs_have_variants_that_no_other_run_has():
+    for runs in (wide(), wide(num_distilled=9)):
+        for family in ("mlp", "vit"):
+            models = collections.defaultdict(set)
+            for run in runs:
+                if run.family == family:
+                    models[run.split].add(run.model)
+            known = CATALOGUES["wide"][family]
+            assert models["train"] | models["validation"] == set(known.train)
+            assert models["test"] == set(known.test) and not models["test"] & models["train"]
+
+
+def test_a_family_can_be_kept_for_the_test():
+    runs = wide(test_families="resnet,vit", families="mlp,cnn_gap", num_distilled=20)
+    families = collections.defaultdict(set)
+    for run in runs:
+        families[run.split].add(run.family)
+    assert families == {"train": {"mlp", "cnn_gap"}, "validation": {"mlp", "cnn_gap"}, "test": {"resnet", "vit"}}
+    counts = collections.Counter((run.split, run.seen) for run in runs if run.parent is run.teacher is None)
+    assert counts["test", False] == 3 * 2 * 4 and counts["test", True] == 2 * 2 * 3
+
+
+def test_distilled_runs_are_of_another_family_and_their_teachers_lineage():
+    before, runs = wide(), wide(num_distilled=15)
+    assert runs[: len(before)] == before and len(runs) == len(before) + 15
+    for run in runs[len(before) :]:
+        assert run.teacher in before and run.family != run.teacher.family and run.parent is None
+        assert run.label_noise == 0 and run.seed != run.teacher.seed
+        for field in ("task", "split", "seen", "lineage", "class_order"):
+            assert getattr(run, field) == getattr(run.teacher, field)
+    assert len({run.teacher.id for run in runs[len(before) :]}) == len({run.id for run in runs[len(before) :]}) == 15
+    with pytest.raises(InputError, match=r"zoo\.num_distilled: needs a second family"):
+        wide(families="mlp", num_distilled=1)
+
+
+PINNED = [
+    ("mlp-00000", 1, "sgd", 136066921),
+    ("vit-00037", 0, "adam", 1455857836),
+    ("mlp-00079", 1, "sgd", 1461854649),
+]
+
+
+def test_the_main_catalogue_draws_the_runs_it_always_drew():
+    runs = draw_runs(CONFIG, TASKS)
+    assert [(run.id, run.variant, run.optimizer, run.seed) for run in (runs[0], runs[37], runs[-1])] == PINNED
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"catalogue": "narrow"}, "zoo.catalogue: no catalogue 'narrow'"),
+        ({"test_families": "mlp,lstm"}, "zoo.test_families: no family lstm"),
+    ],
+)
+def test_unknown_catalogue_or_test_family(change, reason):
+    with pytest.raises(InputError, match=reason):
+        draw_runs(ConfigDict({**CONFIG, **change}), TASKS)

@@ -9,13 +9,16 @@ import pytest
 import safetensors
 from ml_collections import ConfigDict
 
+from wsrl.data import load_image_set, normalize
 from wsrl.errors import InputError
 from wsrl.zoo import training
 from wsrl.zoo.bank import draw_batches, image_bank, run_arrays
+from wsrl.zoo.families import CATALOGUES, Family
 from wsrl.zoo.manifest import read_manifest
-from wsrl.zoo.models import FAMILIES, MLP, CNNFlatten
+from wsrl.zoo.models import MLP, CNNFlatten
 from wsrl.zoo.recipes import draw_runs
 from wsrl.zoo.stacked import initialise, optimizer_update, train_model
+from wsrl.zoo.storage import read_checkpoints, read_variables
 from wsrl.zoo.tasks import draw_tasks
 from wsrl.zoo.training import make_chunks, train_zoo
 
@@ -28,12 +31,14 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def small_families(monkeypatch):
     for family, models in SMALL.items():
-        monkeypatch.setitem(FAMILIES, family, models)
+        monkeypatch.setitem(CATALOGUES["main"], family, Family(models, models))
 
 
 def config(**changes):
     fields = {
         "datasets": "digits",
+        "validation_datasets": "",
+        "test_datasets": "",
         "data_dir": "",
         "image_size": 8,
         "max_images": 600,
@@ -43,16 +48,21 @@ def config(**changes):
         "num_validation_tasks": 1,
         "num_seen_tasks": 1,
         "test_images": 60,
+        "catalogue": "main",
         "families": "mlp",
+        "test_families": "",
         "runs_train": 2,
         "runs_validation": 1,
         "runs_test": 2,
         "runs_seen": 1,
         "num_children": 3,
+        "num_distilled": 0,
+        "num_copies": 0,
         "steps": 6,
         "checkpoints": 3,
         "batch_size": 8,
         "chunk_size": 4,
+        "storage": "files",
     }
     return ConfigDict(fields | changes)
 
@@ -66,7 +76,7 @@ def zoo(tmp_path_factory):
     directory = tmp_path_factory.mktemp("zoo")
     with pytest.MonkeyPatch.context() as patch:
         for family, models in SMALL.items():
-            patch.setitem(FAMILIES, family, models)
+            patch.setitem(CATALOGUES["main"], family, Family(models, models))
         return directory, train_zoo(config(), directory)
 
 
@@ -159,8 +169,8 @@ def test_steps_must_be_shared_evenly(tmp_path):
 def test_diverged_runs_and_their_children_are_left_out(zoo, tmp_path, monkeypatch):
     lost = next(record for record in read_manifest(zoo[0])[0] if record.parent).parent.split("/")[0]
 
-    def poisoned(run, model, directory, settings):
-        variables = original(run, model, directory, settings)
+    def poisoned(run, *rest):
+        variables = original(run, *rest)
         return jax.tree.map(lambda w: w * np.nan, variables) if run.id == lost else variables
 
     original = training._initial_variables
@@ -173,7 +183,7 @@ def test_diverged_runs_and_their_children_are_left_out(zoo, tmp_path, monkeypatc
 
 
 def small_zoo(**changes):
-    digits = training.load_image_set("digits", None, 8, 600)
+    digits = load_image_set("digits", None, 8, 600)
     tasks = draw_tasks([digits], 6, 2, 1)
     return draw_runs(config(**changes), tasks), image_bank([digits], tasks, 60)
 
@@ -235,3 +245,111 @@ def test_batches_follow_the_recipe():
     noisy = run.__class__(**{**vars(run), "label_noise": 1.0})
     rows, units = draw_batches(noisy, bank, 50, 8)
     assert all(run.class_order[u] != class_of[r] for u, r in zip(units.ravel(), rows.ravel(), strict=True))
+
+
+def contents(directory):
+    """Lines of the manifest without their places, and tensors."""
+    records = read_manifest(directory)[0]
+    lines = [{**vars(r), "path": None, "extra": {k: v for k, v in r.extra.items() if k != "record"}} for r in records]
+    return lines, [dict(checkpoint.tensors) for checkpoint in read_checkpoints(directory, records)]
+
+
+def test_both_storages_hold_the_same_zoo(zoo, tmp_path):
+    train_zoo(config(storage="array_record"), tmp_path)
+    (lines, tensors), (known, known_tensors) = contents(tmp_path), contents(zoo[0])
+    assert lines == known and any(line["parent"] for line in lines)
+    jax.tree.map(np.testing.assert_array_equal, tensors, known_tensors)
+    held = {path.name for path in tmp_path.iterdir()}
+    assert held == {"models.jsonl", "zoo.json", "shards"} and len(list((tmp_path / "shards").iterdir())) == 6
+    assert train_zoo(config(storage="array_record"), tmp_path)["models"] == 0
+
+
+MORE = {"storage": "array_record", "families": "mlp,cnn_flatten", "num_distilled": 3, "num_copies": 7}
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("larger")
+    with pytest.MonkeyPatch.context() as patch:
+        for family, models in SMALL.items():
+            patch.setitem(CATALOGUES["main"], family, Family(models, models))
+        return directory, train_zoo(config(**MORE), directory)
+
+
+def test_distilled_runs_learn_what_their_teacher_predicts(larger):
+    directory, counts = larger
+    records = {record.id: record for record in read_manifest(directory)[0]}
+    distilled = [record for record in records.values() if record.get("teacher") and not record.get("copy")]
+    assert len({record.get("run") for record in distilled}) == 3 and len(distilled) == 9
+    assert (counts["models"], counts["checkpoints"]) == (24 + 3 + 3 + 7, 72 + 3 + 9 + 7)
+    for record in distilled:
+        teacher = records[record.get("teacher")]
+        assert record.architecture != teacher.architecture and record.parent is None
+        for field in ("task", "split", "lineage", "class_order"):
+            assert record.get(field) == teacher.get(field)
+
+
+def test_taught_batches_keep_the_images(larger):
+    directory, _ = larger
+    runs, bank = small_zoo(**MORE)
+    final = {record.get("run"): record for record in read_manifest(directory)[0]}
+    run = next(run for run in runs if run.teacher)
+    other = next(run for run in runs if not run.teacher)
+    drawn = [draw_batches(run, bank, 6, 8) for run in (other, run)]
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("models",))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    images = jax.device_put(bank.images, replicated)
+    first, (rows, units) = training._taught((other, run), drawn, directory, final, images)
+    assert first is drawn[0] and np.array_equal(rows, drawn[1][0])
+    variables = read_variables(directory, final[run.teacher.id])
+    logits = run.teacher.model.apply(variables, normalize(bank.images[rows.ravel()])[..., None])
+    np.testing.assert_array_equal(units.ravel(), np.asarray(logits).argmax(-1))
+
+
+def test_copies_have_parents_and_measured_accuracies(larger):
+    directory, _ = larger
+    records = {record.id: record for record in read_manifest(directory)[0]}
+    copies = [record for record in records.values() if record.get("copy")]
+    assert collections.Counter(record.get("copy") for record in copies) == {"quantised": 3, "pruned": 2, "noisy": 2}
+    runs, bank = small_zoo(**MORE)
+    run_of = {run.id: run for run in runs}
+    apply = jax.jit(lambda model, *inputs: model.apply(*inputs), static_argnums=0)
+    for record in copies:
+        parent = records[record.parent]
+        assert not parent.get("copy") and parent.step == max(
+            r.step for r in records.values() if r.get("run") == parent.get("run")
+        )
+        for field in ("task", "split", "lineage", "architecture", "class_order"):
+            assert record.get(field) == parent.get(field)
+        run = run_of[parent.get("run")]
+        rows, labels = bank.test[run.task]
+        images = np.zeros((60, 8, 8), np.uint8)  # of one shape for all tasks
+        images[: len(rows)] = bank.images[rows]
+        logits = apply(run.model, read_variables(directory, record), normalize(images)[..., None])[: len(rows)]
+        right = np.array(run.class_order)[np.asarray(logits).argmax(-1)] == labels
+        assert record.accuracy == pytest.approx(right.mean(), abs=1e-6)
+
+
+def test_an_interrupted_build_of_copies_goes_on(larger, tmp_path, monkeypatch):
+    made = []
+
+    def interrupted(copies, *rest):
+        if len(made) == 1:
+            raise KeyboardInterrupt
+        made.append(copies)
+        return original(copies, *rest)
+
+    original = training.make_copies
+    monkeypatch.setattr(training, "make_copies", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_zoo(config(**MORE), tmp_path)
+    monkeypatch.setattr(training, "make_copies", original)
+    assert train_zoo(config(**MORE), tmp_path)["models"] == 7 - len(made[0])
+    (lines, tensors), (known, known_tensors) = contents(tmp_path), contents(larger[0])
+    assert lines == known
+    jax.tree.map(np.testing.assert_array_equal, tensors, known_tensors)
+
+
+def test_unknown_storage(tmp_path):
+    with pytest.raises(InputError, match="no storage 'tar'"):
+        train_zoo(config(storage="tar"), tmp_path)

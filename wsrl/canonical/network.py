@@ -1,8 +1,8 @@
 """Removes the scale and sign symmetries of a network analytically; permutations are left to the encoder.
 
-For positively homogeneous activations every hidden unit's incoming weights and bias are divided by their norm and its
-outgoing weights multiplied by it (Neyshabur et al., Path-SGD, 2015, eq. 3). For odd activations the sum of incoming
-weights and bias is made positive.
+For positively homogeneous activations (ReLU, leaky ReLU) every hidden unit's incoming weights and bias are divided by
+their norm and its outgoing weights multiplied by it (Neyshabur et al., Path-SGD, 2015, eq. 3). For odd activations the
+sum of incoming weights and bias is made positive.
 """
 
 from dataclasses import replace

@@ -17,6 +17,7 @@ from wsrl.errors import InputError
 COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
     "embed": "turns checkpoints into vectors",
+    "recommend": "ranks the models of a zoo for a data set, from labelled examples",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 PIPE_CLOSED = 128 + 13  # as a shell tells of SIGPIPE

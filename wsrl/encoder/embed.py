@@ -148,7 +148,8 @@ class Embedder:
         """Sweeps the learned inputs through networks; classes are as many as the largest output layer has."""
         swept = self.sweeps(params, buckets, progress)
         classes = int(np.flatnonzero(swept.mask.any(0)).max()) + 1
-        return swept._replace(logits=swept.logits[:, :classes], mask=swept.mask[:, :classes])
+        cut = {name: getattr(swept, name)[:, :classes] for name in ("logits", "templates", "mask")}
+        return swept._replace(**cut)
 
     def read(self, params: Any, swept: Swept) -> Encoding:
         """Reads out embeddings [n, dim] and predicted accuracies [n] of swept networks."""

@@ -1,11 +1,13 @@
 """The encoder: forward and backward sweeps over a batch of networks, and a unit vector for each."""
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from wsrl.encoder.readout import NeuronReadout, ResponseReadout, confidence, neuron_invariants
@@ -20,12 +22,15 @@ class Swept(NamedTuple):
 
     Attributes:
       logits: response of the output neurons to the learned inputs.
+      templates: of each output neuron, the image that raises its logit fastest: the gradient of the logit, less the
+        mean of the classes', with respect to the input, averaged over learned inputs and blurred.
       mask: 1 for output neurons that exist.
       tokens: of each level, the mean over its neurons of their invariants.
       levels: whether the network has the level.
     """
 
     logits: Float[Any, "networks classes probes"]
+    templates: Float[Any, "networks classes pixels"]
     mask: Float[Any, "networks classes"]
     tokens: Float[Any, "networks levels features"]
     levels: Bool[Any, "networks levels"]
@@ -44,16 +49,21 @@ class Encoding(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Sweeps inputs through networks and reads out the responses of output neurons and the relevances of hidden ones.
+    """Sweeps inputs through networks and reads out what the output neurons answer and how far it can be trusted.
 
-    The read-out starts from the responses alone: the hidden neurons' part starts at zero.
+    The embedding is made of the responses and templates of output neurons; the relevances of hidden neurons, from a
+    sweep backward, go into the predicted accuracy.
 
     Attributes:
       probes: learned inputs, swept forward.
       input_shape: [height, width, channels] of the learned inputs; networks of other shapes get them resized.
       dim: of the embedding.
-      width: of the read-outs.
-      backward_probes: the first of the learned inputs, which are also swept backward.
+      width: of the accuracy's read-out.
+      rank: components of the responses that the read-out takes products of.
+      evidence, template: weights of log probabilities and of templates beside probabilities; zero leaves them out.
+      backward_probes: the first of the learned inputs, which are also swept backward to the hidden neurons.
+      gradient_probes: the first of the learned inputs, which templates are averaged over.
+      blur: standard deviation of the blur of templates, in pixels.
       chunk: learned inputs swept at a time; small enough for the states to stay in cache.
       dtype: of the sweeps.
     """
@@ -62,17 +72,27 @@ class Encoder(nn.Module):
     input_shape: tuple[int, int, int] = (16, 16, 1)
     dim: int = 128
     width: int = 256
+    rank: int = 64
+    evidence: float = 0.5
+    template: float = 1.0
     backward_probes: int = 8
+    gradient_probes: int = 64
+    blur: float = 0.8
     chunk: int = 8
     dtype: str = "float32"
 
     def setup(self) -> None:
         """Declares the parameters."""
         self.inputs = self.param("inputs", nn.initializers.normal(0.5), (self.probes, *self.input_shape))
-        self.responses = ResponseReadout(self.width, self.dim)
+        self.responses = ResponseReadout(self.rank, self.dim, self.evidence, self.template)
         self.neurons = NeuronReadout(self.width // 4)
-        self.relevances = nn.Dense(self.dim, use_bias=False, kernel_init=nn.initializers.zeros)
         self.accuracy = nn.Sequential([nn.Dense(self.width // 4), nn.gelu, nn.Dense(1), nn.sigmoid])
+
+    @property
+    def response_size(self) -> int:
+        """Numbers that tell what a class answers."""
+        pixels = self.input_shape[0] * self.input_shape[1]
+        return self.probes * (1 + (self.evidence != 0)) + pixels * (self.template != 0)
 
     def __call__(self, batch: Batch, class_map: Float[Array, "networks classes new_classes"] | None = None) -> Encoding:
         """Encodes a batch; its last network is padding. See `read` for `class_map`."""
@@ -86,10 +106,28 @@ class Encoder(nn.Module):
         swept = jax.lax.map(lambda chunk: logits(forward_sweep(batch, chunk)), chunks)
         swept = jnp.moveaxis(swept, 0, 2).reshape(*swept.shape[1:3], self.probes)
         tokens, levels = backward_sweep(batch, jax.lax.stop_gradient(inputs[: self.backward_probes]))
-        return Swept(swept.astype(jnp.float32), mask, tokens.astype(jnp.float32), levels)
+        templates = jnp.zeros((*mask.shape, math.prod(self.input_shape[:2])))
+        if self.template:
+            gradients = class_gradients(batch, chunks[: -(-self.gradient_probes // self.chunk)])
+            templates = blurred(fit_gradients(gradients, batch.plan.input_shape, self.input_shape[:2]), self.blur)
+        return Swept(
+            logits=swept.astype(jnp.float32),
+            templates=templates.reshape(*mask.shape, -1).astype(jnp.float32),
+            mask=mask,
+            tokens=tokens.astype(jnp.float32),
+            levels=levels,
+        )
 
     def read(self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None) -> Encoding:
-        """Reads out embeddings and accuracies.
+        """Reads out embeddings and accuracies; see `embed` for the arguments."""
+        neurons = self.neurons(swept.tokens, swept.levels)
+        features = jnp.concatenate([confidence(swept.logits, swept.mask), neurons], -1)
+        return Encoding(self.embed(swept, class_map), self.accuracy(features)[:, 0])
+
+    def embed(
+        self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None
+    ) -> Float[Array, "networks dim"]:
+        """Reads out embeddings, which the output neurons alone decide.
 
         Args:
           swept: from `sweep`.
@@ -97,12 +135,8 @@ class Encoder(nn.Module):
             with the same one are merged. None leaves the classes as they are.
         """
         new_classes = jnp.eye(swept.mask.shape[1]) if class_map is None else class_map
-        kept = swept.mask[:, :, None] * new_classes
-        neurons = self.neurons(swept.tokens, swept.levels)
-        embedding = self.responses(swept.logits, kept) + self.relevances(neurons)
-        embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
-        features = jnp.concatenate([confidence(swept.logits, swept.mask), neurons], -1)
-        return Encoding(embedding, self.accuracy(features)[:, 0])
+        embedding = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * new_classes)
+        return embedding / jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
 
 
 def fit_inputs(
@@ -114,6 +148,52 @@ def fit_inputs(
     if inputs.shape[1:] == shape:
         return inputs
     return jax.image.resize(inputs, (len(inputs), *shape), "linear")
+
+
+def fit_gradients(
+    gradients: Float[Array, "networks classes rows"], shape: tuple[int, int, int], size: tuple[int, int]
+) -> Float[Array, "networks classes height width"]:
+    """Sums gradients, one row a channel and pixel of inputs [height, width, channels], over channels; resizes them."""
+    images = gradients.reshape(*gradients.shape[:2], shape[2], *shape[:2]).sum(2)
+    return images if shape[:2] == size else jax.image.resize(images, (*images.shape[:2], *size), "linear")
+
+
+def blurred(
+    images: Float[Array, "networks classes height width"], deviation: float
+) -> Float[Array, "networks classes height width"]:
+    """Convolves images with a Gaussian; at the border it is cut off and normalised."""
+
+    def kernel(size: int) -> Array:
+        place = np.arange(size)
+        weights = np.exp(-0.5 * (np.subtract.outer(place, place) / max(deviation, SMALL)) ** 2)
+        return jnp.asarray(weights / weights.sum(1, keepdims=True), images.dtype)
+
+    return jnp.einsum("ncyx,hy,wx->nchw", images, kernel(images.shape[2]), kernel(images.shape[3]))
+
+
+def class_gradients(
+    batch: Batch, chunks: Float[Array, "chunks probes height width channels"]
+) -> Float[Array, "networks classes rows"]:
+    """Gradient of each class's logit, less the mean of the classes', with respect to the input, averaged over inputs.
+
+    One row a channel and pixel, as in `input_rows`. The networks of a batch share their inputs, so each gets a shift of
+    its own, which is added to all of its inputs; the gradient with respect to it is the sum over them.
+    """
+    logits, mask = output_logits(batch)
+    share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0)
+    none = jnp.zeros((len(mask), math.prod(batch.plan.input_shape)), chunks.dtype)
+
+    def of_chunk(inputs: Array) -> Array:
+        def centred(shift: Array) -> Array:
+            found = logits(forward_sweep(batch, inputs, shift=shift)).mean(2)
+            return found - (found * share).sum(1, keepdims=True)
+
+        outputs, pull = jax.vjp(centred, none)
+        one_class = jnp.eye(outputs.shape[1], dtype=outputs.dtype)[: batch.plan.classes]
+        return jax.lax.map(lambda row: pull(row * mask.astype(row.dtype))[0], one_class)
+
+    found = jax.lax.map(of_chunk, chunks).mean(0)
+    return jnp.pad(found.swapaxes(0, 1), [(0, 0), (0, mask.shape[1] - found.shape[0]), (0, 0)])
 
 
 def backward_sweep(

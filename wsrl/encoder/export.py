@@ -15,6 +15,8 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
+PRETRAINED = Path(__file__).parent / "pretrained"  # the encoder of the package
+FILES = ("encoder.json", "encoder.safetensors")
 FIELDS = tuple(f.name for f in dataclasses.fields(Encoder) if f.name not in ("parent", "name"))
 
 
@@ -25,6 +27,11 @@ def save_encoder(directory: Path, encoder: Encoder, params: Any) -> str:
     write_atomically(directory / "encoder.json", shape)
     write_atomically(directory / "encoder.safetensors", safetensors.numpy.save(tensors))
     return encoder_hash(encoder, params)
+
+
+def encoder_directory(name: str | Path) -> Path:
+    """The folder of an encoder: `pretrained` stands for that of the package, all else for itself."""
+    return PRETRAINED if str(name) == PRETRAINED.name else Path(name)
 
 
 def encoder_hash(encoder: Encoder, params: Any) -> str:
@@ -39,9 +46,13 @@ def encoder_hash(encoder: Encoder, params: Any) -> str:
 def load_encoder(directory: Path) -> tuple[Encoder, Any]:
     """Reads what `save_encoder` wrote.
 
+    Args:
+      directory: see `encoder_directory`.
+
     Raises:
       InputError: a file is missing or not readable.
     """
+    directory = encoder_directory(directory)
     try:
         shape = json.loads((directory / "encoder.json").read_bytes())
         encoder = Encoder(**{**shape, "input_shape": tuple(shape["input_shape"])})

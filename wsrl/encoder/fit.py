@@ -1,5 +1,6 @@
 """Trains one encoder on the networks of a zoo: inputs, sweeps, read-out."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -12,6 +13,7 @@ from jaxtyping import Float, Int
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
 from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.fisher import fit_readout
 from wsrl.encoder.readout import INVARIANTS
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
@@ -43,7 +45,12 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int]) -> Encoder:
         input_shape=input_shape,
         dim=config.dim,
         width=config.width,
+        rank=config.rank,
+        evidence=config.evidence,
+        template=config.template,
         backward_probes=config.backward_probes,
+        gradient_probes=config.gradient_probes,
+        blur=config.blur,
         chunk=config.chunk,
         dtype=config.dtype,
     )
@@ -53,7 +60,9 @@ def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width
     """Draws parameters; the learned inputs start as given."""
     tokens = np.zeros((1, 1, INVARIANTS * encoder.backward_probes), np.float32)
     mask = np.ones((1, 1), np.float32)
-    swept = Swept(np.zeros((1, 1, encoder.probes), np.float32), mask, tokens, mask > 0)
+    pixels = math.prod(encoder.input_shape[:2])
+    logits, templates = (np.zeros((1, 1, size), np.float32) for size in (encoder.probes, pixels))
+    swept = Swept(logits, templates, mask, tokens, mask > 0)
     params = jax.jit(encoder.init, static_argnames="method")(jax.random.key(seed), swept, method="read")["params"]
     return {**params, "inputs": jnp.asarray(inputs, jnp.float32)}
 
@@ -61,6 +70,7 @@ def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width
 def fit_encoder(
     embedder: Embedder,
     params: Any,
+    swept: Swept,
     buckets: Sequence[Bucket],
     examples: Examples,
     training: Int[np.ndarray, " m"],
@@ -71,13 +81,14 @@ def fit_encoder(
 ) -> Fitted:
     """Trains an encoder and embeds all networks.
 
-    Where the inputs are not learned, the sweeps are done once, and training is that of the read-out. Where they are,
-    every step sweeps.
+    The read-out starts from a discriminant analysis of the training networks. Where the inputs are not learned, the
+    sweeps that were done for it are all, and training is that of the read-out. Where they are, every step sweeps.
 
     Args:
       embedder: holds the compiled programs, shared by encoders of one shape.
       params: the initial parameters.
-      buckets: all networks.
+      swept: all networks, by the initial parameters.
+      buckets: all networks; not used where the inputs are not learned.
       examples: of all networks.
       training: places of the networks to train on.
       validate: score of embeddings of all networks.
@@ -87,14 +98,16 @@ def fit_encoder(
     """
     devices = jax.local_device_count()
     learn_inputs = config.input_learning_rate > 0
-    swept = None if learn_inputs else embedder.sweep(params, buckets, f"sweep {seed}")
+    if config.draws:
+        analysed = config.draws, config.merge_share, config.shrinkage, seed
+        params = fit_readout(embedder.encoder, params, swept, examples, training, *analysed)
 
     def score(current: Any) -> float:
-        encoding = embedder(current, buckets) if swept is None else embedder.read(current, swept)
+        encoding = embedder(current, buckets) if learn_inputs else embedder.read(current, swept)
         return validate(encoding.embedding)
 
     served: Sequence[Batches]
-    if swept is None:
+    if learn_inputs:
         chosen = [(b, np.flatnonzero(np.isin(b.members, training))) for b in buckets]
         graphs = [b.graphs[i] for b, places in chosen for i in places]
         members = np.concatenate([b.members[places] for b, places in chosen])
@@ -121,5 +134,5 @@ def fit_encoder(
     best, curve = train(
         init_state(params, optimizer), step, sampler.sample, score, config, directory, f"encoder {seed}"
     )
-    swept = embedder.sweep(best, buckets, f"sweep {seed}") if swept is None else swept
+    swept = embedder.sweep(best, buckets, f"sweep {seed}") if learn_inputs else swept
     return Fitted(best, swept, embedder.read(best, swept), curve)

@@ -7,19 +7,20 @@ from jaxtyping import Array, Bool, Float
 
 SMALL = 1e-6
 LEAST_PROBABILITY = 1e-3
+SHARPNESS = 1.6  # of the probabilities: the deviation of the logits that they are made of
 INVARIANTS = 4  # functions of a neuron's relevance
 
 
-def standardized_logits(
-    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
-) -> Float[Array, "networks classes probes"]:
-    """Centres each network's logits over its classes and divides them by their root mean square.
+def standardized(
+    values: Float[Array, "networks classes features"], mask: Float[Array, "networks classes"]
+) -> Float[Array, "networks classes features"]:
+    """Centres each network's values over its classes and divides them by their root mean square.
 
     Architectures and recipes differ in how sure their networks are; tasks do not.
     """
     weight = mask[:, :, None]
     classes = jnp.maximum(mask.sum(1), 1.0)[:, None, None]
-    centred = (logits - (logits * weight).sum(1, keepdims=True) / classes) * weight
+    centred = (values - (values * weight).sum(1, keepdims=True) / classes) * weight
     variance = (jnp.square(centred).sum(1, keepdims=True) / classes).mean(2, keepdims=True)
     return centred / jnp.sqrt(variance + SMALL**2)
 
@@ -32,36 +33,79 @@ def class_probabilities(
     return jnp.where(exists, nn.softmax(jnp.where(exists, logits, -1e9), axis=1), 0.0)
 
 
-class ResponseReadout(nn.Module):
-    """Second-order pooling over the output neurons: sum over classes of two linear maps of the responses.
+def class_responses(
+    logits: Float[Array, "networks classes probes"],
+    templates: Float[Array, "networks classes pixels"],
+    class_map: Float[Array, "networks classes new_classes"],
+    evidence: float,
+    template: float,
+) -> Float[Array, "networks new_classes responses"]:
+    """What each class answers: its probability for each probe, the logarithm of it, and its template.
 
-    The sum of products x_c y_c keeps which inputs fall into one class, and is blind to the order and number of classes
-    (compact bilinear pooling with learned projections; Gao et al. 2016). A response is the class's probability for
-    each probe, and its logarithm.
+    Args:
+      logits, templates: see `wsrl.encoder.encoder.Swept`.
+      class_map: one where an old class becomes a new one.
+      evidence, template: weights of the second and third part, each of which has unit mean square otherwise; a part of
+        weight zero is left out.
+    """
+    kept = class_map.sum(2)
+    members = class_map.sum(1)
+    exists = (members > 0).astype(logits.dtype)
+    probability = class_probabilities(SHARPNESS * standardized(logits, kept), kept)
+    probability = jnp.einsum("ncp,ncg->ngp", probability, class_map)
+    parts = [standardized(probability, exists)]
+    if evidence:
+        parts.append(evidence * standardized(jnp.log(probability + LEAST_PROBABILITY), exists))
+    if template:
+        merged = jnp.einsum("ncp,ncg->ngp", templates, class_map) / jnp.maximum(members, 1.0)[:, :, None]
+        parts.append(template * standardized(merged, exists))
+    return jnp.concatenate(parts, -1)
+
+
+def second_order(
+    projected: Float[Array, "networks classes rank"],
+) -> Float[Array, "networks products"]:
+    """Sum over classes of the products of all pairs of components, of length 1.
+
+    The sum keeps which inputs fall into one class, and is blind to the order and number of classes (bilinear pooling;
+    Lin et al. 2015). A pair stands once, off the diagonal times the root of 2, as long as in the full matrix.
+    """
+    rows, columns = jnp.triu_indices(projected.shape[2])
+    products = jnp.einsum("ncp,ncq->npq", projected, projected)[:, rows, columns]
+    products *= jnp.where(rows == columns, 1.0, jnp.sqrt(2.0))
+    return products / jnp.sqrt(jnp.square(products).sum(-1, keepdims=True) + SMALL**2)
+
+
+class ResponseReadout(nn.Module):
+    """Second-order pooling over the output neurons, then a linear metric.
+
+    `wsrl.encoder.fisher.fit_readout` finds where its parameters start.
+
+    Attributes:
+      rank: components that responses are projected to.
+      dim: of the embedding.
+      evidence, template: see `class_responses`.
     """
 
-    width: int
+    rank: int
     dim: int
+    evidence: float
+    template: float
 
     @nn.compact
     def __call__(
         self,
         logits: Float[Array, "networks classes probes"],
+        templates: Float[Array, "networks classes pixels"],
         class_map: Float[Array, "networks classes new_classes"],
     ) -> Float[Array, "networks dim"]:
-        """Returns one vector a network; `class_map` is one where an old class becomes a new one."""
-        kept = class_map.sum(2)
-        exists = (class_map.sum(1) > 0).astype(jnp.float32)
-        sharpness = jnp.exp(self.param("sharpness", nn.initializers.constant(0.5), ()))
-        probability = class_probabilities(sharpness * standardized_logits(logits, kept), kept)
-        probability = jnp.einsum("ncp,ncg->ngp", probability, class_map)
-        classes = jnp.maximum(exists.sum(1), 1.0)[:, None, None]
-        response = probability - exists[:, :, None] / classes
-        evidence = standardized_logits(jnp.log(probability + LEAST_PROBABILITY), exists)
-        response = jnp.concatenate([response, evidence], -1)
-        left = nn.Dense(self.width, use_bias=False)(response)
-        right = nn.Dense(self.width, use_bias=False)(response)
-        return nn.Dense(self.dim, use_bias=False)((left * right).sum(1))
+        """Returns one vector a network."""
+        responses = class_responses(logits, templates, class_map, self.evidence, self.template)
+        products = self.rank * (self.rank + 1) // 2
+        basis = self.param("basis", nn.initializers.orthogonal(), (responses.shape[2], self.rank))
+        centre = self.param("centre", nn.initializers.zeros, (products,))
+        metric = self.param("metric", nn.initializers.orthogonal(), (products, self.dim))
+        return (second_order(responses @ basis) - centre) @ metric
 
 
 class NeuronReadout(nn.Module):

@@ -70,6 +70,23 @@ def draw_class_map(
     return new
 
 
+def class_map_array(
+    new: Int[np.ndarray, " classes"], order: Sequence[int] | None, units: int
+) -> Float[np.ndarray, "units units"]:
+    """One at (output neuron, new class).
+
+    Args:
+      new: from `draw_class_map`.
+      order: class of the task at each output neuron, or None where it is not known: then the classes stay as they are.
+      units: output neurons, padding included.
+    """
+    of_unit = np.take(new, order) if order else np.arange(units)
+    unit = np.flatnonzero(of_unit >= 0)
+    class_map = np.zeros((units, units), np.float32)
+    class_map[unit, of_unit[unit]] = 1.0
+    return class_map
+
+
 class Sampler:
     """Draws batches; the draw of a step depends on seed and step alone.
 
@@ -138,9 +155,6 @@ class Sampler:
             target.label[n] = draw
             target.lineage[n] = self.examples.lineage[member]
             target.accuracy[n] = self.examples.accuracy[member]
-            order = self.examples.class_order[member]
-            new = np.take(maps[draw], order) if order else np.arange(bucket.classes)
-            unit = np.flatnonzero(new >= 0)
-            class_map[n, unit, new[unit]] = 1.0
+            class_map[n] = class_map_array(maps[draw], self.examples.class_order[member], bucket.classes)
         places = [place for place, _ in chosen] or [0]  # a batch may be all padding, but not empty
         return bucket.batch(places), class_map, target

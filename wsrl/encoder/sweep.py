@@ -15,8 +15,16 @@ from jaxtyping import Array, Float, Int
 
 from wsrl.graph.batching import Batch, LevelSchedule
 from wsrl.graph.plans import ATTENTION, NORM, Plan
-from wsrl.graph.tiles import ACTIVATIONS
+from wsrl.wiring.layers import ACTIVATIONS
 
+FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "identity": lambda x: x,
+    "relu": jax.nn.relu,
+    "tanh": jnp.tanh,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "leaky_relu": jax.nn.leaky_relu,
+}
 LAYER_NORM_EPSILON = 1e-6
 MASKED = -1e9  # logit of a position that does not exist
 
@@ -37,14 +45,13 @@ def activate(
     pre: Float[Array, "nodes tile positions probes"], kind: Int[Array, "nodes"], occurring: Sequence[int]
 ) -> Float[Array, "nodes tile positions probes"]:
     """Applies each node's own activation; `kind` and `occurring` are indices of `ACTIVATIONS`."""
-    functions = {"identity": lambda x: x, "relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
     if len(occurring) == 1:
-        return functions[ACTIVATIONS[occurring[0]]](pre)
+        return FUNCTIONS[ACTIVATIONS[occurring[0]]](pre)
     out = jnp.zeros_like(pre)
     for index in occurring:
         # masked before as well as after, so that no branch's gradient meets an overflow of another's
         chosen = (kind == index)[:, None, None, None]
-        out = jnp.where(chosen, functions[ACTIVATIONS[index]](jnp.where(chosen, pre, 0.0)), out)
+        out = jnp.where(chosen, FUNCTIONS[ACTIVATIONS[index]](jnp.where(chosen, pre, 0.0)), out)
     return out
 
 
@@ -82,6 +89,7 @@ def forward_sweep(
     batch: Batch,
     inputs: Float[Array, "probes height width channels"],
     perturbations: States | None = None,
+    shift: Float[Array, "networks rows"] | None = None,
 ) -> States:
     """Computes the states of all levels from the inputs.
 
@@ -90,6 +98,8 @@ def forward_sweep(
       inputs: what the networks are fed; height, width and channels are the plan's.
       perturbations: added to the states of each level before later levels read them; gradients with respect to
         them are the backward sweep.
+      shift: added to every input of each network, one row a channel and pixel; the gradient with respect to it is that
+        at the inputs, which the networks of a batch share.
 
     Returns:
       One array a level; padding units and positions are zero, and a pooled map holds its mean at position 0.
@@ -109,6 +119,9 @@ def forward_sweep(
             zero = jnp.zeros((1, probes), inputs.dtype)
             buffer = jnp.concatenate([*(rows[s] for s in spec.sources), zero])
             slots = buffer.at[level.slot_row].get(mode="promise_in_bounds")
+            if shift is not None and spec.sources[0] == 0:
+                owner = level.graph[level.receiver][:, None, None]
+                slots += shift.at[owner, level.slot_row].get(mode="fill", fill_value=0)[..., None]
             weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
             message = jnp.einsum("esxp,esu->euxp", slots, weight)
             pre = jraph.segment_sum(message, level.receiver, spec.nodes)

@@ -148,10 +148,12 @@ def train(
         contextlib.closing(Writer(str(directory / "tensorboard"))) as writer,
     ):
         if checkpointer.latest is not None:
-            saved = checkpointer.load(checkpointer.latest, abstract_state={"state": state, "best": best})
-            state, best = saved["state"], saved["best"]
+            shape = {"state": state, "best": best, "score": np.zeros(())}
+            saved = checkpointer.load(checkpointer.latest, abstract_state=shape)
+            state, best, best_score = saved["state"], saved["best"], float(saved["score"])
             rows = [json.loads(line) for line in history.read_text().splitlines()[: int(state.step)]]
-        best_score = max((row["validation"] for row in rows if "validation" in row), default=-np.inf)
+        else:
+            best_score = validate(state.params)  # what training starts from may be the best
         spent = sum(row["seconds"] for row in rows[1:])
         first = int(state.step)
         # where a step leaves it, so that the second step does not compile again
@@ -180,7 +182,7 @@ def train(
             progress.update()
             if "validation" in row:
                 write_atomically(history, "".join(json.dumps(row) + "\n" for row in rows).encode())
-                checkpointer.save(step + 1, {"state": state, "best": best})
+                checkpointer.save(step + 1, {"state": state, "best": best, "score": np.array(best_score)})
             if last:
                 break
         progress.close()

@@ -26,6 +26,12 @@ def hubness(embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], k: int = 1
     return over_seeds([_skewness(embeddings, k) for embeddings in embeddings_by_seed])
 
 
+def centred(embeddings: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n dim"]:
+    """Unit vectors less their mean, scaled to length 1 again, which removes hubs near it (Suzuki et al. 2013)."""
+    centred = embeddings - embeddings.mean(0)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+
+
 def _skewness(embeddings: Float[np.ndarray, "n dim"], k: int) -> float | None:
     count = len(embeddings)
     if count < 3:

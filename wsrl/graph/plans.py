@@ -47,12 +47,14 @@ class Plan:
       input_shape: [height, width, channels] that all its networks are fed.
       position_embedding: (height, width) of the map of one-hot positions, or None.
       outputs: tiles of the widest output layer.
+      classes: its neurons.
       levels: the levels after the inputs.
     """
 
     graphs: int
     tile: int
     outputs: int
+    classes: int
     input_shape: tuple[int, int, int]
     position_embedding: tuple[int, int] | None
     levels: tuple[LevelPlan, ...]
@@ -68,7 +70,7 @@ class Profile:
       norm, pool: whether there is a layer norm, a map to average, [levels] bool.
       activations: of each level, the activations that occur.
       sources: of each level, the levels that its edges come from; 0 is the inputs.
-      outputs: tiles of the output layer.
+      outputs, classes: tiles of the output layer, and its neurons.
       input_shape, position_embedding: as in `Plan`.
     """
 
@@ -81,6 +83,7 @@ class Profile:
     activations: tuple[frozenset[int], ...]
     sources: tuple[frozenset[int], ...]
     outputs: int
+    classes: int
     input_shape: tuple[int, int, int]
     position_embedding: tuple[int, int] | None
 
@@ -88,7 +91,7 @@ class Profile:
     def key(self) -> tuple:
         """Equal for networks of equal shapes."""
         arrays = (self.nodes, self.edges, self.attention, self.positions, self.norm, self.pool)
-        rest = (self.activations, self.sources, self.outputs, self.input_shape, self.position_embedding)
+        rest = (self.activations, self.sources, self.outputs, self.classes, self.input_shape, self.position_embedding)
         return (*(tuple(a.tolist()) for a in arrays), *rest)
 
     def compatible(self, other: "Profile") -> bool:
@@ -122,6 +125,7 @@ def profile(graph: Graph) -> Profile:
         activations=tuple(frozenset(nodes["activation"][level == i].tolist()) for i in range(1, last + 1)),
         sources=tuple(frozenset(source[to == i].tolist()) for i in range(1, last + 1)),
         outputs=int(nodes["output"].sum()),
+        classes=int(nodes["mask"][nodes["output"] == 1].sum()),
         input_shape=(height, width, int(nodes["mask"][inputs].sum())),
         position_embedding=(int(shape[0]), int(shape[1])) if embedding.any() else None,
     )
@@ -146,6 +150,7 @@ def merge(a: Profile, b: Profile) -> Profile:
             for key in ("activations", "sources")
         },
         outputs=max(a.outputs, b.outputs),
+        classes=max(a.classes, b.classes),
         **_inputs(a),
     )
 
@@ -169,4 +174,4 @@ def make_plan(profile: Profile, graphs: int, tile: int) -> Plan:
         )
         for i in range(len(profile.nodes))
     )
-    return Plan(graphs, tile, profile.outputs, levels=levels, **_inputs(profile))
+    return Plan(graphs, tile, profile.outputs, profile.classes, levels=levels, **_inputs(profile))

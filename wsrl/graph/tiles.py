@@ -13,9 +13,9 @@ import numpy as np
 
 from wsrl.annotations import Graph
 from wsrl.network import Network, WeightedLayer
+from wsrl.wiring.layers import ACTIVATIONS
 
 OPS = ("input", "position", "linear", "norm", "attention")
-ACTIVATIONS = ("identity", "relu", "tanh", "gelu")
 EMPTY = -1  # unit of a slot that carries nothing
 
 
@@ -48,7 +48,7 @@ def to_graph(network: Network, tile: int) -> Graph:
           place among the tiles of its layer; head [N] int32; grid [N, 2] int32, the (height, width) of each
           neuron's map before pooling
         edges: weight [E, T slots, T units] float32; unit [E, T] int32, place in the sender's tile, -1 for an
-          empty slot; tap [E, T, 2] int32, (y, x) offset including padding; stride [E] int32;
+          empty slot; tap [E, T, 2] int32, (y, x) offset including origin and padding; stride [E] int32;
           part [E] int32, 0 to 2 for the query, key and value of an attention node, -1 otherwise
     """
     levels = depths(network)
@@ -143,7 +143,7 @@ def _tiles(
     slot_unit = np.full(total * tile, EMPTY, np.int32)
     slot_unit[row] = source[unit] % tile
     slot_tap = np.zeros((total * tile, 2), np.int32)
-    slot_tap[row] = np.stack([tap // link.kernel[1], tap % link.kernel[1]], -1) - link.padding
+    slot_tap[row] = np.stack([tap // link.kernel[1], tap % link.kernel[1]], -1) + link.origin - link.padding
 
     block, column = (a.ravel() for a in np.meshgrid(np.arange(total), np.arange(tiles), indexing="ij"))
     edge = {

@@ -45,7 +45,7 @@ def linear(
 ) -> Layer:
     """A linear layer with the bias of its module and the batch norm that follows it."""
     folded = norm.norm() if norm else None
-    return Layer(module.name, "linear", module.units, grid, links, module.vector("bias"), folded, activation)
+    return Layer(module.name, "linear", module.units, grid, links, module.biases(), folded, activation)
 
 
 def layers(modules: list[Module], hints: Hints) -> list[Layer]:

@@ -1,7 +1,8 @@
 """Neuron groups: sets of units that a network's function does not distinguish.
 
 Layers joined by an identity link (a residual stream, a norm, the query, key and value of attention) share one group:
-their units can only be permuted together. `scale` says which scalings of a unit leave the function unchanged:
+their units can only be permuted together. So do layers that share weights, the steps of a recurrent network: a unit
+keeps its place, scale and sign from step to step. `scale` says which scalings of a unit leave the function unchanged:
 positive factors where all activations are positively homogeneous (ReLU), signs where they are odd (tanh).
 """
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.layers import Layer, View, Wiring
 
-HOMOGENEOUS = {"identity", "relu"}
+HOMOGENEOUS = {"identity", "relu", "leaky_relu"}
 ODD = {"identity", "tanh"}
 
 
@@ -40,11 +41,13 @@ class Group:
 def find_groups(wiring: Wiring) -> list[Group]:
     """Returns the neuron groups in topological order of their first members."""
     root = list(range(len(wiring.layers)))
+    holder: dict[tuple[str, int], int] = {}  # first layer whose units a matrix computes
     for i, layer in enumerate(wiring.layers):
         for link in layer.links:
-            if link.weight is None:
-                old, new = sorted((root[i], root[link.source]), reverse=True)
-                root = [new if r == old else r for r in root]
+            weight = link.weight
+            other = link.source if weight is None else holder.setdefault((weight.tensor, weight.part), i)
+            old, new = sorted((root[i], root[other]), reverse=True)
+            root = [new if r == old else r for r in root]
     groups = []
     for first in dict.fromkeys(root):
         members = tuple(i for i, r in enumerate(root) if r == first)
@@ -97,7 +100,8 @@ def claim(wiring: Wiring, checkpoint: Checkpoint) -> dict:
         before = 0 if norm else 1  # a batch norm takes the scale of the weights before it away
         for link in layer.links:
             describe(link.weight, group_of.get(link.source), out, before)
-        describe(layer.bias, None, out, before)
+        for bias in layer.biases:
+            describe(bias, None, out, before)
         if norm:
             describe(norm.gain, None, out, 1)
             describe(norm.bias, None, out, 1)

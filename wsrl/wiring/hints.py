@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import isqrt, log2
 
 from wsrl.checkpoint import CheckpointError
+from wsrl.wiring.layers import ACTIVATIONS
 from wsrl.wiring.names import Module
 
-ACTIVATIONS = ("identity", "relu", "tanh", "gelu")
 DEFAULT_GRID = 16  # pixels a side, for convolutional networks whose input size is not known
 
 
@@ -48,7 +48,8 @@ def read_hints(metadata: Mapping[str, object], file: str) -> Hints:
         if heads is not None and heads[0] < 1:
             raise ValueError(f"heads {heads}")
     except (ValueError, TypeError) as error:
-        mend = "use activation relu, tanh or gelu, input_shape [height, width, channels] and positive strides"
+        known = ", ".join(ACTIVATIONS[1:])
+        mend = f"use an activation of {known}; input_shape [height, width, channels] and strides of 1 or more"
         raise CheckpointError(file, f"metadata not understood ({error})", mend) from error
     return Hints(activation, strides, heads[0] if heads else None, shape)  # type: ignore[arg-type]
 

@@ -6,7 +6,7 @@ from shapes where it does not.
 """
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.wiring import chain, residual, transformer
+from wsrl.wiring import chain, recurrence, residual, transformer
 from wsrl.wiring.hints import read_hints
 from wsrl.wiring.layers import Wiring
 from wsrl.wiring.names import parse_modules
@@ -21,7 +21,7 @@ def infer_wiring(checkpoint: Checkpoint) -> Wiring:
     hints = read_hints(checkpoint.metadata, checkpoint.path)
     modules, ignored = parse_modules(checkpoint)
     try:
-        for family in (transformer, residual, chain):
+        for family in (transformer, recurrence, residual, chain):
             if family.matches(modules):
                 wiring = Wiring(tuple(family.layers(modules, hints)), tuple(ignored))
                 check_shapes(wiring, checkpoint)
@@ -37,7 +37,7 @@ def check_shapes(wiring: Wiring, checkpoint: Checkpoint) -> None:
     """Checks views against tensors and links against layers; raises ValueError where they do not fit."""
     for layer in wiring.layers:
         norm = layer.norm
-        views = [link.weight for link in layer.links] + [layer.bias]
+        views = [link.weight for link in layer.links] + [*layer.biases]
         views += [norm.gain, norm.bias, norm.mean, norm.variance] if norm else []
         for view in views:
             if view is not None and view.shape != checkpoint.tensors[view.tensor].shape:

@@ -10,8 +10,9 @@ positions (the pixels of a convolution's output, the tokens of a transformer; 1 
     attention  softmax(q k^T / sqrt(dim)) v over positions, from three layers of heads x dim units
 
 A link carries another layer's maps through a kernel: output position (y, x) reads the input positions
-(stride y - padding + ky, stride x - padding + kx). A dense layer has a 1 x 1 kernel; one that follows a flatten
-has a kernel as large as the map. So flatten, convolution and dense layer are one thing.
+(oy + stride y - padding + ky, ox + stride x - padding + kx), where (oy, ox) is the link's origin. A dense layer has a
+1 x 1 kernel; one that follows a flatten has a kernel as large as the map. So flatten, convolution and dense layer are
+one thing. Layers may share tensors, as the steps of a recurrent network do.
 """
 
 from collections.abc import Mapping
@@ -20,6 +21,9 @@ from math import prod
 
 import numpy as np
 from jaxtyping import Float
+
+# gelu is the tanh approximation; leaky_relu has the slope 0.01
+ACTIVATIONS = ("identity", "relu", "tanh", "gelu", "silu", "leaky_relu")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Link:
     kernel: tuple[int, int] = (1, 1)
     stride: int = 1
     padding: int = 0
+    origin: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,8 @@ class Layer:
     Attributes:
       units: neurons.
       grid: (height, width) of each neuron's map, before pooling.
-      activation: `identity`, `relu`, `tanh` or `gelu` (the tanh approximation).
+      biases: their sum is added to what the links carry.
+      activation: one of `ACTIVATIONS`.
       pool: the map is averaged over its positions after the activation.
       heads: of an attention layer and of its three sources.
       norm: batch norm between the links and the activation, or the layer norm of a `norm` layer.
@@ -102,7 +108,7 @@ class Layer:
     units: int
     grid: tuple[int, int] = (1, 1)
     links: tuple[Link, ...] = ()
-    bias: View | None = None
+    biases: tuple[View, ...] = ()
     norm: Norm | None = None
     activation: str = "identity"
     pool: bool = False

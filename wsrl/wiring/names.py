@@ -12,6 +12,7 @@ FIELDS = {
     "mean": "mean", "running_mean": "mean", "var": "variance", "running_var": "variance",
     "in_proj_weight": "in_proj_weight", "in_proj_bias": "in_proj_bias",
 }  # fmt: skip
+RECURRENT = re.compile(r"(weight|bias)_([ih])h_l(\d+)")  # PyTorch's; forward in time
 POSITIONS = ("pos_embedding", "pos_embed", "position_embedding", "position_embeddings")
 PREFIXES = ("params", "batch_stats", "module", "_orig_mod", "model", "state_dict", "net")
 
@@ -73,6 +74,11 @@ class Module:
         inputs = ("ky", "kx", "in") if self.flax else ("in", "ky", "kx")
         return View(tensor, (inputs, ("out",)) if self.flax else (("out",), inputs), sizes)
 
+    def biases(self) -> tuple[View, ...]:
+        """View of the bias, where the module has one."""
+        bias = self.vector("bias")
+        return (bias,) if bias else ()
+
     def vector(self, name: str) -> View | None:
         """View of a field with one value a unit, e.g. the bias; None where the module has none."""
         if name not in self.fields:
@@ -97,7 +103,8 @@ def natural_key(path: tuple[str, ...]) -> tuple:
 def parse_modules(checkpoint: Checkpoint) -> tuple[list[Module], list[str]]:
     """Returns the modules in natural order of their names, and the tensors that belong to none.
 
-    A position embedding becomes a module of its own, with the field `position`.
+    A position embedding becomes a module of its own, with the field `position`. The matrices of a recurrent cell are
+    modules `i` (of the inputs) and `h` (of the state), as in Flax.
 
     Raises:
       CheckpointError: no module has weights.
@@ -111,6 +118,9 @@ def parse_modules(checkpoint: Checkpoint) -> tuple[list[Module], list[str]]:
             parts = parts[1:]
         if parts[-1] in POSITIONS:
             path, role = tuple(parts), "position"
+        elif match := RECURRENT.fullmatch(parts[-1]):
+            role, matrix, layer = match.groups()
+            path = (*parts[:-1], f"l{layer}", matrix)
         elif parts[-1] in FIELDS:
             path, role = tuple(parts[:-1]), FIELDS[parts[-1]]
         else:

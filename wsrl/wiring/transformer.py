@@ -1,4 +1,4 @@
-"""Vision transformers: patch embedding, position embedding, pre-norm blocks, final norm, mean over tokens, head.
+"""Transformers on patches or rows of images: embedding, positions, pre-norm blocks, final norm, mean over tokens, head.
 
 Names: Flax's MultiHeadDotProductAttention (`query/kernel` [units, heads, dim], `out/kernel` [heads, dim, units]) and
 timm's fused form (`attn.qkv.weight` [3 heads dim, units], `attn.proj.weight`).
@@ -31,8 +31,10 @@ def norm_layer(norm: Module, source: int, net: list[Layer], pool: bool = False) 
     return Layer(norm.name, "norm", of.units, of.grid, (Link(source),), norm=norm.norm(), pool=pool)
 
 
-def projections(attention: list[Module], units: int, heads: int | None) -> tuple[list[tuple[View, View | None]], int]:
-    """Views (weight, bias) of the query, key and value projections, and the number of heads."""
+def projections(
+    attention: list[Module], units: int, heads: int | None
+) -> tuple[list[tuple[View, tuple[View, ...]]], int]:
+    """Views (weight, biases) of the query, key and value projections, and the number of heads."""
     by_name = {m.path[-1]: m for m in attention}
     if "qkv" in by_name:
         fused = by_name["qkv"]
@@ -41,7 +43,7 @@ def projections(attention: list[Module], units: int, heads: int | None) -> tuple
         out = ("part", "heads", "dim")
         weight, bias = fused.fields["weight"][0], fused.fields.get("bias")
         return [
-            (View(weight, (out, ("in",)), sizes, part), View(bias[0], (out,), sizes, part) if bias else None)
+            (View(weight, (out, ("in",)), sizes, part), (View(bias[0], (out,), sizes, part),) if bias else ())
             for part in range(3)
         ], heads
     views = []
@@ -50,7 +52,7 @@ def projections(attention: list[Module], units: int, heads: int | None) -> tuple
         sizes: dict[str, int] = dict(zip(("in", "heads", "dim"), module.shape, strict=True))
         bias = module.fields.get("bias")
         weight = View(module.fields["weight"][0], (("in",), ("heads",), ("dim",)), sizes)
-        views.append((weight, View(bias[0], (("heads",), ("dim",)), sizes) if bias else None))
+        views.append((weight, (View(bias[0], (("heads",), ("dim",)), sizes),) if bias else ()))
     return views, by_name["query"].shape[1]
 
 
@@ -73,11 +75,15 @@ def layers(modules: list[Module], hints: Hints) -> list[Layer]:
     positions = next((m.fields["position"] for m in outside if "position" in m.fields), None)
     norms = [m for m in outside if m.kind == "layer_norm"]
     heads = [m for m in outside if m.kind == "dense"]
-    units, stride = patches.units, patches.kernel[0]
+    units, (stride, width) = patches.units, patches.kernel
     shape = hints.input_shape
     if shape is None:
-        side = isqrt(positions[1][-2]) * stride if positions else guess_input_shape(patches)[0]
-        shape = (side, side, patches.fan_in)
+        tokens = positions[1][-2] if positions else 0
+        if width != stride:  # whole rows
+            shape = (tokens * stride, width, patches.fan_in)
+        else:
+            side = isqrt(tokens) * stride if positions else guess_input_shape(patches)[0]
+            shape = (side, side, patches.fan_in)
     net = [Layer("input", "input", shape[2], shape[:2])]
     grid = convolved(shape[:2], patches.kernel, stride, 0)
     links = [Link(0, patches.weight(), patches.kernel, stride)]
@@ -113,12 +119,12 @@ def _block(block: list[Module], path: tuple[str, ...], net: list[Layer], units: 
     normed = len(net) - 1
     views, heads = projections(attention, units, hints.heads)
     dim = views[0][0].sizes["dim"]
-    for part, (weight, bias) in zip(("query", "key", "value"), views, strict=True):
-        net.append(Layer(f"{name}.{part}", "linear", heads * dim, grid, (Link(normed, weight),), bias, heads=heads))
+    for part, (weight, biases) in zip(("query", "key", "value"), views, strict=True):
+        net.append(Layer(f"{name}.{part}", "linear", heads * dim, grid, (Link(normed, weight),), biases, heads=heads))
     qkv = tuple(Link(len(net) - 3 + i) for i in range(3))
     net.append(Layer(f"{name}.attention", "attention", heads * dim, grid, qkv, heads=heads))
     link = Link(len(net) - 1, output_view(out, heads, dim))
-    net.append(Layer(f"{name}.{out.path[-1]}", "linear", units, grid, (link, Link(stream)), out.vector("bias")))
+    net.append(Layer(f"{name}.{out.path[-1]}", "linear", units, grid, (link, Link(stream)), out.biases()))
     stream = len(net) - 1
     net.append(norm_layer(norms[1], stream, net))
     net.append(linear(hidden, grid, (Link(len(net) - 1, hidden.weight()),), None, hints.activation))

@@ -45,7 +45,9 @@ def image_bank(image_sets: Sequence[ImageSet], tasks: Sequence[Task], test_image
                 raise InputError(task.dataset, f"no images for {task.id}", "raise zoo.max_images")
             part[task.id] = rows + offsets[task.dataset, task.transform], labels[rows]
     train, test = parts
-    test = {task: (rows[:test_images], labels[:test_images]) for task, (rows, labels) in test.items()}
+    for task, (rows, labels) in test.items():
+        chosen = np.random.default_rng(len(rows)).permutation(len(rows))[:test_images]  # sets may be sorted by class
+        test[task] = rows[chosen], labels[chosen]
     return ImageBank(np.concatenate(blocks), train, test)
 
 

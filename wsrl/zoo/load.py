@@ -1,7 +1,7 @@
 """Reads the networks of a zoo into graphs; what cannot be used is reported and left out."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,9 +9,10 @@ import numpy as np
 from tqdm import tqdm
 
 from wsrl.annotations import Graph
-from wsrl.checkpoint import Checkpoint, CheckpointError, read_checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.zoo.manifest import Record
+from wsrl.zoo.storage import read_checkpoints
 
 HINTS = ("activation", "strides", "heads", "input_shape")
 
@@ -31,18 +32,44 @@ class Networks(NamedTuple):
 
 
 def load_networks(directory: Path, records: Sequence[Record], tile: int) -> Networks:
-    """Reads checkpoints and builds their graphs.
+    """Reads all networks at once: the single window of `stream_networks`."""
+    return next(stream_networks(directory, records, tile, max(1, len(records))), Networks([], [], [], []))
+
+
+def stream_networks(directory: Path, records: Sequence[Record], tile: int, window: int) -> Iterator[Networks]:
+    """Reads checkpoints and builds their graphs, of `window` records at a time.
 
     A checkpoint that is missing, broken, not finite or not understood, or whose weights are those of an earlier
-    one, is left out and told of. What the manifest says of a model goes before what its file says.
+    one of any window, is left out and told of. What the manifest says of a model goes before what its file says.
+
+    Args:
+      directory: of the zoo.
+      records: of its manifest; windows follow their order.
+      tile: neurons a tile of the graphs.
+      window: records, of which at most so many networks come.
+
+    Yields:
+      The networks of each window. Only one window is held here.
     """
+    known: dict[bytes, str] = {}
+    with tqdm(total=len(records), desc="graphs", unit="model", mininterval=1.0) as progress:
+        for start in range(0, len(records), window):
+            networks = _read_window(directory, records[start : start + window], tile, known, progress)
+            yield networks
+            del networks  # else it would stay while the next one is built
+
+
+def _read_window(
+    directory: Path, records: Sequence[Record], tile: int, known: dict[bytes, str], progress: tqdm
+) -> Networks:
+    """Reads one window; `known` has the id of each network by its hash, and grows."""
     networks = Networks([], [], [], [])
-    known: dict[str, str] = {}
-    for record in tqdm(records, desc="graphs", unit="model", mininterval=1.0):
+    for record, checkpoint in zip(records, read_checkpoints(directory, records), strict=True):
+        progress.update()
         try:
-            checkpoint = read_checkpoint(directory / record.path)
-            told = {key: record.get(key) for key in HINTS if record.get(key) is not None}
-            checkpoint = Checkpoint(checkpoint.path, checkpoint.tensors, {**checkpoint.metadata, **told})
+            if isinstance(checkpoint, CheckpointError):
+                raise checkpoint
+            checkpoint = _with_hints(checkpoint, record)
             digest = weights_hash(checkpoint)
             if digest in known:
                 networks.problems.append(f"{record.id}: left out, the same weights as {known[digest]}")
@@ -58,11 +85,34 @@ def load_networks(directory: Path, records: Sequence[Record], tile: int) -> Netw
     return networks
 
 
-def weights_hash(checkpoint: Checkpoint) -> str:
+def _with_hints(checkpoint: Checkpoint, record: Record) -> Checkpoint:
+    told = {key: record.get(key) for key in HINTS if record.get(key) is not None}
+    return Checkpoint(checkpoint.path, checkpoint.tensors, {**checkpoint.metadata, **told})
+
+
+class StoredCheckpoints(Sequence[Checkpoint]):
+    """Checkpoints of usable records, read each time they are asked for, so that a zoo need not fit in memory."""
+
+    def __init__(self, directory: Path, records: Sequence[Record]):
+        self.directory = directory
+        self.records = records
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, place: int) -> Checkpoint:  # pyright: ignore[reportIncompatibleMethodOverride]
+        record = self.records[place]
+        (checkpoint,) = read_checkpoints(self.directory, [record])
+        if isinstance(checkpoint, CheckpointError):
+            raise checkpoint
+        return _with_hints(checkpoint, record)
+
+
+def weights_hash(checkpoint: Checkpoint) -> bytes:
     """SHA-256 of names, shapes and values of all tensors."""
     digest = hashlib.sha256()
     for name in sorted(checkpoint.tensors):
         tensor = np.asarray(checkpoint.tensors[name])
         digest.update(f"{name}{tensor.shape}".encode())
         digest.update(tensor.tobytes())
-    return digest.hexdigest()
+    return digest.digest()

@@ -23,7 +23,8 @@ class Record:
 
     Attributes:
         id: unique name.
-        path: file, relative to the zoo's directory, "/" between folders.
+        path: file, relative to the zoo's directory, "/" between folders; a shard where `extra` has the key `record`,
+            the position in it.
         task, dataset: what the model was trained on.
         architecture: family of the architecture.
         activation: relu, tanh, gelu or another name.
@@ -73,7 +74,8 @@ def read_manifest(directory: str | os.PathLike[str]) -> tuple[list[Record], list
     """Read the manifest of a zoo.
 
     A line that cannot be used (invalid JSON, a key missing or of the wrong type, an id seen before, a path
-    outside the directory, a missing file, an accuracy that is no number) is skipped.
+    outside the directory, a missing file, an accuracy or a position that is no number) is skipped. Files are
+    looked for, once each, and not opened.
 
     `run` and `lineage`, where a line does not give them, become the id and the root of the parents.
 
@@ -85,8 +87,8 @@ def read_manifest(directory: str | os.PathLike[str]) -> tuple[list[Record], list
         lines = path.read_bytes().splitlines()
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "name a directory with a zoo") from error
-    root = path.parent.resolve()
     records: dict[str, Record] = {}
+    files: set[str] = set()  # that were looked at: a shard holds many records
     problems = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -95,11 +97,9 @@ def read_manifest(directory: str | os.PathLike[str]) -> tuple[list[Record], list
             record = _from_line(line)
             if record.id in records:
                 raise ValueError(f"id {record.id!r} again, the first one is kept")
-            file = path.parent / record.path
-            if not file.is_file():
-                raise ValueError(f"no file {record.path}")
-            if not file.resolve().is_relative_to(root):
-                raise ValueError(f"path {record.path!r} leaves the directory")
+            if record.path not in files:
+                _check_file(path.parent, record.path)
+                files.add(record.path)
             records[record.id] = record
         except ValueError as error:
             problems.append(f"{path}:{number}: {error}")
@@ -107,6 +107,18 @@ def read_manifest(directory: str | os.PathLike[str]) -> tuple[list[Record], list
         reason = f"no usable record ({problems[0]})" if problems else "no record"
         raise InputError(path, reason, "build the zoo again")
     return _with_lineage(records), problems
+
+
+def _check_file(directory: Path, name: str) -> None:
+    """Check that a file lies in a directory. Raises ValueError that says what is wrong."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in name or "\0" in name:
+        raise ValueError(f"path {name!r} leaves the directory")
+    file = directory / name
+    if not file.is_file():
+        raise ValueError(f"no file {name}")
+    if not file.resolve().is_relative_to(directory.resolve()):
+        raise ValueError(f"path {name!r} leaves the directory")
 
 
 def _from_line(line: bytes) -> Record:
@@ -135,13 +147,13 @@ def _from_line(line: bytes) -> Record:
     accuracy = fields["accuracy"]
     if type(accuracy) not in (int, float) or not math.isfinite(accuracy) or not 0 <= accuracy <= 1:
         raise ValueError("accuracy is not a number from 0 to 1")
-    parts = PurePosixPath(fields["path"])
-    if parts.is_absolute() or ".." in parts.parts or "\\" in fields["path"] or "\0" in fields["path"]:
-        raise ValueError(f"path {fields['path']!r} leaves the directory")
     extra = {key: fields[key] for key in fields if key not in REQUIRED}
     for key in ("run", "lineage"):
         if not isinstance(extra.get(key, ""), str):
             raise ValueError(f"{key} is not text")
+    position = extra.get("record", 0)
+    if type(position) is not int or position < 0:
+        raise ValueError("record is not a whole number from 0")
     return Record(**{key: fields[key] for key in REQUIRED} | {"accuracy": float(accuracy), "extra": extra})
 
 
@@ -149,9 +161,10 @@ def _with_lineage(records: dict[str, Record]) -> list[Record]:
     """Fill in `run` and `lineage` where they are missing."""
     filled = []
     for record in records.values():
-        run = {} if "run" in record.extra else {"run": record.id}
-        lineage = {} if "lineage" in record.extra else {"lineage": _root(record, records)}
-        filled.append(dataclasses.replace(record, extra=record.extra | run | lineage))
+        if not {"run", "lineage"} <= record.extra.keys():
+            told = {"run": record.id, "lineage": _root(record, records)} | record.extra
+            record = dataclasses.replace(record, extra=told)
+        filled.append(record)
     return filled
 
 

@@ -19,6 +19,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "tanh": nn.tanh,
     "gelu": lambda x: nn.gelu(x, approximate=True),
+    "silu": nn.silu,
+    "leaky_relu": nn.leaky_relu,  # slope 0.01
 }
 
 
@@ -197,6 +199,20 @@ class ResNet(Classifier):
         return self.head(x.mean((1, 2)), train, dropout)
 
 
+class RNN(Classifier):
+    """Elman network that reads an image row by row; the head reads the last state (Elman, 1990)."""
+
+    widths: tuple[int, ...] = (32,)  # of each layer's state
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
+        x = x.reshape(*x.shape[:2], -1)
+        for width in self.widths:
+            x = nn.RNN(nn.SimpleCell(width, activation_fn=ACTIVATIONS[self.activation]))(x)
+        return self.head(x[:, -1], train, dropout)
+
+
 class TransformerBlock(nn.Module):
     """Pre-norm self-attention and a two-layer perceptron, each with a residual."""
 
@@ -213,17 +229,22 @@ class TransformerBlock(nn.Module):
 
 
 class ViT(Classifier):
-    """Vision transformer on 4 x 4 patches, mean over tokens (Dosovitskiy et al., 2021)."""
+    """Vision transformer on patches, mean over tokens (Dosovitskiy et al., 2021)."""
 
     widths: tuple[int, ...] = (16,)  # of each block; all equal
     heads: int = 2
-    conv_strides = (4,)
+    patch: tuple[int, int] = (4, 4)  # (height, width) in pixels
+
+    @property
+    def conv_strides(self) -> tuple[int, ...]:
+        """Stride down the image."""
+        return self.patch[:1]
 
     @nn.compact
     def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
         """Logits of images."""
         no_padding = ((0, 0), (0, 0))
-        embed = nn.Conv(self.widths[0], (4, 4), (4, 4), no_padding, conv_general_dilated=patch_convolution)
+        embed = nn.Conv(self.widths[0], self.patch, self.patch, no_padding, conv_general_dilated=patch_convolution)
         x = embed(x).reshape(len(x), -1, self.widths[0])
         x = x + self.param("pos_embedding", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for _ in self.widths:
@@ -231,32 +252,7 @@ class ViT(Classifier):
         return self.head(nn.LayerNorm()(x).mean(1), train, dropout)
 
 
-# Each entry is one compiled training program, so there are few; widths, depths and activations vary
-# inside every family.
-FAMILIES: dict[str, tuple[Classifier, ...]] = {
-    "mlp": (
-        MLP("relu", widths=(64, 64)),
-        MLP("tanh", widths=(32, 32, 32)),
-        MLP("gelu", widths=(96,)),
-    ),
-    "cnn_gap": (
-        CNNGap("relu", widths=(16, 16, 16), conv_strides=(2, 2, 2)),
-        CNNGap("tanh", widths=(12, 16, 24, 24), conv_strides=(2, 2, 1, 2)),
-        CNNGap("gelu", widths=(8, 16, 24), conv_strides=(1, 2, 2)),
-    ),
-    "cnn_flatten": (
-        CNNFlatten("relu", widths=(8, 16), conv_strides=(2, 2), hidden=32),
-        CNNFlatten("tanh", widths=(12, 12), conv_strides=(2, 2), hidden=24, use_bias=True),
-        CNNFlatten("gelu", widths=(8, 16, 16), conv_strides=(2, 2, 2), hidden=32),
-    ),
-    "resnet": (
-        ResNet("relu", widths=(8, 8, 16), block_strides=(2, 1, 2)),
-        ResNet("tanh", widths=(12, 12), block_strides=(2, 1)),
-        ResNet("gelu", widths=(8, 16), block_strides=(2, 2)),
-    ),
-    "vit": (
-        ViT("relu", widths=(16, 16)),
-        ViT("tanh", widths=(16,)),
-        ViT("gelu", widths=(24,)),
-    ),
-}
+class SequenceTransformer(ViT):
+    """Transformer on the rows of an image, a token each (Vaswani et al., "Attention Is All You Need", 2017)."""
+
+    patch: tuple[int, int] = (1, 16)

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 
 from wsrl.errors import InputError
-from wsrl.zoo.models import FAMILIES
+from wsrl.zoo.families import CATALOGUES, Family
+from wsrl.zoo.models import Classifier
 from wsrl.zoo.tasks import Task
 
 Config = Any  # the section `zoo` of an ml_collections.ConfigDict, whose fields have no static types
 
 OPTIMIZERS = ("sgd", "adam", "adamw")  # sgd with momentum 0.9
 ADAPTIVE = ("adam", "adamw")
+ADAPTIVE_FAMILIES = ("vit", "sequence_transformer", "rnn")
 LEARNING_RATES = {"sgd": (0.03, 0.2), "adam": (2e-3, 1e-2), "adamw": (2e-3, 1e-2)}
 WEIGHT_DECAYS = {"sgd": (1e-5, 1e-3), "adam": (1e-6, 1e-4), "adamw": (1e-3, 1e-1)}
 
@@ -26,12 +28,13 @@ class Run:
     Attributes:
         id: name of the run.
         task: id of the task.
-        family, variant: architecture, an index into models.FAMILIES[family].
+        catalogue, family, variant: architecture, an index into the family's variants.
         split: train, validation or test.
         seen: the task is a train task (so a test run with `seen` is a fresh model of a known task).
         seed: of the initial weights, batches and dropout.
         parent: id of the run whose final weights this one starts from, or None.
-        lineage: id of the run at the root of the parents.
+        teacher: the run whose final predictions are this one's labels, or None.
+        lineage: id of the run at the root of the parents and teachers.
         optimizer: one of OPTIMIZERS.
         learning_rate: the highest of the schedule.
         weight_decay: added to the gradient by sgd and adam, decoupled in adamw.
@@ -44,12 +47,14 @@ class Run:
 
     id: str
     task: str
+    catalogue: str
     family: str
     variant: int
     split: str
     seen: bool
     seed: int
     parent: str | None
+    teacher: "Run | None"
     lineage: str
     optimizer: str
     learning_rate: float
@@ -60,14 +65,19 @@ class Run:
     label_noise: float
     class_order: tuple[int, ...]
 
+    @property
+    def model(self) -> Classifier:
+        """The architecture."""
+        return CATALOGUES[self.catalogue][self.family].variants[self.variant]
+
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _hyperparameters(rng: np.random.Generator, num_classes: int, family: str) -> dict:
-    # transformers hardly learn by plain gradient descent in a few hundred steps
-    optimizer = str(rng.choice(ADAPTIVE if family == "vit" else OPTIMIZERS))
+    # transformers and recurrent networks hardly learn by plain gradient descent in a few hundred steps
+    optimizer = str(rng.choice(ADAPTIVE if family in ADAPTIVE_FAMILIES else OPTIMIZERS))
     return {
         "seed": int(rng.integers(2**31)),
         "optimizer": optimizer,
@@ -81,52 +91,88 @@ def _hyperparameters(rng: np.random.Generator, num_classes: int, family: str) ->
     }
 
 
+def _families(config: Config) -> dict[str, list[str]]:
+    """Names of the families of each split. Raises InputError for a catalogue or family that does not exist."""
+    if config.catalogue not in CATALOGUES:
+        reason = f"no catalogue {config.catalogue!r}"
+        raise InputError("zoo.catalogue", reason, f"choose from {', '.join(CATALOGUES)}")
+    known = CATALOGUES[config.catalogue]
+    found = {}
+    for field, text in (("families", config.families), ("test_families", config.test_families or config.families)):
+        found[field] = text.split(",")
+        for family in found[field]:
+            if family not in known:
+                raise InputError(f"zoo.{field}", f"no family {family}", f"choose from {', '.join(known)}")
+    return {"train": found["families"], "validation": found["families"], "test": found["test_families"]}
+
+
+class _Turns:
+    """Deals the variants of each family in turn, so that they have equally many runs."""
+
+    def __init__(self, families: dict[str, Family], rng: np.random.Generator):
+        self._families = families
+        self._places = {
+            (name, part): itertools.cycle(rng.permutation(len(part)).tolist())
+            for name, family in families.items()
+            for part in dict.fromkeys((family.train, family.test))
+        }
+
+    def next(self, split: str, name: str) -> int:
+        """The next variant for a run of a split, an index into the family's variants."""
+        family = self._families[name]
+        part = family.test if split == "test" else family.train
+        return family.variants.index(part[next(self._places[name, part])])
+
+
 def draw_runs(config: Config, tasks: Sequence[Task], seed: int = 0) -> list[Run]:
-    """Draw all runs of a zoo, parents before children.
+    """Draw all runs of a zoo, parents before children, teachers before distilled runs.
 
     Args:
-        config: the section `zoo`, with families, num_classes, num_seen_tasks, runs_train, runs_validation,
-            runs_test, runs_seen (each a number of runs for a task and family) and num_children.
+        config: the section `zoo`, with catalogue, families, test_families, num_classes, num_seen_tasks, runs_train,
+            runs_validation, runs_test, runs_seen (each a number of runs for a task and family), num_children and
+            num_distilled.
         tasks: the tasks with their splits.
         seed: fixes everything.
 
-    A family's variants take turns, so that they have equally many runs. Raises InputError for a family
-    that does not exist.
+    Train and validation runs have the train variants of `families`, test runs the test variants of `test_families`, or
+    of `families` where that is empty. Variants take turns, so that they have equally many runs. Raises InputError for
+    a catalogue or family that does not exist, or for distilled runs with a single family.
     """
-    families = config.families.split(",")
-    for family in families:
-        if family not in FAMILIES:
-            raise InputError("zoo.families", f"no family {family}", f"choose from {', '.join(FAMILIES)}")
+    families = _families(config)
     rng = np.random.default_rng([seed, 1])
-    of_split = {split: [task for task in tasks if task.split == split] for split in ("train", "validation", "test")}
+    of_split = {split: [task for task in tasks if task.split == split] for split in families}
     num_seen = min(config.num_seen_tasks, len(of_split["train"]))
     seen = [of_split["train"][i] for i in rng.permutation(len(of_split["train"]))[:num_seen]]
-    groups = [
+    groups: list[tuple[list[Task], str, bool, int]] = [
         (of_split["train"], "train", True, config.runs_train),
         (of_split["validation"], "validation", False, config.runs_validation),
         (of_split["test"], "test", False, config.runs_test),
         (seen, "test", True, config.runs_seen),
     ]
-    turns = {family: itertools.cycle(rng.permutation(len(FAMILIES[family])).tolist()) for family in families}
+    names = dict.fromkeys(itertools.chain(*families.values()))
+    turns = _Turns({name: CATALOGUES[config.catalogue][name] for name in names}, rng)
     runs: list[Run] = []
     for group, split, is_seen, repeats in groups:
-        names = [family for family in families for _ in range(repeats)]
-        for task, family in itertools.product(group, names):
+        repeated = [family for family in families[split] for _ in range(repeats)]
+        for task, family in itertools.product(group, repeated):
             name = f"{family}-{len(runs):05d}"
             runs.append(
                 Run(
                     id=name,
                     task=task.id,
+                    catalogue=config.catalogue,
                     family=family,
-                    variant=next(turns[family]),
+                    variant=turns.next(split, family),
                     split=split,
                     seen=is_seen,
                     parent=None,
+                    teacher=None,
                     lineage=name,
                     **_hyperparameters(rng, config.num_classes, family),
                 )
             )
-    return runs + _draw_children(runs, config.num_children, rng)
+    runs += _draw_children(runs, config.num_children, rng)
+    return runs + _draw_distilled(runs, config.num_distilled, families, turns, rng)
 
 
 def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -> list[Run]:
@@ -159,3 +205,33 @@ def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -
             )
         )
     return children
+
+
+def _draw_distilled(
+    runs: Sequence[Run], number: int, families: dict[str, list[str]], turns: _Turns, rng: np.random.Generator
+) -> list[Run]:
+    """Draw runs of another family whose labels are a teacher's predictions for its own task."""
+    distilled = []
+    for i in rng.permutation(len(runs))[:number]:
+        teacher = runs[i]
+        others = [family for family in families[teacher.split] if family != teacher.family]
+        if not others:
+            raise InputError("zoo.num_distilled", "needs a second family", "name more families or set it to 0")
+        family = others[rng.integers(len(others))]
+        drawn = _hyperparameters(rng, len(teacher.class_order), family)
+        distilled.append(
+            dataclasses.replace(
+                teacher,
+                **drawn
+                | {
+                    "id": f"{family}-{len(runs) + len(distilled):05d}",
+                    "family": family,
+                    "variant": turns.next(teacher.split, family),
+                    "parent": None,
+                    "teacher": teacher,
+                    "label_noise": 0.0,  # the teacher's mistakes are the noise
+                    "class_order": teacher.class_order,
+                },
+            )
+        )
+    return distilled

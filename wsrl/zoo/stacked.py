@@ -29,8 +29,9 @@ Tree = Any  # nested dictionaries of arrays
 def initialise(model: Classifier, image_size: int, seed: int, init_scale: float) -> Tree:
     """Draw the Flax variables of one model, as NumPy arrays, kernels multiplied by `init_scale`.
 
-    The distributions are Flax's own (LeCun normal kernels, zero biases, unit scales); drawing them on the
-    host saves a compiled program for each architecture.
+    The distributions are Flax's own (LeCun normal kernels, orthogonal recurrent ones, zero biases, unit scales);
+    drawing them on the host saves a compiled program for each architecture. Recurrent kernels are not multiplied:
+    at another scale states would vanish or explode over the steps.
     """
     rng = np.random.default_rng([seed, 0])
     low, high = scipy.special.ndtr([-2, 2])
@@ -43,6 +44,9 @@ def initialise(model: Classifier, image_size: int, seed: int, init_scale: float)
             return np.zeros(shape.shape, np.float32)
         if name == "pos_embedding":
             return (0.02 * rng.standard_normal(shape.shape)).astype(np.float32)
+        if module == "h":  # of a recurrent cell
+            q, r = np.linalg.qr(rng.standard_normal(shape.shape))
+            return (q * np.sign(np.diag(r))).astype(np.float32)
         heads_last = module in ("query", "key", "value")  # kernels [d, heads, d_head]
         fan_in = shape.shape[0] if heads_last else math.prod(shape.shape[:-1])
         normal = scipy.special.ndtri(rng.uniform(low, high, shape.shape))

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import UInt8
 
-from wsrl.data import ImageSet
+from wsrl.annotations import Config
+from wsrl.data import ImageSet, load_image_set
 from wsrl.errors import InputError
 
 Images = UInt8[np.ndarray, "n size size"]
@@ -85,9 +86,55 @@ def random_subset(classes: int, num_classes: int, rng: np.random.Generator) -> t
 
 
 def random_merge(classes: int, num_classes: int, rng: np.random.Generator) -> tuple[str, tuple[int, ...]]:
-    """Merge all classes into `num_classes` groups of nearly equal size; returns name and label map."""
-    groups = partition(rng.permutation(np.arange(classes) % num_classes).tolist())
+    """Merge classes, all or twice `num_classes` of them, into `num_classes` groups of equal size, nearly.
+
+    Returns the scheme's name and label map. More classes a group make a task that small networks hardly learn.
+    """
+    group = np.arange(classes) % num_classes
+    if classes > 2 * num_classes:
+        group = np.where(np.arange(classes) < 2 * num_classes, group, -1)
+    groups = partition(rng.permutation(group).tolist())
+    if -1 in groups:
+        merged = [[str(c) for c, g in enumerate(groups) if g == label] for label in range(num_classes)]
+        return "merge-" + "-".join(".".join(group) for group in merged), groups
     return "merge-" + "".join(chr(ord("a") + group) for group in groups), groups
+
+
+def load_tasks(config: Config, seed: int = 0) -> tuple[list[ImageSet], list[Task]]:
+    """Load the image sets of a zoo and draw its tasks.
+
+    Where `validation_datasets` or `test_datasets` are named, the tasks of that split are drawn from them, so that
+    nothing of these sets is trained on; otherwise from `datasets`.
+
+    Args:
+        config: the section `zoo`.
+        seed: of the held-out parts and of the tasks.
+
+    Raises InputError where a set cannot be used, or stands in two splits.
+    """
+    names = {
+        "train": config.datasets.split(","),
+        "validation": [name for name in config.validation_datasets.split(",") if name],
+        "test": [name for name in config.test_datasets.split(",") if name],
+    }
+    everything = [name for own in names.values() for name in own]
+    repeated = [name for name in everything if everything.count(name) > 1]
+    if repeated:
+        raise InputError(repeated[0], "is named twice among the data sets of the zoo", "name it once")
+    sets = {
+        split: [load_image_set(name, config.data_dir, config.image_size, config.max_images, seed) for name in own]
+        for split, own in names.items()
+    }
+    drawn = {"train": config.num_tasks, "validation": config.num_validation_tasks, "test": config.num_test_tasks}
+    apart = {split: number for split, number in drawn.items() if split != "train" and sets[split]}
+    num_test, num_validation = (0 if split in apart else drawn[split] for split in ("test", "validation"))
+    num_inside = config.num_tasks - sum(apart.values())
+    tasks = draw_tasks(sets["train"], num_inside, num_test, num_validation, seed, config.num_classes)
+    for split, number in apart.items():
+        tasks += _draw_tasks(
+            sets[split], [split] * number, np.random.default_rng([seed, len(tasks)]), config.num_classes
+        )
+    return [images for own in sets.values() for images in own], tasks
 
 
 def draw_tasks(
@@ -111,12 +158,19 @@ def draw_tasks(
     order = rng.permutation(num_tasks)
     splits[order[:num_test]] = "test"
     splits[order[num_test : num_test + num_validation]] = "validation"
+    return _draw_tasks(image_sets, splits.tolist(), rng, num_classes)
+
+
+def _draw_tasks(
+    image_sets: Sequence[ImageSet], splits: Sequence[str], rng: np.random.Generator, num_classes: int
+) -> list[Task]:
+    """Draw one task for each entry of `splits`, the image sets taking turns."""
     tasks: list[Task] = []
     for place, images in enumerate(image_sets):
         if images.classes < num_classes:
             reason = f"{images.classes} classes, fewer than the {num_classes} of a task"
             raise InputError(images.name, reason, "leave it out of zoo.datasets")
-        for number in range(place, num_tasks, len(image_sets)):
+        for number in range(place, len(splits), len(image_sets)):
             tasks.append(_draw_task(images, tasks, number // len(image_sets), num_classes, splits[number], rng))
     return tasks
 

@@ -7,27 +7,31 @@ goes on after the last chunk that reached the manifest.
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
-import safetensors
-import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float
+from jaxtyping import Float, Int32
 from tqdm import tqdm
 
-from wsrl.data import load_image_set
 from wsrl.errors import InputError
+from wsrl.files import write_atomically
 from wsrl.zoo.bank import ImageBank, draw_batches, image_bank, run_arrays
-from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest, write_atomically
-from wsrl.zoo.models import FAMILIES, Classifier
+from wsrl.zoo.copies import copy_chunks, draw_copies, make_copies
+from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest
+from wsrl.zoo.models import Classifier
+from wsrl.zoo.predictions import predict
 from wsrl.zoo.recipes import Config, Run, draw_runs
 from wsrl.zoo.stacked import Tree, initialise, train_models
-from wsrl.zoo.tasks import Task, draw_tasks
+from wsrl.zoo.storage import STORAGES, checkpoint_bytes, read_variables, write_checkpoints
+from wsrl.zoo.tasks import Task, load_tasks
+
+Batches = tuple[Int32[np.ndarray, "steps batch"], Int32[np.ndarray, "steps batch"]]  # rows of the bank, output units
 
 STATE = "zoo.json"  # the configuration of a zoo and its diverged runs
 RUN_KEYS = (
@@ -46,29 +50,36 @@ class Chunk:
     @property
     def model(self) -> Classifier:
         """The architecture."""
-        return FAMILIES[self.runs[0].family][self.runs[0].variant]
+        return self.runs[0].model
 
 
 def make_chunks(runs: Sequence[Run], chunk_size: int) -> list[Chunk]:
-    """Group runs by architecture into chunks of one size for each architecture, parents before children."""
-    groups: dict[tuple[bool, str, int], list[Run]] = {}
+    """Group runs by architecture into chunks of one size for each architecture: roots, children, distilled runs."""
+    groups: dict[tuple[int, str, int], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.parent is not None, run.family, run.variant), []).append(run)
+        stage = 2 if run.teacher else 1 if run.parent else 0
+        groups.setdefault((stage, run.family, run.variant), []).append(run)
     chunks = []
     for (_, family, variant), group in sorted(groups.items(), key=lambda item: item[0]):
-        number = len(groups.get((False, family, variant), group))
+        number = len(groups.get((0, family, variant), group))
         size = -(-number // -(-number // chunk_size))
         chunks += [Chunk(tuple(group[i : i + size]), size) for i in range(0, len(group), size)]
     return chunks
 
 
 def train_chunk(
-    chunk: Chunk, directory: Path, config: Config, bank: ImageBank, device_bank: jax.Array
+    chunk: Chunk,
+    directory: Path,
+    config: Config,
+    bank: ImageBank,
+    device_bank: jax.Array,
+    final: Mapping[str, Record] = MappingProxyType({}),
 ) -> Iterator[tuple[int, Tree, Float[np.ndarray, " models"]]]:
     """Train the runs of a chunk together; yields (step, variables, accuracies) at each checkpoint.
 
-    Children (all runs of a chunk or none) start from their parent's last checkpoint in `directory` and are
-    trained for one checkpoint's worth of steps. Variables are NumPy arrays with models as their first axis.
+    Children (all runs of a chunk or none) start from their parent's last checkpoint and are trained for one
+    checkpoint's worth of steps. `final` has the last record of each run in `directory` that is a parent or a teacher.
+    Variables are NumPy arrays with models as their first axis.
     """
     segment = config.steps // config.checkpoints
     checkpoints = config.checkpoints if chunk.runs[0].parent is None else 1
@@ -79,10 +90,13 @@ def train_chunk(
         return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
     size = -(-chunk.size // mesh.size) * mesh.size
-    padded = [*chunk.runs, *[chunk.runs[0]] * (size - len(chunk.runs))]
+    padding = [0] * (size - len(chunk.runs))
+    padded = [*chunk.runs, *[chunk.runs[i] for i in padding]]
+    drawn = [draw_batches(run, bank, checkpoints * segment, config.batch_size) for run in chunk.runs]
+    drawn = _taught(chunk.runs, drawn, directory, final, device_bank)
     runs = stack([run_arrays(run, bank, checkpoints * segment) for run in padded])
-    batches = stack([draw_batches(run, bank, checkpoints * segment, config.batch_size) for run in padded])
-    variables = stack([_initial_variables(run, chunk.model, directory, config) for run in padded])
+    batches = stack([*drawn, *[drawn[i] for i in padding]])
+    variables = stack([_initial_variables(run, directory, config, final) for run in padded])
     zeros = jax.tree.map(np.zeros_like, variables["params"])
     state = {"variables": variables, "first": zeros, "second": zeros, "step": np.zeros(size, np.int32)}
     state, runs = jax.device_put((state, runs), sharding)
@@ -93,62 +107,55 @@ def train_chunk(
         yield checkpoint * segment, jax.device_get(state["variables"]), np.asarray(accuracy)
 
 
-def _initial_variables(run: Run, model: Classifier, directory: Path, config: Config) -> Tree:
+def _initial_variables(run: Run, directory: Path, config: Config, final: Mapping[str, Record]) -> Tree:
     if run.parent is None:
-        return initialise(model, config.image_size, run.seed, run.init_scale)
-    return _read_variables(directory / _path(run.parent, config.steps))
+        return initialise(run.model, config.image_size, run.seed, run.init_scale)
+    return read_variables(directory, final[run.parent])
 
 
-def _path(run: str, step: int) -> str:
-    return f"checkpoints/{run}/{step}.safetensors"
+def _taught(
+    runs: Sequence[Run],
+    batches: list[Batches],
+    directory: Path,
+    final: Mapping[str, Record],
+    device_bank: jax.Array,
+) -> list[Batches]:
+    """The batches, with a teacher's predictions for labels where a run has one.
+
+    Labels rather than probabilities, as of a teacher that can only be asked (Tramer et al., "Stealing Machine Learning
+    Models via Prediction APIs", 2016).
+    """
+    places = [i for i, run in enumerate(runs) if run.teacher]
+    teachers = [run.teacher for run in runs if run.teacher]
+    variables = [read_variables(directory, final[teacher.id]) for teacher in teachers]
+    rows = [batches[i][0].ravel() for i in places]
+    batches = list(batches)
+    predicted = predict([teacher.model for teacher in teachers], variables, rows, device_bank)
+    for i, units in zip(places, predicted, strict=True):
+        batches[i] = batches[i][0], units.reshape(batches[i][0].shape)
+    return batches
 
 
-def _read_variables(path: Path) -> Tree:
-    with safetensors.safe_open(path, "numpy") as file:
-        flat = {tuple(key.split("/")): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    return {"batch_stats": {}} | flax.traverse_util.unflatten_dict(flat)
-
-
-def _write_checkpoint(path: Path, variables: Tree, model: Classifier, image_size: int) -> None:
-    flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    metadata = {
-        "framework": "flax",
-        "activation": model.activation,
-        "input_shape": f"{image_size},{image_size},1",
-        "strides": ",".join(map(str, model.conv_strides)),
-    }
-    if model.heads:
-        metadata["heads"] = str(model.heads)
-    arrays = {key: np.ascontiguousarray(value) for key, value in flat.items() if isinstance(value, np.ndarray)}
-    write_atomically(path, _sorted_header(safetensors.numpy.save(arrays, metadata)))
-
-
-def _sorted_header(content: bytes) -> bytes:
-    """Sort the metadata of a safetensors file, which the library writes in an order of its own each time."""
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    return content[:8] + text.ljust(size) + content[8 + size :]
-
-
-def _record(run: Run, task: Task, variables: Tree, step: int, accuracy: float, config: Config) -> Record:
-    model = FAMILIES[run.family][run.variant]
+def _record(
+    run: Run, task: Task, variables: Tree, step: int, accuracy: float, config: Config, final: Mapping[str, Record]
+) -> Record:
+    model = run.model
     return Record(
         id=f"{run.id}/{step}",
-        path=_path(run.id, step),
+        path=f"checkpoints/{run.id}/{step}.safetensors",
         task=task.id,
         dataset=task.dataset,
         architecture=run.family,
         activation=model.activation,
         seed=run.seed,
-        parent=run.parent and f"{run.parent}/{config.steps}",
+        parent=run.parent and final[run.parent].id,
         step=step,
         accuracy=round(accuracy, 6),
         split=run.split,
         extra={
             "run": run.id,
             **{key: getattr(run, key) for key in RUN_KEYS},
+            **({"teacher": final[run.teacher.id].id} if run.teacher else {}),
             "transform": task.transform,
             "labels": task.labels,
             "width": max(model.widths),  # pyright: ignore[reportAttributeAccessIssue]
@@ -163,18 +170,23 @@ def _record(run: Run, task: Task, variables: Tree, step: int, accuracy: float, c
     )
 
 
-def _open_zoo(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], set[str]]:
-    """State of the zoo in a directory and the runs it holds. Raises InputError if it has other settings."""
+def _sources(run: Run) -> set[str]:
+    """Ids of the runs that a run is made from."""
+    return {source for source in (run.parent, run.teacher and run.teacher.id) if source}
+
+
+def _open_zoo(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Record]]:
+    """State of the zoo in a directory and the last record of each run. Raises InputError if it has other settings."""
     path = directory / STATE
     if not path.exists():
         if (directory / MANIFEST).exists():
             raise InputError(directory, f"holds a zoo without {STATE}", "name an empty directory")
         state = {"settings": settings, "diverged": []}
         write_atomically(path, json.dumps(state, indent=1).encode())
-        return state, set()
+        return state, {}
     try:
         state = json.loads(path.read_bytes())
-        held, diverged = state["settings"], set(state["diverged"])
+        held, _ = state["settings"], set(state["diverged"])  # both must be there
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(path, f"not readable ({error})", "name an empty directory") from error
     if held != settings:
@@ -182,7 +194,7 @@ def _open_zoo(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any]
         reason = f"holds a zoo of another configuration (differs in {', '.join(keys)})"
         raise InputError(directory, reason, "name another directory or restore the configuration")
     records = read_manifest(directory)[0] if (directory / MANIFEST).exists() else []
-    return state, {record.get("run") for record in records} | diverged
+    return state, {record.get("run"): record for record in records}
 
 
 def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str, int | float]:
@@ -190,7 +202,7 @@ def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str,
 
     Args:
         config: the section `zoo`.
-        directory: where `models.jsonl`, `zoo.json` and `checkpoints/` go.
+        directory: where `models.jsonl`, `zoo.json` and `checkpoints/` or `shards/` go.
         seed: fixes data, tasks, runs and training.
 
     Returns counts: models and checkpoints trained now, seconds, diverged runs (left out of the zoo) and
@@ -199,47 +211,60 @@ def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str,
     started = time.perf_counter()
     if config.steps % config.checkpoints:
         raise InputError("zoo.steps", f"not a multiple of {config.checkpoints} checkpoints", "change either")
+    if config.storage not in STORAGES:
+        raise InputError("zoo.storage", f"no storage {config.storage!r}", f"choose from {', '.join(STORAGES)}")
     directory = Path(directory)
     places = ("dir", "data_dir")  # a moved folder is the same zoo
     settings = {key: value for key, value in config.to_dict().items() if key not in places} | {"seed": seed}
-    state, done = _open_zoo(directory, json.loads(json.dumps(settings)))
-    image_sets = [
-        load_image_set(name, config.data_dir, config.image_size, config.max_images, seed)
-        for name in config.datasets.split(",")
-    ]
-    numbers = config.num_tasks, config.num_test_tasks, config.num_validation_tasks
-    tasks = {task.id: task for task in draw_tasks(image_sets, *numbers, seed, config.num_classes)}
+    state, final = _open_zoo(directory, json.loads(json.dumps(settings)))
+    image_sets, drawn = load_tasks(config, seed)
+    tasks = {task.id: task for task in drawn}
     bank = image_bank(image_sets, list(tasks.values()), config.test_images)
     runs = draw_runs(config, list(tasks.values()), seed)
     mesh = Mesh(np.array(jax.devices()), ("models",))
     device_bank = jax.device_put(bank.images, NamedSharding(mesh, PartitionSpec()))
     counts = {"models": 0, "checkpoints": 0}
     programs = set()
-    with tqdm(total=len(runs), desc="zoo", unit="model", smoothing=0.1) as progress:
+
+    def add(made: Sequence[tuple[Record, bytes]], shard: str) -> None:
+        if not made:
+            return
+        written = write_checkpoints(directory, config.storage, shard, made)
+        records = [record for record in written if record.get("run") not in final]
+        append_records(directory, records)
+        final.update({record.get("run"): record for record in records})
+        counts["models"] += len({record.get("run") for record in records})
+        counts["checkpoints"] += len(records)
+
+    with tqdm(total=len(runs) + config.num_copies, desc="zoo", unit="model", smoothing=0.1) as progress:
         for chunk in make_chunks(runs, config.chunk_size):
             diverged = set(state["diverged"])
-            trained = tuple(run for run in chunk.runs if run.parent not in diverged)
-            if all(run.id in done for run in trained):
+            trained = tuple(run for run in chunk.runs if _sources(run) <= final.keys())  # the others' have diverged
+            if all(run.id in diverged or run.id in final for run in trained):
                 progress.update(len(chunk.runs))
                 continue
+            shard = chunk.runs[0].id
             chunk = dataclasses.replace(chunk, runs=trained)
             programs.add((chunk.model, chunk.size))
-            records: list[Record] = []
-            for step, variables, accuracies in train_chunk(chunk, directory, config, bank, device_bank):
+            made: list[tuple[Record, bytes]] = []
+            for step, variables, accuracies in train_chunk(chunk, directory, config, bank, device_bank, final):
                 for i, run in enumerate(chunk.runs):
                     own = jax.tree.map(lambda w, i=i: w[i], variables)
                     if not all(np.isfinite(w).all() for w in jax.tree.leaves(own)):
                         diverged.add(run.id)
                         continue
-                    _write_checkpoint(directory / _path(run.id, step), own, chunk.model, config.image_size)
-                    records.append(_record(run, tasks[run.task], own, step, float(accuracies[i]), config))
+                    record = _record(run, tasks[run.task], own, step, float(accuracies[i]), config, final)
+                    tensors: Any = flax.traverse_util.flatten_dict(own, sep="/")
+                    made.append((record, checkpoint_bytes(tensors, chunk.model, config.image_size)))
             if len(diverged) > len(state["diverged"]):
                 state["diverged"] = sorted(diverged)
                 write_atomically(directory / STATE, json.dumps(state, indent=1).encode())
-            records = [record for record in records if record.get("run") not in diverged | done]
-            append_records(directory, records)
-            counts["models"] += len({record.get("run") for record in records})
-            counts["checkpoints"] += len(records)
+            add([(record, content) for record, content in made if record.get("run") not in diverged], shard)
             progress.update(len(chunk.runs))
+        of = {run.id: run for run in runs}
+        for copies in copy_chunks(draw_copies(list(final.values()), config.num_copies, seed), of, config.chunk_size):
+            if not all(copy.run in final for copy in copies):
+                add(make_copies(copies, of, directory, config.image_size, bank, device_bank), copies[0].run)
+            progress.update(len(copies))
     seconds = time.perf_counter() - started
     return {**counts, "seconds": seconds, "diverged": len(state["diverged"]), "programs": len(programs)}

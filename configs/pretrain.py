@@ -1,0 +1,82 @@
+"""The encoder that ships: a zoo of hundreds of tasks, with data sets, widths and architectures for the test alone.
+
+python -m experiments.main --config=configs/pretrain.py --workdir=runs/pretrain
+
+takes data that packages carry (extra `tabular`). The encoder in the package was made with more,
+
+python -m experiments.main --config=configs/pretrain.py:full --workdir=runs/pretrain --config.zoo.data_dir=DATA_DIR
+
+where DATA_DIR holds MNIST and Fashion-MNIST as TFDS prepares them (array_record), and as .npz files notMNIST, spoken
+digits, signed digits, OpenCV's digits, three classes of Quick, Draw! and five alphabets of Omniglot. `:gpu` is the same
+on a zoo of tens of thousands of models, for a machine with an accelerator; it has not been run.
+"""
+
+import ml_collections
+
+from configs import zoo
+from wsrl.annotations import Config
+
+PACKAGED = {
+    "datasets": ",".join(
+        [
+            *("mnist_5k", "keel/penbased", "keel/segment", "keel/movement_libras", "keel/satimage"),
+            *("teacher/0/dead_leaves", "teacher/1/dead_leaves", "teacher/2/dead_leaves", "teacher/3/mnist_5k"),
+            *("mnist_5k+keel/penbased", "keel/segment+keel/movement_libras"),
+        ]
+    ),
+    "validation_datasets": "keel/vowel",
+    "test_datasets": "digits,keel/letter,keel/texture",
+}
+FULL = {
+    "datasets": ",".join(
+        [
+            *("mnist", "digits", "opencv_digits20.npz"),
+            *("omniglot_japanese_katakana.npz", "omniglot_sanskrit.npz", "omniglot_latin.npz"),
+            *("keel/letter", "keel/texture", "keel/segment", "keel/movement_libras", "keel/satimage", "keel/vowel"),
+            *("doodle3.npz+mnist", "doodle3.npz+omniglot_sanskrit.npz", "mnist+omniglot_latin.npz"),
+            *("omniglot_japanese_katakana.npz+digits", "opencv_digits20.npz+doodle3.npz"),
+            *("teacher/0/dead_leaves", "teacher/1/dead_leaves", "teacher/2/dead_leaves"),
+            *("teacher/3/mnist", "teacher/4/omniglot_japanese_katakana.npz"),
+        ]
+    ),
+    "validation_datasets": "fsdd_spec28.npz,omniglot_greek.npz",
+    "test_datasets": "fashion_mnist,notmnist10k.npz,sign_digits.npz,omniglot_korean.npz",
+}
+GPU = {"num_tasks": 1126, "runs_train": 4, "num_children": 2000, "num_distilled": 2000, "num_copies": 6000}
+
+
+def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
+    """Returns the configuration of pretraining; `data` is packaged, full or gpu.
+
+    Raises:
+      ValueError: another value of `data`.
+    """
+    if data not in ("packaged", "full", "gpu"):
+        raise ValueError(f"no configuration pretrain.py:{data}, choose packaged, full or gpu")
+    config: Config = zoo.get_config()
+    config.zoo.update(PACKAGED if data == "packaged" else FULL)
+    config.zoo.update(
+        max_images=3000,
+        num_tasks=224,
+        num_test_tasks=16,
+        num_validation_tasks=10,
+        num_seen_tasks=8,
+        catalogue="wide",
+        families="mlp,cnn_gap,cnn_flatten,vit,sequence_transformer,rnn",
+        test_families="mlp,cnn_gap,cnn_flatten,resnet,vit,sequence_transformer,rnn",  # resnet is never trained on
+        runs_train=1,
+        runs_validation=2,
+        runs_test=4,
+        runs_seen=1,
+        num_children=80,
+        num_distilled=60,
+        num_copies=280,
+        checkpoints=2,
+        storage="array_record",
+    )
+    config.encoder.update(probes=128, gradient_probes=32)
+    config.gnn.steps = 0  # it would hold every edge of the zoo in memory
+    if data == "gpu":
+        config.zoo.update(GPU, max_images=10_000, steps=1000, batch_size=64, chunk_size=512)
+        config.encoder.update(dtype="bfloat16", probes=512, gradient_probes=128, tile=64, batch_cost=65_536, chunk=64)
+    return config

@@ -1,0 +1,160 @@
+"""What each part of the encoder is worth: one change at a time, on the sweeps of a finished run.
+
+python -m experiments.ablations --workdir=runs/pretrain
+
+Every row fits the read-out again, for every seed, on the training networks; scores are those of unseen tasks. The mAP
+on validation tasks stands beside them, since it is what choices are made by.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from tqdm import tqdm
+
+from experiments.finished_run import FinishedRun, load_run
+from experiments.job import validation_score
+from wsrl.annotations import Config
+from wsrl.encoder.embed import Embedder
+from wsrl.encoder.fit import fit_encoder, init_params, make_encoder
+from wsrl.errors import InputError
+from wsrl.evaluation.hubness import centred, hubness
+from wsrl.evaluation.retrieval import retrieval_scores
+from wsrl.files import write_atomically
+from wsrl.report.table_figures import bar_figure
+from wsrl.report.tables import Row, print_table, write_table
+
+NAME = "ablations"
+NOTE = (
+    "Each row changes one thing of the first. Unseen tasks, data sets, widths, and one unseen family of architectures; "
+    "brackets: 95 % intervals over lineages and encoder seeds."
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One row.
+
+    Attributes:
+      label: of the row.
+      settings: of the section `encoder` that differ.
+      keep: which training networks are used, by their records; None for all.
+      tasks: share of the training tasks that are used.
+      corrected: embeddings are centred, against hubness.
+    """
+
+    label: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    keep: Callable[[Any], bool] | None = None
+    tasks: float = 1.0
+    corrected: bool = False
+
+
+CHANGES = (
+    Change("the encoder that ships"),
+    Change("closed form only, no contrastive steps", {"steps": 0}),
+    Change("contrastive steps only, from random parameters", {"draws": 0}),
+    Change("margin loss", {"loss": "margin"}),
+    Change("no class maps", {"draws": 1, "class_map_share": 0.0, "steps": 0}),
+    Change("probabilities alone", {"evidence": 0.0, "template": 0.0, "steps": 0}),
+    Change("no templates (forward sweep alone)", {"template": 0.0, "steps": 0}),
+    Change("no log probabilities", {"evidence": 0.0, "steps": 0}),
+    Change("templates weigh 3", {"template": 3.0, "steps": 0}),
+    Change("32 inputs", {"probes": 32, "steps": 0}),
+    Change("64 inputs", {"probes": 64, "steps": 0}),
+    Change("rank 32", {"rank": 32, "steps": 0}),
+    Change("embedding of 32", {"dim": 32, "steps": 0}),
+    Change("embedding of 256", {"dim": 256, "steps": 0}),
+    Change("shrinkage .1", {"shrinkage": 0.1, "steps": 0}),
+    Change("shrinkage 10", {"shrinkage": 10.0, "steps": 0}),
+    Change("a tenth of the tasks", {"steps": 0}, tasks=0.1),
+    Change("a third of the tasks", {"steps": 0}, tasks=1 / 3),
+    Change("trained at widths up to 16", {"steps": 0}, keep=lambda record: record.get("width") <= 16),
+    Change("embeddings centred, against hubs", {"steps": 0}, corrected=True),
+)
+
+
+def embeddings(run: FinishedRun, change: Change, seed: int) -> np.ndarray:
+    """Embeddings [n, dim] of all networks by an encoder fitted with the change; kept in the run's folder."""
+    path = run.workdir / NAME / f"{CHANGES.index(change)}_{seed}.safetensors"
+    if path.exists():
+        return safetensors.numpy.load_file(path)["embeddings"]
+    config: Config = run.config.encoder.copy_and_resolve_references()
+    config.update(change.settings)
+    trained, _ = run.encoders[seed]
+    inputs = np.asarray(run.encoders[seed][1]["inputs"])[: config.probes]
+    config.gradient_probes = min(config.gradient_probes, config.probes)
+    encoder = make_encoder(config, trained.input_shape)
+    swept = run.swept[seed]._replace(logits=run.swept[seed].logits[:, :, : config.probes])
+    training = run.split["train"]
+    if change.keep:
+        training = np.array([i for i in training if change.keep(run.records[i])])
+    names = np.unique(run.examples.task[training])
+    some = np.random.default_rng(seed).permutation(names)[: max(2, round(change.tasks * len(names)))]
+    training = training[np.isin(run.examples.task[training], some)]
+    fitted = fit_encoder(
+        Embedder(encoder),
+        init_params(encoder, inputs, seed),
+        swept,
+        [],
+        run.examples,
+        training,
+        validation_score(run.records, run.split["validation"]),
+        config,
+        path.with_suffix(""),
+        seed,
+    )
+    write_atomically(path, safetensors.numpy.save({"embeddings": fitted.encoding.embedding}))
+    return fitted.encoding.embedding
+
+
+def table(run: FinishedRun) -> list[Row]:
+    """The rows of all changes."""
+    unseen = run.unseen
+    tested = [run.records[i] for i in unseen]
+    validate = validation_score(run.records, run.split["validation"])
+    rows: list[Row] = []
+    for change in tqdm(CHANGES, desc=NAME, unit="row"):
+        found = [embeddings(run, change, seed) for seed in range(len(run.swept))]
+        queried = [own[unseen] for own in found]
+        if change.corrected:
+            queried = [centred(own) for own in queried]
+        scores = retrieval_scores(queried, tested, run.config.evaluation.resamples, run.config.seed)
+        rows.append(
+            {
+                "change": change.label,
+                "validation mAP": round(float(np.mean([validate(own) for own in found])), 4),
+                "P@1 same": scores["same"]["precision_at_1"],
+                "mAP same": scores["same"]["map"],
+                "P@1 cross": scores["cross"]["precision_at_1"],
+                "mAP cross": scores["cross"]["map"],
+                "hubness": hubness(queried)["value"],
+            }
+        )
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the table; bad input ends it with one line and exit status 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run of experiments.main")
+    args = parser.parse_args(argv)
+    try:
+        run = load_run(args.workdir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    rows = table(run)
+    figure = bar_figure(rows, label="change", values=["mAP same", "mAP cross"], axis="mAP on unseen tasks")
+    write_table(args.workdir, NAME, "What each part of the encoder is worth", NOTE, rows, figure)
+    print_table(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""How fast models fine-tune on unseen tasks, by where they start from.
+
+    python -m experiments.finetuning --workdir=runs/zoo [--tasks=8] [--models=300] [--seeds=3] [--seed=0]
+
+Every unseen task of a run of the main job picks models from a gallery of its zoo, none of them trained on the task,
+and fine-tunes them. Writes `tables/finetuning.csv` and `.svg` into the folder; what a task measured is kept in
+`finetuning/`, so that an interrupted run goes on. Starts:
+
+    retrieved            nearest to probe models trained on the task's training part, by the encoder
+    scratch              the architecture of the retrieved model, initialised as usual
+    scratch, ridge head  the same, its head fitted as the heads of pretrained models are
+    random pick          any model
+    metadata pick        the highest accuracy told, among models of the same data set where there are any
+    LogME                the highest LogME on the training part, of all models
+    best in hindsight    the highest test accuracy when all models are fine-tuned
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from experiments.starting_points import (
+    Models,
+    Pick,
+    at_random,
+    highest_evidence,
+    most_accurate,
+    open_models,
+    retrieve,
+    task_examples,
+)
+from wsrl.annotations import Config
+from wsrl.errors import InputError
+from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.files import write_atomically
+from wsrl.report.table_figures import line_figure
+from wsrl.report.tables import Row, print_table, write_table
+from wsrl.zoo.bank import image_bank
+from wsrl.zoo.finetuning import BATCH, HEAD_IMAGES, SCHEDULE, Curves, FineTuner, TaskData, split_task
+from wsrl.zoo.models import Classifier
+from wsrl.zoo.stacked import initialise
+from wsrl.zoo.tasks import Task, load_tasks
+
+RECORDED = (0, 5, 10, 20, 35, 50, 75, 100, 150, 200, SCHEDULE)  # steps
+EARLY = (0, 10, 50)  # steps whose mean validation accuracy chooses a learning rate, and test accuracy the hindsight
+SHOWN = (0, 10, 50, 100)
+RATES = (5e-4, 2e-3, 8e-3)  # highest learning rates to choose from
+SHARES = (0.9, 0.95)  # of the accuracy at which scratch ends
+NAME = "finetuning"
+TITLE = "Fine-tuning on unseen tasks, by where it starts"
+NOTE = (
+    "{tasks} unseen tasks pick from {models} models of other tasks. Pretrained models get the batch statistics of at "
+    "most {head} training images and a head fitted to them by ridge regression; then all weights are trained by Adam "
+    "on the same batches of {batch} images, the highest learning rate, of {rates}, chosen on validation images (runs "
+    "of {early} steps, whose cost is a column). Accuracies are of held-out images. Steps, examples and seconds to a "
+    "share of the accuracy at which scratch ends, after {steps} steps, are interpolated between recorded steps; where "
+    "it is not reached they count as {steps} steps. Seconds are those of the search, the head and the steps on {cores} "
+    "cores, models stacked, after compilation; embedding the gallery took {embedding:.0f} s once an encoder. Regret is "
+    "to the best in hindsight after {early} steps. In brackets 95 % bootstrap intervals over tasks and encoders "
+    "({encoders})."
+)
+
+
+def measure(
+    models: Models, tuner: FineTuner, task: Task, data: TaskData, picks: dict[str, Pick], seed: int
+) -> dict[str, list[dict]]:
+    """What each start gave: for each encoder its accuracies at `RECORDED` steps and its seconds."""
+    early = fine_tune_gallery(models, tuner, models.candidates(task.id).tolist(), data, EARLY, seed)
+    hindsight = max(early, key=lambda place: early[place]["accuracy"].mean())
+    picks = picks | {"best in hindsight": Pick([hindsight] * len(models.encoded))}
+    chosen = sorted({place for pick in picks.values() for place in pick.places})
+    tuned = fine_tune_gallery(models, tuner, chosen, data, RECORDED, seed)
+    found: dict[str, list[dict]] = {}
+    for name, pick in picks.items():
+        found[name] = [
+            {**tuned[place], "search_seconds": pick.seconds, "model": models.records[place].id} for place in pick.places
+        ]
+    architectures = [models.architectures[place] for place in picks["retrieved"].places]
+    found |= fine_tune_scratch(architectures, tuner, data, seed)
+    return {
+        name: [{**one, "accuracy": list(map(float, one["accuracy"]))} for one in each] for name, each in found.items()
+    }
+
+
+def fine_tune_gallery(
+    models: Models, tuner: FineTuner, places: Sequence[int], data: TaskData, recorded: Sequence[int], seed: int
+) -> dict[int, dict[str, Any]]:
+    """Fine-tunes models of the gallery, those of an architecture together; results by place."""
+    found = {}
+    for model, own in models.by_architecture(places).items():
+        curves = tuner.fine_tune(model, [models.variables[i] for i in own], data, RATES, recorded, seed)
+        found |= zip(own, best_rates(curves, recorded), strict=True)
+    return found
+
+
+def fine_tune_scratch(
+    architectures: Sequence[Classifier], tuner: FineTuner, data: TaskData, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Trains fresh models, one an architecture, with their own heads and with heads fitted by ridge regression."""
+    size = tuner.images.shape[1]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, ridge_head in (("scratch", False), ("scratch, ridge head", True)):
+        found[name] = []
+        for number, model in enumerate(architectures):
+            fresh = [initialise(model, size, seed + number, init_scale=1.0)]
+            curves = tuner.fine_tune(model, fresh, data, RATES, RECORDED, seed, ridge_head)
+            found[name].append({**best_rates(curves, RECORDED)[0], "search_seconds": 0.0, "model": ""})
+    return found
+
+
+def best_rates(curves: Curves, recorded: Sequence[int]) -> list[dict[str, Any]]:
+    """Of each start the test accuracies and costs at the learning rate that the validation part chooses."""
+    early = np.isin(recorded, EARLY)
+    rates = curves.validation[:, :, early].mean(2).argmax(1)
+    return [
+        {
+            "accuracy": curves.test[i, rate],
+            "rate": RATES[rate],
+            "head_seconds": curves.head_seconds,
+            "step_seconds": curves.step_seconds,
+        }
+        for i, rate in enumerate(rates)
+    ]
+
+
+def steps_to(accuracy: Float[np.ndarray, " recorded"], target: float) -> float:
+    """Steps to an accuracy, interpolated between recorded steps; `SCHEDULE` where it is never reached."""
+    reached = np.flatnonzero(accuracy >= target)
+    if not len(reached):
+        return float(SCHEDULE)
+    i = reached[0]
+    if i == 0:
+        return 0.0
+    share = (target - accuracy[i - 1]) / (accuracy[i] - accuracy[i - 1])
+    return float(RECORDED[i - 1] + share * (RECORDED[i] - RECORDED[i - 1]))
+
+
+def summarize(measured: Sequence[dict[str, list[dict]]], seed: int) -> tuple[list[Row], list[Row]]:
+    """Rows of the table, one a start, and rows of the plot, one a start and number of steps."""
+    tasks = np.arange(len(measured))
+    accuracy = {name: np.array([[o["accuracy"] for o in t[name]] for t in measured]) for name in measured[0]}
+    ends = accuracy["scratch"][:, :, -1]
+    rows: list[Row] = []
+    plot: list[Row] = []
+    logme = np.array([[o["search_seconds"] for o in t["LogME"]] for t in measured])
+    for name, curves in accuracy.items():
+        cost = {
+            key: np.array([[one[f"{key}_seconds"] for one in task[name]] for task in measured])
+            for key in ("search", "head", "step")
+        }
+        scores = {f"accuracy after {step}": curves[:, :, RECORDED.index(step)] for step in SHOWN}
+        for share in SHARES:
+            percent = f"{share:.0%}".replace("%", " %")
+            steps = np.array([list(map(steps_to, *pair)) for pair in zip(curves, share * ends, strict=True)])
+            scores[f"steps to {percent}"] = steps
+            scores[f"examples to {percent}"] = steps * BATCH
+            scores[f"seconds to {percent}"] = cost["search"] + cost["head"] + steps * cost["step"]
+        at = RECORDED.index(EARLY[-1])
+        scores["regret"] = accuracy["best in hindsight"][:, :, at] - curves[:, :, at]
+        row: dict[str, Any] = {"start": name}
+        row |= cluster_bootstrap({key: values.T for key, values in scores.items()}, tasks, seed=seed)
+        if name == "best in hindsight":
+            row |= {key: None for key in row if key.startswith("seconds")}  # its search is all the fine-tuning
+        row["seconds to choose the rate"] = float(cost["step"].mean() * (len(RATES) - 1) * EARLY[-1])
+        if cost["search"].any():
+            row["search seconds"] = float(cost["search"].mean())
+            row["search, of LogME's"] = float(cost["search"].mean() / logme.mean())
+        rows.append(row)
+        recorded = {str(step): curves[:, :, i].T for i, step in enumerate(RECORDED)}
+        found = cluster_bootstrap(recorded, tasks, seed=seed)
+        plot += [{"start": name, "steps": int(step), "accuracy": interval} for step, interval in found.items()]
+    return rows, plot
+
+
+def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> tuple[list[dict], Models]:
+    """What each unseen task gave; what the folder holds of the same settings is not measured again."""
+    sets, tasks = load_tasks(config.zoo, config.seed)
+    unseen = [task for task in tasks if task.split == "test"]
+    order = np.random.default_rng([args.seed, 8]).permutation(len(unseen))
+    unseen = [unseen[i] for i in order[: args.tasks]]
+    models = open_models(workdir, config, args.models, min(args.seeds, config.encoder.seeds), args.seed)
+    bank = image_bank(sets, unseen, config.zoo.test_images)
+    tuner = FineTuner(bank)
+    settings = [args.seed, RATES, RECORDED, [r.id for r in models.records], [e.hash for e in models.encoded]]
+    digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+    found = []
+    for task in tqdm(unseen, desc="tasks", unit="task"):
+        path = workdir / NAME / digest / f"{hashlib.sha256(task.id.encode()).hexdigest()[:16]}.json"
+        try:
+            found.append(json.loads(path.read_bytes()))
+            continue
+        except (OSError, ValueError):
+            pass
+        data = split_task(bank, task.id, args.seed)
+        candidates = models.candidates(task.id)
+        examples = task_examples(bank, task, data, config.zoo.num_classes)
+        picks = {
+            "retrieved": retrieve(models, candidates, examples, args.seed),
+            "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9])),
+            "metadata pick": most_accurate(models, candidates, task),
+            "LogME": highest_evidence(models, candidates, tuner, data),
+        }
+        found.append(measure(models, tuner, task, data, picks, args.seed))
+        write_atomically(path, json.dumps(found[-1]).encode())
+    return found, models
+
+
+def make_table(args: argparse.Namespace) -> None:
+    """Measures, writes and prints the table."""
+    path = args.workdir / "config.json"
+    try:
+        config: Config = ml_collections.ConfigDict(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise InputError(path, "holds no run of the main job", "run experiments.main with this --workdir") from error
+    if config.zoo.dir:
+        raise InputError(args.workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
+    measured, models = measured_tasks(args.workdir, config, args)
+    rows, plot = summarize(measured, args.seed)
+    note = NOTE.format(
+        tasks=len(measured),
+        models=len(models.records),
+        head=HEAD_IMAGES,
+        batch=BATCH,
+        rates=", ".join(f"{rate:g}" for rate in RATES),
+        early=EARLY[-1],
+        steps=SCHEDULE,
+        cores=os.cpu_count(),
+        embedding=np.mean([own.seconds for own in models.encoded]),
+        encoders=len(models.encoded),
+    )
+    write_table(args.workdir, NAME, TITLE, note, rows, line_figure(plot, "steps", "accuracy", "start"))
+    print_table(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the table and returns the exit status: 1 if the input is bad."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.finetuning", description=TITLE)
+    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
+    parser.add_argument("--tasks", metavar="N", type=int, default=8, help="unseen tasks at most")
+    parser.add_argument("--models", metavar="N", type=int, default=300, help="of the gallery, drawn from the zoo")
+    parser.add_argument("--seeds", metavar="N", type=int, default=3, help="encoders at most")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws and of the bootstrap")
+    args = parser.parse_args(argv)
+    try:
+        for name in ("tasks", "models", "seeds"):
+            if getattr(args, name) < 1:
+                raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 1 or more")
+        make_table(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # before JAX looks for its devices
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What a finished run of the main job holds, for the tables that are made from it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from experiments.job import make_examples, places_by_split
+from wsrl.annotations import Config
+from wsrl.encoder.encoder import Encoder, Swept
+from wsrl.encoder.export import load_encoder
+from wsrl.encoder.sampling import Examples
+from wsrl.encoder.swept_zoo import load_kept
+from wsrl.errors import InputError
+from wsrl.zoo.manifest import Record, assign_splits, read_manifest
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A zoo with its encoders.
+
+    Attributes:
+      workdir: of the run.
+      zoo: directory of the zoo.
+      config: of the run.
+      records: usable networks of the zoo.
+      examples: what training may know of them.
+      split: places of the train, validation and test networks.
+      encoders: of every seed, with its parameters.
+      swept: of every seed, rows as in `records`.
+    """
+
+    workdir: Path
+    zoo: Path
+    config: Config
+    records: Sequence[Record]
+    examples: Examples
+    split: dict[str, np.ndarray]
+    encoders: Sequence[tuple[Encoder, Any]]
+    swept: Sequence[Swept]
+
+    @property
+    def unseen(self) -> np.ndarray:
+        """Places of the test networks of tasks that no encoder was trained on."""
+        seen = {self.records[i].task for i in self.split["train"]}
+        return np.array([i for i in self.split["test"] if self.records[i].task not in seen])
+
+
+def load_run(workdir: Path) -> FinishedRun:
+    """Reads a run's folder.
+
+    Raises:
+      InputError: it holds no finished run.
+    """
+    try:
+        settings = json.loads((workdir / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            workdir, f"holds no run ({error})", "run experiments.main with this --workdir first"
+        ) from error
+    config: Config = ml_collections.ConfigDict(settings)
+    zoo = Path(config.zoo.dir) if config.zoo.dir else workdir / "zoo"
+    directories = [workdir / f"encoder_{seed}" for seed in range(config.encoder.seeds)]
+    records, _ = read_manifest(zoo)
+    if any(record.split is None for record in records):
+        records = assign_splits(records, config.seed)
+    kept = load_kept(records, directories)
+    if kept is None:
+        raise InputError(workdir, "its run is not finished", "run experiments.main with this --workdir again")
+    encoders = [load_encoder(directory) for directory in directories]
+    split = places_by_split(kept.records)
+    return FinishedRun(workdir, zoo, config, kept.records, make_examples(kept.records), split, encoders, kept.swept)

@@ -1,0 +1,268 @@
+"""How well labelled examples of unseen tasks find models of these tasks.
+
+    python -m experiments.recommendation --workdir=runs/zoo [--examples=50,200,1000] [--draws=2] [--seed=0]
+
+Every unseen task of a run of the main job asks the models of its zoo that are of the split, with labelled examples
+drawn from the task's training images; right are models of that task. Writes `tables/recommendation.csv` and `.svg`
+into the folder. What is measured is kept in `recommendation.json`, from which an interrupted run goes on. Methods:
+
+    probes           mean cosine to embeddings of probe models, which are trained on the examples
+    probes, LogME    their first 20, ranked anew by LogME of their features of the examples
+    LogME            all models ranked by LogME
+    random           a random order
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from wsrl.annotations import Config
+from wsrl.data import ImageSet, normalize
+from wsrl.encoder.embed import Embedder
+from wsrl.encoder.export import encoder_hash, load_encoder
+from wsrl.encoder.features import iterate_features
+from wsrl.errors import InputError
+from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.evaluation.ranking import ranking_metrics
+from wsrl.files import write_atomically
+from wsrl.graph.collection import make_buckets
+from wsrl.recommend.answer import NEAR, recommend, similarities
+from wsrl.recommend.gallery import TILE, Gallery
+from wsrl.recommend.logme import log_maximum_evidence
+from wsrl.recommend.probes import probe_query, train_probes
+from wsrl.report.table_figures import line_figure
+from wsrl.report.tables import Row, print_table, write_table
+from wsrl.zoo.load import Networks, load_networks
+from wsrl.zoo.manifest import assign_splits, read_manifest
+from wsrl.zoo.tasks import Task, load_tasks, transform_images
+
+METRICS = {"P@1": "precision_at_1", "P@10": "precision_at_10", "mAP": "map"}
+METHODS = ("probes", "probes, LogME", "LogME", "random")
+HELD_OUT = 0.2  # share of the examples that probes are not trained on
+LEAST = 10  # examples a query
+TITLE = "Models for a data set, from labelled examples"
+NOTE = (
+    "Unseen tasks ask the {split} models of the zoo ({models} models) with labelled examples, drawn {draws} times from "
+    "the images that models of the task were trained on; right are models of the task. In brackets 95 % bootstrap "
+    "intervals over tasks ({tasks}) and encoders ({encoders}). Seconds are medians over queries, after compilation, on "
+    "{cores} cores; those of 'probes, LogME' are the probes' and the share that its {near} models have in LogME's. "
+    "The error of the expected accuracy is its mean distance from the mean accuracy of the models of the task."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run of the main job left.
+
+    Attributes:
+      networks: of the split.
+      tasks: that no encoder was trained on.
+      sets: image sets by name.
+      encoders: embedder, parameters and embeddings of the networks, one an encoder.
+    """
+
+    networks: Networks
+    tasks: list[Task]
+    sets: dict[str, ImageSet]
+    encoders: list[tuple[Embedder, Any, Float[np.ndarray, "n dim"]]]
+
+
+def open_run(workdir: Path, split: str) -> Run:
+    """Reads the zoo's networks of a split and embeds them by every encoder.
+
+    Raises:
+      InputError: the folder holds no finished run, or its zoo was not trained by the run.
+    """
+    path = workdir / "config.json"
+    try:
+        config: Config = ml_collections.ConfigDict(json.loads(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        raise InputError(path, "holds no run of the main job", "run experiments.main with this --workdir") from error
+    if config.zoo.dir:
+        raise InputError(workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
+    records, _ = read_manifest(workdir / "zoo")
+    if any(record.split is None for record in records):
+        records = assign_splits(records, config.seed)
+    known = {record.task for record in records if record.split == "train"}
+    networks = load_networks(workdir / "zoo", [record for record in records if record.split == split], TILE)
+    unseen = {record.task for record in networks.records} - known
+    image_sets, tasks = load_tasks(config.zoo, config.seed)
+    tasks = [task for task in tasks if task.id in unseen]
+    if not tasks:
+        raise InputError(workdir, f"no unseen task among the {split} models", "name another run or split")
+    encoders = []
+    for seed in range(config.encoder.seeds):
+        encoder, params = load_encoder(workdir / f"encoder_{seed}")
+        embedder = Embedder(encoder)
+        buckets = make_buckets(networks.graphs)
+        encoders.append((embedder, params, embedder(params, buckets, f"encoder {seed}").embedding))
+    return Run(networks, tasks, {images.name: images for images in image_sets}, encoders)
+
+
+def draw_examples(run: Run, task: Task, count: int, draw: int, seed: int) -> ImageSet:
+    """Draws at most `count` labelled training images of a task; a fifth of them is held out for the probes."""
+    images = run.sets[task.dataset]
+    labels = np.array(task.label_map)[images.y]
+    key = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:4])
+    rng = np.random.default_rng([seed, key, draw])
+    rows = rng.permutation(np.flatnonzero(~images.held_out & (labels >= 0)))[:count]
+    held_out = np.arange(len(rows)) < round(HELD_OUT * len(rows))
+    return ImageSet(task.id, transform_images(images.x[rows], task.transform), labels[rows], max(labels) + 1, held_out)
+
+
+def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, dict]:
+    """Scores of each method for one query: `METRICS` [encoders], seconds, of probes the expected accuracy's error."""
+    records = run.networks.records
+    relevant = np.array([record.task == task.id for record in records])
+    accuracy = np.array([record.accuracy for record in records])
+    started = time.perf_counter()
+    probes = train_probes(examples, seed)
+    training = time.perf_counter() - started
+    orders, searching, errors = [], [], []
+    for embedder, params, embeddings in run.encoders:
+        started = time.perf_counter()
+        query = probe_query(probes, embedder, params)
+        orders.append(np.argsort(-similarities(embeddings, query), kind="stable"))
+        searching.append(time.perf_counter() - started)
+        expected = recommend(Gallery(records, embeddings, []), query).expected_accuracy
+        errors.append(abs(expected - float(accuracy[relevant].mean())))
+    seconds = training + float(np.mean(searching))
+    evidence, spent = logme_of_all(run, examples)
+    near = [np.concatenate([o[:NEAR][np.argsort(-evidence[o[:NEAR]], kind="stable")], o[NEAR:]]) for o in orders]
+    chance = np.random.default_rng([seed, len(examples.y)]).permutation(len(records))
+    return {
+        "probes": scores(orders, relevant) | {"seconds": seconds, "error": float(np.mean(errors))},
+        "probes, LogME": scores(near, relevant) | {"seconds": seconds + spent * NEAR / len(records)},
+        "LogME": scores([np.argsort(-evidence, kind="stable")], relevant) | {"seconds": spent},
+        "random": scores([chance], relevant) | {"seconds": 0.0},
+    }
+
+
+def logme_of_all(run: Run, examples: ImageSet) -> tuple[Float[np.ndarray, "n"], float]:
+    """LogME of every network on the examples, and the seconds that it took."""
+    evidence = np.zeros(len(run.networks.graphs))
+    started = time.perf_counter()
+    for place, response in iterate_features(run.networks.graphs, normalize(examples.x)[..., None]):
+        evidence[place] = log_maximum_evidence(response.features, examples.y)
+    return evidence, time.perf_counter() - started
+
+
+def scores(orders: Sequence[Int[np.ndarray, "n"]], relevant: np.ndarray) -> dict[str, list[float]]:
+    """Metrics of ranked galleries, one an encoder."""
+    stacked = np.stack(orders)
+    both = np.broadcast_to(relevant, stacked.shape)
+    found = ranking_metrics(stacked, both, np.ones_like(both))
+    return {name: found[metric].tolist() for name, metric in METRICS.items()}
+
+
+def measured(
+    run: Run, path: Path, settings: dict, counts: Sequence[int], draws: int, seed: int
+) -> Iterator[tuple[int, str, dict[str, dict]]]:
+    """Yields (examples, task, scores) of all queries; those that the file holds of these settings are not repeated."""
+    try:
+        state = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        state = {}
+    if state.get("settings") != settings:
+        state = {"settings": settings, "queries": {}}
+    queries = [(count, task, draw) for count in counts for task in run.tasks for draw in range(draws)]
+    for count, task, draw in tqdm(queries, desc="queries", unit="query", mininterval=1.0):
+        key = f"{count}/{task.id}/{draw}"
+        if key not in state["queries"]:
+            examples = draw_examples(run, task, count, draw, seed)
+            state["queries"][key] = measure(run, task, examples, seed * draws + draw)
+            write_atomically(path, json.dumps(state).encode())
+        yield count, task.id, state["queries"][key]
+
+
+def summarize(queries: Sequence[tuple[int, str, dict[str, dict]]], seed: int) -> list[Row]:
+    """Rows of the table: one for each number of examples and method."""
+    rows = []
+    for count in sorted({count for count, _, _ in queries}):
+        own = [(task, found) for number, task, found in queries if number == count]
+        tasks = np.unique([task for task, _ in own], return_inverse=True)[1]
+        for method in METHODS:
+            found = [scored[method] for _, scored in own]
+            stacked = {name: np.array([query[name] for query in found]).T for name in METRICS}
+            row: dict[str, Any] = {"examples": count, "method": method}
+            row |= cluster_bootstrap(stacked, tasks, seed=seed)
+            row["seconds"] = float(np.median([query["seconds"] for query in found]))
+            if "error" in found[0]:
+                row["error of expected accuracy"] = float(np.mean([query["error"] for query in found]))
+            rows.append(row)
+    return rows
+
+
+def make_table(args: argparse.Namespace) -> None:
+    """Measures, writes and prints the table."""
+    counts = check_arguments(args)
+    run = open_run(args.workdir, args.split)
+    hashes = [encoder_hash(embedder.encoder, params) for embedder, params, _ in run.encoders]
+    settings = {"seed": args.seed, "draws": args.draws, "split": args.split, "encoders": hashes}
+    name = "recommendation" if args.split == "test" else f"recommendation-{args.split}"
+    found = list(measured(run, args.workdir / f"{name}.json", settings, counts, args.draws, args.seed))
+    rows = summarize(found, args.seed)
+    note = NOTE.format(
+        split=args.split,
+        models=len(run.networks.records),
+        draws=args.draws,
+        tasks=len(run.tasks),
+        encoders=len(run.encoders),
+        cores=os.cpu_count(),
+        near=NEAR,
+    )
+    write_table(args.workdir, name, TITLE, note, rows, line_figure(rows, "examples", "mAP", "method", log="x"))
+    print_table(rows)
+
+
+def check_arguments(args: argparse.Namespace) -> list[int]:
+    """Returns the numbers of examples.
+
+    Raises:
+      InputError: one is no number or too small, as may be the draws or the seed.
+    """
+    counts = args.examples.split(",")
+    if not all(count.isdecimal() and int(count) >= LEAST for count in counts):
+        raise InputError("--examples", f"{args.examples!r} are not numbers from {LEAST}", "give them as 50,200")
+    for name, least in (("draws", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name}", f"{getattr(args, name)} is too small", f"give {least} or more")
+    return [int(count) for count in counts]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the table and returns the exit status: 1 if the input is bad."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.recommendation", description=TITLE)
+    parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
+    parser.add_argument("--examples", metavar="N,...", default="50,200,1000", help="labelled images a query")
+    parser.add_argument("--draws", metavar="N", type=int, default=2, help="queries a task and number of examples")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks ask whose models")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws, probes and the bootstrap")
+    args = parser.parse_args(argv)
+    try:
+        make_table(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # before JAX looks for its devices
+    sys.exit(main())

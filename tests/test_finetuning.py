@@ -1,0 +1,199 @@
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from experiments.finetuning import RECORDED, SCHEDULE, main, steps_to, summarize
+from experiments.starting_points import Encoded, Models, find_architecture, most_accurate
+from wsrl.errors import InputError
+from wsrl.zoo.bank import ImageBank
+from wsrl.zoo.families import MAIN
+from wsrl.zoo.finetuning import (
+    MOMENTUM,
+    FineTuner,
+    adapt_statistics,
+    fit_head,
+    read_features,
+    split_task,
+    with_head,
+)
+from wsrl.zoo.manifest import Record
+from wsrl.zoo.models import MLP, CNNFlatten
+from wsrl.zoo.stacked import initialise
+from wsrl.zoo.tasks import Task
+
+SMALL = MLP("relu", widths=(6,))
+NORMED = CNNFlatten("gelu", widths=(3,), conv_strides=(2,), hidden=6)
+
+
+@pytest.fixture(scope="module")
+def bank():
+    """Images of five classes, each a bright row of its own in noise, 160 to train on and 40 held out."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 5
+    images = rng.integers(0, 60, (200, 8, 8)).astype(np.uint8)
+    images[np.arange(200), labels] += 180
+    return ImageBank(images, {"rows": (np.arange(160), labels[:160])}, {"rows": (np.arange(160, 200), labels[160:])})
+
+
+@pytest.fixture(scope="module")
+def tuner(bank):
+    return FineTuner(bank, stack=2)
+
+
+def inputs(bank, count=160):
+    return (bank.images[:count].astype(np.float32) * (2 / 255) - 1)[..., None]
+
+
+def test_parts_of_a_task_are_disjoint(bank):
+    data = split_task(bank, "rows", seed=3)
+    assert sorted([*data.train.rows, *data.validation.rows]) == list(range(160))
+    assert len(data.validation.rows) == 32
+    assert (data.train.labels == data.train.rows % 5).all()
+
+
+@pytest.mark.parametrize("model", [SMALL, NORMED])
+def test_features_and_last_layer_make_the_logits(model, bank):
+    variables = initialise(model, 8, 1, 1.0)
+    kernel, bias = np.ones((6, 5), np.float32) * np.arange(5, dtype=np.float32), np.arange(5, dtype=np.float32)
+    other = with_head(variables, kernel, bias)
+    features = read_features(model, variables, inputs(bank))
+    np.testing.assert_allclose(model.apply(other, inputs(bank)), features @ kernel + bias, rtol=1e-4, atol=1e-4)
+
+
+def test_head_separates_what_is_separable_and_is_sharp():
+    labels = np.arange(100) % 5
+    features = np.eye(5)[labels].astype(np.float32) + np.random.default_rng(0).normal(0, 0.02, (100, 5))
+    kernel, bias = fit_head(features.astype(np.float32), labels, 5)
+    logits = features @ kernel + bias
+    assert (logits.argmax(1) == labels).all()
+    assert (np.sort(logits, 1)[:, -1] - np.sort(logits, 1)[:, -2]).min() > 5
+
+
+def test_head_of_constant_features_tells_the_shares_of_the_classes():
+    labels = np.array([0, 0, 0, 1])
+    kernel, bias = fit_head(np.ones((4, 3), np.float32), labels, 5)
+    assert not kernel.any()
+    assert bias.argmax() == 0
+
+
+def test_adapted_statistics_are_those_of_the_images(bank):
+    variables = initialise(NORMED, 8, 1, 1.0)
+    once = adapt_statistics(NORMED, variables, inputs(bank))
+    twice = adapt_statistics(NORMED, once, inputs(bank))
+    assert MOMENTUM < 1
+    for first, second in zip(jax.tree.leaves(once), jax.tree.leaves(twice), strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-5)
+    in_training, _ = NORMED.apply(
+        once, inputs(bank), train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]
+    )
+    np.testing.assert_allclose(NORMED.apply(once, inputs(bank)), in_training, atol=1e-4)
+
+
+def test_fine_tuning_learns_and_does_not_depend_on_the_stack(bank, tuner):
+    data = split_task(bank, "rows", seed=0)
+    starts = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
+    curves = tuner.fine_tune(SMALL, starts, data, (1e-3, 1e-2), (0, 50), seed=0, ridge_head=False)
+    assert curves.test.shape == (3, 2, 2)
+    assert curves.test[:, 1, 1].mean() > curves.test[:, 1, 0].mean() + 0.3
+    alone = tuner.fine_tune(SMALL, starts[2:], data, (1e-2,), (0, 50), seed=0, ridge_head=False)
+    np.testing.assert_allclose(alone.test[0, 0], curves.test[2, 1], atol=0.03)
+    assert curves.step_seconds > 0
+
+
+def test_ridge_head_starts_ahead(bank, tuner):
+    data = split_task(bank, "rows", seed=0)
+    starts = [initialise(NORMED, 8, seed, 1.0) for seed in range(2)]
+    fitted = tuner.fine_tune(NORMED, starts, data, (1e-3,), (0,), seed=0)
+    plain = tuner.fine_tune(NORMED, starts, data, (1e-3,), (0,), seed=0, ridge_head=False)
+    assert fitted.test.mean() > plain.test.mean() + 0.3
+    assert fitted.head_seconds > 0 == plain.head_seconds
+
+
+@given(st.lists(st.floats(0, 1), min_size=len(RECORDED), max_size=len(RECORDED)), st.floats(0, 1))
+def test_steps_to_an_accuracy(values, target):
+    accuracy = np.array(values)
+    steps = steps_to(accuracy, target)
+    assert 0 <= steps <= SCHEDULE
+    before = [value for value, step in zip(values, RECORDED, strict=True) if step < steps]
+    assert all(value < target for value in before)
+
+
+def test_steps_are_interpolated():
+    accuracy = np.array([0.0, 0.5, 1.0] + [1.0] * (len(RECORDED) - 3))
+    assert steps_to(accuracy, 0.75) == 7.5
+    assert steps_to(accuracy * 0.5, 0.75) == SCHEDULE
+
+
+def record(name="a", **changes):
+    fields = {
+        "path": name,
+        "task": "t",
+        "dataset": "d",
+        "architecture": "mlp",
+        "activation": "relu",
+        "seed": 0,
+        "parent": None,
+        "step": 1,
+        "accuracy": 0.5,
+        "split": "train",
+    }
+    extra = {"lineage": changes.pop("lineage", name), "strides": [], "heads": None}
+    return Record(**{"id": name, **fields, **changes}, extra=extra)
+
+
+def test_no_model_of_the_task_or_its_lineages_is_a_candidate():
+    records = [record("a", task="t"), record("b", task="u", lineage="a"), record("c", task="u")]
+    tasks_of = {"a": {"t", "u"}, "c": {"u"}}
+    models = Models(records, [SMALL] * 3, [{}] * 3, tasks_of, [])
+    assert models.candidates("t").tolist() == [2]
+    assert models.candidates("v").tolist() == [0, 1, 2]
+
+
+def test_metadata_pick_prefers_the_data_set():
+    records = [
+        record("a", accuracy=0.9),
+        record("b", accuracy=0.6, dataset="e"),
+        record("c", accuracy=0.7, dataset="e"),
+    ]
+    encoded = [Encoded(None, None, np.zeros((3, 2)), 0.0)] * 2  # pyright: ignore[reportArgumentType]
+    models = Models(records, [SMALL] * 3, [{}] * 3, {}, encoded)
+    assert most_accurate(models, np.arange(3), Task("x", "e", "identity", "low", (0,), "test")).places == [2, 2]
+    assert most_accurate(models, np.arange(3), Task("x", "f", "identity", "low", (0,), "test")).places == [0, 0]
+
+
+def test_architecture_is_found_by_its_shapes():
+    model = MAIN["mlp"].variants[1]
+    zoo = ConfigDict({"catalogue": "main", "image_size": 16})
+    own = record(activation="tanh")
+    assert find_architecture(own, initialise(model, 16, 0, 1.0), zoo) == model
+    with pytest.raises(InputError, match="no architecture"):
+        find_architecture(own, initialise(SMALL, 16, 0, 1.0), zoo)
+
+
+def fake(accuracy, search=0.0):
+    return [{"accuracy": accuracy, "search_seconds": search, "head_seconds": 0.5, "step_seconds": 0.1}]
+
+
+def test_summary():
+    rising = np.minimum(np.array(RECORDED) / 100, 1.0)
+    ready = np.ones(len(RECORDED))
+    task = {"retrieved": fake(ready, 1.0), "scratch": fake(rising), "LogME": fake(rising, 4.0)}
+    task["best in hindsight"] = fake(ready)
+    rows, plot = summarize([task, task], seed=0)
+    by_name = {row["start"]: row for row in rows}
+    assert by_name["scratch"]["steps to 90 %"]["value"] == pytest.approx(90)
+    assert by_name["scratch"]["seconds to 90 %"]["value"] == pytest.approx(9.5)
+    assert by_name["retrieved"]["seconds to 90 %"]["value"] == pytest.approx(1.5)
+    assert by_name["scratch"]["regret"]["value"] == pytest.approx(0.5)
+    assert by_name["retrieved"]["search, of LogME's"] == pytest.approx(0.25)
+    assert len(plot) == 4 * len(RECORDED)
+
+
+def test_a_folder_without_a_run_is_told_in_one_line(tmp_path, capsys):
+    assert main([f"--workdir={tmp_path}"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([f"--workdir={tmp_path}", "--tasks=0"]) == 1
+    assert "--tasks" in capsys.readouterr().err

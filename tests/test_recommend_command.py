@@ -1,0 +1,98 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsrl.cli.main import main
+from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.export import save_encoder
+from wsrl.encoder.fit import init_params
+from wsrl.recommend import answer, gallery, probes
+from wsrl.recommend.answer import Hit
+from wsrl.recommend.gallery import Gallery
+from wsrl.recommend.probes import Query
+from wsrl.zoo.manifest import Record
+
+GOLDEN = Path(__file__).parent / "golden"
+ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, width=8, backward_probes=2, chunk=4)
+COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder"]
+
+
+def record(number, task, accuracy):
+    about = {"architecture": "mlp", "activation": "relu", "seed": number, "parent": None, "step": 1, "split": None}
+    return Record(id=f"m{number}", path=f"m{number}.safetensors", task=task, dataset="d", accuracy=accuracy, **about)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A folder with an encoder."""
+    folder = tmp_path_factory.mktemp("encoder")
+    inputs = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    save_encoder(folder, ENCODER, init_params(ENCODER, inputs, 0))
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, encoder, monkeypatch):
+    """A working folder with examples and an encoder; the zoo's embeddings and the query's are given."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "110")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    rng = np.random.default_rng(0)
+    np.savez("task.npz", x=rng.integers(0, 256, (50, 8, 8)).astype(np.uint8), y=np.arange(50) % 5)
+    (tmp_path / "encoder").symlink_to(encoder)
+    tasks = [("cats", 0.5), ("cats", 0.7), ("dogs", 0.9), ("fish\x1b[0m", 0.8)]
+    records = [record(i, *task) for i, task in enumerate(tasks)]
+    vectors = np.array([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
+    found = Gallery(records, vectors, ["m9: left out, broken"])
+    monkeypatch.setattr(gallery, "open_gallery", lambda *args, **kwargs: found)
+    monkeypatch.setattr(probes, "train_probes", lambda images, seed: None)
+    monkeypatch.setattr(probes, "probe_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], 0.75))
+    reverse = lambda hits, *args: [Hit(h.record, h.similarity, -0.1 - i) for i, h in enumerate(reversed(hits))]  # noqa: E731
+    monkeypatch.setattr(answer, "rank_by_logme", reverse)
+    return tmp_path
+
+
+def test_the_table_is_as_told(folder, capsys):
+    assert main([*COMMAND, "--logme"]) == 0
+    out, err = capsys.readouterr()
+    assert out == (GOLDEN / "recommend.txt").read_text()
+    assert err == "m9: left out, broken\n"
+
+
+def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):
+    assert main([*COMMAND, "--json", "--top", "2"]) == 0
+    about, *models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert about["classes"] == 5 and about["images"] == 50 and about["held_out"] == 10
+    assert [task["task"] for task in about["nearest_tasks"]] == ["dogs", "cats", "fish\x1b[0m"]
+    assert about["probe_accuracy"] == 0.75
+    assert about["expected_accuracy"] == pytest.approx((0.9 + 0.8 * 0.5 + 0.6 * 0.7) / 2.4, abs=1e-5)
+    assert [model["id"] for model in models] == ["m2", "m0"]
+    assert models[0] == {
+        **{"rank": 1, "id": "m2", "similarity": 1.0, "task": "dogs", "architecture": "mlp", "accuracy": 0.9},
+        "path": "m2.safetensors",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--top", "0"], "error: --top: 0 is too small; give 1 or more"),
+        (["--seed", "-1"], "error: --seed: -1 is too small; give 0 or more"),
+        (["--data", "other.npz"], "error: other.npz: no such file; check the path"),
+        (["--encoder", "zoo"], "error: zoo: holds no readable encoder"),
+    ],
+)
+def test_bad_input_is_told_in_a_line(folder, capsys, arguments, line):
+    assert main([*COMMAND, *arguments]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(line) and err.count("\n") == 1
+
+
+def test_a_folder_without_a_zoo_is_told(folder, capsys, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert main(COMMAND) == 1
+    assert capsys.readouterr().err.startswith("error: zoo/models.jsonl: cannot be read")

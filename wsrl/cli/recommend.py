@@ -1,0 +1,140 @@
+"""`wsrl recommend --zoo DIR --data FILE.npz`: ranks the models of a zoo for a data set, from labelled examples."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsrl.cli.text import printable
+from wsrl.errors import InputError
+
+if TYPE_CHECKING:
+    from wsrl.data import ImageSet
+    from wsrl.recommend.answer import Answer, Hit
+
+SHOWN_TASKS = 3
+PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "--zoo",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="a folder with models.jsonl; embeddings of its models are made once and kept there",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE.npz",
+        required=True,
+        help="labelled examples: images `x` [n, h, w] or [n, h, w, 1 or 3], classes `y` [n]; or a set by its TFDS name",
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="of prepared TFDS data sets")
+    parser.add_argument(
+        "--encoder", metavar="DIR", type=Path, required=True, help="an encoder of the main job (`runs/zoo/encoder_0`)"
+    )
+    parser.add_argument("--top", metavar="N", type=int, default=10, help="models shown (default 10)")
+    parser.add_argument(
+        "--logme", action="store_true", help="rank the first 20 anew by LogME of their features of the examples"
+    )
+    parser.add_argument("--max-images", metavar="N", type=int, default=5000, help="drawn from the data (default 5000)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws and of the probe models")
+    parser.add_argument("--json", action="store_true", help="print JSON lines: one about the data, then one a model")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the ranking; returns the exit status.
+
+    Raises:
+      InputError: the zoo, the data or the encoder cannot be used.
+    """
+    for name, least in (("top", 1), ("max_images", 1), ("seed", 0)):
+        if getattr(args, name) < least:
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
+    from wsrl.encoder.embed import Embedder  # needs JAX
+    from wsrl.encoder.export import load_encoder
+    from wsrl.recommend.answer import NEAR, rank_by_logme, recommend
+    from wsrl.recommend.examples import load_examples
+    from wsrl.recommend.gallery import open_gallery
+    from wsrl.recommend.probes import probe_query, train_probes
+
+    encoder, params = load_encoder(args.encoder)
+    images = load_examples(args.data, args.data_dir, encoder.input_shape[0], args.max_images, args.seed)
+    embedder = Embedder(encoder)
+    gallery = open_gallery(args.zoo, embedder, params, progress=True)
+    for problem in gallery.problems:
+        print(printable(problem), file=sys.stderr)
+    if not gallery.records:
+        raise InputError(args.zoo, "no model can be used", "give a zoo of networks that the encoder takes")
+    answer = recommend(gallery, probe_query(train_probes(images, args.seed), embedder, params))
+    hits = answer.hits
+    if args.logme:
+        hits = rank_by_logme(hits[:NEAR], args.zoo, images, "features") + hits[NEAR:]
+    if args.json:
+        print("\n".join(json_lines(images, answer, hits[: args.top])))
+    else:
+        print_answer(images, answer, hits[: args.top])
+    return 0
+
+
+def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Iterator[str]:
+    """Yields a line about the data and the reasons, then one a model."""
+    yield json.dumps(
+        {
+            "data": images.name,
+            "images": len(images.y),
+            "held_out": int(images.held_out.sum()),
+            "classes": images.classes,
+            "nearest_tasks": [{"task": task, "similarity": round(s, 6)} for task, s in answer.tasks[:SHOWN_TASKS]],
+            "expected_accuracy": round(answer.expected_accuracy, 6),
+            "probe_accuracy": None if answer.probe_accuracy is None else round(answer.probe_accuracy, 6),
+        }
+    )
+    for rank, hit in enumerate(hits, 1):
+        about = {"rank": rank, "id": hit.record.id, "similarity": round(hit.similarity, 6)}
+        if hit.logme is not None:
+            about["logme"] = round(hit.logme, 6)
+        yield json.dumps(about | {key: hit.record.get(key) for key in ("task", "architecture", "accuracy", "path")})
+
+
+def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> None:
+    """Prints the reasons and a table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in answer.tasks[:SHOWN_TASKS])
+    lines = [
+        f"{images.name}: {len(images.y):,} images in {images.classes} classes, {images.held_out.sum():,} held out",
+        f"nearest tasks: {tasks}",
+        f"expected accuracy: {answer.expected_accuracy:.2f}, the mean accuracy in the manifest of the {answer.near} "
+        "nearest models, weighted by similarity",
+    ]
+    if answer.probe_accuracy is not None:
+        lines.append(f"probe models trained on the data reach {answer.probe_accuracy:.2f} on the images held out")
+    columns = ["rank", "similarity", "LogME", "task", "architecture", "accuracy", "model"]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in columns:
+        if heading != "LogME" or any(hit.logme is not None for hit in hits):
+            number = heading in ("rank", "similarity", "LogME", "accuracy")
+            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    for rank, hit in enumerate(hits, 1):
+        logme = [] if len(table.columns) < len(columns) else ["-" if hit.logme is None else f"{hit.logme:.3f}"]
+        record = hit.record
+        names = (record.task, record.architecture, f"{record.accuracy:.2f}", record.id)
+        table.add_row(str(rank), f"{hit.similarity:.3f}", *logme, *(printable(name) for name in names))
+    with console.capture() as capture:
+        for line in lines:
+            console.print(Text(printable(line)))
+        console.print()
+        console.print(table)
+    print("\n".join(line.rstrip(" ") for line in capture.get().split("\n")), end="")

@@ -1,0 +1,1 @@
+"""Which models of a zoo suit a data set that none of them was trained on."""

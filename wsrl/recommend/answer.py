@@ -1,0 +1,97 @@
+"""Ranks a gallery for a data set, and says why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from wsrl.data import ImageSet, normalize
+from wsrl.encoder.features import network_features
+from wsrl.recommend.gallery import TILE, Gallery
+from wsrl.recommend.logme import log_maximum_evidence
+from wsrl.recommend.probes import Query
+from wsrl.zoo.load import load_networks
+from wsrl.zoo.manifest import Record
+
+NEAR = 20  # models whose accuracies tell what to expect, and that LogME ranks anew
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A model of the gallery.
+
+    Attributes:
+      record: of the manifest.
+      similarity: mean cosine similarity to the query's vectors.
+      logme: log maximum evidence a training image, where it was asked for.
+    """
+
+    record: Record
+    similarity: float
+    logme: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ranked gallery, and why.
+
+    Attributes:
+      hits: best first.
+      tasks: of the zoo with the cosine similarities of their models' mean embeddings, the nearest first.
+      near: models that the expected accuracy comes from, `NEAR` or all.
+      expected_accuracy: mean of the accuracies that the manifest tells of the nearest models, weighted by similarity;
+        not measured on the data.
+      probe_accuracy: of the query.
+    """
+
+    hits: list[Hit]
+    tasks: list[tuple[str, float]]
+    near: int
+    expected_accuracy: float
+    probe_accuracy: float | None
+
+
+def recommend(gallery: Gallery, query: Query) -> Answer:
+    """Ranks a gallery by mean cosine similarity to the vectors of a query; the gallery is not empty."""
+    similarity = similarities(gallery.vectors, query)
+    order = np.argsort(-similarity, kind="stable")
+    near = order[:NEAR]
+    weights = np.maximum(similarity[near], 0) + 1e-6
+    accuracy = np.array([gallery.records[i].accuracy for i in near])
+    return Answer(
+        hits=[Hit(gallery.records[i], float(similarity[i])) for i in order],
+        tasks=nearest_tasks(gallery, query),
+        near=len(near),
+        expected_accuracy=float((weights * accuracy).sum() / weights.sum()),
+        probe_accuracy=query.accuracy,
+    )
+
+
+def similarities(vectors: Float[np.ndarray, "n dim"], query: Query) -> Float[np.ndarray, "n"]:
+    """Mean cosine similarity of unit vectors to those of a query."""
+    return vectors @ query.vectors.mean(0)
+
+
+def nearest_tasks(gallery: Gallery, query: Query) -> list[tuple[str, float]]:
+    """All tasks of a gallery, the nearest first, with the cosine similarity of the mean of their models' embeddings."""
+    names, task = np.unique([record.task for record in gallery.records], return_inverse=True)
+    means = np.zeros((len(names), gallery.vectors.shape[1]))
+    np.add.at(means, task, gallery.vectors)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    similarity = similarities(means, query)
+    return [(str(names[i]), float(similarity[i])) for i in np.argsort(-similarity, kind="stable")]
+
+
+def rank_by_logme(hits: Sequence[Hit], zoo: Path, images: ImageSet, progress: str | None = None) -> list[Hit]:
+    """Ranks models anew by LogME of their features on the images that are not held out, which must be few."""
+    usable = load_networks(zoo, [hit.record for hit in hits], TILE)
+    train = ~images.held_out
+    responses = network_features(usable.graphs, normalize(images.x[train])[..., None], progress)
+    scores = {
+        record.id: log_maximum_evidence(response.features, images.y[train])
+        for record, response in zip(usable.records, responses, strict=True)
+    }
+    ranked = [Hit(hit.record, hit.similarity, scores.get(hit.record.id)) for hit in hits]
+    return sorted(ranked, key=lambda hit: -np.inf if hit.logme is None else hit.logme, reverse=True)

@@ -1,0 +1,55 @@
+"""Recurrent networks that read an image row by row: Elman cells, unrolled into one layer a step, then a head.
+
+The steps of a cell share their tensors: step t reads row t (or step t of the cell below) and the state of step t - 1;
+the state before the first is zero. Names: Flax's SimpleCell (`i/kernel`, `i/bias`, `h/kernel`) and PyTorch's RNN
+(`weight_ih_l0`, `weight_hh_l0`, `bias_ih_l0`, `bias_hh_l0`), whose two biases add up.
+"""
+
+from wsrl.wiring.chain import linear
+from wsrl.wiring.hints import Hints
+from wsrl.wiring.layers import Layer, Link
+from wsrl.wiring.names import Module
+
+
+def cells_of(modules: list[Module]) -> list[tuple[Module, Module]]:
+    """Pairs (matrix of the inputs, matrix of the state) of each cell, in order."""
+    by_path = {m.path: m for m in modules}
+    return [(m, by_path[*m.path[:-1], "h"]) for m in modules if m.path[-1] == "i" and (*m.path[:-1], "h") in by_path]
+
+
+def matches(modules: list[Module]) -> bool:
+    """Recurrent networks have cells."""
+    return bool(cells_of(modules))
+
+
+def layers(modules: list[Module], hints: Hints) -> list[Layer]:
+    """Builds the steps of all cells and the head, which reads the last step; without a hint, images are square."""
+    cells = cells_of(modules)
+    heads = [m for m in modules if m.kind == "dense" and not any(m in cell for cell in cells)]
+    if not heads:
+        raise ValueError("no dense layer at the end")
+    row = cells[0][0].fan_in
+    height, width, channels = hints.input_shape or (row, row, 1)
+    if row != width * channels:
+        raise ValueError(f"{cells[0][0].name} expects {row} inputs, a row has {width} x {channels}")
+    net = [Layer("input", "input", channels, (height, width))]
+    below: list[int] = []  # the steps of the cell before
+    for inputs, state in cells:
+        if not inputs.units == state.units == state.fan_in:
+            raise ValueError(f"{state.name} is no plain recurrent cell")
+        steps: list[int] = []
+        for step in range(height):
+            if below:
+                link = Link(below[step], inputs.weight())
+            else:
+                link = Link(0, inputs.weight(flatten=(1, width)), (1, width), origin=(step, 0))
+            links = (link, Link(steps[-1], state.weight())) if steps else (link,)
+            biases = inputs.biases() + state.biases()
+            name = f"{'.'.join(inputs.path[:-1])}.{step}"
+            net.append(Layer(name, "linear", inputs.units, (1, 1), links, biases, activation=hints.activation))
+            steps.append(len(net) - 1)
+        below = steps
+    for head in heads:
+        activation = "identity" if head is heads[-1] else hints.activation
+        net.append(linear(head, (1, 1), (Link(len(net) - 1, head.weight()),), None, activation))
+    return net
