@@ -51,14 +51,14 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.probes = 256  # learned inputs, started from images of the training tasks
     encoder.backward_probes = 8  # of them, also swept backward
     encoder.chunk = 8  # learned inputs swept at a time
-    encoder.dim = 128  # of the embedding
+    encoder.dim = 512  # of the embedding
     encoder.rank = 64  # components of the responses that the read-out takes products of
     encoder.evidence = 0.5  # weight of log probabilities beside probabilities
-    encoder.template = 1.0  # weight of templates, the mean gradients of the classes at the inputs
+    encoder.template = 0.5  # weight of templates, the mean gradients of the classes at the inputs
     encoder.gradient_probes = 64  # inputs that templates are averaged over
     encoder.blur = 0.8  # of templates, in pixels
-    encoder.draws = 8  # class maps a task for the discriminant analysis that the read-out starts from; 0 for none
-    encoder.shrinkage = 1.0  # of its within-task scatter
+    encoder.discriminants = True  # the read-out starts from discriminant analyses, or else at random
+    encoder.shrinkage = 10.0  # of the scatter of products within tasks
     encoder.width = 256  # of the accuracy's read-out
     encoder.dtype = "float32"  # of the sweeps; bfloat16 on a TPU or GPU
     encoder.batch_cost = 2048  # sweep cost of a batch: tiles times positions
@@ -73,12 +73,25 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.class_map_share = 0.9  # draws restricted to some of the classes
     encoder.merge_share = 0.5  # of those, draws with merged classes
     encoder.steps = 400
-    encoder.validate_every = 100
+    encoder.validate_every = 50
     encoder.warmup_steps = 20
-    encoder.learning_rate = 1e-3
+    encoder.learning_rate = 1e-4
+    encoder.accuracy_learning_rate = 1e-3  # of the predicted accuracy's read-out
     encoder.input_learning_rate = 0.0  # zero keeps the inputs natural, and the sweeps are done once
     encoder.weight_decay = 1e-4
     encoder.clip_norm = 1.0
+
+    # The data-set encoder, with which labelled examples query the zoo; what is not named here is as in `encoder`.
+    config.dataset_encoder = dataset = ml_collections.ConfigDict()
+    dataset.steps = 0  # 0 leaves its features the pixels
+    dataset.validate_every = 20
+    dataset.learning_rate = 5e-3
+    dataset.accuracy_weight = 0.0
+    dataset.batch_size = 128
+    dataset.tasks_per_batch = 16
+    dataset.data_sets = 16  # of a batch
+    dataset.fewest_examples = 20  # of a data set
+    dataset.most_examples = 512
 
     # The synchronous GNN with one edge a weight, the learned baseline.
     config.gnn = gnn = ml_collections.ConfigDict()

@@ -191,7 +191,7 @@ def encoder_tables(settings: Settings) -> list[str]:
     return [
         table(
             f"Training steps with learned inputs, networks/s ({settings.networks} networks a step, {settings.probes} "
-            "probes).\nForward sweep: the encoder without its backward sweep, which one edge a weight lacks too.",
+            "probes).\nForward sweep: the encoder without its backward sweeps, which one edge a weight lacks too.",
             ("forward sweep", PER_WEIGHT, "ratio", "encoder", "ratio", "synchronous GNN", "ratio"),
             steps,
         ),
@@ -220,11 +220,12 @@ def training_steps(
     gnn_params = jax.jit(gnn.init)(jax.random.key(0), neurons.batch([0]))["params"]
 
     def read(params: Any, sweep: Callable, mask: jax.Array, class_map: jax.Array) -> Encoding:
-        """Sweeps learned inputs, some at a time, and reads out the responses; nothing is swept backward."""
+        """Sweeps learned inputs, some at a time, and reads out the responses; templates are left blank."""
         chunks = params["inputs"].reshape(-1, encoder.chunk, *params["inputs"].shape[1:])
         logits = jnp.moveaxis(jax.lax.map(sweep, chunks), 0, 2)
         tokens = jnp.zeros((len(mask), 1, INVARIANTS * encoder.backward_probes))
-        swept = Swept(logits.reshape(*mask.shape, -1), mask, tokens, jnp.ones((len(mask), 1), bool))
+        templates = jnp.zeros((*mask.shape, prod(encoder.input_shape[:2])))
+        swept = Swept(logits.reshape(*mask.shape, -1), templates, mask, tokens, jnp.ones((len(mask), 1), bool))
         return encoder.apply({"params": params}, swept, class_map, method="read")  # pyright: ignore[reportReturnType]
 
     def tiles(params: Any, batch: Batch, class_map: jax.Array) -> Encoding:

@@ -195,7 +195,7 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
     settings = [args.seed, RATES, RECORDED, [r.id for r in models.records], [e.hash for e in models.encoded]]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     found = []
-    for task in tqdm(unseen, desc="tasks", unit="task"):
+    for number, task in enumerate(tqdm(unseen, desc="tasks", unit="task")):
         path = workdir / NAME / digest / f"{hashlib.sha256(task.id.encode()).hexdigest()[:16]}.json"
         try:
             found.append(json.loads(path.read_bytes()))
@@ -207,7 +207,7 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
         examples = task_examples(bank, task, data, config.zoo.num_classes)
         picks = {
             "retrieved": retrieve(models, candidates, examples, args.seed),
-            "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9])),
+            "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9, number])),
             "metadata pick": most_accurate(models, candidates, task),
             "LogME": highest_evidence(models, candidates, tuner, data),
         }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.baselines import baseline_methods
+from experiments.data_sets import fit_data_sets, task_data
 from wsrl.annotations import Config
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
@@ -30,12 +31,34 @@ from wsrl.index import Index
 from wsrl.report import write_report
 from wsrl.symmetry import random_symmetry
 from wsrl.wiring.infer import infer_wiring
+from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record, assign_splits, read_manifest
+from wsrl.zoo.storage import STORAGES
 from wsrl.zoo.tasks import load_tasks
 from wsrl.zoo.training import train_zoo
 
 ENCODER = "wsrl"
+LEAST = {  # values of settings
+    1: {
+        "zoo": ("image_size", "chunk_size", "batch_size", "steps", "checkpoints"),
+        "encoder": (
+            *("seeds", "tile", "window", "probes", "backward_probes", "gradient_probes", "chunk", "dim", "rank"),
+            *("width", "batch_size", "tasks_per_batch", "steps", "validate_every"),
+        ),
+        "dataset_encoder": (
+            *("validate_every", "batch_size", "tasks_per_batch", "data_sets", "fewest_examples", "most_examples"),
+        ),
+        "gnn": ("width", "rounds", "edges", "tasks_per_batch", "validate_every"),
+        "evaluation": ("resamples", "invariance_models"),
+    },
+    0: {
+        "zoo": ("num_children", "num_distilled", "num_copies"),
+        "encoder": ("blur", "evidence", "template"),
+        "dataset_encoder": ("steps",),
+        "gnn": ("steps",),
+    },
+}
 
 
 class Stages:
@@ -70,7 +93,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
     with stages("sweeps"):
         seeds = range(config.encoder.seeds)
         directories = [workdir / f"encoder_{seed}" for seed in seeds]
-        inputs = [draw_inputs(config, seed) for seed in seeds]
+        inputs = draw_inputs(config)
         embedder = Embedder(make_encoder(config.encoder, inputs[0].shape[1:]))
         start = [init_params(embedder.encoder, own, seed) for own, seed in zip(inputs, seeds, strict=True)]
         learned = config.encoder.input_learning_rate > 0
@@ -103,6 +126,10 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
             )
             digests.append(save_encoder(directory, embedder.encoder, fitted[-1].params))
         encoder_seconds = time.perf_counter() - started  # of the last one, whose programs were compiled before
+    with stages("data-set encoders"):
+        data = task_data(config, records, examples)
+        for fit, directory, seed in zip(fitted, directories, seeds, strict=True):
+            fit_data_sets(config, embedder.encoder, fit, examples, split, data, directory, seed)
     with stages("baselines"):
         seconds = config.gnn.seconds or encoder_seconds + stages.seconds["sweeps"] / len(seeds)
         zoo_of = records, checkpoints
@@ -153,27 +180,32 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
 
 def check_settings(config: Config) -> None:
     """Refuses settings that no stage could work with, before anything is trained."""
-    positive = {
-        "zoo": ("image_size", "chunk_size", "batch_size", "steps", "checkpoints"),
-        "encoder": ("seeds", "tile", "probes", "chunk", "dim", "width", "batch_size", "tasks_per_batch", "steps"),
-        "gnn": ("width", "rounds", "edges", "tasks_per_batch"),
-        "evaluation": ("resamples", "invariance_models"),
-    }
-    for section, fields in positive.items():
-        for field in fields:
-            if config[section][field] < 1:
-                raise InputError(f"{section}.{field}", f"{config[section][field]} is too small", "set it to 1 or more")
+    for least, sections in LEAST.items():
+        for section, fields in sections.items():
+            for field in fields:
+                value = config[section][field]
+                if value < least:
+                    raise InputError(f"{section}.{field}", f"{value} is too small", f"set it to {least} or more")
     if config.seed < 0:
         raise InputError("seed", f"{config.seed} is negative", "set it to 0 or more")
+    for name, choices in (("catalogue", CATALOGUES), ("storage", STORAGES)):
+        if config.zoo[name] not in choices:
+            raise InputError(f"zoo.{name}", f"no {name} {config.zoo[name]!r}", f"choose from {', '.join(choices)}")
     encoder = config.encoder
+    for field in ("shrinkage", "temperature", "margin"):
+        if not encoder[field] > 0:
+            raise InputError(f"encoder.{field}", f"{encoder[field]} is not positive", "set it above 0")
     if encoder.loss not in LOSSES:
         raise InputError("encoder.loss", f"no loss {encoder.loss!r}", f"choose from {', '.join(LOSSES)}")
     if encoder.warmup_steps >= encoder.steps:
         raise InputError("encoder.warmup_steps", "not less than encoder.steps", "change either")
-    if encoder.probes % encoder.chunk or encoder.backward_probes > encoder.probes:
-        raise InputError(
-            "encoder.probes", "not a multiple of encoder.chunk, or fewer than backward_probes", "change it"
-        )
+    if encoder.probes % encoder.chunk:
+        raise InputError("encoder.probes", "not a multiple of encoder.chunk", "change either")
+    for field in ("backward_probes", "gradient_probes"):
+        if encoder[field] > encoder.probes:
+            raise InputError(f"encoder.{field}", f"more than the {encoder.probes} of encoder.probes", "lower it")
+    if config.dataset_encoder.fewest_examples > config.dataset_encoder.most_examples:
+        raise InputError("dataset_encoder.fewest_examples", "more than most_examples", "change either")
     if not all(config.zoo.datasets.split(",")):
         raise InputError("zoo.datasets", "holds an empty name", "give names with commas between them")
 
@@ -221,12 +253,13 @@ def validation_score(records: Sequence[Record], places: np.ndarray):
     return score
 
 
-def draw_inputs(config: Config, seed: int) -> np.ndarray:
-    """Natural images of the training tasks, or, for a zoo made elsewhere, of the configured data sets."""
+def draw_inputs(config: Config) -> list[np.ndarray]:
+    """For each encoder natural images of the training tasks, or, for a zoo made elsewhere, of the configured sets."""
     sets, tasks = load_tasks(config.zoo, config.seed)
     if config.zoo.dir:
         sets, tasks = [images for images in sets if images.name in config.zoo.datasets.split(",")], []
-    return natural_inputs(sets, [task for task in tasks if task.split == "train"], config.encoder.probes, seed)
+    training = [task for task in tasks if task.split == "train"]
+    return [natural_inputs(sets, training, config.encoder.probes, seed) for seed in range(config.encoder.seeds)]
 
 
 def shared_order_embeddings(

@@ -120,7 +120,9 @@ def draw_examples(run: Run, task: Task, count: int, draw: int, seed: int) -> Ima
     rng = np.random.default_rng([seed, key, draw])
     rows = rng.permutation(np.flatnonzero(~images.held_out & (labels >= 0)))[:count]
     held_out = np.arange(len(rows)) < round(HELD_OUT * len(rows))
-    return ImageSet(task.id, transform_images(images.x[rows], task.transform), labels[rows], max(labels) + 1, held_out)
+    return ImageSet(
+        task.id, transform_images(images.x[rows], task.transform), labels[rows], int(labels.max()) + 1, held_out
+    )
 
 
 def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, dict]:

@@ -1,5 +1,8 @@
+import collections
 import importlib
 import pkgutil
+import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +11,9 @@ import numpy as np
 import pytest
 
 import configs
-from configs import large, zoo
+from configs import large, pretrain, zoo
 from experiments.benchmark import fresh_network
+from experiments.job import check_settings
 from wsrl.data import ImageSet
 from wsrl.encoder.encoder import Encoding
 from wsrl.encoder.fit import init_params, make_encoder
@@ -17,11 +21,20 @@ from wsrl.encoder.losses import contrastive
 from wsrl.encoder.train import init_state, make_optimizer
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.tiles import to_graph
+from wsrl.zoo import tasks as zoo_tasks
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.recipes import draw_runs
-from wsrl.zoo.tasks import draw_tasks
+from wsrl.zoo.tasks import load_tasks
 
 NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+VARIANTS = ("packaged", "full", "gpu")
+CONFIGS = {name: importlib.import_module(f"configs.{name}").get_config for name in NAMES if name != "pretrain"}
+CONFIGS |= {f"pretrain:{variant}": partial(pretrain.get_config, variant) for variant in VARIANTS}
+CLASSES = {  # of image sets that do not have ten
+    **{"keel/segment": 7, "keel/movement_libras": 15, "keel/satimage": 6, "keel/vowel": 11, "keel/letter": 26},
+    **{"keel/texture": 11, "doodle3.npz": 3, "omniglot_japanese_katakana.npz": 47, "omniglot_sanskrit.npz": 42},
+    **{"omniglot_latin.npz": 26, "omniglot_greek.npz": 24, "omniglot_korean.npz": 40},
+}
 
 
 def fields(config):
@@ -32,36 +45,73 @@ def fields(config):
     }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_configurations_are_flat_and_share_their_fields(name):
-    module = importlib.import_module(f"configs.{name}")
-    config = module.get_config()
-    found, known = fields(config), fields(zoo.get_config())
+    found, known = fields(CONFIGS[name]()), fields(zoo.get_config())
     assert {field: type(value) for field, value in found.items()} == {f: type(value) for f, value in known.items()}
     assert {type(value) for value in found.values()} <= {int, float, str, bool}
-    assert f"--config=configs/{name}.py" in module.__doc__
+    module = name.partition(":")[0]
+    assert f"--config=configs/{module}.py" in importlib.import_module(f"configs.{module}").__doc__
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_sizes_go_together(name):
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = CONFIGS[name]()
     assert config.zoo.steps % config.zoo.checkpoints == 0
     assert config.zoo.num_test_tasks + config.zoo.num_validation_tasks < config.zoo.num_tasks
-    assert set(config.zoo.families.split(",")) <= set(CATALOGUES["main"])
-    assert config.encoder.probes % config.encoder.chunk == 0
-    assert config.encoder.backward_probes <= config.encoder.probes
+    check_settings(config)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_there_are_enough_tasks(name):
-    config = importlib.import_module(f"configs.{name}").get_config().zoo
-    pixels, classes, held_out = np.zeros((0, 16, 16), np.uint8), np.zeros(0, int), np.zeros(0, bool)
-    sets = [ImageSet(data, pixels, classes, 10, held_out) for data in config.datasets.split(",")]
-    numbers = (config.num_tasks, config.num_test_tasks, config.num_validation_tasks)
-    tasks = draw_tasks(sets, *numbers, num_classes=config.num_classes)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_there_are_enough_tasks(name, monkeypatch):
+    config = CONFIGS[name]().zoo
+
+    def blank(data, *_):
+        classes = sum(CLASSES.get(part, 10) for part in data.split("+"))
+        return ImageSet(data, np.zeros((0, 16, 16), np.uint8), np.zeros(0, int), classes, np.zeros(0, bool))
+
+    monkeypatch.setattr(zoo_tasks, "load_image_set", blank)
+    sets, tasks = load_tasks(config)
     assert len({task.id for task in tasks}) == config.num_tasks
+    assert {task.dataset for task in tasks} == {images.name for images in sets}
+    counts = collections.Counter(task.split for task in tasks)
+    assert (counts["validation"], counts["test"]) == (config.num_validation_tasks, config.num_test_tasks)
     runs = draw_runs(config, tasks)
     assert sum(run.parent is not None for run in runs) == config.num_children
+    assert sum(run.teacher is not None for run in runs) == config.num_distilled
+
+
+def test_the_test_of_pretraining_has_sets_and_a_family_of_its_own():
+    for variant in VARIANTS:
+        config = pretrain.get_config(variant).zoo
+        assert config.test_datasets and config.validation_datasets
+        own, trained = (set(text.split(",")) for text in (config.test_families, config.families))
+        assert own - trained == {"resnet"}
+        training = {part for name in config.datasets.split(",") for part in re.split(r"[+]|teacher/./", name)}
+        assert not training & set(f"{config.test_datasets},{config.validation_datasets}".split(","))
+
+
+def test_another_variant_of_pretraining_is_told():
+    with pytest.raises(ValueError, match=r"^no configuration pretrain\.py:tiny, choose packaged, full or gpu$"):
+        pretrain.get_config("tiny")
+
+
+@pytest.mark.parametrize("variant", ["packaged", "gpu"])
+def test_pretraining_sweeps_and_reads_every_family(variant):
+    """By shapes alone, nothing is swept."""
+    config = pretrain.get_config(variant)
+    size = config.zoo.image_size
+    encoder = make_encoder(config.encoder, (size, size, 1))
+    params = init_params(encoder, np.zeros((config.encoder.probes, size, size, 1), np.float32), 0)
+    families = CATALOGUES[config.zoo.catalogue]
+    for name in config.zoo.test_families.split(","):
+        graph = to_graph(fresh_network(families[name].train[0], 0, size), config.encoder.tile)
+        (bucket,) = make_buckets([graph], config.encoder.batch_cost, config.encoder.slack)
+        swept = jax.eval_shape(partial(encoder.apply, method="sweep"), {"params": params}, bucket.batch([0]))
+        assert swept.logits.shape[2] == config.encoder.probes and swept.templates.shape[2] == size**2
+        encoding = jax.eval_shape(partial(encoder.apply, method="read"), {"params": params}, swept)
+        assert encoding.embedding.shape == (2, config.encoder.dim)
+        assert {leaf.dtype for leaf in (encoding.embedding, encoding.accuracy, swept.logits)} == {jnp.dtype("float32")}
 
 
 def test_large_step_has_consistent_shapes():

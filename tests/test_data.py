@@ -159,3 +159,58 @@ def test_tfds_set(tmp_path):
 def test_unknown_name(tmp_path):
     with pytest.raises(InputError, match="no training split"):
         load_image_set("no_such_set", str(tmp_path))
+
+
+def test_a_mixture_has_the_classes_of_all_its_parts(tmp_path):
+    one = save(tmp_path / "one.npz", images(60), np.arange(60) % 3)
+    other = save(tmp_path / "other.npz", images(60, seed=1), np.arange(60) % 2)
+    parts = [load_image_set(name, image_size=8, max_images=50) for name in (one, other)]
+    mixed = load_image_set(f"{one}+{other}", image_size=8, max_images=50)
+    assert (mixed.name, mixed.classes) == (f"{one}+{other}", 5)
+    np.testing.assert_array_equal(np.bincount(mixed.y), [10] * 5)  # as many of each class
+    assert mixed.x.shape == (50, 8, 8) and mixed.held_out.shape == (50,)
+    known = {}
+    for part, first in zip(parts, (0, 3), strict=True):
+        for image, label, held_out in zip(part.x, part.y, part.held_out, strict=True):
+            known[image.tobytes()] = (label + first, held_out)
+    for image, label, held_out in zip(mixed.x, mixed.y, mixed.held_out, strict=True):
+        assert known[image.tobytes()] == (label, held_out)
+    again = load_image_set(f"{one}+{other}", image_size=8, max_images=50)
+    np.testing.assert_array_equal(mixed.x, again.x)
+
+
+def test_files_are_found_in_the_folder_of_data(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    save(tmp_path / "data" / "own.npz", images(), np.arange(40) % 2)
+    loaded = load_image_set("own.npz", str(tmp_path / "data"), image_size=8)
+    assert loaded.name == "own.npz" and len(loaded.x) == 40
+    mixed = load_image_set("own.npz+teacher/1/own.npz", str(tmp_path / "data"), image_size=8, max_images=60)
+    assert mixed.classes == 12
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "own.npz", images(20), np.arange(20) % 4)  # the nearer one goes first
+    assert load_image_set("own.npz", str(tmp_path / "data"), image_size=8).classes == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("teacher/dead_leaves", "no teacher's number"),
+        ("teacher/x/dead_leaves", "no teacher's number"),
+        ("teacher/0/", "no teacher's number"),
+        ("teacher/-1/dead_leaves", "no teacher's number"),
+        ("teacher/0/none.npz", "no such file"),
+        ("dead_leaves+none.npz", "no such file"),
+        ("dead_leaves+", "an empty name"),
+        ("+dead_leaves", "an empty name"),
+    ],
+)
+def test_unusable_names_are_refused_in_one_line(tmp_path, name, reason):
+    with pytest.raises(InputError, match=reason) as error:
+        load_image_set(name, str(tmp_path), image_size=8, max_images=60)
+    assert "\n" not in str(error.value)
+
+
+def test_too_few_images_for_a_mixture_are_refused(tmp_path):
+    parts = [save(tmp_path / f"{i}.npz", images(seed=i), np.arange(40) % 20) for i in range(2)]
+    with pytest.raises(InputError, match="79 images for 40 classes"):
+        load_image_set("+".join(parts), image_size=8, max_images=79)

@@ -14,15 +14,12 @@ from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.symmetry import random_symmetry, reorder_outputs
 from wsrl.wiring.infer import infer_wiring
 
-ENCODER = Encoder(probes=16, dim=32, width=32, backward_probes=4, chunk=4)
+ENCODER = Encoder(probes=16, dim=32, width=32, rank=8, backward_probes=4, gradient_probes=8, chunk=4)
 
 
 def make_params(seed=0):
     inputs = np.random.default_rng(seed).normal(size=(16, 16, 16, 1)).astype(np.float32)
-    params = init_params(ENCODER, inputs, seed)
-    # the hidden neurons' part starts at zero: give it weights, so that its invariance is tested
-    kernel = np.random.default_rng(seed + 1).normal(size=params["relevances"]["kernel"].shape)
-    return {**params, "relevances": {"kernel": kernel.astype(np.float32)}}
+    return init_params(ENCODER, inputs, seed)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +74,7 @@ def test_class_maps_leave_out_and_merge(checkpoints):
     np.testing.assert_allclose(a, b, atol=1e-5)  # the names of the new classes do not matter
     whole = read(swept, None).embedding[0]
     assert np.abs(a - whole).max() > 1e-3
-    changed = swept._replace(logits=swept.logits.at[:, 3].add(5.0))
+    changed = swept._replace(logits=swept.logits.at[:, 3].add(5.0), templates=swept.templates.at[:, 3].add(5.0))
     np.testing.assert_allclose(read(changed, rows[0]).embedding[0], a, atol=1e-5)  # what is left out does not count
 
 

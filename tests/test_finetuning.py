@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -5,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from experiments.finetuning import RECORDED, SCHEDULE, main, steps_to, summarize
-from experiments.starting_points import Encoded, Models, find_architecture, most_accurate
+from experiments.finetuning import RECORDED, SCHEDULE, main, measure, steps_to, summarize
+from experiments.starting_points import Encoded, Models, Pick, find_architecture, highest_evidence, most_accurate
 from wsrl.errors import InputError
 from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.families import MAIN
@@ -190,6 +192,22 @@ def test_summary():
     assert by_name["scratch"]["regret"]["value"] == pytest.approx(0.5)
     assert by_name["retrieved"]["search, of LogME's"] == pytest.approx(0.25)
     assert len(plot) == 4 * len(RECORDED)
+
+
+def test_measure_compares_every_start(bank, tuner):
+    records = [record(name, task="other") for name in "abc"]
+    starts = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
+    models = Models(records, [SMALL] * 3, starts, {name: {"other"} for name in "abc"}, [None])  # pyright: ignore[reportArgumentType]
+    data = split_task(bank, "rows", seed=0)
+    picks = {"retrieved": Pick([1], 0.5), "LogME": highest_evidence(models, np.arange(3), tuner, data)}
+    task = Task("rows", "d", "identity", "low", tuple(range(5)), "test")
+    found = measure(models, tuner, task, data, picks, seed=0)
+    assert list(found) == ["retrieved", "LogME", "best in hindsight", "scratch", "scratch, ridge head"]
+    assert found["retrieved"][0]["model"] == "b"
+    assert found["scratch"][0]["accuracy"][0] < 0.6 < found["scratch, ridge head"][0]["accuracy"][0]
+    assert len(json.loads(json.dumps(found))["LogME"][0]["accuracy"]) == len(RECORDED)
+    rows, _ = summarize([found], seed=0)
+    assert rows[2]["regret"]["value"] == 0
 
 
 def test_a_folder_without_a_run_is_told_in_one_line(tmp_path, capsys):

@@ -1,5 +1,7 @@
 """The main job from end to end, with the tiny configuration and through the command line."""
 
+import csv
+import importlib
 import json
 import shutil
 import signal
@@ -8,14 +10,19 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments.finished_run import load_run
+from experiments.ship import ship
+from wsrl.encoder.dataset_encoder import load_dataset_encoder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
 from wsrl.index import Index
@@ -24,7 +31,7 @@ from wsrl.zoo.manifest import MANIFEST, read_manifest
 ROOT = Path(__file__).parents[1]
 COMMAND = ["python", "-m", "experiments.main", "--config=configs/tiny.py"]
 METHODS = {"wsrl", "random", "metadata", "weight statistics", "raw weights", "synchronous GNN"}
-STAGES = {"zoo", "graphs", "encoders", "baselines", "evaluation", "index", "report"}
+STAGES = {"zoo", "sweeps", "encoders", "data-set encoders", "baselines", "evaluation", "index", "report"}
 QUICK = ["--config.encoder.seeds=1", "--config.encoder.steps=10", "--config.encoder.validate_every=10"]
 QUICK += ["--config.gnn.seconds=0.01", "--config.evaluation.resamples=10"]
 
@@ -148,6 +155,16 @@ def test_the_index_holds_the_zoo_and_fits_the_encoder(tiny: Tiny):
     assert rows.shape == (5, 3)
 
 
+def test_a_finished_run_is_loaded_as_it_was_left(tiny: Tiny):
+    run = load_run(tiny.workdir)
+    encoder, params = run.encoders[0]
+    vectors = jax.jit(partial(encoder.apply, method="embed"))({"params": params}, run.swept[0])
+    index = Index.load(tiny.workdir / "index", encoder_hash(encoder, params))
+    assert index.ids == [record.id for record in run.records]
+    np.testing.assert_allclose(vectors, index.vectors, atol=1e-5)
+    assert len(run.unseen) == tiny.results["counts"]["unseen"]["models"]
+
+
 class Loads(HTMLParser):
     """Collects what a page would load from elsewhere."""
 
@@ -196,6 +213,7 @@ def check_refused(done: subprocess.CompletedProcess[str], *named: str) -> None:
         (["--config.zo.steps=1"], ["--config.zo.steps", "no field"]),
         (["--config.zoo.steps=many"], ["--config.zoo.steps=many"]),
         (["--config=configs/none.py"], ["configs/none.py"]),
+        (["--config=configs/pretrain.py:nonsense"], ["pretrain.py:nonsense", "packaged"]),
         (["--nonsense"], ["nonsense"]),
         (["nonsense"], ["nonsense"]),
     ],
@@ -248,3 +266,47 @@ def test_damaged_models_are_reported_and_left_out(tiny: Tiny, tmp_path: Path):
     assert all(record.path in report for record in (missing, truncated, invalid))
     assert repeated.id in report
     assert not (tmp_path / "run" / "zoo").exists()
+
+
+TABLES = {
+    "ablations": {"change", "validation mAP", "mAP same", "mAP same_low", "mAP cross", "hubness"},
+    "oracle": {"method", "gallery", "P@1", "mAP_high"},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch):
+    module = importlib.import_module(f"experiments.{name}")
+    if name == "ablations":
+        labels = ("the encoder that ships", "no templates (forward sweep alone)", "a third of the tasks")
+        changes = [change for change in module.CHANGES if change.label in labels]
+        monkeypatch.setattr(module, "CHANGES", (*changes, module.Change("16 inputs", {"probes": 16, "steps": 0})))
+    assert module.main([f"--workdir={tiny.workdir}"]) == 0
+    with open(tiny.workdir / "tables" / f"{name}.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert set(rows[0]) >= TABLES[name]
+    assert (tiny.workdir / "tables" / f"{name}.svg").read_text().startswith("<?xml")
+    assert module.NAME in (tiny.workdir / "tables.html").read_text().lower()
+    again = (tiny.workdir / "tables" / f"{name}.csv").read_bytes()
+    assert module.main([f"--workdir={tiny.workdir}"]) == 0
+    assert (tiny.workdir / "tables" / f"{name}.csv").read_bytes() == again
+
+
+@pytest.mark.parametrize("name", [*TABLES, "ship"])
+def test_tables_refuse_a_folder_without_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    module = importlib.import_module(f"experiments.{name}")
+    assert module.main([f"--workdir={tmp_path}"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 1 and str(tmp_path) in told[0] and "experiments.main" in told[0]
+
+
+def test_the_best_encoder_on_validation_is_shipped(tiny: Tiny, tmp_path: Path):
+    size = ship(tiny.workdir, "the command", tmp_path)
+    assert size < 5_000_000
+    made_by = json.loads((tmp_path / "made_by.json").read_text())
+    assert made_by["command"] == "the command"
+    assert made_by["seed"] == int(np.argmax(made_by["validation_map"]))
+    encoder, params = load_encoder(tmp_path)
+    original = load_encoder(tiny.workdir / f"encoder_{made_by['seed']}")
+    assert encoder_hash(encoder, params) == encoder_hash(*original)
+    load_dataset_encoder(tmp_path, encoder, params)  # fitted to this encoder, or it raises

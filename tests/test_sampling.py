@@ -13,7 +13,8 @@ def swept(n=24, classes=8, probes=4):
     mask[:, :5] = 1
     levels = np.ones((n, 2), bool)
     logits = np.random.default_rng(0).normal(size=(n, classes, probes)).astype(np.float32)
-    return Swept(logits, mask, np.zeros((n, 2, 4), np.float32), levels)
+    templates = np.zeros((n, classes, 9), np.float32)
+    return Swept(logits, templates, mask, np.zeros((n, 2, 4), np.float32), levels)
 
 
 def examples(n=24):
@@ -64,6 +65,13 @@ def test_unknown_class_order_keeps_all_classes():
     known = examples()._replace(class_order=[None] * 24)
     ((_, class_map),), targets = sampler(known=known).sample(0)
     assert (class_map[targets.label >= 0].sum((1, 2)) == 8).all()
+
+
+def test_networks_of_a_task_whose_class_order_is_known_of_some_are_sampled():
+    orders = [order if i >= 12 else None for i, order in enumerate(examples().class_order)]
+    for known in (orders, orders[::-1]):
+        ((_, class_map),), targets = sampler(known=examples()._replace(class_order=known)).sample(0)
+        assert class_map[targets.label >= 0].any((1, 2)).all()
 
 
 @settings(max_examples=100, deadline=None)

@@ -25,7 +25,7 @@ def linear(params, rows, class_map):
     """A stand-in for an encoder."""
     embedding = rows @ params["rest"]["kernel"] + params["inputs"]
     embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True))
-    return Encoding(embedding, jax.nn.sigmoid(embedding[:, 0]))
+    return Encoding(embedding, jax.nn.sigmoid(embedding[:, 0] + params["accuracy"]["bias"]))
 
 
 class Rows:
@@ -44,14 +44,18 @@ def sampler(devices=1):
     return Sampler([Rows()], known, tasks=4, map_share=0.0, merge_share=0.0, devices=devices, seed=0)
 
 
-def run(directory, settings=SETTINGS, sample=None, seconds=None):
+def first_input(params):
+    """A score that training changes."""
+    return float(params["inputs"][0])
+
+
+def run(directory, settings=SETTINGS, sample=None, seconds=None, validate=first_input):
     params = {"rest": {"kernel": np.eye(3, dtype=np.float32)}, "inputs": np.full(3, 0.1, np.float32)}
+    params["accuracy"] = {"bias": np.zeros((), np.float32)}
     optimizer = make_optimizer(settings)
     step = make_train_step(linear, optimizer, settings)
     sample = sample or sampler(jax.local_device_count()).sample
-    return train(
-        init_state(params, optimizer), step, sample, lambda p: float(p["inputs"][0]), settings, directory, "t", seconds
-    )
+    return train(init_state(params, optimizer), step, sample, validate, settings, directory, "t", seconds)
 
 
 def losses(rows):
@@ -90,8 +94,32 @@ def test_a_killed_run_goes_on_to_the_same_losses(tmp_path):
 def test_the_best_parameters_are_those_that_validated_best(tmp_path):
     settings = SETTINGS.copy_and_resolve_references()
     settings.update(validate_every=1)
-    best, rows = run(tmp_path, settings)
-    assert float(best["inputs"][0]) == pytest.approx(max(row["validation"] for row in rows))
+    directions = (first_input, lambda params: -first_input(params))
+    for number, validate in enumerate(directions):
+        best, rows = run(tmp_path / str(number), settings, validate=validate)
+        scores = [validate({"inputs": [0.1]}), *(row["validation"] for row in rows)]
+        assert validate(best) == pytest.approx(max(scores)) and len(set(scores)) == len(rows) + 1
+
+
+def test_the_initial_parameters_are_kept_where_training_makes_validation_worse(tmp_path):
+    def validate(params):
+        return -float(np.abs(params["inputs"] - 0.1).sum() + np.abs(params["rest"]["kernel"] - np.eye(3)).sum())
+
+    def dies(step):
+        if step >= 5:
+            raise KeyboardInterrupt
+        return sampler(jax.local_device_count()).sample(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, sample=dies, validate=validate)
+    biases = []
+    for _ in range(2):  # goes on after a restart, then finds all done
+        best, rows = run(tmp_path, validate=validate)
+        assert len(rows) == 6 and all(row["validation"] < 0 for row in rows if "validation" in row)
+        np.testing.assert_array_equal(best["rest"]["kernel"], np.eye(3))
+        np.testing.assert_array_equal(best["inputs"], np.full(3, 0.1, np.float32))
+        biases.append(float(best["accuracy"]["bias"]))
+    assert biases[0] == biases[1] != 0  # validation says nothing of the accuracy, whose read-out is the last one
 
 
 def test_inputs_are_fixed_without_a_learning_rate(tmp_path):
@@ -121,7 +149,7 @@ def global_step(devices):
     checkpoints = [draw_network("mlp", 1, seed)[0] for seed in range(8)]
     graphs = [checkpoint_graph(c, 16) for c in checkpoints]
     bucket = make_buckets(graphs, batch_cost=10**9, max_size=8 // devices)[0]
-    encoder = Encoder(probes=4, dim=8, width=8, backward_probes=2, chunk=2)
+    encoder = Encoder(probes=4, dim=8, width=8, rank=4, backward_probes=2, gradient_probes=2, chunk=2)
     inputs = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
     params = init_params(encoder, inputs, 0)
     known = Examples(np.arange(8) % 4, np.arange(8), np.linspace(0, 1, 8, dtype=np.float32), [list(range(5))] * 8)

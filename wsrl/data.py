@@ -70,6 +70,8 @@ def load_image_set(
     rng = np.random.default_rng(seed)
     settings = (data_dir, image_size, max_images, seed)
     if "+" in name:
+        if not all(name.split("+")):
+            raise InputError(name, "holds an empty name", "write NAME+NAME")
         return _mixture(name, [load_image_set(part, *settings) for part in name.split("+")], max_images, rng)
     if name.startswith("teacher/"):
         return _taught(name, *settings)
@@ -107,6 +109,8 @@ def _taught(name: str, data_dir: str | None, image_size: int, max_images: int, s
 def _mixture(name: str, parts: Sequence[ImageSet], max_images: int, rng: np.random.Generator) -> ImageSet:
     """Joins sets, with at most as many images of a class as keep to `max_images`."""
     classes = sum(part.classes for part in parts)
+    if max_images < 2 * classes:
+        raise InputError(name, f"{max_images} images for {classes} classes", "raise zoo.max_images")
     rows, firsts = [], np.cumsum([0, *(part.classes for part in parts)])
     for part in parts:
         order = rng.permutation(len(part.y))

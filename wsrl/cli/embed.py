@@ -43,9 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         metavar="DIR",
         type=Path,
-        help="embed by a trained encoder, made for image classifiers of the families that can be run exactly: `pretrained`"
-        " for the one in the package, or a folder (`runs/zoo/encoder_0`); without it, any network is embedded by an"
-        " encoder that is not trained",
+        help="embed by a trained encoder, made for image classifiers of the families that can be run exactly:"
+        " `pretrained` for the one in the package, or a folder (`runs/zoo/encoder_0`); without it, any network is"
+        " embedded by an encoder that is not trained",
     )
     parser.add_argument("--wiring", metavar="FILE.json", help="use this wiring for all, and infer nothing")
     parser.add_argument(

@@ -74,7 +74,7 @@ class Encoder(nn.Module):
     width: int = 256
     rank: int = 64
     evidence: float = 0.5
-    template: float = 1.0
+    template: float = 0.5
     backward_probes: int = 8
     gradient_probes: int = 64
     blur: float = 0.8

@@ -1,24 +1,27 @@
-"""Where the read-out starts: a discriminant analysis of the training networks, in closed form.
+"""Where the read-out starts: two discriminant analyses of the training networks, in closed form.
 
-Responses are projected to their principal components, and the metric on products of components is that of Fisher's
-linear discriminants (Fisher 1936; Rao 1948): directions in which tasks lie far apart for how far the networks of one
-task lie apart. Random class maps make many tasks out of one (see `wsrl.encoder.sampling`), which is what keeps a metric
-of some thousand dimensions from overfitting; the within-task scatter is shrunk towards a multiple of the identity.
+Responses of classes are projected to directions in which the classes of tasks lie far apart for how far the networks of
+one task lie apart (Fisher 1936; Rao 1948): what networks of one task agree on. Products of projections are whitened
+by the scatter within tasks, which is shrunk towards a multiple of the identity, and cut to the principal components of
+what is left, since the most discriminating ones of the training tasks serve new data sets worse.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.readout import class_responses, second_order
-from wsrl.encoder.sampling import Examples, class_map_array, draw_class_map
+from wsrl.encoder.sampling import Examples
 
 BLOCK = 512  # networks at a time
+RESPONSE_SHRINKAGE = 1.0  # of the scatter of responses within tasks
+LEAST_VARIANCE = 1e-9  # responses have unit variance, products unit length
 
 
 def fit_readout(
@@ -27,70 +30,109 @@ def fit_readout(
     swept: Swept,
     examples: Examples,
     training: Int[np.ndarray, " m"],
-    draws: int,
-    merge_share: float,
     shrinkage: float,
-    seed: int,
 ) -> Any:
-    """Returns the parameters with `responses` replaced by the discriminant analysis of the networks at `training`.
+    """Returns the parameters with `responses` replaced by what the networks at `training` suggest.
 
     Args:
       encoder: tells rank, dim and the weights of the parts.
       params: of the encoder.
       swept, examples: of the whole collection.
       training: places of the networks.
-      draws: class maps a task, beside the one that leaves the classes as they are.
-      merge_share: see `draw_class_map`.
-      shrinkage: of the within-task scatter, as a share of its mean variance.
-      seed: of the class maps.
+      shrinkage: of the scatter of products within tasks, as a multiple of its mean variance.
     """
-    classes = swept.mask.shape[1]
-    tasks, task = np.unique(examples.task[training], return_inverse=True)
-    weights = encoder.evidence, encoder.template
-
-    def responses(places: np.ndarray, maps: np.ndarray) -> jax.Array:
-        own = [leaf[places] for leaf in (swept.logits, swept.templates)]
-        return _responses(*own, maps * swept.mask[places][:, :, None], *weights)
-
-    whole = np.broadcast_to(np.eye(classes, dtype=np.float32), (len(training), classes, classes))
-    covariance = 0.0
-    for at in _blocks(len(training)):
-        found = np.asarray(responses(training[at], whole[at]), np.float64).reshape(-1, encoder.response_size)
-        covariance += found.T @ found
-    basis = np.linalg.eigh(covariance)[1][:, ::-1][:, : encoder.rank].astype(np.float32)
-
-    rng = np.random.default_rng([seed, 4])
-    size = encoder.rank * (encoder.rank + 1) // 2
-    within, means = np.zeros((size, size)), []
-    for draw in range(draws + 1):
-        maps = whole
-        if draw:
-            known = {t: len(examples.class_order[training[np.argmax(task == t)]] or ()) for t in range(len(tasks))}
-            drawn = [draw_class_map(known[t], 1.0, merge_share, rng) for t in range(len(tasks))]
-            orders = [examples.class_order[place] for place in training]
-            maps = np.stack([class_map_array(drawn[t], o, classes) for t, o in zip(task, orders, strict=True)])
-        products = np.concatenate(
-            [np.asarray(_products(responses(training[at], maps[at]), basis)) for at in _blocks(len(training))]
-        ).astype(np.float64)
-        order = np.argsort(task, kind="stable")
-        mean = np.add.reduceat(products[order], np.searchsorted(task[order], np.arange(len(tasks))))
-        mean /= np.bincount(task)[:, None]
-        means.append(mean)
-        deviations = products - mean[task]
-        within += deviations.T @ deviations
-    means = np.concatenate(means)
-    within /= len(training) * (draws + 1)
-    within += shrinkage * np.trace(within) / size * np.eye(size)
-    centre = means.mean(0)
-    between = np.cov(means.T)
-    first = max(0, size - encoder.dim)
-    _, metric = scipy.linalg.eigh(between, within, subset_by_index=(first, size - 1))
-    metric = np.pad(metric[:, ::-1], [(0, 0), (0, encoder.dim - metric.shape[1])])
+    task = np.unique(examples.task[training], return_inverse=True)[1]
+    responses = np.concatenate(list(_responses(encoder, swept, training)))
+    orders = [examples.class_order[place] for place in training]
+    basis = response_basis(responses, task, orders, encoder.rank)
+    products = np.concatenate(
+        [np.asarray(_products(responses[at], basis)) for at in _blocks(len(responses))], dtype=np.float64
+    )
+    centre, metric = product_metric(products, task, encoder.dim, shrinkage)
     readout = {"basis": basis, "centre": centre, "metric": metric}
     return {**params, "responses": {key: jnp.asarray(value, jnp.float32) for key, value in readout.items()}}
 
 
-_responses = jax.jit(class_responses, static_argnums=(3, 4))
+def response_basis(
+    responses: Float[np.ndarray, "n classes d"],
+    task: Int[np.ndarray, " n"],
+    orders: list[Any],
+    rank: int,
+) -> Float[np.ndarray, "d rank"]:
+    """Directions for the responses of classes, the most telling first.
+
+    Where a network's class order is not known, classes of different networks cannot be told to be the same, and the
+    directions are the principal components.
+
+    Args:
+      responses: of each network, classes at its output neurons.
+      task: of each network, 0 to the number of tasks - 1.
+      orders: of each network the class of the task at each output neuron, or None.
+      rank: directions; those beyond d are zero.
+    """
+    d = responses.shape[2]
+    if any(order is None for order in orders):
+        flat = responses.reshape(-1, d).astype(np.float64)
+        directions = np.linalg.eigh(flat.T @ flat)[1][:, ::-1]
+    else:
+        aligned = np.zeros(responses.shape)
+        for own, response, order in zip(aligned, responses, orders, strict=True):
+            own[list(order)] = response[: len(order)]
+        means = _means(aligned, task)
+        within = _scatter((aligned - means[task]).reshape(-1, d), len(aligned))
+        between = _scatter(means.reshape(-1, d), len(means))
+        values, directions = scipy.linalg.eigh(between, _shrunk(within, RESPONSE_SHRINKAGE))
+        # a fourth root is half-way between the directions as they are and scaled by how much they tell
+        directions = (directions * np.maximum(values, 0.0) ** 0.25)[:, ::-1]
+    return np.pad(directions[:, :rank], [(0, 0), (0, max(0, rank - d))]).astype(np.float32)
+
+
+def product_metric(
+    products: Float64[np.ndarray, "n products"], task: Int[np.ndarray, " n"], dim: int, shrinkage: float
+) -> tuple[Float[np.ndarray, "products"], Float[np.ndarray, "products dim"]]:
+    """Centre and linear map that whitens by the scatter within tasks and keeps `dim` principal components.
+
+    Components beyond the number of products are zero.
+    """
+    means = _means(products, task)
+    centre = means.mean(0)
+    values, axes = np.linalg.eigh(_shrunk(_scatter(products - means[task], len(products)), shrinkage))
+    whitening = axes / np.sqrt(values)
+    white = (products - products.mean(0)) @ whitening
+    components = np.linalg.eigh(white.T @ white)[1][:, ::-1][:, :dim]
+    metric = np.pad(whitening @ components, [(0, 0), (0, dim - components.shape[1])])
+    return centre, metric
+
+
+def _means(values: np.ndarray, task: np.ndarray) -> np.ndarray:
+    """Mean of each task."""
+    sums = np.zeros((task.max() + 1, *values.shape[1:]))
+    np.add.at(sums, task, values)
+    return sums / np.bincount(task).reshape(-1, *[1] * (values.ndim - 1))
+
+
+def _scatter(deviations: Float64[np.ndarray, "n d"], count: int) -> Float64[np.ndarray, "d d"]:
+    return deviations.T @ deviations / count
+
+
+def _shrunk(scatter: Float64[np.ndarray, "d d"], shrinkage: float) -> Float64[np.ndarray, "d d"]:
+    """Adds a multiple of the mean variance to all variances; never singular."""
+    variance = max(np.trace(scatter) / len(scatter), LEAST_VARIANCE)
+    return scatter + shrinkage * variance * np.eye(len(scatter))
+
+
+def _responses(encoder: Encoder, swept: Swept, places: np.ndarray) -> Iterator[np.ndarray]:
+    """Responses of the classes as they are, block by block."""
+    classes = swept.mask.shape[1]
+    for at in _blocks(len(places)):
+        own = places[at]
+        whole = swept.mask[own][:, :, None] * np.eye(classes, dtype=np.float32)
+        yield np.asarray(
+            _class_responses(swept.logits[own], swept.templates[own], whole, encoder.evidence, encoder.template)
+        )
+
+
+_class_responses = jax.jit(class_responses, static_argnums=(3, 4))
 
 
 @jax.jit
@@ -99,5 +141,4 @@ def _products(responses: Float[jax.Array, "n classes d"], basis: Float[jax.Array
 
 
 def _blocks(count: int) -> list[slice]:
-    """Slices of equal size, nearly, so that few programs are compiled."""
     return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]

@@ -81,7 +81,7 @@ def fit_encoder(
 ) -> Fitted:
     """Trains an encoder and embeds all networks.
 
-    The read-out starts from a discriminant analysis of the training networks. Where the inputs are not learned, the
+    The read-out starts from discriminant analyses of the training networks. Where the inputs are not learned, the
     sweeps that were done for it are all, and training is that of the read-out. Where they are, every step sweeps.
 
     Args:
@@ -98,9 +98,8 @@ def fit_encoder(
     """
     devices = jax.local_device_count()
     learn_inputs = config.input_learning_rate > 0
-    if config.draws:
-        analysed = config.draws, config.merge_share, config.shrinkage, seed
-        params = fit_readout(embedder.encoder, params, swept, examples, training, *analysed)
+    if config.discriminants:
+        params = fit_readout(embedder.encoder, params, swept, examples, training, config.shrinkage)
 
     def score(current: Any) -> float:
         encoding = embedder(current, buckets) if learn_inputs else embedder.read(current, swept)

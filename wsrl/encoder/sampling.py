@@ -118,7 +118,10 @@ class Sampler:
         self.seed = seed
         members = np.concatenate([bucket.members for bucket in buckets])
         self.names = np.unique(examples.task[members])
-        self.classes = {int(examples.task[m]): len(examples.class_order[m] or ()) for m in members}
+        self.classes = {int(task): 0 for task in self.names}
+        for m in members:  # the order may be known of some networks of a task
+            task = int(examples.task[m])
+            self.classes[task] = max(self.classes[task], len(examples.class_order[m] or ()))
         self.places = [
             {task: np.flatnonzero(examples.task[bucket.members] == task) for task in self.names} for bucket in buckets
         ]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors
 import safetensors.numpy
-from tqdm import tqdm
 
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
@@ -63,15 +62,13 @@ def sweep_zoo(
     parts: list[list[Swept]] = [[] for _ in params]
     planner = Planner(config.batch_cost, config.slack)
     window = max(1, len(records)) if keep_graphs else config.window
-    with tqdm(total=len(records), desc="sweeps", unit="model", mininterval=1.0) as progress:
-        for networks in stream_networks(zoo, records, config.tile, window):
-            problems += networks.problems
-            used += networks.records
-            if networks.graphs:
-                buckets = planner.buckets(networks.graphs)
-                for found, own in zip(parts, params, strict=True):
-                    found.append(embedder.sweep(own, buckets))
-            progress.update(len(networks.records) + len(networks.problems))
+    for networks in stream_networks(zoo, records, config.tile, window, "sweeps"):
+        problems += networks.problems
+        used += networks.records
+        if networks.graphs:
+            buckets = planner.buckets(networks.graphs)
+            for found, own in zip(parts, params, strict=True):
+                found.append(embedder.sweep(own, buckets))
     swept = [_concatenate(found) for found in parts if found]
     if swept and not keep_graphs:
         for directory, found in zip(directories, swept, strict=True):
@@ -85,14 +82,15 @@ def load_kept(records: Sequence[Record], directories: Sequence[Path]) -> SweptZo
     """What `sweep_zoo` kept in the directories of encoders, if it is whole and of these records; None otherwise."""
     try:
         usable = json.loads((directories[-1].parent / USABLE).read_bytes())
+        ids, problems, of = (usable[key] for key in ("ids", "problems", "of"))
         swept = [Swept(**safetensors.numpy.load_file(directory / FILE)) for directory in directories]
-    except (OSError, ValueError, safetensors.SafetensorError):
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError):
         return None
     by_id = {record.id: record for record in records}
-    whole = usable["of"] == len(records) and all(len(found.mask) == len(usable["ids"]) for found in swept)
-    if not whole or not all(name in by_id for name in usable["ids"]):
+    whole = of == len(records) and all(len(found.mask) == len(ids) for found in swept)
+    if not whole or not all(name in by_id for name in ids):
         return None
-    return SweptZoo([by_id[name] for name in usable["ids"]], usable["problems"], swept, [])
+    return SweptZoo([by_id[name] for name in ids], problems, swept, [])
 
 
 def _concatenate(parts: Sequence[Swept]) -> Swept:

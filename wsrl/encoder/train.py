@@ -26,6 +26,7 @@ from wsrl.encoder.sampling import Targets
 from wsrl.files import write_atomically
 
 AXIS = "devices"
+ACCURACY = ("neurons", "accuracy")  # parameters of the predicted accuracy
 LATEST: Any = ocp.training.preservation_policies.LatestN(1)
 Params = Any
 Apply = Callable[[Params, Any, Array], Encoding]
@@ -51,7 +52,7 @@ class Metrics(NamedTuple):
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine decay and clipping; the learned inputs have a learning rate of their own.
+    """AdamW with warm-up, cosine decay and clipping; inputs and accuracy's read-out have learning rates of their own.
 
     Args:
       config: the section `encoder`; an `input_learning_rate` of zero keeps the inputs as they are.
@@ -62,13 +63,15 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         return optax.adamw(schedule, weight_decay=config.weight_decay)
 
     def label(params: Params) -> Params:
-        return {
-            key: jax.tree.map(lambda _, key=key: "inputs" if key == "inputs" else "rest", p)
-            for key, p in params.items()
-        }
+        groups = {"inputs": "inputs"} | dict.fromkeys(ACCURACY, "accuracy")
+        return {key: jax.tree.map(lambda _, key=key: groups.get(key, "rest"), p) for key, p in params.items()}
 
     inputs = adam(config.input_learning_rate) if config.input_learning_rate else optax.set_to_zero()
-    rates: dict[Any, optax.GradientTransformation] = {"inputs": inputs, "rest": adam(config.learning_rate)}
+    rates: dict[Any, optax.GradientTransformation] = {
+        "inputs": inputs,
+        "accuracy": adam(config.accuracy_learning_rate),
+        "rest": adam(config.learning_rate),
+    }
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(rates, label))
 
 
@@ -175,6 +178,8 @@ def train(
                 row["validation"] = validate(state.params)
                 if row["validation"] > best_score:
                     best, best_score = state.params, row["validation"]
+                # validation looks at embeddings alone: the accuracy's read-out is that of the last step
+                best = {key: state.params[key] if key in ACCURACY else value for key, value in best.items()}
             rows.append(row)
             for key in row.keys() - {"step"}:
                 writer.add_scalar(key, row[key], step + 1)

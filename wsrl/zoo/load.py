@@ -36,7 +36,9 @@ def load_networks(directory: Path, records: Sequence[Record], tile: int) -> Netw
     return next(stream_networks(directory, records, tile, max(1, len(records))), Networks([], [], [], []))
 
 
-def stream_networks(directory: Path, records: Sequence[Record], tile: int, window: int) -> Iterator[Networks]:
+def stream_networks(
+    directory: Path, records: Sequence[Record], tile: int, window: int, label: str = "graphs"
+) -> Iterator[Networks]:
     """Reads checkpoints and builds their graphs, of `window` records at a time.
 
     A checkpoint that is missing, broken, not finite or not understood, or whose weights are those of an earlier
@@ -47,12 +49,13 @@ def stream_networks(directory: Path, records: Sequence[Record], tile: int, windo
       records: of its manifest; windows follow their order.
       tile: neurons a tile of the graphs.
       window: records, of which at most so many networks come.
+      label: of the progress line, which also tells of what is done with the windows.
 
     Yields:
       The networks of each window. Only one window is held here.
     """
     known: dict[bytes, str] = {}
-    with tqdm(total=len(records), desc="graphs", unit="model", mininterval=1.0) as progress:
+    with tqdm(total=len(records), desc=label, unit="model", mininterval=1.0) as progress:
         for start in range(0, len(records), window):
             networks = _read_window(directory, records[start : start + window], tile, known, progress)
             yield networks
