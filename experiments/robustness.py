@@ -180,7 +180,7 @@ def score(
         originals = own[drawn]
         similarity = cosine_similarity(copies, own)
         order = rank_gallery(similarity, seed)
-        first.append(order[:, 0] == drawn)
+        first.append((order[:, 0] == drawn).astype(np.float64))
         cosine.append(similarity[np.arange(len(drawn)), drawn])
         change = np.linalg.norm(copies - originals, axis=1) / np.linalg.norm(originals, axis=1)
         largest = max(largest, float(change.max()))

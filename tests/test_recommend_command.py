@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 
 from wsrl.cli.main import main
+from wsrl.data import normalize
+from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.export import save_encoder
+from wsrl.encoder.export import load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.recommend import answer, gallery, probes
 from wsrl.recommend.answer import Hit
+from wsrl.recommend.examples import load_examples
 from wsrl.recommend.gallery import Gallery
 from wsrl.recommend.probes import Query
 from wsrl.zoo.manifest import Record
 
 GOLDEN = Path(__file__).parent / "golden"
 ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, width=8, backward_probes=2, chunk=4)
-COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder"]
+COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder", "--probes"]
 
 
 def record(number, task, accuracy):
@@ -60,6 +63,23 @@ def test_the_table_is_as_told(folder, capsys):
     out, err = capsys.readouterr()
     assert out == (GOLDEN / "recommend.txt").read_text()
     assert err == "m9: left out, broken\n"
+
+
+def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
+    monkeypatch.setattr(probes, "train_probes", None)  # nothing is trained
+    ask = [word for word in COMMAND if word != "--probes"]
+    assert main([*ask, "--json"]) == 1
+    assert "data-set encoder" in capsys.readouterr().err
+    _, params = load_encoder(encoder)
+    module, initial = init_dataset_params(ENCODER, params["inputs"], 0)
+    save_dataset_encoder(encoder, module, initial, ENCODER, params)
+    assert main([*ask, "--json"]) == 0
+    about, *models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert about["probe_accuracy"] is None
+    images = load_examples("task.npz", None, 8, 5000, 0)
+    vector = embed_dataset(module, initial, ENCODER, params, normalize(images.x)[..., None], images.y)
+    expected = gallery.open_gallery().vectors @ vector
+    assert [m["similarity"] for m in models] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
 def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):

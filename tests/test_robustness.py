@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 
 import ml_collections
 import numpy as np
@@ -19,14 +20,25 @@ from wsrl.encoder.inputs import natural_inputs
 from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
 from wsrl.evaluation.relevance import Relevance
+from wsrl.zoo.families import MAIN, Family
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import read_manifest
+from wsrl.zoo.models import MLP
 from wsrl.zoo.tasks import load_tasks
 from wsrl.zoo.training import train_zoo
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """A catalogue of one small architecture."""
+    model = MLP("relu", widths=(6,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MAIN, "mlp", Family((model,), (model,)))
+        yield
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> FinishedRun:
+def run(tmp_path_factory, small) -> FinishedRun:
     """Two encoders, fitted in closed form, of a zoo of perceptrons."""
     workdir = tmp_path_factory.mktemp("robustness")
     config = tiny.get_config()

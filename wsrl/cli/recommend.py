@@ -36,11 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-dir", metavar="DIR", help="of prepared TFDS data sets")
     parser.add_argument(
-        "--encoder", metavar="DIR", type=Path, required=True, help="an encoder of the main job (`runs/zoo/encoder_0`)"
+        "--encoder",
+        metavar="DIR",
+        type=Path,
+        default=Path("pretrained"),
+        help="of a run of the main job (`runs/zoo/encoder_0`); the default is the one in the package, `pretrained`",
     )
     parser.add_argument("--top", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(
         "--logme", action="store_true", help="rank the first 20 anew by LogME of their features of the examples"
+    )
+    parser.add_argument(
+        "--probes",
+        action="store_true",
+        help="ask by small models trained on the examples (some seconds), which also tell an accuracy, in place of"
+        " the examples' own vector",
     )
     parser.add_argument("--max-images", metavar="N", type=int, default=5000, help="drawn from the data (default 5000)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws and of the probe models")
@@ -60,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.encoder.embed import Embedder  # needs JAX
     from wsrl.encoder.export import load_encoder
     from wsrl.recommend.answer import NEAR, rank_by_logme, recommend
+    from wsrl.recommend.data_query import data_query
     from wsrl.recommend.examples import load_examples
     from wsrl.recommend.gallery import open_gallery
     from wsrl.recommend.probes import probe_query, train_probes
@@ -72,7 +83,11 @@ def run(args: argparse.Namespace) -> int:
         print(printable(problem), file=sys.stderr)
     if not gallery.records:
         raise InputError(args.zoo, "no model can be used", "give a zoo of networks that the encoder takes")
-    answer = recommend(gallery, probe_query(train_probes(images, args.seed), embedder, params))
+    if args.probes:
+        query = probe_query(train_probes(images, args.seed), embedder, params)
+    else:
+        query = data_query(images, args.encoder, encoder, params)
+    answer = recommend(gallery, query)
     hits = answer.hits
     if args.logme:
         hits = rank_by_logme(hits[:NEAR], args.zoo, images, "features") + hits[NEAR:]
