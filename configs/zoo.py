@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.tasks_per_batch = 32
     encoder.class_map_share = 0.9  # draws restricted to some of the classes
     encoder.merge_share = 0.5  # of those, draws with merged classes
-    encoder.steps = 400
+    encoder.steps = 200
     encoder.validate_every = 50
     encoder.warmup_steps = 20
     encoder.learning_rate = 1e-4

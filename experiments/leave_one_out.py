@@ -100,10 +100,11 @@ def components(dataset: str) -> tuple[str, ...]:
     return tuple(re.sub(r"^(teacher/\d+/)+", "", part) for part in dataset.split("+"))
 
 
-def embed_folds(run: FinishedRun, seed: int, folds: Sequence[Fold], progress: tqdm) -> list[Embeddings]:
+def embed_folds(
+    run: FinishedRun, embedder: Embedder, seed: int, folds: Sequence[Fold], progress: tqdm
+) -> list[Embeddings]:
     """For each fold the embeddings of its gallery by every fit, with the inputs of one encoder seed."""
     (encoder, params), swept, training = run.encoders[seed], run.swept[seed], run.split["train"]
-    embedder = Embedder(encoder)
 
     def fitted(places: np.ndarray) -> Any:
         return fit_readout(encoder, params, swept, run.examples, places, run.config.encoder.shrinkage)
@@ -160,8 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     everything = [fold for own in folds.values() for fold in own]
+    embedder = Embedder(run.encoders[0][0])  # encoders of all seeds have one shape
     with tqdm(total=len(everything) * len(run.swept), desc="leave one out", unit="fold") as progress:
-        by_seed = [embed_folds(run, seed, everything, progress) for seed in range(len(run.swept))]
+        by_seed = [embed_folds(run, embedder, seed, everything, progress) for seed in range(len(run.swept))]
     found = iter(zip(*by_seed, strict=True))
     for name, own in folds.items():
         rows = [row for fold in own for row in score_fold(run, fold, next(found), args.resamples, args.seed)]

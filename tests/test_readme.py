@@ -12,7 +12,7 @@ import ml_collections
 import pytest
 from absl import flags
 from ml_collections import config_flags
-from test_job import COMMAND
+from test_job import COMMAND, TABLES
 
 from tests.samples import perceptron_file
 from wsrl.cli.main import _parser, main
@@ -94,6 +94,11 @@ def check_module(name: str) -> None:
     assert (ROOT / "tests" / f"test_{name}.py").exists(), "no test runs its parts"
 
 
+def check_table(name: str) -> None:
+    """test_job makes it from a tiny run."""
+    assert name in TABLES
+
+
 def check_wsrl(command: str) -> None:
     """Its arguments are known; test_the_commands_of_wsrl_run runs it."""
     words = shlex.split(command.partition(" '>' ")[0])
@@ -104,9 +109,11 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python -m experiments\.main( .*)?", lambda words: check_main_job(words[2:])),
     (r"python -m experiments\.benchmark( .*)?", check_benchmark),
     (
-        r"python -m experiments\.(fuzz|stream_benchmark|verify)( .*)?",
+        r"python -m experiments\.(fuzz|stream_benchmark|verify|robustness|leave_one_out)( .*)?"
+        r"|python -m experiments\.(recommendation|finetuning|scaling)( .*)?",
         lambda words: check_module(words[2].split(".")[1]),
     ),
+    (r"python -m experiments\.(ablations|oracle) --workdir=\S+", lambda words: check_table(words[2].split(".")[1])),
     (r"launch/tpu_vm\.sh .*", check_tpu),
     (r"pip install .*", check_install),
     (r"pytest|pyright|ruff .*", check_ci),

@@ -52,7 +52,8 @@ def run(tmp_path_factory, small) -> FinishedRun:
     sets, tasks = load_tasks(config.zoo, config.seed)
     inputs = [natural_inputs(sets, tasks, config.encoder.probes, seed) for seed in range(2)]
     embedder = Embedder(make_encoder(config.encoder, inputs[0].shape[1:]))
-    params = [init_params(embedder.encoder, own, seed) for seed, own in enumerate(inputs)]
+    start = init_params(embedder.encoder, inputs[0], 0)
+    params = [start | {"inputs": own} for own in inputs]
     directories = [workdir / f"encoder_{seed}" for seed in range(2)]
     for directory, own in zip(directories, params, strict=True):
         save_encoder(directory, embedder.encoder, own)
