@@ -29,6 +29,7 @@ from wsrl.files import write_atomically
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 
+RESAMPLES = 1000  # of the bootstrap
 NAME = "ablations"
 NOTE = (
     "Each row changes one thing of the first. Unseen tasks, data sets, widths, and one unseen family of architectures; "
@@ -125,7 +126,7 @@ def table(run: FinishedRun) -> list[Row]:
         queried = [own[unseen] for own in found]
         if change.corrected:
             queried = [centred(own) for own in queried]
-        scores = retrieval_scores(queried, tested, run.config.evaluation.resamples, run.config.seed)
+        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed)
         rows.append(
             {
                 "change": change.label,

@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name}: no table, nothing could be left out", file=sys.stderr)
             continue
         title, note = TABLES[name]
-        labelled = [row | {"fold": f"{row['without']}, {row['gallery']}"} for row in rows]
+        labelled = [{**row, "fold": f"{row['without']}, {row['gallery']}"} for row in rows]
         figure = bar_figure(labelled, "fold", [f"mAP {fit}" for fit in FITS], "mAP")
         write_table(args.workdir, name, title, note, rows, figure)
         print_table(rows)

@@ -32,6 +32,7 @@ from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.tasks import load_tasks
 
+RESAMPLES = 1000  # of the bootstrap
 NAME = "oracle"
 NOTE = (
     "Unseen tasks, the same queries and galleries. The oracle compares predictions on {images} held-out images of the "
@@ -97,7 +98,7 @@ def table(run: FinishedRun, images: int) -> list[Row]:
         for method, seeds in methods.items():
             answered = np.isfinite(methods["oracle"][0][gallery]["map"])
             stacked = {m: np.stack([s[gallery][m][answered] for s in seeds]) for m in ("precision_at_1", "map")}
-            values[method] = cluster_bootstrap(stacked, relevance.lineage[answered], run.config.evaluation.resamples)
+            values[method] = cluster_bootstrap(stacked, relevance.lineage[answered], RESAMPLES)
             rows.append(
                 {
                     "method": method,

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -41,7 +42,7 @@ def small() -> Iterator[None]:
 def run(tmp_path_factory, small) -> FinishedRun:
     """Two encoders, fitted in closed form, of a zoo of perceptrons."""
     workdir = tmp_path_factory.mktemp("robustness")
-    config = tiny.get_config()
+    config: Any = tiny.get_config()
     config.zoo.update(families="mlp", image_size=8, num_tasks=6, num_validation_tasks=1, num_test_tasks=2, runs_test=4)
     config.zoo.update(num_seen_tasks=1, runs_seen=1, steps=24, checkpoints=2, num_children=1, num_copies=2)
     config.encoder.update(probes=16, gradient_probes=8, rank=8, dim=16, width=8, backward_probes=2, slack=64.0)
@@ -106,7 +107,7 @@ def test_fine_tuning_goes_a_few_steps_down_the_loss_of_the_network_s_own_task(ru
 
 
 def test_fine_tuning_another_zoo_than_the_configuration_s_is_refused(run):
-    config = ml_collections.ConfigDict(json.loads(json.dumps(run.config.to_dict())))
+    config: Any = ml_collections.ConfigDict(json.loads(json.dumps(run.config.to_dict())))
     config.zoo.runs_train = 3
     config.zoo.families = "cnn_gap"
     config.zoo.test_families = ""
@@ -121,14 +122,14 @@ def test_scores_of_copies_that_stay_and_of_copies_that_move():
     gallery[3:] += 5
     drawn = np.array([0, 4])
     relevance = Relevance.of(records)
-    stayed = score("int8", relevance, [gallery] * 2, drawn, [gallery[drawn]] * 2, 20, 0)
+    stayed: Any = score("int8", relevance, [gallery] * 2, drawn, [gallery[drawn]] * 2, 20, 0)
     assert stayed["original first"]["value"] == 1 and stayed["cosine"]["value"] == pytest.approx(1)
     assert stayed["largest change"] == 0 and stayed["same"] == "yes" and stayed["target"] == 0.99
     assert stayed["P@1 before"] == stayed["P@1 after"] and stayed["queries"] == 2
-    swapped = score("float16", relevance, [gallery] * 2, drawn, [gallery[drawn[::-1]], gallery[drawn]], 20, 0)
+    swapped: Any = score("float16", relevance, [gallery] * 2, drawn, [gallery[drawn[::-1]], gallery[drawn]], 20, 0)
     assert swapped["original first"]["value"] == 0.5 and swapped["target"] is None
     assert swapped["largest change"] > 0.1 and swapped["same"] == "no"
-    alone = score("int8", Relevance.of(records[:1]), [gallery[:1]], np.array([0]), [gallery[:1]], 20, 0)
+    alone: Any = score("int8", Relevance.of(records[:1]), [gallery[:1]], np.array([0]), [gallery[:1]], 20, 0)
     assert alone["original first"]["value"] == 1 and "P@1 after" not in alone
 
 

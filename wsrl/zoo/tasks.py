@@ -185,7 +185,7 @@ def _draw_task(
         kinds += ["subset"] * 2
     if images.classes >= 2 * num_classes:
         kinds += ["merge"] * 2
-    known = {(task.dataset, task.transform, partition(task.label_map)) for task in taken}
+    known = {(task.transform, partition(task.label_map)) for task in taken if task.dataset == images.name}
     for attempt in range(1000):
         # Two strides that cover all transforms and all kinds before they repeat; a clash moves both on.
         transform = TRANSFORMS[(turn * 3 + attempt) % len(TRANSFORMS)]
@@ -196,7 +196,7 @@ def _draw_task(
             labels, label_map = random_merge(images.classes, num_classes, rng)
         else:
             label_map = named[labels]
-        if (images.name, transform, partition(label_map)) not in known:
+        if (transform, partition(label_map)) not in known:
             name = f"{images.name}.{transform}.{labels}"
             return Task(name, images.name, transform, labels, label_map, str(split))
     raise InputError("zoo.num_tasks", f"{images.name} has too few distinct tasks", "lower it or add data sets")
