@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         metavar="DIR",
         type=Path,
-        default=Path("pretrained"),
-        help="of a run of the main job (`runs/zoo/encoder_0`); the default is the one in the package, `pretrained`",
+        required=True,
+        help="of a run of the main job (`runs/zoo/encoder_0`)",
     )
     parser.add_argument("--top", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(
