@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.finished_run import FinishedRun, load_run
@@ -68,7 +69,7 @@ def oracle_scores(run: FinishedRun, names: Sequence[str], swept: Swept, relevanc
     tasks = np.array([run.records[i].task for i in run.unseen])
     images = swept.logits.shape[2] // len(names)
     scores = {gallery: {name: np.full(len(tasks), np.nan) for name in METRICS} for gallery in ("same", "cross")}
-    whole = swept.mask[:, :, None] * np.eye(swept.mask.shape[1], dtype=np.float32)
+    whole = jnp.asarray(swept.mask[:, :, None] * np.eye(swept.mask.shape[1], dtype=np.float32))
     answer = jax.jit(lambda logits: second_order(class_responses(logits, logits[..., :0], whole, 0.0, 0.0)))
     for place, name in enumerate(names):
         logits = swept.logits[:, :, place * images : (place + 1) * images]

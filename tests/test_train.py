@@ -122,6 +122,14 @@ def test_the_initial_parameters_are_kept_where_training_makes_validation_worse(t
     assert biases[0] == biases[1] != 0  # validation says nothing of the accuracy, whose read-out is the last one
 
 
+def test_without_steps_the_initial_parameters_are_the_best(tmp_path):
+    settings = SETTINGS.copy_and_resolve_references()
+    settings.update(steps=0, warmup_steps=5)
+    best, rows = run(tmp_path, settings)
+    assert rows == []
+    np.testing.assert_array_equal(best["rest"]["kernel"], np.eye(3))
+
+
 def test_inputs_are_fixed_without_a_learning_rate(tmp_path):
     settings = SETTINGS.copy_and_resolve_references()
     settings.update(input_learning_rate=0.0)

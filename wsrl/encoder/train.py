@@ -59,7 +59,8 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
     """
 
     def adam(peak: float) -> optax.GradientTransformation:
-        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, config.steps, peak / 100)
+        end = max(config.steps, config.warmup_steps + 1)  # a schedule must fall, even where no step is done
+        schedule = optax.warmup_cosine_decay_schedule(0.0, peak, config.warmup_steps, end, peak / 100)
         return optax.adamw(schedule, weight_decay=config.weight_decay)
 
     def label(params: Params) -> Params:
