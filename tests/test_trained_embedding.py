@@ -61,6 +61,7 @@ def test_bad_input_is_named(trained, tmp_path):
     with pytest.raises(InputError, match="no readable encoder"):
         embed_trained(paths, tmp_path)
     other = tmp_path / "other.safetensors"
-    safetensors.numpy.save_file({"lstm.weight_ih_l0": np.ones((8, 3), np.float32)}, other)
+    cell = {"lstm.weight_ih_l0": np.ones((8, 3), np.float32), "lstm.weight_hh_l0": np.ones((8, 2), np.float32)}
+    safetensors.numpy.save_file(cell, other)
     with pytest.raises(CheckpointError, match="other"):
         embed_trained([str(other)], folder / "encoder")
