@@ -38,10 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.encoder.update(
         tile=128,  # the side of a TPU's matrix unit
         probes=512,
-        backward_probes=16,
         chunk=64,
-        dim=256,
-        width=512,
         dtype="bfloat16",
         batch_cost=16_384,
         batch_size=1024,

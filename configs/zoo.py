@@ -49,17 +49,16 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.seeds = 3
     encoder.tile = 16  # neurons a tile of the graph
     encoder.probes = 256  # learned inputs, started from images of the training tasks
-    encoder.backward_probes = 8  # of them, also swept backward
     encoder.chunk = 8  # learned inputs swept at a time
     encoder.dim = 512  # of the embedding
     encoder.rank = 64  # components of the responses that the read-out takes products of
     encoder.evidence = 0.5  # weight of log probabilities beside probabilities
     encoder.template = 0.5  # weight of templates, the mean gradients of the classes at the inputs
-    encoder.gradient_probes = 64  # inputs that templates are averaged over
+    encoder.gradient_probes = 64  # inputs that are also swept backward; templates are averaged over them
     encoder.blur = 0.8  # of templates, in pixels
     encoder.discriminants = True  # the read-out starts from discriminant analyses, or else at random
     encoder.shrinkage = 10.0  # of the scatter of products within tasks
-    encoder.width = 256  # of the accuracy's read-out
+    encoder.accuracy_shrinkage = 1.0  # of the ridge regression of accuracies
     encoder.dtype = "float32"  # of the sweeps; bfloat16 on a TPU or GPU
     encoder.batch_cost = 2048  # sweep cost of a batch: tiles times positions
     encoder.window = 1024  # models of the zoo in memory at a time
@@ -67,7 +66,6 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.loss = "supervised_contrastive"  # or margin
     encoder.temperature = 0.1
     encoder.margin = 1.0
-    encoder.accuracy_weight = 0.3  # of the auxiliary loss on predicted accuracy
     encoder.batch_size = 192  # networks a step, on all devices together
     encoder.tasks_per_batch = 32
     encoder.class_map_share = 0.9  # draws restricted to some of the classes
@@ -76,7 +74,6 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.validate_every = 50
     encoder.warmup_steps = 20
     encoder.learning_rate = 1e-4
-    encoder.accuracy_learning_rate = 1e-3  # of the predicted accuracy's read-out
     encoder.input_learning_rate = 0.0  # zero keeps the inputs natural, and the sweeps are done once
     encoder.weight_decay = 1e-4
     encoder.clip_norm = 1.0
@@ -86,7 +83,6 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.steps = 0  # 0 leaves its features the pixels
     dataset.validate_every = 20
     dataset.learning_rate = 5e-3
-    dataset.accuracy_weight = 0.0
     dataset.batch_size = 128
     dataset.tasks_per_batch = 16
     dataset.data_sets = 16  # of a batch

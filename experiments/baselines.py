@@ -15,7 +15,6 @@ from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import NetworkMap
-from wsrl.encoder.encoder import Encoding
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_train_step, train
 from wsrl.graph.neurons import neuron_graph
@@ -105,7 +104,7 @@ class GNN:
         self.optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(config.gnn.learning_rate))
         self.step = make_train_step(self._apply, self.optimizer, self.settings)
 
-    def _apply(self, params: Any, graph: Any, _: Any = None) -> Encoding:
+    def _apply(self, params: Any, graph: Any, _: Any = None) -> jax.Array:
         return self.model.apply({"params": params}, graph)  # pyright: ignore[reportReturnType]
 
     def fit(
@@ -144,7 +143,7 @@ class GNN:
         """Embeds the networks at some places; the rows of the others are zero."""
         chosen = [graphs[i] for i in places]
         buckets = make_neuron_buckets(chosen, np.arange(len(chosen)), self.settings.edges)
-        found = self.network_map(params, buckets).embedding
+        found = self.network_map(params, buckets)
         embeddings = np.zeros((len(graphs), found.shape[1]), np.float32)
         embeddings[places] = found
         return embeddings

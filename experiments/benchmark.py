@@ -37,9 +37,8 @@ from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import load_image_set
 from wsrl.encoder.embed import Embedder, SweptNetworks
-from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.fit import init_params, make_encoder
-from wsrl.encoder.readout import INVARIANTS
 from wsrl.encoder.sampling import PADDING, Targets
 from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step
@@ -219,20 +218,19 @@ def training_steps(
     gnn = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)
     gnn_params = jax.jit(gnn.init)(jax.random.key(0), neurons.batch([0]))["params"]
 
-    def read(params: Any, sweep: Callable, mask: jax.Array, class_map: jax.Array) -> Encoding:
+    def read(params: Any, sweep: Callable, mask: jax.Array, class_map: jax.Array) -> jax.Array:
         """Sweeps learned inputs, some at a time, and reads out the responses; templates are left blank."""
         chunks = params["inputs"].reshape(-1, encoder.chunk, *params["inputs"].shape[1:])
         logits = jnp.moveaxis(jax.lax.map(sweep, chunks), 0, 2)
-        tokens = jnp.zeros((len(mask), 1, INVARIANTS * encoder.backward_probes))
         templates = jnp.zeros((*mask.shape, prod(encoder.input_shape[:2])))
-        swept = Swept(logits.reshape(*mask.shape, -1), templates, mask, tokens, jnp.ones((len(mask), 1), bool))
-        return encoder.apply({"params": params}, swept, class_map, method="read")  # pyright: ignore[reportReturnType]
+        swept = Swept(logits.reshape(*mask.shape, -1), templates, mask)
+        return encoder.apply({"params": params}, swept, class_map, method="embed")  # pyright: ignore[reportReturnType]
 
-    def tiles(params: Any, batch: Batch, class_map: jax.Array) -> Encoding:
+    def tiles(params: Any, batch: Batch, class_map: jax.Array) -> jax.Array:
         logits, mask = output_logits(batch)
         return read(params, lambda x: logits(forward_sweep(batch, x)), mask, class_map)
 
-    def per_weight(params: Any, batch: PerWeightBatch, class_map: jax.Array) -> Encoding:
+    def per_weight(params: Any, batch: PerWeightBatch, class_map: jax.Array) -> jax.Array:
         padding = ((0, 1), (0, 0), (0, 0))  # one network, as in batches of tiles
         mask = jnp.pad(jnp.ones((size, class_map.shape[1])), padding[:2])
         return read(params, lambda x: jnp.pad(per_weight_sweep(batch, x), padding), mask, class_map)
@@ -259,12 +257,12 @@ def readout_step(config: Config, encoder: Encoder, params: Any, swept: Swept) ->
     devices = jax.local_device_count()
     networks = SweptNetworks(swept, np.arange(len(swept.mask)), config.encoder.batch_size // devices)
     batch = networks.batch([i % len(swept.mask) for i in range(networks.size)])
-    apply = partial(apply_encoder, encoder, method="read")
+    apply = partial(apply_encoder, encoder, method="embed")
     return pmapped_step(apply, params, [batch] * devices, networks.size, networks.classes, config)
 
 
 def apply_encoder(encoder: Encoder, params: Any, batch: Any, class_map: jax.Array, method: str = "__call__") -> Any:
-    """Encoding of a batch of graphs or, with the method `read`, of swept networks."""
+    """Embeddings of a batch of graphs or, with the method `embed`, of swept networks."""
     return encoder.apply({"params": params}, batch, class_map, method=method)
 
 
@@ -278,7 +276,7 @@ def pmapped_step(
     class_map = np.tile(np.eye(classes, dtype=np.float32), (devices, count, 1, 1))
     label = np.tile(np.append(np.arange(size) % 4, PADDING), (devices, 1))
     lineage = np.arange(devices * count).reshape(devices, count)
-    targets = Targets(label, lineage, np.full((devices, count), 0.5, np.float32))
+    targets = Targets(label, lineage)
     step, state = make_train_step(apply, optimizer, config.encoder), init_state(params, optimizer)
     return lambda: step(state, [(batch, class_map)], targets)
 

@@ -6,7 +6,9 @@ Every unseen task of a run of the main job picks models from a gallery of its zo
 and fine-tunes them. Writes `tables/finetuning.csv` and `.svg` into the folder; what a task measured is kept in
 `finetuning/`, so that an interrupted run goes on. Starts:
 
-    retrieved            nearest to probe models trained on the task's training part, by the encoder
+    retrieved            nearest to the task's training part, by the data-set encoder
+    retrieved by probes  nearest to probe models trained on it, by the encoder
+    retrieved, LogME     of the 20 nearest by the data-set encoder, the highest LogME
     scratch              the architecture of the retrieved model, initialised as usual
     scratch, ridge head  the same, its head fitted as the heads of pretrained models are
     random pick          any model
@@ -30,14 +32,16 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from experiments.encoded_gallery import ask_by_examples, ask_by_probes
 from experiments.starting_points import (
     Models,
     Pick,
     at_random,
-    highest_evidence,
+    measure_evidence,
     most_accurate,
+    nearest,
+    nearest_by_evidence,
     open_models,
-    retrieve,
     task_examples,
 )
 from wsrl.annotations import Config
@@ -205,11 +209,16 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
         data = split_task(bank, task.id, args.seed)
         candidates = models.candidates(task.id)
         examples = task_examples(bank, task, data, config.zoo.num_classes)
+        asked = ask_by_examples(models.encoded, candidates, examples)
+        ask_by_probes(models.encoded, candidates, examples, args.seed)  # compiles what is timed next
+        evidence, seconds = measure_evidence(models, candidates, tuner, data)
         picks = {
-            "retrieved": retrieve(models, candidates, examples, args.seed),
+            "retrieved": nearest(asked),
+            "retrieved by probes": nearest(ask_by_probes(models.encoded, candidates, examples, args.seed)),
+            "retrieved, LogME": nearest_by_evidence(asked, evidence, seconds),
             "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9, number])),
             "metadata pick": most_accurate(models, candidates, task),
-            "LogME": highest_evidence(models, candidates, tuner, data),
+            "LogME": Pick([int(evidence.argmax())] * len(models.encoded), seconds),
         }
         found.append(measure(models, tuner, task, data, picks, args.seed))
         write_atomically(path, json.dumps(found[-1]).encode())

@@ -43,8 +43,8 @@ LEAST = {  # values of settings
     1: {
         "zoo": ("image_size", "chunk_size", "batch_size", "steps", "checkpoints"),
         "encoder": (
-            *("seeds", "tile", "window", "probes", "backward_probes", "gradient_probes", "chunk", "dim", "rank"),
-            *("width", "batch_size", "tasks_per_batch", "steps", "validate_every"),
+            *("seeds", "tile", "window", "probes", "gradient_probes", "chunk", "dim", "rank"),
+            *("batch_size", "tasks_per_batch", "steps", "validate_every"),
         ),
         "dataset_encoder": (
             *("validate_every", "batch_size", "tasks_per_batch", "data_sets", "fewest_examples", "most_examples"),
@@ -192,7 +192,7 @@ def check_settings(config: Config) -> None:
         if config.zoo[name] not in choices:
             raise InputError(f"zoo.{name}", f"no {name} {config.zoo[name]!r}", f"choose from {', '.join(choices)}")
     encoder = config.encoder
-    for field in ("shrinkage", "temperature", "margin"):
+    for field in ("shrinkage", "accuracy_shrinkage", "temperature", "margin"):
         if not encoder[field] > 0:
             raise InputError(f"encoder.{field}", f"{encoder[field]} is not positive", "set it above 0")
     if encoder.loss not in LOSSES:
@@ -201,9 +201,8 @@ def check_settings(config: Config) -> None:
         raise InputError("encoder.warmup_steps", "not less than encoder.steps", "change either")
     if encoder.probes % encoder.chunk:
         raise InputError("encoder.probes", "not a multiple of encoder.chunk", "change either")
-    for field in ("backward_probes", "gradient_probes"):
-        if encoder[field] > encoder.probes:
-            raise InputError(f"encoder.{field}", f"more than the {encoder.probes} of encoder.probes", "lower it")
+    if encoder.gradient_probes > encoder.probes:
+        raise InputError("encoder.gradient_probes", f"more than the {encoder.probes} of encoder.probes", "lower it")
     if config.dataset_encoder.fewest_examples > config.dataset_encoder.most_examples:
         raise InputError("dataset_encoder.fewest_examples", "more than most_examples", "change either")
     if not all(config.zoo.datasets.split(",")):

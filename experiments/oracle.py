@@ -54,7 +54,7 @@ def responses(run: FinishedRun, images: np.ndarray) -> Swept:
     """What every unseen network answers to all images."""
     encoder, _ = run.encoders[0]
     flat = images.reshape(-1, *images.shape[2:])
-    runner = replace(encoder, probes=len(flat), template=0.0, backward_probes=encoder.chunk, parent=None, name=None)
+    runner = replace(encoder, probes=len(flat), template=0.0, parent=None, name=None)
     records = [run.records[i] for i in run.unseen]
     params = init_params(runner, flat, 0)
     directory = run.workdir / NAME / str(len(flat))

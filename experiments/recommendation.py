@@ -1,13 +1,16 @@
 """How well labelled examples of unseen tasks find models of these tasks.
 
-    python -m experiments.recommendation --workdir=runs/zoo [--examples=50,200,1000] [--draws=2] [--seed=0]
+    python -m experiments.recommendation --workdir=runs/zoo [--examples=50,200] [--draws=1] [--seed=0]
 
 Every unseen task of a run of the main job asks the models of its zoo that are of the split, with labelled examples
-drawn from the task's training images; right are models of that task. Writes `tables/recommendation.csv` and `.svg`
-into the folder. What is measured is kept in `recommendation.json`, from which an interrupted run goes on. Methods:
+drawn from the task's held-out images, which no model was trained on; right are models of that task. Writes
+`tables/recommendation.csv` and `.svg` into the folder. What is measured is kept in `recommendation.json`, from which
+an interrupted run goes on. Methods:
 
+    data set         cosine to the vector that the data-set encoder gives the examples
+    data set, LogME  its first 20, ranked anew by LogME of their features of the examples
     probes           mean cosine to embeddings of probe models, which are trained on the examples
-    probes, LogME    their first 20, ranked anew by LogME of their features of the examples
+    probes, LogME    the first 20 of these, ranked anew
     LogME            all models ranked by LogME
     random           a random order
 """
@@ -29,20 +32,17 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from experiments.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.annotations import Config
 from wsrl.data import ImageSet, normalize
-from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import ranking_metrics
 from wsrl.files import write_atomically
-from wsrl.graph.collection import make_buckets
-from wsrl.recommend.answer import NEAR, recommend, similarities
+from wsrl.recommend.answer import NEAR, recommend
 from wsrl.recommend.gallery import TILE, Gallery
 from wsrl.recommend.logme import log_maximum_evidence
-from wsrl.recommend.probes import probe_query, train_probes
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.load import Networks, load_networks
@@ -50,15 +50,15 @@ from wsrl.zoo.manifest import assign_splits, read_manifest
 from wsrl.zoo.tasks import Task, load_tasks, transform_images
 
 METRICS = {"P@1": "precision_at_1", "P@10": "precision_at_10", "mAP": "map"}
-METHODS = ("probes", "probes, LogME", "LogME", "random")
+METHODS = ("data set", "data set, LogME", "probes", "probes, LogME", "LogME", "random")
 HELD_OUT = 0.2  # share of the examples that probes are not trained on
 LEAST = 10  # examples a query
 TITLE = "Models for a data set, from labelled examples"
 NOTE = (
     "Unseen tasks ask the {split} models of the zoo ({models} models) with labelled examples, drawn {draws} times from "
-    "the images that models of the task were trained on; right are models of the task. In brackets 95 % bootstrap "
+    "images that no model was trained on; right are models of the task. In brackets 95 % bootstrap "
     "intervals over tasks ({tasks}) and encoders ({encoders}). Seconds are medians over queries, after compilation, on "
-    "{cores} cores; those of 'probes, LogME' are the probes' and the share that its {near} models have in LogME's. "
+    "{cores} cores; those with LogME of {near} add the share that {near} models have in LogME's. "
     "The error of the expected accuracy is its mean distance from the mean accuracy of the models of the task."
 )
 
@@ -71,13 +71,13 @@ class Run:
       networks: of the split.
       tasks: that no encoder was trained on.
       sets: image sets by name.
-      encoders: embedder, parameters and embeddings of the networks, one an encoder.
+      encoders: what they make of the networks.
     """
 
     networks: Networks
     tasks: list[Task]
     sets: dict[str, ImageSet]
-    encoders: list[tuple[Embedder, Any, Float[np.ndarray, "n dim"]]]
+    encoders: list[Encoded]
 
 
 def open_run(workdir: Path, split: str) -> Run:
@@ -103,22 +103,17 @@ def open_run(workdir: Path, split: str) -> Run:
     tasks = [task for task in tasks if task.id in unseen]
     if not tasks:
         raise InputError(workdir, f"no unseen task among the {split} models", "name another run or split")
-    encoders = []
-    for seed in range(config.encoder.seeds):
-        encoder, params = load_encoder(workdir / f"encoder_{seed}")
-        embedder = Embedder(encoder)
-        buckets = make_buckets(networks.graphs)
-        encoders.append((embedder, params, embedder(params, buckets, f"encoder {seed}").embedding))
+    encoders = encode_gallery(workdir, config.encoder.seeds, networks.graphs)
     return Run(networks, tasks, {images.name: images for images in image_sets}, encoders)
 
 
 def draw_examples(run: Run, task: Task, count: int, draw: int, seed: int) -> ImageSet:
-    """Draws at most `count` labelled training images of a task; a fifth of them is held out for the probes."""
+    """Draws at most `count` labelled held-out images of a task; a fifth of them is held out from the probes."""
     images = run.sets[task.dataset]
     labels = np.array(task.label_map)[images.y]
     key = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:4])
     rng = np.random.default_rng([seed, key, draw])
-    rows = rng.permutation(np.flatnonzero(~images.held_out & (labels >= 0)))[:count]
+    rows = rng.permutation(np.flatnonzero(images.held_out & (labels >= 0)))[:count]
     held_out = np.arange(len(rows)) < round(HELD_OUT * len(rows))
     return ImageSet(
         task.id, transform_images(images.x[rows], task.transform), labels[rows], int(labels.max()) + 1, held_out
@@ -126,31 +121,37 @@ def draw_examples(run: Run, task: Task, count: int, draw: int, seed: int) -> Ima
 
 
 def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, dict]:
-    """Scores of each method for one query: `METRICS` [encoders], seconds, of probes the expected accuracy's error."""
+    """Scores of each method for one query: `METRICS` [encoders], seconds, and the expected accuracy's error if told."""
     records = run.networks.records
     relevant = np.array([record.task == task.id for record in records])
     accuracy = np.array([record.accuracy for record in records])
-    started = time.perf_counter()
-    probes = train_probes(examples, seed)
-    training = time.perf_counter() - started
-    orders, searching, errors = [], [], []
-    for embedder, params, embeddings in run.encoders:
-        started = time.perf_counter()
-        query = probe_query(probes, embedder, params)
-        orders.append(np.argsort(-similarities(embeddings, query), kind="stable"))
-        searching.append(time.perf_counter() - started)
-        expected = recommend(Gallery(records, embeddings, []), query).expected_accuracy
-        errors.append(abs(expected - float(accuracy[relevant].mean())))
-    seconds = training + float(np.mean(searching))
+    everyone = np.arange(len(records))
     evidence, spent = logme_of_all(run, examples)
-    near = [np.concatenate([o[:NEAR][np.argsort(-evidence[o[:NEAR]], kind="stable")], o[NEAR:]]) for o in orders]
+    answers = {
+        "data set": ask_by_examples(run.encoders, everyone, examples),
+        "probes": ask_by_probes(run.encoders, everyone, examples, seed),
+    }
+    found: dict[str, dict] = {}
+    for name, asked in answers.items():
+        errors = []
+        for own, query in zip(run.encoders, asked.queries, strict=True):
+            expected = recommend(Gallery(records, own.vectors, []), query).expected_accuracy
+            errors.append(abs(expected - float(accuracy[relevant].mean())))
+        found[name] = scores(asked.orders, relevant) | {"seconds": asked.seconds, "error": float(np.mean(errors))}
+        near = [
+            np.concatenate([o[:NEAR][np.argsort(-evidence[o[:NEAR]], kind="stable")], o[NEAR:]]) for o in asked.orders
+        ]
+        found[f"{name}, LogME"] = scores(near, relevant) | {"seconds": asked.seconds + spent * NEAR / len(records)}
     chance = np.random.default_rng([seed, len(examples.y)]).permutation(len(records))
-    return {
-        "probes": scores(orders, relevant) | {"seconds": seconds, "error": float(np.mean(errors))},
-        "probes, LogME": scores(near, relevant) | {"seconds": seconds + spent * NEAR / len(records)},
+    return found | {
         "LogME": scores([np.argsort(-evidence, kind="stable")], relevant) | {"seconds": spent},
         "random": scores([chance], relevant) | {"seconds": 0.0},
     }
+
+
+def by_evidence(order: Int[np.ndarray, "n"], evidence: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Ranks the first `NEAR` anew."""
+    return np.concatenate([order[:NEAR][np.argsort(-evidence[order[:NEAR]], kind="stable")], order[NEAR:]])
 
 
 def logme_of_all(run: Run, examples: ImageSet) -> tuple[Float[np.ndarray, "n"], float]:
@@ -212,7 +213,7 @@ def make_table(args: argparse.Namespace) -> None:
     """Measures, writes and prints the table."""
     counts = check_arguments(args)
     run = open_run(args.workdir, args.split)
-    hashes = [encoder_hash(embedder.encoder, params) for embedder, params, _ in run.encoders]
+    hashes = [own.hash for own in run.encoders]
     settings = {"seed": args.seed, "draws": args.draws, "split": args.split, "encoders": hashes}
     name = "recommendation" if args.split == "test" else f"recommendation-{args.split}"
     found = list(measured(run, args.workdir / f"{name}.json", settings, counts, args.draws, args.seed))
@@ -249,8 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.recommendation", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
-    parser.add_argument("--examples", metavar="N,...", default="50,200,1000", help="labelled images a query")
-    parser.add_argument("--draws", metavar="N", type=int, default=2, help="queries a task and number of examples")
+    parser.add_argument("--examples", metavar="N,...", default="50,200", help="labelled images a query")
+    parser.add_argument("--draws", metavar="N", type=int, default=1, help="queries a task and number of examples")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks ask whose models")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws, probes and the bootstrap")
     args = parser.parse_args(argv)

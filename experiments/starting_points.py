@@ -8,23 +8,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import flax.traverse_util
 import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from experiments.encoded_gallery import Asked, Encoded, encode_gallery
 from wsrl.annotations import Config
 from wsrl.data import ImageSet
-from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.errors import InputError
-from wsrl.graph.collection import make_buckets
-from wsrl.recommend.answer import similarities
+from wsrl.recommend.answer import NEAR
 from wsrl.recommend.gallery import TILE
 from wsrl.recommend.logme import log_maximum_evidence
-from wsrl.recommend.probes import probe_query, train_probes
 from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.finetuning import FineTuner, TaskData
@@ -33,25 +29,6 @@ from wsrl.zoo.manifest import Record, read_manifest
 from wsrl.zoo.models import Classifier
 from wsrl.zoo.stacked import Tree, initialise
 from wsrl.zoo.tasks import Task
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One encoder, and what it makes of the gallery.
-
-    Attributes:
-      seconds: that embedding the gallery took, compilation included.
-    """
-
-    embedder: Embedder
-    params: Any
-    vectors: Float[np.ndarray, "models dim"]
-    seconds: float
-
-    @property
-    def hash(self) -> str:
-        """Of the encoder."""
-        return encoder_hash(self.embedder.encoder, self.params)
 
 
 @dataclass(frozen=True)
@@ -121,13 +98,7 @@ def open_models(workdir: Path, config: Config, count: int, encoders: int, seed: 
     architectures = [
         find_architecture(record, own, config.zoo) for record, own in zip(networks.records, variables, strict=True)
     ]
-    encoded, buckets = [], make_buckets(networks.graphs)
-    for number in range(encoders):
-        encoder, params = load_encoder(workdir / f"encoder_{number}")
-        embedder = encoded[0].embedder if encoded else Embedder(encoder)
-        started = time.perf_counter()
-        vectors = embedder(params, buckets, f"encoder {number}").embedding
-        encoded.append(Encoded(embedder, params, vectors, time.perf_counter() - started))
+    encoded = encode_gallery(workdir, encoders, networks.graphs)
     return Models(networks.records, architectures, variables, tasks_of, encoded)
 
 
@@ -149,31 +120,28 @@ def find_architecture(record: Record, variables: Tree, zoo: Config) -> Classifie
     raise InputError(record.path, reason, "train the zoo again")
 
 
-def retrieve(models: Models, candidates: np.ndarray, examples: ImageSet, seed: int) -> Pick:
-    """The model nearest to probe models that are trained on the examples, for each encoder."""
-    train_probes(examples, seed)  # compiles what is timed next
-    started = time.perf_counter()
-    probes = train_probes(examples, seed)
-    training = time.perf_counter() - started
-    places, searching = [], []
-    for own in models.encoded:
-        probe_query(probes, own.embedder, own.params)
-        started = time.perf_counter()
-        nearness = similarities(own.vectors[candidates], probe_query(probes, own.embedder, own.params))
-        places.append(int(candidates[nearness.argmax()]))
-        searching.append(time.perf_counter() - started)
-    return Pick(places, training + float(np.mean(searching)))
-
-
-def highest_evidence(models: Models, candidates: np.ndarray, tuner: FineTuner, data: TaskData) -> Pick:
-    """The model of the highest LogME on the training part, all candidates compared; the same for each encoder."""
+def measure_evidence(
+    models: Models, candidates: np.ndarray, tuner: FineTuner, data: TaskData
+) -> tuple[Float[np.ndarray, " models"], float]:
+    """LogME of the candidates on the training part, minus infinity for the others; and the seconds that it took."""
     evidence, seconds = np.full(len(models.records), -np.inf), 0.0
     for model, places in models.by_architecture(candidates.tolist()).items():
         features, spent = tuner.features(model, [models.variables[i] for i in places], data.train.rows)
         started = time.perf_counter()
         evidence[places] = [log_maximum_evidence(own, data.train.labels) for own in features]
         seconds += spent + time.perf_counter() - started
-    return Pick([int(evidence.argmax())] * len(models.encoded), seconds)
+    return evidence, seconds
+
+
+def nearest(asked: Asked) -> Pick:
+    """The nearest model, for each encoder."""
+    return Pick([int(order[0]) for order in asked.orders], asked.seconds)
+
+
+def nearest_by_evidence(asked: Asked, evidence: Float[np.ndarray, " models"], seconds: float) -> Pick:
+    """Of the `NEAR` nearest models the one of the highest LogME; of all models LogME took `seconds`."""
+    places = [int(order[:NEAR][evidence[order[:NEAR]].argmax()]) for order in asked.orders]
+    return Pick(places, asked.seconds + seconds * min(1.0, NEAR / np.isfinite(evidence).sum()))
 
 
 def most_accurate(models: Models, candidates: np.ndarray, task: Task) -> Pick:

@@ -23,7 +23,7 @@ from wsrl.encoder.sampling import Examples
 from wsrl.errors import InputError
 
 SIZE, PROBES, CLASSES = 4, 16, 3
-ENCODER = Encoder(probes=PROBES, input_shape=(SIZE, SIZE, 1), dim=8, width=16, backward_probes=2, chunk=4)
+ENCODER = Encoder(probes=PROBES, input_shape=(SIZE, SIZE, 1), dim=8, chunk=4)
 
 
 def examples_of(task, n, seed=0):
@@ -47,13 +47,10 @@ def networks(inputs, tasks, copies):
         templates += [flat - flat.mean(0) + rng.normal(0, 0.05, flat.shape) for _ in range(copies)]
         logits += [-4 * square + rng.normal(0, 0.2, square.shape) for _ in range(copies)]
     n = len(logits)
-    tokens = np.random.default_rng(1).normal(size=(n, 2, 8)).astype(np.float32)
     return Swept(
         logits=np.stack(logits).astype(np.float32),
         templates=np.stack(templates).astype(np.float32),
         mask=np.ones((n, CLASSES), np.float32),
-        tokens=tokens,
-        levels=np.ones((n, 2), bool),
     )
 
 
@@ -203,7 +200,6 @@ def fitted(fixture, tmp_path_factory):
     params, swept, _, _ = fixture
     config = get_config().encoder
     config.update(steps=30, validate_every=10, warmup_steps=2, batch_size=24, tasks_per_batch=6, learning_rate=3e-3)
-    config.update(accuracy_weight=0.0)
     config.fewest_examples, config.most_examples, config.data_sets = 6, 32, 6
     tasks = np.repeat(np.arange(8), 4)
     orders = [list(range(CLASSES))] * len(tasks)

@@ -14,7 +14,7 @@ from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.symmetry import random_symmetry, reorder_outputs
 from wsrl.wiring.infer import infer_wiring
 
-ENCODER = Encoder(probes=16, dim=32, width=32, rank=8, backward_probes=4, gradient_probes=8, chunk=4)
+ENCODER = Encoder(probes=16, dim=32, rank=8, gradient_probes=8, chunk=4)
 
 
 def make_params(seed=0):
@@ -46,13 +46,13 @@ def test_embeddings_are_invariant_and_compilations_few(checkpoints, embedder):
     original = embed(embedder, params, checkpoints)
     assert original.embedding.shape == (len(CASES), 32) and original.embedding.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(original.embedding, axis=1), 1.0, rtol=1e-5)
-    assert ((original.accuracy > 0) & (original.accuracy < 1)).all()
+    assert ((original.accuracy >= 0) & (original.accuracy <= 1)).all()
     rng = np.random.default_rng(3)
     for _ in range(3):
         transformed = [random_symmetry(c, infer_wiring(c), rng) for c in checkpoints]
         found = embed(embedder, params, transformed)
         assert relative(found.embedding, original.embedding) < 1e-5
-        np.testing.assert_allclose(found.accuracy, original.accuracy, rtol=1e-4)
+        np.testing.assert_allclose(found.accuracy, original.accuracy, atol=1e-4)
     shuffled = [reorder_outputs(c, infer_wiring(c), rng.permutation(5)) for c in checkpoints]
     assert relative(embed(embedder, params, shuffled).embedding, original.embedding) < 1e-5
     assert embedder.compilations <= 4  # one a bucket and one for the read-out
@@ -64,18 +64,18 @@ def test_class_maps_leave_out_and_merge(checkpoints):
     params = {"params": make_params()}
     bucket = make_buckets(graphs, slack=50.0)[0]
     swept = jax.jit(lambda b: ENCODER.apply(params, b, method="sweep"))(bucket.batch([0]))
-    read = jax.jit(lambda s, m: ENCODER.apply(params, s, m, method="read"))
+    embed = jax.jit(lambda s, m: ENCODER.apply(params, s, m, method="embed"))
     rows = np.zeros((2, *swept.mask.shape, swept.mask.shape[1]), np.float32)
     for new, groups in enumerate([[0, 1, 1, -1, -1], [2, 0, 0, -1, -1]]):
         for old, group in enumerate(groups):
             if group >= 0:
                 rows[new, :, old, group] = 1
-    a, b = (read(swept, m).embedding[0] for m in rows)
+    a, b = (embed(swept, m)[0] for m in rows)
     np.testing.assert_allclose(a, b, atol=1e-5)  # the names of the new classes do not matter
-    whole = read(swept, None).embedding[0]
+    whole = embed(swept, None)[0]
     assert np.abs(a - whole).max() > 1e-3
     changed = swept._replace(logits=swept.logits.at[:, 3].add(5.0), templates=swept.templates.at[:, 3].add(5.0))
-    np.testing.assert_allclose(read(changed, rows[0]).embedding[0], a, atol=1e-5)  # what is left out does not count
+    np.testing.assert_allclose(embed(changed, rows[0])[0], a, atol=1e-5)  # what is left out does not count
 
 
 def test_other_input_shapes_are_resized():

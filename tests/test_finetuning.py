@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -7,8 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
+from experiments.encoded_gallery import Asked, Encoded
 from experiments.finetuning import RECORDED, SCHEDULE, main, measure, steps_to, summarize
-from experiments.starting_points import Encoded, Models, Pick, find_architecture, highest_evidence, most_accurate
+from experiments.starting_points import (
+    Models,
+    Pick,
+    find_architecture,
+    measure_evidence,
+    most_accurate,
+    nearest,
+    nearest_by_evidence,
+)
 from wsrl.errors import InputError
 from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.families import MAIN
@@ -160,10 +170,20 @@ def test_metadata_pick_prefers_the_data_set():
         record("b", accuracy=0.6, dataset="e"),
         record("c", accuracy=0.7, dataset="e"),
     ]
-    encoded = [Encoded(None, None, np.zeros((3, 2)), 0.0)] * 2  # pyright: ignore[reportArgumentType]
+    encoded = [Encoded(Path(), None, None, np.zeros((3, 2)), 0.0)] * 2  # pyright: ignore[reportArgumentType]
     models = Models(records, [SMALL] * 3, [{}] * 3, {}, encoded)
     assert most_accurate(models, np.arange(3), Task("x", "e", "identity", "low", (0,), "test")).places == [2, 2]
     assert most_accurate(models, np.arange(3), Task("x", "f", "identity", "low", (0,), "test")).places == [0, 0]
+
+
+def test_the_nearest_model_and_the_most_evident_of_the_near_ones():
+    orders = [np.arange(30), np.arange(30)[::-1]]
+    evidence = np.arange(30, dtype=float)
+    evidence[7] = -np.inf
+    asked = Asked([], orders, 0.5)
+    assert nearest(asked) == Pick([0, 29], 0.5)
+    found = nearest_by_evidence(asked, evidence, seconds=29.0)
+    assert found.places == [19, 29] and found.seconds == pytest.approx(0.5 + 20)
 
 
 def test_architecture_is_found_by_its_shapes():
@@ -199,7 +219,9 @@ def test_measure_compares_every_start(bank, tuner):
     starts = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
     models = Models(records, [SMALL] * 3, starts, {name: {"other"} for name in "abc"}, [None])  # pyright: ignore[reportArgumentType]
     data = split_task(bank, "rows", seed=0)
-    picks = {"retrieved": Pick([1], 0.5), "LogME": highest_evidence(models, np.arange(3), tuner, data)}
+    evidence, seconds = measure_evidence(models, np.array([0, 2]), tuner, data)
+    assert np.isfinite(evidence).tolist() == [True, False, True] and seconds > 0
+    picks = {"retrieved": Pick([1], 0.5), "LogME": Pick([int(evidence.argmax())], seconds)}
     task = Task("rows", "d", "identity", "low", tuple(range(5)), "test")
     found = measure(models, tuner, task, data, picks, seed=0)
     assert list(found) == ["retrieved", "LogME", "best in hindsight", "scratch", "scratch, ridge head"]

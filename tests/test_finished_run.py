@@ -17,7 +17,7 @@ from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.zoo.manifest import MANIFEST, assign_splits, read_manifest
 
-ENCODER = Encoder(probes=4, input_shape=(4, 4, 1), dim=4, width=8, rank=2, backward_probes=1, chunk=2)
+ENCODER = Encoder(probes=4, input_shape=(4, 4, 1), dim=4, rank=2, chunk=2)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,8 @@ def write_run(workdir, params, zoo=""):
     )
     for seed, own in enumerate(params):
         rng = np.random.default_rng(seed)
-        logits, templates, tokens = (
-            rng.normal(size=(len(used), *shape)).astype(np.float32) for shape in ((5, 4), (5, 16), (2, 4))
-        )
-        swept = Swept(logits, templates, np.ones((len(used), 5), np.float32), tokens, np.ones((len(used), 2), bool))
+        logits, templates = (rng.normal(size=(len(used), 5, size)).astype(np.float32) for size in (4, 16))
+        swept = Swept(logits, templates, np.ones((len(used), 5), np.float32))
         save_encoder(workdir / f"encoder_{seed}", ENCODER, own)
         write_atomically(workdir / f"encoder_{seed}" / FILE, safetensors.numpy.save(swept._asdict()))
     return used
@@ -53,7 +51,7 @@ def test_a_finished_run_is_read_whole(tmp_path, params):
     used = write_run(tmp_path, params)
     run = load_run(tmp_path)
     assert run.records == used and run.workdir == tmp_path and run.zoo == tmp_path / "zoo"
-    assert [len(leaf) for swept in run.swept for leaf in swept] == [7] * 10
+    assert [len(leaf) for swept in run.swept for leaf in swept] == [7] * 6
     assert not np.array_equal(run.swept[0].logits, run.swept[1].logits)
     for encoder, own in run.encoders:
         assert {f: getattr(encoder, f) for f in ("probes", "rank", "dim")} == {"probes": 4, "rank": 2, "dim": 4}

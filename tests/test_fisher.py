@@ -21,7 +21,7 @@ def networks(count: int, seed: int = 0) -> tuple[Swept, Examples]:
     orders = [rng.permutation(CLASSES).tolist() for _ in range(count)]
     own = [np.stack([of[t][o] for t, o in zip(task, orders, strict=True)]) for of in (logits, templates)]
     own = [(array + rng.normal(0, 0.4, array.shape)).astype(np.float32) for array in own]
-    swept = Swept(*own, np.ones((count, CLASSES), np.float32), np.zeros((count, 1, 1)), np.ones((count, 1), bool))
+    swept = Swept(*own, np.ones((count, CLASSES), np.float32))
     return swept, Examples(task, np.arange(count), np.ones(count, np.float32), orders)
 
 
@@ -83,7 +83,7 @@ def test_metric_whitens_the_scatter_within_tasks():
     assert (np.diff(variance) <= 0).all()  # principal components, the largest first
 
 
-NOISY = Encoder(probes=24, input_shape=(4, 4, 1), dim=32, width=8, rank=16, backward_probes=1, chunk=8)
+NOISY = Encoder(probes=24, input_shape=(4, 4, 1), dim=32, rank=16, chunk=8)
 SEEN = np.arange(360)  # networks of the first 30 tasks of `noisy`
 
 
@@ -99,8 +99,7 @@ def noisy():
         responses.append((patterns[own] @ signal + 2.0 * rng.normal(size=(5, 8)) @ noise)[orders[-1]])
     responses = np.pad(np.stack(responses), [(0, 0), (0, 1), (0, 0)]).astype(np.float32)
     mask = np.tile(np.float32([1, 1, 1, 1, 1, 0]), (480, 1))
-    rest = np.zeros((480, 1, 4), np.float32), np.ones((480, 1), bool)
-    swept = Swept(responses[:, :, :24], responses[:, :, 24:], mask, *rest)
+    swept = Swept(responses[:, :, :24], responses[:, :, 24:], mask)
     return swept, Examples(task, np.arange(480), np.ones(480, np.float32), orders)
 
 

@@ -19,7 +19,7 @@ from wsrl.encoder.fit import init_params
 
 DATASETS = {"a": "train", "a+b": "train", "teacher/0/c": "train", "d": "validation", "e": "test"}
 FAMILIES = ("mlp", "vit")
-ENCODER = Encoder(probes=8, input_shape=(3, 3, 1), dim=4, width=8, rank=3, backward_probes=1, chunk=2)
+ENCODER = Encoder(probes=8, input_shape=(3, 3, 1), dim=4, rank=3, chunk=2)
 
 
 @functools.cache
@@ -44,9 +44,8 @@ def made_up_run(datasets=DATASETS, families=FAMILIES) -> FinishedRun:
     for _ in range(2):
         of_task = rng.normal(size=(examples.task.max() + 1, 4, 8))
         logits = of_task[examples.task] + rng.normal(0, 0.3, (len(records), 4, 8))
-        templates, tokens = (np.zeros((len(records), *shape), np.float32) for shape in ((4, 9), (1, 4)))
-        levels = np.ones((len(records), 1), bool)
-        swept.append(Swept(logits.astype(np.float32), templates, np.ones(logits.shape[:2], np.float32), tokens, levels))
+        templates = np.zeros((len(records), 4, 9), np.float32)
+        swept.append(Swept(logits.astype(np.float32), templates, np.ones(logits.shape[:2], np.float32)))
     config = ml_collections.ConfigDict({"encoder": {"shrinkage": 1.0}})
     encoders = [(ENCODER, parameters())] * 2
     split = places_by_split(records)

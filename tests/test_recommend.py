@@ -19,7 +19,7 @@ from wsrl.zoo.models import MLP
 
 SIZE = 8
 MODEL = MLP("relu", widths=(16,))
-ENCODER = Encoder(probes=32, input_shape=(SIZE, SIZE, 1), dim=32, width=32, backward_probes=2, chunk=8)
+ENCODER = Encoder(probes=32, input_shape=(SIZE, SIZE, 1), dim=32, chunk=8)
 TASKS = {"low": lambda y: np.where(y < 3, y, -1), "high": lambda y: np.where(y > 6, y - 7, -1)}
 PROBES = {"architectures": (MODEL,), "each": 6, "steps": 60}  # as many as the zoo holds: one compiled program
 

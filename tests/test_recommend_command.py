@@ -18,7 +18,7 @@ from wsrl.recommend.probes import Query
 from wsrl.zoo.manifest import Record
 
 GOLDEN = Path(__file__).parent / "golden"
-ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, width=8, backward_probes=2, chunk=4)
+ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
 COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder", "--probes"]
 
 

@@ -19,7 +19,7 @@ from wsrl.zoo.models import RNN
 SIZE = 4  # of the images, whose rows are the steps
 MODELS = {"tanh": RNN("tanh", widths=(12,)), "relu": RNN("relu", widths=(20, 8))}
 IMAGES = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
-ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=16, width=16, backward_probes=2, chunk=4)
+ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=16, chunk=4)
 
 
 def torch_network(rng, layers=2, units=6, rows=SIZE):
@@ -68,8 +68,6 @@ def test_embeddings_are_invariant():
     wiring, rng = infer_wiring(checkpoint), np.random.default_rng(3)
     checkpoints = [checkpoint] + [random_symmetry(checkpoint, wiring, rng) for _ in range(3)]
     params = init_params(ENCODER, IMAGES, 0)
-    kernel = rng.normal(size=params["relevances"]["kernel"].shape).astype(np.float32)
-    params = {**params, "relevances": {"kernel": kernel}}  # zero at first: the hidden units' part would not be tested
     found = Embedder(ENCODER, read_size=4)(params, make_buckets([checkpoint_graph(c, 16) for c in checkpoints]))
     np.testing.assert_allclose(found.embedding[1:], np.tile(found.embedding[0], (3, 1)), atol=1e-5)
 
@@ -118,11 +116,20 @@ def bidirectional(tensors):
     tensors["head.weight"] = np.zeros((3, 12))
 
 
+def halved(tensors):
+    del tensors["rnn.weight_hh_l1"], tensors["rnn.bias_hh_l1"]
+
+
+def without_state(tensors):
+    for name in [name for name in tensors if "_hh_" in name]:
+        del tensors[name]
+
+
 def headless(tensors):
     del tensors["head.weight"], tensors["head.bias"]
 
 
-@pytest.mark.parametrize("change", [lstm, longer_rows, bidirectional, headless])
+@pytest.mark.parametrize("change", [lstm, longer_rows, bidirectional, halved, without_state, headless])
 def test_other_networks_are_refused_in_one_line(change):
     tensors = dict(torch_network(np.random.default_rng(0)).tensors)
     change(tensors)

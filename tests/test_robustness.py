@@ -45,7 +45,7 @@ def run(tmp_path_factory, small) -> FinishedRun:
     config: Any = tiny.get_config()
     config.zoo.update(families="mlp", image_size=8, num_tasks=6, num_validation_tasks=1, num_test_tasks=2, runs_test=4)
     config.zoo.update(num_seen_tasks=1, runs_seen=1, steps=24, checkpoints=2, num_children=1, num_copies=2)
-    config.encoder.update(probes=16, gradient_probes=8, rank=8, dim=16, width=8, backward_probes=2, slack=64.0)
+    config.encoder.update(probes=16, gradient_probes=8, rank=8, dim=16, slack=64.0)
     settings = json.loads(json.dumps(config.to_dict()))
     (workdir / "config.json").write_text(json.dumps(settings))
     train_zoo(config.zoo, workdir / "zoo", config.seed)

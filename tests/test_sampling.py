@@ -11,10 +11,9 @@ from wsrl.encoder.sampling import Examples, Sampler, draw_class_map
 def swept(n=24, classes=8, probes=4):
     mask = np.zeros((n, classes), np.float32)
     mask[:, :5] = 1
-    levels = np.ones((n, 2), bool)
     logits = np.random.default_rng(0).normal(size=(n, classes, probes)).astype(np.float32)
     templates = np.zeros((n, classes, 9), np.float32)
-    return Swept(logits, templates, mask, np.zeros((n, 2, 4), np.float32), levels)
+    return Swept(logits, templates, mask)
 
 
 def examples(n=24):
@@ -31,7 +30,7 @@ def sampler(devices=2, share=1.0, known=None):
 def test_a_step_is_fixed_by_seed_and_step():
     for a, b in zip(sampler().sample(5)[1], sampler().sample(5)[1], strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not np.array_equal(sampler().sample(5)[1].accuracy, sampler().sample(6)[1].accuracy)
+    assert not np.array_equal(sampler().sample(5)[1].lineage, sampler().sample(6)[1].lineage)
 
 
 def test_shapes_and_padding():

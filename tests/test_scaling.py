@@ -143,7 +143,8 @@ def write_npz(path: Path, **changes) -> Path:
     return path
 
 
-def test_command(tmp_path, capsys):
+def test_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)  # else columns would be cut to it
     path = write_npz(tmp_path / "vectors.npz")
     assert main([f"--embeddings={path}", f"--workdir={tmp_path}", "--sizes=1000", "--queries=100"]) == 0
     with open(tmp_path / "tables" / "scaling.csv", newline="") as file:

@@ -11,16 +11,7 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.fit import init_params
 from wsrl.encoder.swept_zoo import FILE, USABLE, load_kept, sweep_zoo
 
-ENCODER = Encoder(
-    probes=4,
-    input_shape=(SIZE, SIZE, 1),
-    dim=4,
-    width=8,
-    rank=2,
-    backward_probes=2,
-    gradient_probes=2,
-    chunk=2,
-)
+ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
 BROKEN, REPEATED = 3, 7
 
 
@@ -66,9 +57,6 @@ def check_equal(found, expected, atol=0.0):
     for ours, theirs in zip(found.swept, expected.swept, strict=True):
         for name in ("logits", "templates", "mask"):
             np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=atol, rtol=atol)
-        np.testing.assert_array_equal(ours.levels.sum(1), theirs.levels.sum(1))
-        # which of the levels are padding depends on the plans, and does not matter to the read-out
-        np.testing.assert_allclose(ours.tokens[ours.levels], theirs.tokens[theirs.levels], atol=atol, rtol=atol)
 
 
 def test_usable_networks_are_swept_by_every_encoder(whole, zoo):

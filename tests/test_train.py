@@ -11,7 +11,7 @@ import pytest
 from networks import draw_network
 
 from configs.zoo import get_config
-from wsrl.encoder.encoder import Encoder, Encoding
+from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.fit import init_params
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
@@ -24,8 +24,7 @@ SETTINGS.update(steps=6, validate_every=2, warmup_steps=1, input_learning_rate=1
 def linear(params, rows, class_map):
     """A stand-in for an encoder."""
     embedding = rows @ params["rest"]["kernel"] + params["inputs"]
-    embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True))
-    return Encoding(embedding, jax.nn.sigmoid(embedding[:, 0] + params["accuracy"]["bias"]))
+    return embedding / jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True))
 
 
 class Rows:
@@ -51,7 +50,6 @@ def first_input(params):
 
 def run(directory, settings=SETTINGS, sample=None, seconds=None, validate=first_input):
     params = {"rest": {"kernel": np.eye(3, dtype=np.float32)}, "inputs": np.full(3, 0.1, np.float32)}
-    params["accuracy"] = {"bias": np.zeros((), np.float32)}
     optimizer = make_optimizer(settings)
     step = make_train_step(linear, optimizer, settings)
     sample = sample or sampler(jax.local_device_count()).sample
@@ -67,7 +65,7 @@ def test_training_lowers_the_loss(tmp_path, loss):
     settings = SETTINGS.copy_and_resolve_references()
     settings.update(loss=loss, steps=30, learning_rate=0.1)
     _, rows = run(tmp_path, settings)
-    assert losses(rows)[-1] < losses(rows)[0]
+    assert np.mean(losses(rows)[-10:]) < np.mean(losses(rows)[:10])  # a step's loss is that of its own draw
 
 
 def test_a_killed_run_goes_on_to_the_same_losses(tmp_path):
@@ -99,6 +97,8 @@ def test_the_best_parameters_are_those_that_validated_best(tmp_path):
         best, rows = run(tmp_path / str(number), settings, validate=validate)
         scores = [validate({"inputs": [0.1]}), *(row["validation"] for row in rows)]
         assert validate(best) == pytest.approx(max(scores)) and len(set(scores)) == len(rows) + 1
+        # tied to no mesh of devices, so that other programs may take them
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(best))
 
 
 def test_the_initial_parameters_are_kept_where_training_makes_validation_worse(tmp_path):
@@ -112,14 +112,11 @@ def test_the_initial_parameters_are_kept_where_training_makes_validation_worse(t
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, sample=dies, validate=validate)
-    biases = []
     for _ in range(2):  # goes on after a restart, then finds all done
         best, rows = run(tmp_path, validate=validate)
         assert len(rows) == 6 and all(row["validation"] < 0 for row in rows if "validation" in row)
         np.testing.assert_array_equal(best["rest"]["kernel"], np.eye(3))
         np.testing.assert_array_equal(best["inputs"], np.full(3, 0.1, np.float32))
-        biases.append(float(best["accuracy"]["bias"]))
-    assert biases[0] == biases[1] != 0  # validation says nothing of the accuracy, whose read-out is the last one
 
 
 def test_without_steps_the_initial_parameters_are_the_best(tmp_path):
@@ -157,7 +154,7 @@ def global_step(devices):
     checkpoints = [draw_network("mlp", 1, seed)[0] for seed in range(8)]
     graphs = [checkpoint_graph(c, 16) for c in checkpoints]
     bucket = make_buckets(graphs, batch_cost=10**9, max_size=8 // devices)[0]
-    encoder = Encoder(probes=4, dim=8, width=8, rank=4, backward_probes=2, gradient_probes=2, chunk=2)
+    encoder = Encoder(probes=4, dim=8, rank=4, gradient_probes=2, chunk=2)
     inputs = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
     params = init_params(encoder, inputs, 0)
     known = Examples(np.arange(8) % 4, np.arange(8), np.linspace(0, 1, 8, dtype=np.float32), [list(range(5))] * 8)

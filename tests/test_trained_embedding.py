@@ -15,7 +15,7 @@ from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.trained_embedding import embed_trained
 
-ENCODER = Encoder(probes=8, dim=16, width=16, backward_probes=4, chunk=4)
+ENCODER = Encoder(probes=8, dim=16, chunk=4)
 
 
 @pytest.fixture(scope="module")

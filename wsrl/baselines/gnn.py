@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from wsrl.annotations import Graph
-from wsrl.encoder.encoder import Encoding
 
 ENDS = 64  # input and output neurons have learned identities, hidden ones have none
 TAPS = 256
@@ -28,7 +27,7 @@ class SynchronousGNN(nn.Module):
     rounds: int
 
     @nn.compact
-    def __call__(self, graph: Graph) -> Encoding:
+    def __call__(self, graph: Graph) -> Float[Array, "networks dim"]:
         """Embeds a padded batch of neuron graphs (`wsrl.graph.neurons`)."""
         nodes, edges = graph.nodes, graph.edges
         count = len(nodes["bias"])
@@ -59,8 +58,7 @@ class SynchronousGNN(nn.Module):
         ]
         read = nn.gelu(nn.Dense(2 * self.width)(jnp.concatenate([pooled, outputs], -1)))
         embedding: Float[Array, "networks dim"] = nn.Dense(self.dim)(read)
-        embedding /= jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + 1e-12)
-        return Encoding(embedding, nn.sigmoid(nn.Dense(1)(read)[:, 0]))
+        return embedding / jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + 1e-12)
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,7 @@ class DatasetEncoder(nn.Module):
             split_rngs={"params": False},
         )
         logits, templates = one(self, examples.images, examples.labels)
-        tokens = jnp.zeros((len(logits), 1, 1))  # it has no hidden neurons, and embeddings do not ask for them
-        mask = (examples.labels.sum(1) > 0).astype(jnp.float32)
-        return Swept(logits, templates, mask, tokens, jnp.ones((len(logits), 1), bool))
+        return Swept(logits, templates, (examples.labels.sum(1) > 0).astype(jnp.float32))
 
 
 def init_dataset_params(

@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from wsrl.encoder.readout import NeuronReadout, ResponseReadout, confidence, neuron_invariants
-from wsrl.encoder.sweep import forward_sweep, output_logits, state_shapes
+from wsrl.encoder.readout import ResponseReadout, confidence
+from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.graph.batching import Batch
 
 SMALL = 1e-12
@@ -25,15 +24,11 @@ class Swept(NamedTuple):
       templates: of each output neuron, the image that raises its logit fastest: the gradient of the logit, less the
         mean of the classes', with respect to the input, averaged over learned inputs and blurred.
       mask: 1 for output neurons that exist.
-      tokens: of each level, the mean over its neurons of their invariants.
-      levels: whether the network has the level.
     """
 
     logits: Float[Any, "networks classes probes"]
     templates: Float[Any, "networks classes pixels"]
     mask: Float[Any, "networks classes"]
-    tokens: Float[Any, "networks levels features"]
-    levels: Bool[Any, "networks levels"]
 
 
 class Encoding(NamedTuple):
@@ -49,20 +44,17 @@ class Encoding(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Sweeps inputs through networks and reads out what the output neurons answer and how far it can be trusted.
+    """Sweeps inputs through networks and reads out what the output neurons answer.
 
-    The embedding is made of the responses and templates of output neurons; the relevances of hidden neurons, from a
-    sweep backward, go into the predicted accuracy.
+    Forward, the sweeps find the responses of output neurons to learned inputs; backward, their templates.
 
     Attributes:
       probes: learned inputs, swept forward.
       input_shape: [height, width, channels] of the learned inputs; networks of other shapes get them resized.
       dim: of the embedding.
-      width: of the accuracy's read-out.
       rank: components of the responses that the read-out takes products of.
       evidence, template: weights of log probabilities and of templates beside probabilities; zero leaves them out.
-      backward_probes: the first of the learned inputs, which are also swept backward to the hidden neurons.
-      gradient_probes: the first of the learned inputs, which templates are averaged over.
+      gradient_probes: the first of the learned inputs, which are also swept backward, for templates.
       blur: standard deviation of the blur of templates, in pixels.
       chunk: learned inputs swept at a time; small enough for the states to stay in cache.
       dtype: of the sweeps.
@@ -71,11 +63,9 @@ class Encoder(nn.Module):
     probes: int = 128
     input_shape: tuple[int, int, int] = (16, 16, 1)
     dim: int = 128
-    width: int = 256
     rank: int = 64
     evidence: float = 0.5
     template: float = 0.5
-    backward_probes: int = 8
     gradient_probes: int = 64
     blur: float = 0.8
     chunk: int = 8
@@ -85,8 +75,7 @@ class Encoder(nn.Module):
         """Declares the parameters."""
         self.inputs = self.param("inputs", nn.initializers.normal(0.5), (self.probes, *self.input_shape))
         self.responses = ResponseReadout(self.rank, self.dim, self.evidence, self.template)
-        self.neurons = NeuronReadout(self.width // 4)
-        self.accuracy = nn.Sequential([nn.Dense(self.width // 4), nn.gelu, nn.Dense(1), nn.sigmoid])
+        self.accuracy = nn.Dense(1)
 
     @property
     def response_size(self) -> int:
@@ -94,9 +83,11 @@ class Encoder(nn.Module):
         pixels = self.input_shape[0] * self.input_shape[1]
         return self.probes * (1 + (self.evidence != 0)) + pixels * (self.template != 0)
 
-    def __call__(self, batch: Batch, class_map: Float[Array, "networks classes new_classes"] | None = None) -> Encoding:
-        """Encodes a batch; its last network is padding. See `read` for `class_map`."""
-        return self.read(self.sweep(batch), class_map)
+    def __call__(
+        self, batch: Batch, class_map: Float[Array, "networks classes new_classes"] | None = None
+    ) -> Float[Array, "networks dim"]:
+        """Embeds a batch; its last network is padding. See `embed` for `class_map`."""
+        return self.embed(self.sweep(batch), class_map)
 
     def sweep(self, batch: Batch) -> Swept:
         """Sweeps the learned inputs through a batch of networks."""
@@ -105,7 +96,6 @@ class Encoder(nn.Module):
         logits, mask = output_logits(batch)
         swept = jax.lax.map(lambda chunk: logits(forward_sweep(batch, chunk)), chunks)
         swept = jnp.moveaxis(swept, 0, 2).reshape(*swept.shape[1:3], self.probes)
-        tokens, levels = backward_sweep(batch, jax.lax.stop_gradient(inputs[: self.backward_probes]))
         templates = jnp.zeros((*mask.shape, math.prod(self.input_shape[:2])))
         if self.template:
             gradients = class_gradients(batch, chunks[: -(-self.gradient_probes // self.chunk)])
@@ -114,15 +104,13 @@ class Encoder(nn.Module):
             logits=swept.astype(jnp.float32),
             templates=templates.reshape(*mask.shape, -1).astype(jnp.float32),
             mask=mask,
-            tokens=tokens.astype(jnp.float32),
-            levels=levels,
         )
 
-    def read(self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None) -> Encoding:
-        """Reads out embeddings and accuracies; see `embed` for the arguments."""
-        neurons = self.neurons(swept.tokens, swept.levels)
-        features = jnp.concatenate([confidence(swept.logits, swept.mask), neurons], -1)
-        return Encoding(self.embed(swept, class_map), self.accuracy(features)[:, 0])
+    def read(self, swept: Swept) -> Encoding:
+        """Reads out embeddings, and accuracies as a linear function of them and of how sure the networks are."""
+        embedding = self.embed(swept)
+        features = jnp.concatenate([embedding, confidence(swept.logits, swept.mask)], -1)
+        return Encoding(embedding, jnp.clip(self.accuracy(features)[:, 0], 0.0, 1.0))
 
     def embed(
         self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None
@@ -194,38 +182,3 @@ def class_gradients(
 
     found = jax.lax.map(of_chunk, chunks).mean(0)
     return jnp.pad(found.swapaxes(0, 1), [(0, 0), (0, mask.shape[1] - found.shape[0]), (0, 0)])
-
-
-def backward_sweep(
-    batch: Batch, inputs: Float[Array, "probes height width channels"]
-) -> tuple[Float[Array, "networks levels features"], Bool[Array, "networks levels"]]:
-    """Sweeps forward and backward; returns the mean invariants of the neurons of each level, and which levels exist.
-
-    What is swept backward is the gradient of the outputs' log-sum-exp less their mean, a symmetric function of
-    the classes.
-    """
-    networks = batch.plan.graphs + 1
-    logits, mask = output_logits(batch)
-    zeros = [jnp.zeros(shape, inputs.dtype) for shape in state_shapes(batch.plan, len(inputs))]
-
-    def symmetric(perturbations: list) -> tuple[Array, list]:
-        states = forward_sweep(batch, inputs, perturbations)
-        outputs = logits(states).astype(jnp.float32)
-        weight = mask[:, :, None]
-        mean = (outputs * weight).sum(1) / jnp.maximum(mask.sum(1), 1.0)[:, None]
-        peak = jax.nn.logsumexp(jnp.where(weight > 0, outputs, -1e9), axis=1)
-        return jnp.where(mask.sum(1)[:, None] > 0, peak - mean, 0.0).sum(), states
-
-    sensitivities, states = jax.grad(symmetric, has_aux=True)(zeros)
-    tokens, exists = [], []
-    for level, state, sensitivity in zip(batch.schedule, states, sensitivities, strict=True):
-        weight = batch.graph.nodes["mask"][level.node]
-        units = jraph.segment_sum(weight.sum(1), level.graph, networks)
-        relevance = (state * sensitivity).sum(2)
-        square = jraph.segment_sum(jnp.square(relevance).sum(1), level.graph, networks)
-        scale = jnp.sqrt(square / jnp.maximum(units, 1.0)[:, None] + SMALL)
-        features = neuron_invariants(state, sensitivity, scale[level.graph]) * weight[:, :, None]
-        total = jraph.segment_sum(features.sum(1), level.graph, networks)
-        tokens.append(total / jnp.maximum(units, 1.0)[:, None])
-        exists.append(units > 0)
-    return jnp.stack(tokens, 1), jnp.stack(exists, 1)

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsrl.annotations import Config
+from wsrl.encoder.accuracy import fit_accuracy
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
 from wsrl.encoder.encoder import Encoder, Encoding, Swept
 from wsrl.encoder.fisher import fit_readout
-from wsrl.encoder.readout import INVARIANTS
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
 from wsrl.graph.collection import Bucket, make_buckets
@@ -44,11 +44,9 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int]) -> Encoder:
         probes=config.probes,
         input_shape=input_shape,
         dim=config.dim,
-        width=config.width,
         rank=config.rank,
         evidence=config.evidence,
         template=config.template,
-        backward_probes=config.backward_probes,
         gradient_probes=config.gradient_probes,
         blur=config.blur,
         chunk=config.chunk,
@@ -58,11 +56,10 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int]) -> Encoder:
 
 def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width channels"], seed: int) -> Any:
     """Draws parameters; the learned inputs start as given."""
-    tokens = np.zeros((1, 1, INVARIANTS * encoder.backward_probes), np.float32)
     mask = np.ones((1, 1), np.float32)
     pixels = math.prod(encoder.input_shape[:2])
     logits, templates = (np.zeros((1, 1, size), np.float32) for size in (encoder.probes, pixels))
-    swept = Swept(logits, templates, mask, tokens, mask > 0)
+    swept = Swept(logits, templates, mask)
     params = jax.jit(encoder.init, static_argnames="method")(jax.random.key(seed), swept, method="read")["params"]
     return {**params, "inputs": jnp.asarray(inputs, jnp.float32)}
 
@@ -83,6 +80,7 @@ def fit_encoder(
 
     The read-out starts from discriminant analyses of the training networks. Where the inputs are not learned, the
     sweeps that were done for it are all, and training is that of the read-out. Where they are, every step sweeps.
+    The predicted accuracy is fitted last.
 
     Args:
       embedder: holds the compiled programs, shared by encoders of one shape.
@@ -118,14 +116,14 @@ def fit_encoder(
         method = "__call__"
     else:
         served = [SweptNetworks(swept, training, config.batch_size // devices)]
-        method = "read"
+        method = "embed"
     sampler = Sampler(
         served, examples, config.tasks_per_batch, config.class_map_share, config.merge_share, devices, seed
     )
     optimizer = make_optimizer(config)
     step = make_train_step(
         lambda p, batch, class_map: cast(
-            Encoding, embedder.encoder.apply({"params": p}, batch, class_map, method=method)
+            jax.Array, embedder.encoder.apply({"params": p}, batch, class_map, method=method)
         ),
         optimizer,
         config,
@@ -134,4 +132,6 @@ def fit_encoder(
         init_state(params, optimizer), step, sampler.sample, score, config, directory, f"encoder {seed}"
     )
     swept = embedder.sweep(best, buckets, f"sweep {seed}") if learn_inputs else swept
+    embedding = embedder.read(best, swept).embedding
+    best = fit_accuracy(best, swept, embedding, examples.accuracy, training, config.accuracy_shrinkage)
     return Fitted(best, swept, embedder.read(best, swept), curve)

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
 from wsrl.annotations import Config
 from wsrl.encoder.dataset_encoder import DatasetEncoder, Labelled, embed_dataset, init_dataset_params, pad_examples
 from wsrl.encoder.embed import SweptNetworks
-from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
@@ -113,13 +112,12 @@ def fit_dataset_encoder(
         [served, subsets], known, config.tasks_per_batch, config.class_map_share, config.merge_share, devices, seed
     )
 
-    def apply(dataset_params: Any, batch: Swept | Labelled, class_map: jax.Array) -> Encoding:
+    def apply(dataset_params: Any, batch: Swept | Labelled, class_map: jax.Array) -> jax.Array:
         if isinstance(batch, Labelled):
             mapped = Labelled(batch.images, batch.labels @ class_map)
-            batch = cast(Swept, dataset_encoder.apply({"params": dataset_params}, params["inputs"], mapped))
-            vectors = cast(jax.Array, encoder.apply({"params": params}, batch, method="embed"))
-            return Encoding(vectors, jnp.zeros(len(vectors)))
-        return cast(Encoding, encoder.apply({"params": params}, batch, class_map, method="read"))
+            answered = cast(Swept, dataset_encoder.apply({"params": dataset_params}, params["inputs"], mapped))
+            return cast(jax.Array, encoder.apply({"params": params}, answered, method="embed"))
+        return cast(jax.Array, encoder.apply({"params": params}, batch, class_map, method="embed"))
 
     queries = [
         (task, draw_examples(data, task, config.fewest_examples, config.most_examples, rng))

@@ -1,14 +1,12 @@
-"""From responses of output neurons and relevances of hidden ones to one vector a network."""
+"""From the responses of output neurons to one vector a network, and what they tell of its accuracy."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 SMALL = 1e-6
 LEAST_PROBABILITY = 1e-3
 SHARPNESS = 1.6  # of the probabilities: the deviation of the logits that they are made of
-INVARIANTS = 4  # functions of a neuron's relevance
 
 
 def standardized(
@@ -108,43 +106,9 @@ class ResponseReadout(nn.Module):
         return (second_order(responses @ basis) - centre) @ metric
 
 
-class NeuronReadout(nn.Module):
-    """A GRU over the levels of a network, each told by the mean of its neurons' invariants."""
-
-    width: int
-
-    @nn.compact
-    def __call__(
-        self, tokens: Float[Array, "networks levels features"], exists: Bool[Array, "networks levels"]
-    ) -> Float[Array, "networks width"]:
-        """Returns one vector a network; levels that do not exist are skipped."""
-        order = jnp.argsort(~exists, axis=1, stable=True)  # the existing ones first, in their order
-        tokens = jnp.take_along_axis(tokens, order[:, :, None], axis=1)
-        tokens = nn.gelu(nn.Dense(self.width)(tokens))
-        lengths = jnp.maximum(exists.sum(1), 1)
-        return nn.RNN(nn.GRUCell(self.width), return_carry=True)(tokens, seq_lengths=lengths)[0]
-
-
 def confidence(
     logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
 ) -> Float[Array, "networks probes"]:
     """Entropy of each network's predictions, sorted over the probes."""
     probability = class_probabilities(logits, mask)
     return jnp.sort(-(probability * jnp.log(probability + SMALL)).sum(1), axis=1)
-
-
-def neuron_invariants(
-    state: Float[Array, "nodes tile positions probes"],
-    sensitivity: Float[Array, "nodes tile positions probes"],
-    scale: Float[Array, "nodes probes"],
-) -> Float[Array, "nodes tile features"]:
-    """Functions of each neuron's relevance, state times sensitivity summed over positions, in units of `scale`.
-
-    A positive scale or a sign of a neuron multiplies its state and divides its sensitivity, so the relevance is free
-    of both.
-    """
-    relevance = (state * sensitivity).sum(2) / scale[:, None, :]
-    magnitude = jnp.abs(relevance)
-    return jnp.concatenate(
-        [relevance, jnp.sqrt(magnitude + SMALL), jax.nn.relu(relevance - 1.0), jnp.tanh(magnitude)], -1
-    )

@@ -39,12 +39,11 @@ class Targets(NamedTuple):
 
     Attributes:
       label: equal for positives, -1 for padding.
-      lineage, accuracy: as in `Examples`.
+      lineage: as in `Examples`.
     """
 
     label: Int[np.ndarray, "*devices networks"]
     lineage: Int[np.ndarray, "*devices networks"]
-    accuracy: Float[np.ndarray, "*devices networks"]
 
 
 def draw_class_map(
@@ -151,13 +150,12 @@ class Sampler:
 
     def _batch(self, bucket: Batches, chosen: list, maps: list[np.ndarray]) -> tuple[Any, np.ndarray, Targets]:
         size = bucket.size + 1
-        target = Targets(np.full(size, PADDING, np.int32), np.zeros(size, np.int32), np.zeros(size, np.float32))
+        target = Targets(np.full(size, PADDING, np.int32), np.zeros(size, np.int32))
         class_map = np.zeros((size, bucket.classes, bucket.classes), np.float32)
         for n, (place, draw) in enumerate(chosen):
             member = int(bucket.members[place])
             target.label[n] = draw
             target.lineage[n] = self.examples.lineage[member]
-            target.accuracy[n] = self.examples.accuracy[member]
             class_map[n] = class_map_array(maps[draw], self.examples.class_order[member], bucket.classes)
         places = [place for place, _ in chosen] or [0]  # a batch may be all padding, but not empty
         return bucket.batch(places), class_map, target

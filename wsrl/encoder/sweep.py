@@ -3,7 +3,7 @@
 The state of a neuron is a map of `positions` x `probes` numbers: its response to learned inputs. Forward, a level of
 the graph reads the states of the levels before it through its weight tiles and applies the layer's own
 activation, so the response of the network to the inputs is computed exactly. Backward, a cotangent at the output
-neurons is carried to every neuron before them; this is the vector-Jacobian product of the forward sweep.
+neurons is carried to the inputs; this is the vector-Jacobian product of the forward sweep.
 """
 
 from collections.abc import Callable, Sequence
@@ -88,7 +88,6 @@ def attend(
 def forward_sweep(
     batch: Batch,
     inputs: Float[Array, "probes height width channels"],
-    perturbations: States | None = None,
     shift: Float[Array, "networks rows"] | None = None,
 ) -> States:
     """Computes the states of all levels from the inputs.
@@ -96,8 +95,6 @@ def forward_sweep(
     Args:
       batch: networks of one plan.
       inputs: what the networks are fed; height, width and channels are the plan's.
-      perturbations: added to the states of each level before later levels read them; gradients with respect to
-        them are the backward sweep.
       shift: added to every input of each network, one row a channel and pixel; the gradient with respect to it is that
         at the inputs, which the networks of a batch share.
 
@@ -140,8 +137,6 @@ def forward_sweep(
         if spec.pool:
             pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
             state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
-        if perturbations is not None:
-            state = state + perturbations[i]
         states.append(state)
         rows.append(state.reshape(-1, probes))
     return states
@@ -163,8 +158,3 @@ def output_logits(
         return empty.at[level.graph, tiles].add(values).reshape(networks, -1, *values.shape[2:])
 
     return lambda states: spread(states[-1][:, :, 0]), spread(batch.graph.nodes["mask"][level.node])
-
-
-def state_shapes(plan: Plan, probes: int) -> Sequence[tuple[int, int, int, int]]:
-    """Shapes of the states of each level."""
-    return [(p.nodes, plan.tile, p.positions, probes) for p in plan.levels]

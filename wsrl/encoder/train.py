@@ -20,16 +20,14 @@ from tensorboard.summary import Writer
 from tqdm import tqdm
 
 from wsrl.annotations import Config
-from wsrl.encoder.encoder import Encoding
 from wsrl.encoder.losses import contrastive
 from wsrl.encoder.sampling import Targets
 from wsrl.files import write_atomically
 
 AXIS = "devices"
-ACCURACY = ("neurons", "accuracy")  # parameters of the predicted accuracy
 LATEST: Any = ocp.training.preservation_policies.LatestN(1)
 Params = Any
-Apply = Callable[[Params, Any, Array], Encoding]
+Apply = Callable[[Params, Any, Array], Array]
 Step = Callable[["TrainState", Sequence[Any], Targets], tuple["TrainState", "Metrics"]]
 
 
@@ -43,16 +41,14 @@ class TrainState:
 
 
 class Metrics(NamedTuple):
-    """Of one step: the whole loss, its two parts and the norm of the gradient before clipping."""
+    """Of one step: the loss, and the norm of the gradient before clipping."""
 
     loss: Float[Array, ""]
-    contrastive: Float[Array, ""]
-    accuracy_loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
 
 
 def make_optimizer(config: Config) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine decay and clipping; inputs and accuracy's read-out have learning rates of their own.
+    """AdamW with warm-up, cosine decay and clipping; the inputs have a learning rate of their own.
 
     Args:
       config: the section `encoder`; an `input_learning_rate` of zero keeps the inputs as they are.
@@ -64,13 +60,14 @@ def make_optimizer(config: Config) -> optax.GradientTransformation:
         return optax.adamw(schedule, weight_decay=config.weight_decay)
 
     def label(params: Params) -> Params:
-        groups = {"inputs": "inputs"} | dict.fromkeys(ACCURACY, "accuracy")
-        return {key: jax.tree.map(lambda _, key=key: groups.get(key, "rest"), p) for key, p in params.items()}
+        return {
+            key: jax.tree.map(lambda _, key=key: "inputs" if key == "inputs" else "rest", value)
+            for key, value in params.items()
+        }
 
     inputs = adam(config.input_learning_rate) if config.input_learning_rate else optax.set_to_zero()
     rates: dict[Any, optax.GradientTransformation] = {
         "inputs": inputs,
-        "accuracy": adam(config.accuracy_learning_rate),
         "rest": adam(config.learning_rate),
     }
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.multi_transform(rates, label))
@@ -88,28 +85,23 @@ def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, confi
     Gathering sums the gradients of all devices' equal losses, and their mean is the gradient of the global batch.
 
     Args:
-      apply: (params, batch, class maps) -> Encoding.
+      apply: (params, batch, class maps) -> embeddings [networks, dim].
       optimizer: of the parameters.
-      config: loss, temperature (or margin) and accuracy_weight.
+      config: loss, temperature (or margin).
     """
     scale = config.margin if config.loss == "margin" else config.temperature
 
-    def loss_fn(params: Params, inputs: Sequence[Any], targets: Targets) -> tuple[Array, tuple[Array, Array]]:
-        encodings = [apply(params, batch, class_map) for batch, class_map in inputs]
-        encoded = Encoding(*(jnp.concatenate(parts) for parts in zip(*encodings, strict=True)))
-        encoded, target = jax.lax.all_gather((encoded, targets), AXIS, tiled=True)
-        loss = contrastive(config.loss, encoded.embedding, target.label, target.lineage, scale)
-        exists = target.label >= 0
-        error = jnp.where(exists, jnp.square(encoded.accuracy - target.accuracy), 0.0)
-        accuracy_loss = error.sum() / jnp.maximum(exists.sum(), 1)
-        return loss + config.accuracy_weight * accuracy_loss, (loss, accuracy_loss)
+    def loss_fn(params: Params, inputs: Sequence[Any], targets: Targets) -> Array:
+        embedding = jnp.concatenate([apply(params, batch, class_map) for batch, class_map in inputs])
+        embedding, target = jax.lax.all_gather((embedding, targets), AXIS, tiled=True)
+        return contrastive(config.loss, embedding, target.label, target.lineage, scale)
 
     def step(state: TrainState, inputs: Sequence[Any], targets: Targets) -> tuple[TrainState, Metrics]:
-        (loss, parts), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params, inputs, targets)
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, inputs, targets)
         grads = jax.lax.pmean(grads, AXIS)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = Metrics(loss, parts[0], parts[1], optax.tree.norm(grads))
+        metrics = Metrics(loss, optax.tree.norm(grads))
         return TrainState(params, opt_state, state.step + 1), jax.lax.pmean(metrics, AXIS)
 
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None))
@@ -141,7 +133,7 @@ def train(
       seconds: stop training after this time; compilation and validation do not count.
 
     Returns:
-      The best parameters and the rows of `metrics.jsonl`.
+      The best parameters, on no device, and the rows of `metrics.jsonl`.
     """
     history = directory / "metrics.jsonl"
     best, rows = state.params, []
@@ -163,7 +155,7 @@ def train(
         # where a step leaves it, so that the second step does not compile again
         state = jax.device_put(state, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
         if first >= config.steps or (seconds is not None and spent >= seconds):
-            return best, rows
+            return jax.device_get(best), rows
         upcoming = prefetch.submit(sample, first)
         progress = tqdm(total=config.steps, initial=first, desc=name, unit="step", mininterval=1.0)
         for step in range(first, config.steps):
@@ -179,8 +171,6 @@ def train(
                 row["validation"] = validate(state.params)
                 if row["validation"] > best_score:
                     best, best_score = state.params, row["validation"]
-                # validation looks at embeddings alone: the accuracy's read-out is that of the last step
-                best = {key: state.params[key] if key in ACCURACY else value for key, value in best.items()}
             rows.append(row)
             for key in row.keys() - {"step"}:
                 writer.add_scalar(key, row[key], step + 1)
@@ -192,4 +182,4 @@ def train(
             if last:
                 break
         progress.close()
-    return best, rows
+    return jax.device_get(best), rows

@@ -8,7 +8,7 @@ the state before the first is zero. Names: Flax's SimpleCell (`i/kernel`, `i/bia
 from wsrl.wiring.chain import linear
 from wsrl.wiring.hints import Hints
 from wsrl.wiring.layers import Layer, Link
-from wsrl.wiring.names import Module
+from wsrl.wiring.names import RECURRENT, Module
 
 
 def cells_of(modules: list[Module]) -> list[tuple[Module, Module]]:
@@ -18,13 +18,20 @@ def cells_of(modules: list[Module]) -> list[tuple[Module, Module]]:
 
 
 def matches(modules: list[Module]) -> bool:
-    """Recurrent networks have cells."""
-    return bool(cells_of(modules))
+    """Recurrent networks have cells, or what PyTorch names as one of a cell's matrices."""
+    return bool(cells_of(modules)) or any(map(_is_of_cell, modules))
+
+
+def _is_of_cell(module: Module) -> bool:
+    return any(RECURRENT.search(tensor) for tensor, _ in module.fields.values())
 
 
 def layers(modules: list[Module], hints: Hints) -> list[Layer]:
     """Builds the steps of all cells and the head, which reads the last step; without a hint, images are square."""
     cells = cells_of(modules)
+    for module in modules:
+        if _is_of_cell(module) and not any(module in cell for cell in cells):
+            raise ValueError(f"{module.name} is half a recurrent cell")
     heads = [m for m in modules if m.kind == "dense" and not any(m in cell for cell in cells)]
     if not heads:
         raise ValueError("no dense layer at the end")
