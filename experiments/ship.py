@@ -16,11 +16,12 @@ import numpy as np
 from experiments.finished_run import FinishedRun, load_run
 from experiments.job import validation_score
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import FILES, PRETRAINED, save_encoder
+from wsrl.encoder.export import PRETRAINED
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
 LARGEST = 5_000_000  # bytes
+MADE_BY = "made_by.json"
 
 
 def best_seed(run: FinishedRun) -> tuple[int, list[float]]:
@@ -40,20 +41,15 @@ def ship(workdir: Path, command: str, directory: Path = PRETRAINED) -> int:
     """
     run = load_run(workdir)
     seed, scores = best_seed(run)
-    encoder, params = run.encoders[seed]
-    size = sum(np.asarray(leaf).nbytes for leaf in _leaves(params))
+    told = {"command": command, "seed": seed, "validation_map": scores, "models": len(run.records)}
+    contents = {path.name: path.read_bytes() for path in (workdir / f"encoder_{seed}").glob("*encoder.*")}
+    contents[MADE_BY] = json.dumps(told, indent=1).encode()
+    size = sum(map(len, contents.values()))
     if size > LARGEST:
         raise InputError(workdir, f"its encoder has {size} bytes", "lower encoder.rank, dim or probes")
-    save_encoder(directory, encoder, params)
-    for path in (workdir / f"encoder_{seed}").glob("dataset_encoder.*"):
-        write_atomically(directory / path.name, path.read_bytes())
-    told = {"command": command, "seed": seed, "validation_map": scores, "models": len(run.records)}
-    write_atomically(directory / "made_by.json", json.dumps(told, indent=1).encode())
-    return sum((directory / name).stat().st_size for name in FILES)
-
-
-def _leaves(tree: object) -> list:
-    return [leaf for item in tree.values() for leaf in _leaves(item)] if isinstance(tree, dict) else [tree]
+    for name, content in contents.items():
+        write_atomically(directory / name, content)
+    return size
 
 
 def main(argv: Sequence[str] | None = None) -> int:

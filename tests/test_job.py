@@ -310,3 +310,4 @@ def test_the_best_encoder_on_validation_is_shipped(tiny: Tiny, tmp_path: Path):
     original = load_encoder(tiny.workdir / f"encoder_{made_by['seed']}")
     assert encoder_hash(encoder, params) == encoder_hash(*original)
     load_dataset_encoder(tmp_path, encoder, params)  # fitted to this encoder, or it raises
+    assert size == sum(path.stat().st_size for path in tmp_path.iterdir())

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--encoder",
         metavar="DIR",
         type=Path,
-        required=True,
-        help="of a run of the main job (`runs/zoo/encoder_0`)",
+        default=Path("pretrained"),
+        help="of a run of the main job (`runs/zoo/encoder_0`), in place of the one in the package",
     )
     parser.add_argument("--top", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(

@@ -16,7 +16,6 @@ from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # the encoder of the package
-FILES = ("encoder.json", "encoder.safetensors")
 FIELDS = tuple(f.name for f in dataclasses.fields(Encoder) if f.name not in ("parent", "name"))
 
 
