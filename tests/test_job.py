@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from html.parser import HTMLParser
@@ -34,15 +33,6 @@ METHODS = {"wsrl", "random", "metadata", "weight statistics", "raw weights", "sy
 STAGES = {"zoo", "sweeps", "encoders", "data-set encoders", "baselines", "evaluation", "index", "report"}
 QUICK = ["--config.encoder.seeds=1", "--config.encoder.steps=10", "--config.encoder.validate_every=10"]
 QUICK += ["--config.gnn.seconds=0.01", "--config.evaluation.resamples=10"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache in which later processes find what earlier ones compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
-        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-        yield
 
 
 def start(workdir: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -1,0 +1,23 @@
+"""Compilation takes most of the time of the tests: it is done in a hurry, and once for programs that come again."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+UNOPTIMIZED = "--xla_backend_optimization_level=0"  # compiles faster, runs slower
+
+
+def pytest_configure(config: pytest.Config):
+    """Sets what JAX reads when it is imported, here and in processes that tests start."""
+    if UNOPTIMIZED not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {UNOPTIMIZED}".strip()
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="compiled-", ignore_cleanup_errors=True)
+        config.add_cleanup(folder.cleanup)
+        os.environ["COMPILED_IN_TESTS"] = folder.name
+    own = Path(os.environ["COMPILED_IN_TESTS"]) / os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    own.mkdir(exist_ok=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(own)
+    os.environ["JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
