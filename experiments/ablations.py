@@ -24,6 +24,7 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.fit import fit_encoder, init_params, make_encoder
 from wsrl.errors import InputError
 from wsrl.evaluation.hubness import centred, hubness
+from wsrl.evaluation.relevance import labels
 from wsrl.evaluation.retrieval import retrieval_scores
 from wsrl.files import write_atomically
 from wsrl.report.table_figures import bar_figure
@@ -46,14 +47,14 @@ class Change:
       settings: of the section `encoder` that differ.
       keep: which training networks are used, by their records; None for all.
       tasks: share of the training tasks that are used.
-      corrected: embeddings are centred, against hubness.
+      centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
     """
 
     label: str
     settings: dict[str, Any] = field(default_factory=dict)
     keep: Callable[[Any], bool] | None = None
     tasks: float = 1.0
-    corrected: bool = False
+    centre: str = ""
 
 
 CHANGES = (
@@ -77,7 +78,8 @@ CHANGES = (
     Change("a tenth of the tasks", {"steps": 0}, tasks=0.1),
     Change("a third of the tasks", {"steps": 0}, tasks=1 / 3),
     Change("trained at widths up to 16", {"steps": 0}, keep=lambda record: record.get("width") <= 16),
-    Change("embeddings centred, against hubs", {"steps": 0}, corrected=True),
+    Change("embeddings centred, against hubs", {"steps": 0}, centre="all"),
+    Change("embeddings centred within each architecture of the gallery", {"steps": 0}, centre="architecture"),
 )
 
 
@@ -124,8 +126,9 @@ def table(run: FinishedRun) -> list[Row]:
     for change in tqdm(CHANGES, desc=NAME, unit="row"):
         found = [embeddings(run, change, seed) for seed in range(len(run.swept))]
         queried = [own[unseen] for own in found]
-        if change.corrected:
-            queried = [centred(own) for own in queried]
+        if change.centre:
+            group = labels([r.architecture for r in tested]) if change.centre == "architecture" else None
+            queried = [centred(own, group) for own in queried]
         scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed)
         rows.append(
             {
