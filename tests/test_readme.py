@@ -9,9 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from small_zoo import write_zoo
 from test_job import COMMAND, TABLES
 
 from tests.samples import perceptron_file
@@ -152,14 +154,18 @@ def test_the_main_commands_stand_in_the_readme():
 
 
 def test_the_commands_of_wsrl_run(tmp_path, monkeypatch, capsys):
-    """In a folder with files of the names that the README gives; a model of the hub and a trained encoder have tests
-    of their own."""
+    """In a folder with files of the names that the README gives; a model of the hub and an encoder of one's own have
+    tests of their own."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     perceptron_file(tmp_path / "mlp.safetensors", seed=0)
     perceptron_file(tmp_path / "model.safetensors", seed=1)
-    run = [c for c in commands(README) if c.startswith("wsrl ") and "hf://" not in c and "--encoder" not in c]
-    assert len(run) >= 4
+    for folder in ("zoo", "runs/zoo/zoo"):
+        write_zoo(tmp_path / folder)
+    rng = np.random.default_rng(0)
+    np.savez("task.npz", x=rng.integers(0, 256, (40, 8, 8)).astype(np.uint8), y=np.arange(40) % 4)
+    run = [c for c in commands(README) if c.startswith("wsrl ") and "hf://" not in c and "--encoder runs" not in c]
+    assert len(run) >= 6
     for command in run:
         words, _, target = command.partition(" '>' ")
         assert main(shlex.split(words)[1:]) == 0
