@@ -14,14 +14,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from wsrl.data import normalize
+from wsrl.encoder.sweep import FUNCTIONS
 from wsrl.network import Network
 from wsrl.wiring.layers import Layer, Link
 from wsrl.zoo.bank import ImageBank, draw_batches, run_arrays
 from wsrl.zoo.recipes import Config, Run
 from wsrl.zoo.stacked import initialise, train_model
 from wsrl.zoo.training import Chunk
-
-ACTIVATIONS = {"identity": lambda x: x, "relu": jax.nn.relu, "tanh": jnp.tanh, "gelu": jax.nn.gelu}
 
 
 @flax.struct.dataclass
@@ -115,7 +114,7 @@ def per_weight_sweep(
             rows = jnp.concatenate([source.reshape(-1, probes), jnp.zeros((1, probes))])
             message = rows[edges.row] * edges.weight[:, None, None]
             state = state + jraph.segment_sum(message, edges.receiver, len(bias))
-        state = ACTIVATIONS[layer.activation](state)
+        state = FUNCTIONS[layer.activation](state)
         states.append(state.mean(1, keepdims=True) if layer.pool else state)
     classes = batch.layers[-1].units
     return states[-1][:, 0].reshape(-1, classes, probes)

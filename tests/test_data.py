@@ -66,6 +66,8 @@ def test_inverting_is_a_change_of_sign():
 def test_floating_point_images(tmp_path):
     x = images()
     given = load_image_set(save(tmp_path / "a.npz", x, np.arange(40) % 2), image_size=8)
+    gaps = load_image_set(save(tmp_path / "gaps.npz", x, 3 + 4 * (np.arange(40) % 2)), image_size=8)
+    assert gaps.classes == 2 and (gaps.y == given.y).all()
     same = load_image_set(save(tmp_path / "b.npz", x / 255, np.arange(40) % 2), image_size=8)
     assert np.array_equal(given.x, same.x)
 

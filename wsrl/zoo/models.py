@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+MOMENTUM = 0.9  # of the batch normalisation
 Images = Float[Any, "batch height width channels"]  # NumPy or JAX
 Logits = Float[Array, "batch classes"]
 
@@ -82,7 +83,7 @@ def conv(features: int, stride: int, size: int = 3, use_bias: bool = True) -> nn
 
 def batch_norm(train: bool) -> nn.BatchNorm:
     """Batch normalisation whose averages settle within a few dozen steps."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9)
+    return nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM)
 
 
 class Classifier(nn.Module):
