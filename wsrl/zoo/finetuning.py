@@ -152,7 +152,7 @@ class FineTuner:
       stack: models of one program; each learning rate of a start is a model.
     """
 
-    def __init__(self, bank: ImageBank, stack: int = 16):
+    def __init__(self, bank: ImageBank, stack: int = 8):
         self.mesh = Mesh(np.array(jax.devices()), ("models",))
         self.stack = -(-stack // self.mesh.size) * self.mesh.size
         self.images = jax.device_put(bank.images, NamedSharding(self.mesh, PartitionSpec()))
