@@ -27,12 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.encoded_gallery import ask_by_examples, ask_by_probes
+from experiments.finished_run import read_config
 from experiments.starting_points import (
     Models,
     Pick,
@@ -227,11 +228,10 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
 
 def make_table(args: argparse.Namespace) -> None:
     """Measures, writes and prints the table."""
-    path = args.workdir / "config.json"
-    try:
-        config: Config = ml_collections.ConfigDict(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "holds no run of the main job", "run experiments.main with this --workdir") from error
+    for name in ("tasks", "models", "seeds"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 1 or more")
+    config = read_config(args.workdir)
     if config.zoo.dir:
         raise InputError(args.workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
     measured, models = measured_tasks(args.workdir, config, args)
@@ -261,18 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="encoders at most")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws and of the bootstrap")
     args = parser.parse_args(argv)
-    try:
-        for name in ("tasks", "models", "seeds"):
-            if getattr(args, name) < 1:
-                raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 1 or more")
-        make_table(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return finish(lambda: make_table(args))
 
 
 if __name__ == "__main__":

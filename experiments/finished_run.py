@@ -50,19 +50,26 @@ class FinishedRun:
         return np.array([i for i in self.split["test"] if self.records[i].task not in seen])
 
 
+def read_config(workdir: Path) -> Config:
+    """Reads the configuration of a run.
+
+    Raises:
+      InputError: the folder holds none.
+    """
+    try:
+        return ml_collections.ConfigDict(json.loads((workdir / "config.json").read_bytes()))
+    except (OSError, ValueError) as error:
+        mend = "run experiments.main with this --workdir first"
+        raise InputError(workdir, f"holds no run ({error})", mend) from error
+
+
 def load_run(workdir: Path) -> FinishedRun:
     """Reads a run's folder.
 
     Raises:
       InputError: it holds no finished run.
     """
-    try:
-        settings = json.loads((workdir / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            workdir, f"holds no run ({error})", "run experiments.main with this --workdir first"
-        ) from error
-    config: Config = ml_collections.ConfigDict(settings)
+    config = read_config(workdir)
     zoo = Path(config.zoo.dir) if config.zoo.dir else workdir / "zoo"
     directories = [workdir / f"encoder_{seed}" for seed in range(config.encoder.seeds)]
     records, _ = read_manifest(zoo)

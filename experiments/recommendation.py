@@ -27,13 +27,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
-from wsrl.annotations import Config
+from experiments.finished_run import read_config
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
@@ -86,11 +86,7 @@ def open_run(workdir: Path, split: str) -> Run:
     Raises:
       InputError: the folder holds no finished run, or its zoo was not trained by the run.
     """
-    path = workdir / "config.json"
-    try:
-        config: Config = ml_collections.ConfigDict(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise InputError(path, "holds no run of the main job", "run experiments.main with this --workdir") from error
+    config = read_config(workdir)
     if config.zoo.dir:
         raise InputError(workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
     records, _ = read_manifest(workdir / "zoo")
@@ -255,15 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks ask whose models")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws, probes and the bootstrap")
     args = parser.parse_args(argv)
-    try:
-        make_table(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return finish(lambda: make_table(args))
 
 
 if __name__ == "__main__":

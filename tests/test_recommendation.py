@@ -86,7 +86,7 @@ def test_rows_tell_means_over_tasks_and_encoders():
 def test_bad_input_is_told_in_a_line(tmp_path, capsys):
     assert main([f"--workdir={tmp_path}"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith(f"error: {tmp_path / 'config.json'}: holds no run of the main job") and err.count("\n") == 1
+    assert err.startswith(f"error: {tmp_path}: holds no run") and err.count("\n") == 1
     for option in ("--examples=20,x", "--examples=3", "--draws=0", "--seed=-1"):
         assert main([f"--workdir={tmp_path}", option]) == 1
         err = capsys.readouterr().err
