@@ -38,7 +38,8 @@ TREE_FROM = 3_000_000  # vectors; below, hashed scores of all vectors are afford
 # exact search; with 4 dimensions and 100, 300, 1000, 3000 candidates .912, .965, .992, .999, at 3.5, 3.2, 2.7, 1.8
 # times. A tree is faster, but few of the nearest lie in its nearest leaves: .83 in 79 of 632, .91 in 158, .98 in 316.
 REORDERED = 1000  # candidates scored again with the exact vectors, at least
-BLOCK_DIMENSIONS = 4  # that are hashed together
+BLOCK_DIMENSIONS = 4  # that are hashed together, at most
+FEWEST_BLOCKS = 32  # of a vector; short vectors are hashed by fewer dimensions at a time
 CANDIDATES_A_HIT = 4  # or more, where many hits are asked for
 LEAVES = 2.0  # of the tree, times the square root of the number of vectors
 SEARCHED_LEAVES = 0.5  # of them
@@ -188,8 +189,9 @@ class Index:
             leaves = round(LEAVES * count**0.5)
             searched = round(SEARCHED_LEAVES * leaves)
             builder = builder.tree(leaves, searched, training_sample_size=min(count, LEAF_SAMPLE * leaves))
+        block = max(1, min(BLOCK_DIMENSIONS, self.vectors.shape[1] // FEWEST_BLOCKS))
         hashing = builder.score_ah(
-            BLOCK_DIMENSIONS, anisotropic_quantization_threshold=0.2, training_sample_size=min(count, HASH_SAMPLE)
+            block, anisotropic_quantization_threshold=0.2, training_sample_size=min(count, HASH_SAMPLE)
         )
         return hashing.reorder(REORDERED).build()
 
