@@ -12,8 +12,8 @@ READERS = list(dict.fromkeys(name.partition("-")[0] for name in fuzz.SAMPLES))
 
 @pytest.mark.parametrize("reader", READERS)
 def test_a_sample_of_mutations(tmp_path, reader, capsys):
-    outcomes = fuzz.fuzz(reader, mutations=60, seed=1, keep=tmp_path / "kept")
-    assert len(outcomes) == 60
+    outcomes = fuzz.fuzz(reader, mutations=30, seed=1, keep=tmp_path / "kept")
+    assert len(outcomes) == 30
     assert not [outcome.failure for outcome in outcomes if outcome.failure]
     assert any(outcome.opened for outcome in outcomes) and not all(outcome.opened for outcome in outcomes)
 
