@@ -1,12 +1,16 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrl.encoder.readout import class_probabilities, class_responses, second_order, standardized
+from wsrl.encoder import readout
+from wsrl.encoder.readout import class_probabilities, standardized
 
 CLASSES, PROBES, PIXELS = 6, 4, 3
+second_order = jax.jit(readout.second_order)
+class_responses = jax.jit(readout.class_responses, static_argnums=(3, 4))
 
 
 def draw(seed, networks=2):
@@ -29,7 +33,7 @@ def class_map(groups, networks=2):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), rank=st.integers(1, 5))
+@given(seed=st.integers(0, 1000), rank=st.sampled_from([1, 4]))
 def test_second_order_keeps_inner_products(seed, rank):
     x, y = np.random.default_rng(seed).normal(size=(2, 3, CLASSES, rank)).astype(np.float32)
     first, second = (np.asarray(second_order(jnp.asarray(v))) for v in (x, y))
