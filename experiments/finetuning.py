@@ -223,6 +223,7 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
         }
         found.append(measure(models, tuner, task, data, picks, args.seed))
         write_atomically(path, json.dumps(found[-1]).encode())
+        tuner.forget()
     return found, models
 
 
@@ -234,6 +235,7 @@ def make_table(args: argparse.Namespace) -> None:
     config = read_config(args.workdir)
     if config.zoo.dir:
         raise InputError(args.workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
+    jax.config.update("jax_compilation_cache_dir", str(args.workdir / NAME / "programs"))
     measured, models = measured_tasks(args.workdir, config, args)
     rows, plot = summarize(measured, args.seed)
     note = NOTE.format(

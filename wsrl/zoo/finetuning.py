@@ -201,6 +201,11 @@ class FineTuner:
         validation, test = (np.concatenate(found)[:, side].reshape(shape) for side in (0, 1))
         return Curves(validation, test, head_seconds, float(np.mean(step_seconds)))
 
+    def forget(self) -> None:
+        """Frees all compiled programs, of which a process may map only so many; each shape of data has its own."""
+        jax.clear_caches()
+        self.warm.clear()
+
     def features(
         self, model: Classifier, variables: Sequence[Tree], rows: Int64[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "models n features"], float]:
