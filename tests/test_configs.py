@@ -95,7 +95,7 @@ def test_another_variant_of_pretraining_is_told():
         pretrain.get_config("tiny")
 
 
-@pytest.mark.parametrize("variant", ["gpu"])
+@pytest.mark.parametrize("variant", ["packaged", "gpu"])
 def test_pretraining_sweeps_and_reads_every_family(variant):
     """By shapes alone, nothing is swept."""
     config = pretrain.get_config(variant)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import UNOPTIMIZED
 from networks import draw_network
 
 from configs.zoo import get_config
@@ -179,9 +178,9 @@ def test_eight_devices_take_the_step_of_one(tmp_path):
     found = {}
     for devices in (1, 8):
         path = tmp_path / f"{devices}.npz"
-        environment = os.environ | {"XLA_FLAGS": UNOPTIMIZED}  # without a number of devices
+        environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
         subprocess.run([sys.executable, "-c", EIGHT_DEVICES, str(devices), str(path)], check=True, env=environment)
         found[devices] = dict(np.load(path))
     assert found[1].keys() == found[8].keys()
     for key, value in found[1].items():
-        np.testing.assert_allclose(found[8][key], value, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found[8][key], value, rtol=1e-4, atol=1e-6)

@@ -133,12 +133,10 @@ def fit_dataset_encoder(
 
     optimizer = make_optimizer(config)
     step = make_train_step(apply, optimizer, config)
-    untrained = score(initial)
-    best, curve = train(
+    best, _ = train(
         init_state(initial, optimizer), step, sampler.sample, score, config, directory, f"data-set encoder {seed}"
     )
-    trained = max((row["validation"] for row in curve if "validation" in row), default=-np.inf)
-    return dataset_encoder, best if trained > untrained else initial
+    return dataset_encoder, best
 
 
 def query_map(

@@ -29,10 +29,11 @@ def _is_of_cell(module: Module) -> bool:
 def layers(modules: list[Module], hints: Hints) -> list[Layer]:
     """Builds the steps of all cells and the head, which reads the last step; without a hint, images are square."""
     cells = cells_of(modules)
-    for module in modules:
-        if _is_of_cell(module) and not any(module in cell for cell in cells):
-            raise ValueError(f"{module.name} is half a recurrent cell")
-    heads = [m for m in modules if m.kind == "dense" and not any(m in cell for cell in cells)]
+    others = [m for m in modules if not any(m in cell for cell in cells)]
+    halves = [m for m in others if _is_of_cell(m)]
+    if halves:
+        raise ValueError(f"{halves[0].name} is half a recurrent cell")
+    heads = [m for m in others if m.kind == "dense"]
     if not heads:
         raise ValueError("no dense layer at the end")
     row = cells[0][0].fan_in
