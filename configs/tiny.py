@@ -32,6 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.encoder.update(seeds=2, probes=32, batch_size=32, tasks_per_batch=8, steps=40, validate_every=20)
     config.encoder.update(gradient_probes=32, warmup_steps=5, slack=8.0)
+    config.starts.update(models=8, tasks=2)
     config.gnn.update(width=8, rounds=1, seconds=2.0, edges=32_768, validate_every=5)
     config.evaluation.update(resamples=100, invariance_models=4)
     return config

@@ -89,6 +89,11 @@ def get_config() -> ml_collections.ConfigDict:
     dataset.fewest_examples = 20  # of a data set
     dataset.most_examples = 512
 
+    # The start score, which tells good starts for fine-tuning: linear probes of training models on training tasks.
+    config.starts = starts = ml_collections.ConfigDict()
+    starts.models = 120  # probed, at most
+    starts.tasks = 24  # that they are probed on, at most; 0 leaves the score out
+
     # The synchronous GNN with one edge a weight, the learned baseline.
     config.gnn = gnn = ml_collections.ConfigDict()
     gnn.width = 32

@@ -14,7 +14,6 @@ from wsrl.data import ImageSet
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.graph.collection import make_buckets
-from wsrl.recommend.answer import similarities
 from wsrl.recommend.data_query import data_query
 from wsrl.recommend.probes import Query, probe_query, train_probes
 
@@ -95,4 +94,4 @@ def ask_by_probes(
 
 
 def _nearest(own: Encoded, candidates: np.ndarray, query: Query) -> np.ndarray:
-    return candidates[np.argsort(-similarities(own.vectors[candidates], query), kind="stable")]
+    return candidates[np.argsort(-query.similarities(own.vectors[candidates]), kind="stable")]

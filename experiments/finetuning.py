@@ -9,9 +9,11 @@ and fine-tunes them. Writes `tables/finetuning.csv` and `.svg` into the folder; 
     retrieved            nearest to the task's training part, by the data-set encoder
     retrieved by probes  nearest to probe models trained on it, by the encoder
     retrieved, LogME     of the 20 nearest by the data-set encoder, the highest LogME
+    predicted            the highest start score, which is told from the weights and the data-set encoder's vector
     scratch              the architecture of the retrieved model, initialised as usual
     scratch, ridge head  the same, its head fitted as the heads of pretrained models are
     random pick          any model
+    largest              the most parameters
     metadata pick        the highest accuracy told, among models of the same data set where there are any
     LogME                the highest LogME on the training part, of all models
     best in hindsight    the highest test accuracy when all models are fine-tuned
@@ -38,6 +40,8 @@ from experiments.starting_points import (
     Models,
     Pick,
     at_random,
+    best_predicted,
+    largest,
     measure_evidence,
     most_accurate,
     nearest,
@@ -217,13 +221,14 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
             "retrieved": nearest(asked),
             "retrieved by probes": nearest(ask_by_probes(models.encoded, candidates, examples, args.seed)),
             "retrieved, LogME": nearest_by_evidence(asked, evidence, seconds),
+            "predicted": best_predicted(models, candidates, asked),
             "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9, number])),
+            "largest": largest(models, candidates),
             "metadata pick": most_accurate(models, candidates, task),
             "LogME": Pick([int(evidence.argmax())] * len(models.encoded), seconds),
         }
         found.append(measure(models, tuner, task, data, picks, args.seed))
         write_atomically(path, json.dumps(found[-1]).encode())
-        tuner.forget()
     return found, models
 
 
@@ -235,7 +240,6 @@ def make_table(args: argparse.Namespace) -> None:
     config = read_config(args.workdir)
     if config.zoo.dir:
         raise InputError(args.workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
-    jax.config.update("jax_compilation_cache_dir", str(args.workdir / NAME / "programs"))
     measured, models = measured_tasks(args.workdir, config, args)
     rows, plot = summarize(measured, args.seed)
     note = NOTE.format(

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.baselines import baseline_methods
 from experiments.data_sets import fit_data_sets, task_data
+from experiments.starts import fit_starts, probe_models
 from wsrl.annotations import Config
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
@@ -50,12 +51,14 @@ LEAST = {  # values of settings
             *("validate_every", "batch_size", "tasks_per_batch", "data_sets", "fewest_examples", "most_examples"),
         ),
         "gnn": ("width", "rounds", "edges", "tasks_per_batch", "validate_every"),
+        "starts": ("models",),
         "evaluation": ("resamples", "invariance_models"),
     },
     0: {
         "zoo": ("num_children", "num_distilled", "num_copies"),
         "encoder": ("blur", "evidence", "template"),
         "dataset_encoder": ("steps",),
+        "starts": ("tasks",),
         "gnn": ("steps",),
     },
 }
@@ -130,6 +133,14 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         data = task_data(config, records, examples)
         for fit, directory, seed in zip(fitted, directories, seeds, strict=True):
             fit_data_sets(config, embedder.encoder, fit, examples, split, data, directory, seed)
+    if config.starts.tasks and not config.zoo.dir:
+        with stages("starts"):
+            probed = probe_models(config, zoo, records, examples.task, split["train"])
+            place = {record.id: i for i, record in enumerate(records)}
+            rows = [place[record.id] for record in probed.models.records]
+            for fit, directory, seed in zip(fitted, directories, seeds, strict=True):
+                own = fit.encoding.embedding[rows]
+                fit_starts(probed, embedder.encoder, fit.params, own, data, directory, seed)
     with stages("baselines"):
         seconds = config.gnn.seconds or encoder_seconds + stages.seconds["sweeps"] / len(seeds)
         zoo_of = records, checkpoints

@@ -40,8 +40,8 @@ from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import ranking_metrics
 from wsrl.files import write_atomically
-from wsrl.recommend.answer import NEAR, recommend
-from wsrl.recommend.gallery import TILE, Gallery
+from wsrl.recommend.answer import NEAR, expected_accuracy
+from wsrl.recommend.gallery import TILE
 from wsrl.recommend.logme import log_maximum_evidence
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
@@ -131,12 +131,10 @@ def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, di
     for name, asked in answers.items():
         errors = []
         for own, query in zip(run.encoders, asked.queries, strict=True):
-            expected = recommend(Gallery(records, own.vectors, []), query).expected_accuracy
+            expected = expected_accuracy(query.similarities(own.vectors), accuracy)
             errors.append(abs(expected - float(accuracy[relevant].mean())))
         found[name] = scores(asked.orders, relevant) | {"seconds": asked.seconds, "error": float(np.mean(errors))}
-        near = [
-            np.concatenate([o[:NEAR][np.argsort(-evidence[o[:NEAR]], kind="stable")], o[NEAR:]]) for o in asked.orders
-        ]
+        near = [by_evidence(order, evidence) for order in asked.orders]
         found[f"{name}, LogME"] = scores(near, relevant) | {"seconds": asked.seconds + spent * NEAR / len(records)}
     chance = np.random.default_rng([seed, len(examples.y)]).permutation(len(records))
     return found | {

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wsrl.recommend.answer import Answer, Hit
 
 SHOWN_TASKS = 3
+SCORES = {"start": "start", "logme": "LogME"}  # of a hit where it was asked for, and the heading of each
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
 
 
@@ -47,6 +48,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--logme", action="store_true", help="rank the first 20 anew by LogME of their features of the examples"
     )
     parser.add_argument(
+        "--start",
+        action="store_true",
+        help="rank by how good a start for fine-tuning the weights tell that a model is, in place of how near it is",
+    )
+    parser.add_argument(
         "--probes",
         action="store_true",
         help="ask by small models trained on the examples (some seconds), which also tell an accuracy, in place of"
@@ -68,16 +74,18 @@ def run(args: argparse.Namespace) -> int:
             option = f"--{name.replace('_', '-')}"
             raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
     from wsrl.encoder.embed import Embedder  # needs JAX
-    from wsrl.encoder.export import load_encoder
-    from wsrl.recommend.answer import NEAR, rank_by_logme, recommend
+    from wsrl.encoder.export import encoder_hash, load_encoder
+    from wsrl.recommend.answer import NEAR, rank_by_logme, rank_by_start, recommend
     from wsrl.recommend.data_query import data_query
     from wsrl.recommend.examples import load_examples
     from wsrl.recommend.gallery import open_gallery
     from wsrl.recommend.probes import probe_query, train_probes
+    from wsrl.recommend.start_score import load_start_score
 
     encoder, params = load_encoder(args.encoder)
     images = load_examples(args.data, args.data_dir, encoder.input_shape[0], args.max_images, args.seed)
     embedder = Embedder(encoder)
+    score = load_start_score(args.encoder, encoder_hash(encoder, params)) if args.start else None
     gallery = open_gallery(args.zoo, embedder, params, progress=True)
     for problem in gallery.problems:
         print(printable(problem), file=sys.stderr)
@@ -88,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         query = data_query(images, args.encoder, encoder, params)
     answer = recommend(gallery, query)
-    hits = answer.hits
+    hits = rank_by_start(gallery, query, score) if score else answer.hits
     if args.logme:
         hits = rank_by_logme(hits[:NEAR], args.zoo, images, "features") + hits[NEAR:]
     if args.json:
@@ -96,6 +104,10 @@ def run(args: argparse.Namespace) -> int:
     else:
         print_answer(images, answer, hits[: args.top])
     return 0
+
+
+def _scores(hit: "Hit") -> dict[str, float | None]:
+    return {name: getattr(hit, name) for name in SCORES}
 
 
 def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Iterator[str]:
@@ -113,8 +125,7 @@ def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Itera
     )
     for rank, hit in enumerate(hits, 1):
         about = {"rank": rank, "id": hit.record.id, "similarity": round(hit.similarity, 6)}
-        if hit.logme is not None:
-            about["logme"] = round(hit.logme, 6)
+        about |= {key: round(value, 6) for key, value in _scores(hit).items() if value is not None}
         yield json.dumps(about | {key: hit.record.get(key) for key in ("task", "architecture", "accuracy", "path")})
 
 
@@ -136,17 +147,18 @@ def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Non
     ]
     if answer.probe_accuracy is not None:
         lines.append(f"probe models trained on the data reach {answer.probe_accuracy:.2f} on the images held out")
-    columns = ["rank", "similarity", "LogME", "task", "architecture", "accuracy", "model"]
+    scored = [name for name in SCORES if any(_scores(hit)[name] is not None for hit in hits)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in columns:
-        if heading != "LogME" or any(hit.logme is not None for hit in hits):
-            number = heading in ("rank", "similarity", "LogME", "accuracy")
-            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    headings = ["rank", "similarity", *(SCORES[name] for name in scored), "task", "architecture", "accuracy", "model"]
+    for heading in headings:
+        number = heading not in ("task", "architecture", "model")
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for rank, hit in enumerate(hits, 1):
-        logme = [] if len(table.columns) < len(columns) else ["-" if hit.logme is None else f"{hit.logme:.3f}"]
+        values = [_scores(hit)[name] for name in scored]
         record = hit.record
         names = (record.task, record.architecture, f"{record.accuracy:.2f}", record.id)
-        table.add_row(str(rank), f"{hit.similarity:.3f}", *logme, *(printable(name) for name in names))
+        scores = ("-" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(str(rank), f"{hit.similarity:.3f}", *scores, *(printable(name) for name in names))
     with console.capture() as capture:
         for line in lines:
             console.print(Text(printable(line)))

@@ -20,7 +20,10 @@ FIELDS = tuple(f.name for f in dataclasses.fields(Encoder) if f.name not in ("pa
 
 
 def save_encoder(directory: Path, encoder: Encoder, params: Any) -> str:
-    """Writes `encoder.safetensors` and `encoder.json`; returns the hash of both that an index stores."""
+    """Writes `encoder.safetensors` and `encoder.json`; returns the hash of both that an index stores.
+
+    Parameters are written as they are, float32 or float16.
+    """
     tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
     shape = json.dumps({name: getattr(encoder, name) for name in FIELDS}, indent=1).encode()
     write_atomically(directory / "encoder.json", shape)
@@ -38,12 +41,12 @@ def encoder_hash(encoder: Encoder, params: Any) -> str:
     digest = hashlib.sha256(json.dumps([getattr(encoder, name) for name in FIELDS]).encode())
     for name, value in sorted(flatten_dict(params, sep="/").items()):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
     return digest.hexdigest()
 
 
 def load_encoder(directory: Path) -> tuple[Encoder, Any]:
-    """Reads what `save_encoder` wrote.
+    """Reads what `save_encoder` wrote; parameters are float32.
 
     Args:
       directory: see `encoder_directory`.
@@ -58,4 +61,4 @@ def load_encoder(directory: Path) -> tuple[Encoder, Any]:
         tensors = safetensors.numpy.load_file(directory / "encoder.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(directory, f"holds no readable encoder ({error})", "train it again") from error
-    return encoder, unflatten_dict(tensors, sep="/")
+    return encoder, unflatten_dict({name: value.astype(np.float32) for name, value in tensors.items()}, sep="/")

@@ -1,7 +1,7 @@
 """Ranks a gallery for a data set, and says why."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from wsrl.encoder.features import network_features
 from wsrl.recommend.gallery import TILE, Gallery
 from wsrl.recommend.logme import log_maximum_evidence
 from wsrl.recommend.probes import Query
+from wsrl.recommend.start_score import StartScore, predict_start
 from wsrl.zoo.load import load_networks
 from wsrl.zoo.manifest import Record
 
@@ -25,11 +26,13 @@ class Hit:
     Attributes:
       record: of the manifest.
       similarity: mean cosine similarity to the query's vectors.
+      start: predicted accuracy of a linear probe, above the gallery's mean, where it was asked for.
       logme: log maximum evidence a training image, where it was asked for.
     """
 
     record: Record
     similarity: float
+    start: float | None = None
     logme: float | None = None
 
 
@@ -55,23 +58,22 @@ class Answer:
 
 def recommend(gallery: Gallery, query: Query) -> Answer:
     """Ranks a gallery by mean cosine similarity to the vectors of a query; the gallery is not empty."""
-    similarity = similarities(gallery.vectors, query)
+    similarity = query.similarities(gallery.vectors)
     order = np.argsort(-similarity, kind="stable")
-    near = order[:NEAR]
-    weights = np.maximum(similarity[near], 0) + 1e-6
-    accuracy = np.array([gallery.records[i].accuracy for i in near])
     return Answer(
         hits=[Hit(gallery.records[i], float(similarity[i])) for i in order],
         tasks=nearest_tasks(gallery, query),
-        near=len(near),
-        expected_accuracy=float((weights * accuracy).sum() / weights.sum()),
+        near=len(order[:NEAR]),
+        expected_accuracy=expected_accuracy(similarity, np.array([record.accuracy for record in gallery.records])),
         probe_accuracy=query.accuracy,
     )
 
 
-def similarities(vectors: Float[np.ndarray, "n dim"], query: Query) -> Float[np.ndarray, "n"]:
-    """Mean cosine similarity of unit vectors to those of a query."""
-    return vectors @ query.vectors.mean(0)
+def expected_accuracy(similarity: Float[np.ndarray, "n"], accuracy: Float[np.ndarray, "n"]) -> float:
+    """Mean accuracy of the `NEAR` most similar models, weighted by similarity."""
+    near = np.argsort(-similarity, kind="stable")[:NEAR]
+    weights = np.maximum(similarity[near], 0) + 1e-6
+    return float((weights * accuracy[near]).sum() / weights.sum())
 
 
 def nearest_tasks(gallery: Gallery, query: Query) -> list[tuple[str, float]]:
@@ -80,8 +82,16 @@ def nearest_tasks(gallery: Gallery, query: Query) -> list[tuple[str, float]]:
     means = np.zeros((len(names), gallery.vectors.shape[1]))
     np.add.at(means, task, gallery.vectors)
     means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    similarity = similarities(means, query)
+    similarity = query.similarities(means)
     return [(str(names[i]), float(similarity[i])) for i in np.argsort(-similarity, kind="stable")]
+
+
+def rank_by_start(gallery: Gallery, query: Query, score: StartScore) -> list[Hit]:
+    """Ranks a gallery by how good a start for fine-tuning each model is, as its weights tell."""
+    found = predict_start(score, gallery.vectors, gallery.sizes, query)
+    similarity = query.similarities(gallery.vectors)
+    order = np.argsort(-found, kind="stable")
+    return [Hit(gallery.records[i], float(similarity[i]), float(found[i])) for i in order]
 
 
 def rank_by_logme(hits: Sequence[Hit], zoo: Path, images: ImageSet, progress: str | None = None) -> list[Hit]:
@@ -93,5 +103,5 @@ def rank_by_logme(hits: Sequence[Hit], zoo: Path, images: ImageSet, progress: st
         record.id: log_maximum_evidence(response.features, images.y[train])
         for record, response in zip(usable.records, responses, strict=True)
     }
-    ranked = [Hit(hit.record, hit.similarity, scores.get(hit.record.id)) for hit in hits]
+    ranked = [replace(hit, logme=scores.get(hit.record.id)) for hit in hits]
     return sorted(ranked, key=lambda hit: -np.inf if hit.logme is None else hit.logme, reverse=True)

@@ -14,6 +14,7 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash
 from wsrl.files import write_atomically
 from wsrl.graph.collection import make_buckets
+from wsrl.graph.size import network_size
 from wsrl.zoo.load import stream_networks
 from wsrl.zoo.manifest import MANIFEST, Record, read_manifest
 
@@ -27,11 +28,13 @@ class Gallery(NamedTuple):
     Attributes:
       records: of the manifest.
       vectors: of length 1.
+      sizes: see `network_size`.
       problems: one line for each model that was left out.
     """
 
     records: list[Record]
     vectors: Float32[np.ndarray, "n dim"]
+    sizes: Float32[np.ndarray, "n 2"]
     problems: list[str]
 
 
@@ -59,18 +62,22 @@ def open_gallery(zoo: Path, embedder: Embedder, params: Any, progress: bool = Fa
             problems = [*problems, f"{path}: embeddings are not kept ({error.strerror})"]
     by_id = {record.id: record for record in records}
     left_out = [str(line) for line in kept["problems"]]
-    return Gallery([by_id[str(name)] for name in kept["ids"]], kept["embeddings"], [*problems, *left_out])
+    found = [by_id[str(name)] for name in kept["ids"]]
+    return Gallery(found, kept["embeddings"], kept["sizes"], [*problems, *left_out])
 
 
 def _embed(zoo: Path, records: Sequence[Record], embedder: Embedder, params: Any, progress: bool) -> dict:
     ids, vectors, problems = [], [np.zeros((0, embedder.encoder.dim), np.float32)], []
+    sizes = [np.zeros((0, 2), np.float32)]
     for networks in stream_networks(zoo, records, TILE, WINDOW):
         problems += networks.problems
         if networks.graphs:
             ids += [record.id for record in networks.records]
             label = "embedding" if progress else None
             vectors.append(embedder(params, make_buckets(networks.graphs), label).embedding)
-    return {"ids": np.array(ids, str), "embeddings": np.concatenate(vectors), "problems": np.array(problems, str)}
+            sizes.append(np.stack([network_size(graph) for graph in networks.graphs]))
+    texts = {"ids": np.array(ids, str), "problems": np.array(problems, str)}
+    return texts | {"embeddings": np.concatenate(vectors), "sizes": np.concatenate(sizes)}
 
 
 def _read(path: Path, told: dict[str, str]) -> dict[str, np.ndarray] | None:
@@ -79,7 +86,7 @@ def _read(path: Path, told: dict[str, str]) -> dict[str, np.ndarray] | None:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
             if any(str(held[key]) != value for key, value in told.items()):
                 return None
-            return {key: held[key] for key in ("ids", "embeddings", "problems")}
+            return {key: held[key] for key in ("ids", "embeddings", "sizes", "problems")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.traverse_util
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
@@ -41,6 +41,10 @@ class Query(NamedTuple):
 
     vectors: Float32[np.ndarray, "vectors dim"]
     accuracy: float | None
+
+    def similarities(self, vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n"]:
+        """Mean cosine similarity of unit vectors to those of the query."""
+        return vectors @ self.vectors.mean(0)
 
 
 class Probes(NamedTuple):

@@ -28,6 +28,7 @@ SEGMENT = 5  # steps of one call of the training program; accuracies are recorde
 SCHEDULE = 300  # steps after which the learning rate has come down to zero
 BATCH = 32  # images
 HEAD_IMAGES = 512  # of the training part that the head is fitted to, at most
+FEWEST_IMAGES = 64  # of a program that reads features; more are padded to the next power of two
 PENALTY = 1e-2  # of the ridge regression, relative to the mean variance of a feature
 SHARPNESS = 2.0 ** np.arange(-2, 9)  # factors on the ridge regression's outputs, of which cross-entropy chooses
 SMALL = 1e-8  # added to the penalty, for features that are all constant
@@ -201,24 +202,36 @@ class FineTuner:
         validation, test = (np.concatenate(found)[:, side].reshape(shape) for side in (0, 1))
         return Curves(validation, test, head_seconds, float(np.mean(step_seconds)))
 
-    def forget(self) -> None:
-        """Frees all compiled programs, of which a process may map only so many; each shape of data has its own."""
-        jax.clear_caches()
-        self.warm.clear()
-
     def features(
         self, model: Classifier, variables: Sequence[Tree], rows: Int64[np.ndarray, " n"]
     ) -> tuple[Float[np.ndarray, "models n features"], float]:
         """What the last layers of models of one architecture read of some images, and the seconds that it took."""
         found, seconds = self._map(_read_stacked, model, variables, rows)
-        return np.stack(found), seconds
+        return np.stack(found)[:, : len(rows)], seconds
+
+    def linear_probe(
+        self, model: Classifier, variables: Sequence[Tree], train: Part, held_out: Part
+    ) -> Float[np.ndarray, " models"]:
+        """Held-out accuracies of heads fitted to models of one architecture, which otherwise stay as they are."""
+        variables, _ = self._adapted(model, variables, train.rows)
+        features, _ = self.features(model, variables, np.concatenate([train.rows, held_out.rows]))
+        found = []
+        for own in features:
+            kernel, bias = fit_head(own[: len(train.rows)], train.labels, model.num_classes)
+            answers = (own[len(train.rows) :] @ kernel + bias).argmax(1)
+            found.append(np.mean(answers == held_out.labels))
+        return np.array(found)
+
+    def _adapted(
+        self, model: Classifier, variables: Sequence[Tree], rows: Int64[np.ndarray, " n"]
+    ) -> tuple[Sequence[Tree], float]:
+        """Models with the batch statistics of some images, if they have any, and the seconds that the models took."""
+        return self._map(_adapt_stacked, model, variables, rows) if variables[0]["batch_stats"] else (variables, 0.0)
 
     def _with_heads(self, model: Classifier, variables: Sequence[Tree], part: Part) -> tuple[list[Tree], float]:
         """Models with statistics and heads of some images, and the seconds that one model took."""
         rows, labels = part.rows[:HEAD_IMAGES], part.labels[:HEAD_IMAGES]
-        adapting = 0.0
-        if variables[0]["batch_stats"]:
-            variables, adapting = self._map(_adapt_stacked, model, variables, rows)
+        variables, adapting = self._adapted(model, variables, rows)
         features, reading = self.features(model, variables, rows)
         started = time.perf_counter()
         heads = [fit_head(own, labels, model.num_classes) for own in features]
@@ -229,8 +242,12 @@ class FineTuner:
     def _map(
         self, program: Any, model: Classifier, variables: Sequence[Tree], rows: Int64[np.ndarray, " n"]
     ) -> tuple[list[Any], float]:
-        """What a program makes of each model and some images, and the seconds that the models took."""
+        """What a program makes of each model and some images, and the seconds that the models took.
+
+        Tasks share programs, so images are repeated in turn up to a power of two.
+        """
         found, seconds = [], 0.0
+        rows = np.resize(rows, max(FEWEST_IMAGES, 1 << (len(rows) - 1).bit_length()))
         for first in range(0, len(variables), self.stack):
             chosen = variables[first : first + self.stack]
             stacked = self._stack([*chosen, *[chosen[0]] * (self.stack - len(chosen))])
