@@ -110,6 +110,15 @@ def test_swept_networks_pad_the_last(embedder, checkpoints):
     assert not batch.mask[1:].any()
 
 
+def test_parameters_may_be_stored_in_half_precision(tmp_path):
+    half = jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), make_params())
+    digest = save_encoder(tmp_path, ENCODER, half)
+    _, loaded = load_encoder(tmp_path)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(loaded))
+    assert encoder_hash(ENCODER, loaded) == digest == encoder_hash(ENCODER, half)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), loaded, make_params())
+
+
 def test_export_round_trip_and_refusal(tmp_path):
     params = make_params()
     digest = save_encoder(tmp_path, ENCODER, params)

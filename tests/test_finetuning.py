@@ -13,13 +13,17 @@ from experiments.finetuning import RECORDED, SCHEDULE, main, measure, steps_to, 
 from experiments.starting_points import (
     Models,
     Pick,
-    find_architecture,
+    best_predicted,
+    largest,
     measure_evidence,
     most_accurate,
     nearest,
     nearest_by_evidence,
 )
+from experiments.trainable import final_checkpoints, find_architecture
 from wsrl.errors import InputError
+from wsrl.recommend.probes import Query
+from wsrl.recommend.start_score import StartScore
 from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.families import MAIN
 from wsrl.zoo.finetuning import (
@@ -122,6 +126,14 @@ def test_features_are_those_of_the_images_asked_for(bank, tuner):
     np.testing.assert_allclose(few[2], read_features(SMALL, variables[2], inputs(bank, 70)), atol=1e-5)
 
 
+def test_linear_probes_are_ridge_heads_that_are_not_trained(bank, tuner):
+    starts = [initialise(NORMED, 8, seed, 1.0) for seed in range(3)]
+    data = split_task(bank, "rows", seed=0)
+    found = tuner.linear_probe(NORMED, starts, data.train, data.test)
+    fitted = tuner.fine_tune(NORMED, starts, data, (1e-3,), (0,), seed=0)
+    np.testing.assert_allclose(found, fitted.test[:, 0, 0], atol=1e-6)
+
+
 def test_ridge_head_starts_ahead(bank, tuner):
     data = split_task(bank, "rows", seed=0)
     starts = [initialise(NORMED, 8, seed, 1.0) for seed in range(2)]
@@ -160,13 +172,14 @@ def record(name="a", **changes):
         "split": "train",
     }
     extra = {"lineage": changes.pop("lineage", name), "strides": [], "heads": None}
+    extra |= {key: changes.pop(key) for key in ("run", "copy") if key in changes}
     return Record(**{"id": name, **fields, **changes}, extra=extra)
 
 
 def test_no_model_of_the_task_or_its_lineages_is_a_candidate():
     records = [record("a", task="t"), record("b", task="u", lineage="a"), record("c", task="u")]
     tasks_of = {"a": {"t", "u"}, "c": {"u"}}
-    models = Models(records, [SMALL] * 3, [{}] * 3, tasks_of, [])
+    models = Models(records, [SMALL] * 3, [{}] * 3, [], tasks_of, [], [])
     assert models.candidates("t").tolist() == [2]
     assert models.candidates("v").tolist() == [0, 1, 2]
 
@@ -178,7 +191,7 @@ def test_metadata_pick_prefers_the_data_set():
         record("c", accuracy=0.7, dataset="e"),
     ]
     encoded = [Encoded(Path(), None, None, np.zeros((3, 2)), 0.0)] * 2  # pyright: ignore[reportArgumentType]
-    models = Models(records, [SMALL] * 3, [{}] * 3, {}, encoded)
+    models = Models(records, [SMALL] * 3, [{}] * 3, [], {}, encoded, [])
     assert most_accurate(models, np.arange(3), Task("x", "e", "identity", "low", (0,), "test")).places == [2, 2]
     assert most_accurate(models, np.arange(3), Task("x", "f", "identity", "low", (0,), "test")).places == [0, 0]
 
@@ -191,6 +204,25 @@ def test_the_nearest_model_and_the_most_evident_of_the_near_ones():
     assert nearest(asked) == Pick([0, 29], 0.5)
     found = nearest_by_evidence(asked, evidence, seconds=29.0)
     assert found.places == [19, 29] and found.seconds == pytest.approx(0.5 + 20)
+
+
+def test_the_best_start_that_the_weights_tell_and_the_largest():
+    vectors = np.eye(4, 2, dtype=np.float32)
+    encoded = [Encoded(Path(), None, None, vectors, 0.0)] * 2  # pyright: ignore[reportArgumentType]
+    sizes = np.array([[5, 2], [7, 2], [6, 2], [9, 2]], np.float32)
+    score = StartScore(np.zeros(2, np.float32), np.eye(2, 1, dtype=np.float32), np.array([0, 1, 0, 0], np.float32))
+    scores = [score, score._replace(weights=-score.weights)]
+    models = Models([], [], [], [], {}, encoded, scores)
+    vars(models)["sizes"] = sizes
+    asked = Asked([Query(vectors[:1], None)] * 2, [], 0.5)
+    found = best_predicted(models, np.arange(3), asked)
+    assert found.places == [1, 0] and found.seconds > 0.5
+    assert largest(models, np.arange(3)).places == [1, 1]
+
+
+def test_final_checkpoints_are_the_last_of_each_run():
+    records = [record("a", step=1, run="a"), record("b", step=2, run="a"), record("c", run="c", copy="noisy")]
+    assert [r.id for r in final_checkpoints(records)] == ["b"]
 
 
 def test_architecture_is_found_by_its_shapes():
@@ -224,7 +256,8 @@ def test_summary():
 def test_measure_compares_every_start(bank, tuner):
     records = [record(name, task="other") for name in "abc"]
     starts = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
-    models = Models(records, [SMALL] * 3, starts, {name: {"other"} for name in "abc"}, [None])  # pyright: ignore[reportArgumentType]
+    tasks_of = {name: {"other"} for name in "abc"}
+    models = Models(records, [SMALL] * 3, starts, [], tasks_of, [None], [])  # pyright: ignore[reportArgumentType]
     data = split_task(bank, "rows", seed=0)
     evidence, seconds = measure_evidence(models, np.array([0, 2]), tuner, data)
     assert np.isfinite(evidence).tolist() == [True, False, True] and seconds > 0

@@ -11,14 +11,15 @@ from test_readme import check_main_job
 from experiments.ship import LARGEST, MADE_BY
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import PRETRAINED, load_encoder
+from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.recommend.start_score import FILE, load_start_score
 from wsrl.symmetry import random_symmetry, reorder_outputs
 from wsrl.wiring.infer import infer_wiring
 
 # ml_collections reads configuration files by a method that Python will drop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-FILES = {f"{name}.{kind}" for name in ("encoder", "dataset_encoder") for kind in ("json", "safetensors")}
+FILES = {f"{name}.{kind}" for name in ("encoder", "dataset_encoder") for kind in ("json", "safetensors")} | {FILE}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,12 @@ def test_it_embeds_networks_whatever_their_symmetry_and_class_order(pretrained):
     np.testing.assert_allclose(found.embedding[2], found.embedding[0], atol=1e-4)
     assert found.embedding[0] @ found.embedding[1] < 0.9
     assert ((found.accuracy > 0) & (found.accuracy < 1)).all()
+
+
+def test_its_start_score_fits(pretrained):
+    score = load_start_score(PRETRAINED, encoder_hash(*pretrained))
+    assert len(score.centre) == pretrained[0].dim
+    assert score.weights[-3] > 0  # larger networks are better starts, other things being equal
 
 
 def test_labelled_examples_get_a_vector(pretrained):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +9,18 @@ from wsrl.cli.main import main
 from wsrl.data import normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.export import load_encoder, save_encoder
+from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.recommend import answer, gallery, probes
-from wsrl.recommend.answer import Hit
 from wsrl.recommend.examples import load_examples
 from wsrl.recommend.gallery import Gallery
 from wsrl.recommend.probes import Query
+from wsrl.recommend.start_score import StartScore, save_start_score
 from wsrl.zoo.manifest import Record
 
 GOLDEN = Path(__file__).parent / "golden"
 ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
+SIZES = np.array([[9, 3], [9, 3], [7, 3], [8, 3]], np.float32)  # logarithm of the weights, and layers
 COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder", "--probes"]
 
 
@@ -49,11 +51,11 @@ def folder(tmp_path, encoder, monkeypatch):
     tasks = [("cats", 0.5), ("cats", 0.7), ("dogs", 0.9), ("fish\x1b[0m", 0.8)]
     records = [record(i, *task) for i, task in enumerate(tasks)]
     vectors = np.array([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
-    found = Gallery(records, vectors, ["m9: left out, broken"])
+    found = Gallery(records, vectors, SIZES, ["m9: left out, broken"])
     monkeypatch.setattr(gallery, "open_gallery", lambda *args, **kwargs: found)
     monkeypatch.setattr(probes, "train_probes", lambda images, seed: None)
     monkeypatch.setattr(probes, "probe_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], 0.75))
-    reverse = lambda hits, *args: [Hit(h.record, h.similarity, -0.1 - i) for i, h in enumerate(reversed(hits))]  # noqa: E731
+    reverse = lambda hits, *args: [replace(h, logme=-0.1 - i) for i, h in enumerate(reversed(hits))]  # noqa: E731
     monkeypatch.setattr(answer, "rank_by_logme", reverse)
     return tmp_path
 
@@ -80,6 +82,20 @@ def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
     vector = embed_dataset(module, initial, ENCODER, params, normalize(images.x)[..., None], images.y)
     expected = gallery.open_gallery().vectors @ vector
     assert [m["similarity"] for m in models] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
+
+
+def test_good_starts_are_told_by_a_score(folder, encoder, capsys):
+    assert main([*COMMAND, "--start"]) == 1
+    assert capsys.readouterr().err.startswith("error: encoder/start_score.safetensors: no readable start score")
+    weights = np.array([0.0, 0.1, 0.0, 0.01], np.float32)  # larger models are better, and of them the nearer one
+    score = StartScore(np.zeros(4, np.float32), np.eye(4, 1, dtype=np.float32), weights)
+    save_start_score(encoder, score, encoder_hash(*load_encoder(encoder)))
+    assert main([*COMMAND, "--start", "--json"]) == 0
+    _, *models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [model["id"] for model in models] == ["m0", "m1", "m3", "m2"]
+    assert sum(model["start"] for model in models) == pytest.approx(0, abs=1e-5)
+    assert main([*COMMAND, "--start", "--logme"]) == 0
+    assert "rank  similarity   start   LogME  task" in capsys.readouterr().out
 
 
 def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):

@@ -88,7 +88,8 @@ def _features(
 
 def save_start_score(directory: Path, score: StartScore, encoder_hash: str) -> None:
     """Writes `start_score.safetensors` beside an encoder's files."""
-    content = safetensors.numpy.save(score._asdict(), {"encoder_hash": encoder_hash})
+    tensors = {name: np.ascontiguousarray(value) for name, value in score._asdict().items()}  # or it is written wrong
+    content = safetensors.numpy.save(tensors, {"encoder_hash": encoder_hash})
     write_atomically(directory / FILE, content)
 
 
