@@ -11,7 +11,7 @@ from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, sav
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
-from wsrl.recommend import answer, gallery, probes
+from wsrl.recommend import answer, data_query, gallery, probes
 from wsrl.recommend.examples import load_examples
 from wsrl.recommend.gallery import Gallery
 from wsrl.recommend.probes import Query
@@ -21,7 +21,7 @@ from wsrl.zoo.manifest import Record
 GOLDEN = Path(__file__).parent / "golden"
 ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
 SIZES = np.array([[9, 3], [9, 3], [7, 3], [8, 3]], np.float32)  # logarithm of the weights, and layers
-COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder", "--probes"]
+COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder"]
 
 
 def record(number, task, accuracy):
@@ -69,13 +69,13 @@ def test_the_table_is_as_told(folder, capsys):
 
 def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
     monkeypatch.setattr(probes, "train_probes", None)  # nothing is trained
-    ask = [word for word in COMMAND if word != "--probes"]
-    assert main([*ask, "--json"]) == 1
+    ask = [*COMMAND, "--query", "examples", "--json"]
+    assert main(ask) == 1
     assert "data-set encoder" in capsys.readouterr().err
     _, params = load_encoder(encoder)
     module, initial = init_dataset_params(ENCODER, params["inputs"], 0)
     save_dataset_encoder(encoder, module, initial, ENCODER, params)
-    assert main([*ask, "--json"]) == 0
+    assert main(ask) == 0
     about, *models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert about["probe_accuracy"] is None
     images = load_examples("task.npz", None, 8, 5000, 0)
@@ -84,7 +84,9 @@ def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
     assert [m["similarity"] for m in models] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
-def test_good_starts_are_told_by_a_score(folder, encoder, capsys):
+def test_good_starts_are_told_by_a_score(folder, encoder, capsys, monkeypatch):
+    monkeypatch.setattr(probes, "train_probes", None)  # nothing is trained
+    monkeypatch.setattr(data_query, "data_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], None))
     assert main([*COMMAND, "--start"]) == 1
     assert capsys.readouterr().err.startswith("error: encoder/start_score.safetensors: no readable start score")
     weights = np.array([0.0, 0.1, 0.0, 0.01], np.float32)  # larger models are better, and of them the nearer one

@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rank by how good a start for fine-tuning the weights tell that a model is, in place of how near it is",
     )
     parser.add_argument(
-        "--probes",
-        action="store_true",
-        help="ask by small models trained on the examples (some seconds), which also tell an accuracy, in place of"
-        " the examples' own vector",
+        "--query",
+        choices=("probes", "examples"),
+        help="ask by small models trained on the examples for some seconds, which find more and tell an accuracy"
+        " (default), or by the examples' own vector, at once (default with --start)",
     )
     parser.add_argument("--max-images", metavar="N", type=int, default=5000, help="drawn from the data (default 5000)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws and of the probe models")
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         print(printable(problem), file=sys.stderr)
     if not gallery.records:
         raise InputError(args.zoo, "no model can be used", "give a zoo of networks that the encoder takes")
-    if args.probes:
+    if args.query == "probes" or (args.query is None and not args.start):
         query = probe_query(train_probes(images, args.seed), embedder, params)
     else:
         query = data_query(images, args.encoder, encoder, params)
