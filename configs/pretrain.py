@@ -79,7 +79,7 @@ def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
     )
     config.encoder.update(probes=128, gradient_probes=32, dim=1024)
     config.dataset_encoder.steps = 120
-    config.starts.update(models=300, tasks=64)
+    config.starts.update(models=260, tasks=48)
     config.gnn.steps = 0  # it would hold every edge of the zoo in memory
     if data == "gpu":
         config.zoo.update(GPU, max_images=10_000, steps=1000, batch_size=64, chunk_size=512)

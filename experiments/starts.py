@@ -16,11 +16,11 @@ from wsrl.encoder.export import encoder_hash
 from wsrl.encoder.fit_dataset import Data
 from wsrl.recommend.start_score import fit_start_score, save_start_score
 from wsrl.zoo.bank import image_bank
-from wsrl.zoo.finetuning import HEAD_IMAGES, FineTuner, Part
+from wsrl.zoo.finetuning import FineTuner, Part
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.tasks import load_tasks
 
-HELD_OUT = 200  # images that a linear probe is tested on, at most
+IMAGES = 256  # that a linear probe is fitted to, at most, and as many that it is tested on
 
 
 class Probed(NamedTuple):
@@ -56,14 +56,14 @@ def probe_models(
     numbers = {records[i].task: int(task_numbers[i]) for i in training}
     known = [task for task in tasks if task.id in numbers]
     chosen = [known[i] for i in rng.permutation(len(known))[: config.starts.tasks]]
-    bank = image_bank(sets, chosen, HELD_OUT)
+    bank = image_bank(sets, chosen, IMAGES)
     tuner, accuracy = FineTuner(bank), np.full((len(chosen), len(models.records)), np.nan)
     trained_on: dict[Any, set[str]] = {}
     for record in records:
         trained_on.setdefault(record.get("lineage"), set()).add(record.task)
     for own, task in zip(accuracy, tqdm(chosen, desc="linear probes", unit="task"), strict=True):
         rows, labels = bank.train[task.id]
-        order = rng.permutation(len(rows))[:HEAD_IMAGES]
+        order = rng.permutation(len(rows))[:IMAGES]
         allowed = [i for i, r in enumerate(models.records) if task.id not in trained_on[r.get("lineage")]]
         for model, places in models.by_architecture(allowed).items():
             variables = [models.variables[i] for i in places]
@@ -95,7 +95,7 @@ def fit_starts(
     vectors = []
     for number in probed.tasks:
         x, y = data[number]
-        some = np.random.default_rng([seed, number]).permutation(len(y))[:HEAD_IMAGES]
+        some = np.random.default_rng([seed, number]).permutation(len(y))[:IMAGES]
         vectors.append(embed_dataset(module, dataset_params, encoder, params, x[some], y[some]))
     similarity = np.stack(vectors) @ embedding.T
     score = fit_start_score(embedding, probed.models.sizes, similarity, probed.accuracy)
