@@ -13,15 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
+from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from experiments.finished_run import FinishedRun, load_run
 from experiments.job import validation_score
+from experiments.resweep import NOISE, RELU, resweep
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
+from wsrl.encoder.encoder import Swept
+from wsrl.encoder.fisher import product_metric
 from wsrl.encoder.fit import fit_encoder, init_params, make_encoder
+from wsrl.encoder.readout import entropies
 from wsrl.errors import InputError
 from wsrl.evaluation.hubness import centred, hubness
 from wsrl.evaluation.relevance import labels
@@ -32,6 +38,7 @@ from wsrl.report.tables import Row, print_table, write_table
 
 RESAMPLES = 1000  # of the bootstrap
 NAME = "ablations"
+SMALL = 1e-12
 NOTE = (
     "Each row changes one thing of the first. Unseen tasks, data sets, widths, and one unseen family of architectures; "
     "brackets: 95 % intervals over lineages and encoder seeds."
@@ -48,6 +55,8 @@ class Change:
       keep: which training networks are used, by their records; None for all.
       tasks: share of the training tasks that are used.
       centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
+      sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `experiments.resweep`.
+      first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
     """
 
     label: str
@@ -55,6 +64,8 @@ class Change:
     keep: Callable[[Any], bool] | None = None
     tasks: float = 1.0
     centre: str = ""
+    sweeps: str = ""
+    first_order: bool = False
 
 
 CHANGES = (
@@ -67,6 +78,9 @@ CHANGES = (
     Change("no templates (forward sweep alone)", {"template": 0.0, "steps": 0}),
     Change("no log probabilities", {"evidence": 0.0, "steps": 0}),
     Change("templates weigh 1", {"template": 1.0, "steps": 0}),
+    Change("first-order read-out", first_order=True),
+    Change("inputs of noise (one encoder seed)", {"steps": 0}, sweeps=NOISE),
+    Change("activations taken for ReLU (one encoder seed)", {"steps": 0}, sweeps=RELU),
     Change("32 inputs", {"probes": 32, "steps": 0}),
     Change("64 inputs", {"probes": 64, "steps": 0}),
     Change("rank 32", {"rank": 32, "steps": 0}),
@@ -95,13 +109,18 @@ def embeddings(run: FinishedRun, change: Change, seed: int) -> np.ndarray:
     inputs = np.asarray(run.encoders[seed][1]["inputs"])[: config.probes]
     config.gradient_probes = min(config.gradient_probes, config.probes)
     encoder = make_encoder(config, trained.input_shape)
-    swept = run.swept[seed]._replace(logits=run.swept[seed].logits[:, :, : config.probes])
+    swept = resweep(run, seed, change.sweeps) if change.sweeps else run.swept[seed]
+    swept = swept._replace(logits=swept.logits[:, :, : config.probes])
     training = run.split["train"]
     if change.keep:
         training = np.array([i for i in training if change.keep(run.records[i])])
     names = np.unique(run.examples.task[training])
     some = np.random.default_rng(seed).permutation(names)[: max(2, round(change.tasks * len(names)))]
     training = training[np.isin(run.examples.task[training], some)]
+    if change.first_order:
+        found = first_order(swept, run.examples.task, training, config)
+        write_atomically(path, safetensors.numpy.save({"embeddings": found}))
+        return found
     fitted = fit_encoder(
         Embedder(encoder),
         init_params(encoder, inputs, seed),
@@ -118,6 +137,21 @@ def embeddings(run: FinishedRun, change: Change, seed: int) -> np.ndarray:
     return fitted.encoding.embedding
 
 
+def first_order(
+    swept: Swept, task: Int[np.ndarray, " n"], training: Int[np.ndarray, " m"], config: Config
+) -> Float32[np.ndarray, "n dim"]:
+    """Embeddings by the metric of the encoder on first-order statistics, which say nothing of which inputs go together.
+
+    Responses summed over the classes, as the second-order read-out sums their products, are the same for all networks;
+    the least that tells networks apart is a non-linear function of them, here the entropy of each prediction.
+    """
+    entropy = np.asarray(jax.jit(entropies)(swept.logits, swept.mask), np.float64)
+    own = np.unique(task[training], return_inverse=True)[1]
+    centre, metric = product_metric(entropy[training], own, min(config.dim, entropy.shape[1]), config.shrinkage)
+    found = (entropy - centre) @ metric
+    return (found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), SMALL)).astype(np.float32)
+
+
 def table(run: FinishedRun) -> list[Row]:
     """The rows of all changes."""
     unseen = run.unseen
@@ -125,7 +159,8 @@ def table(run: FinishedRun) -> list[Row]:
     validate = validation_score(run.records, run.split["validation"])
     rows: list[Row] = []
     for change in tqdm(CHANGES, desc=NAME, unit="row"):
-        found = [embeddings(run, change, seed) for seed in range(len(run.swept))]
+        seeds = 1 if change.sweeps else len(run.swept)
+        found = [embeddings(run, change, seed) for seed in range(seeds)]
         queried = [own[unseen] for own in found]
         if change.centre:
             group = labels([r.architecture for r in tested]) if change.centre == "architecture" else None

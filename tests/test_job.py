@@ -25,12 +25,13 @@ from wsrl.encoder.dataset_encoder import load_dataset_encoder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
 from wsrl.index import Index
+from wsrl.recommend.start_score import load_start_score
 from wsrl.zoo.manifest import MANIFEST, read_manifest
 
 ROOT = Path(__file__).parents[1]
 COMMAND = ["python", "-m", "experiments.main", "--config=configs/tiny.py"]
 METHODS = {"wsrl", "random", "metadata", "weight statistics", "raw weights", "synchronous GNN"}
-STAGES = {"zoo", "sweeps", "encoders", "data-set encoders", "baselines", "evaluation", "index", "report"}
+STAGES = {"zoo", "sweeps", "encoders", "data-set encoders", "starts", "baselines", "evaluation", "index", "report"}
 QUICK = ["--config.encoder.seeds=1", "--config.encoder.steps=10", "--config.encoder.validate_every=10"]
 QUICK += ["--config.gnn.seconds=0.01", "--config.evaluation.resamples=10"]
 
@@ -269,6 +270,7 @@ def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch:
     module = importlib.import_module(f"experiments.{name}")
     if name == "ablations":
         labels = ("the encoder that ships", "no templates (forward sweep alone)", "a third of the tasks")
+        labels += ("first-order read-out", "activations taken for ReLU (one encoder seed)")
         changes = [change for change in module.CHANGES if change.label in labels]
         monkeypatch.setattr(module, "CHANGES", (*changes, module.Change("16 inputs", {"probes": 16, "steps": 0})))
     assert module.main([f"--workdir={tiny.workdir}"]) == 0

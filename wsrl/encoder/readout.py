@@ -106,9 +106,16 @@ class ResponseReadout(nn.Module):
         return (second_order(responses @ basis) - centre) @ metric
 
 
+def entropies(
+    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
+) -> Float[Array, "networks probes"]:
+    """Entropy of each network's prediction for each probe."""
+    probability = class_probabilities(logits, mask)
+    return -(probability * jnp.log(probability + SMALL)).sum(1)
+
+
 def confidence(
     logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
 ) -> Float[Array, "networks probes"]:
-    """Entropy of each network's predictions, sorted over the probes."""
-    probability = class_probabilities(logits, mask)
-    return jnp.sort(-(probability * jnp.log(probability + SMALL)).sum(1), axis=1)
+    """Entropies of each network's predictions, sorted over the probes."""
+    return jnp.sort(entropies(logits, mask), axis=1)
