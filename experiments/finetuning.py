@@ -1,6 +1,6 @@
 """How fast models fine-tune on unseen tasks, by where they start from.
 
-    python -m experiments.finetuning --workdir=runs/zoo [--tasks=8] [--models=150] [--seeds=3] [--seed=0]
+    python -m experiments.finetuning --workdir=runs/zoo [--tasks=16] [--models=150] [--seeds=3] [--seed=0]
 
 Every unseen task of a run of the main job picks models from a gallery of its zoo, none of them trained on the task,
 and fine-tunes them. Writes `tables/finetuning.csv` and `.svg` into the folder; what a task measured is kept in
@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.finetuning", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
-    parser.add_argument("--tasks", metavar="N", type=int, default=8, help="unseen tasks at most")
+    parser.add_argument("--tasks", metavar="N", type=int, default=16, help="unseen tasks at most")
     parser.add_argument("--models", metavar="N", type=int, default=150, help="of the gallery, drawn from the zoo")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="encoders at most")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws and of the bootstrap")

@@ -21,6 +21,7 @@ import safetensors.numpy
 
 from experiments.finished_run import load_run
 from experiments.ship import ship
+from experiments.starts import probe_models
 from wsrl.encoder.dataset_encoder import load_dataset_encoder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
@@ -290,6 +291,21 @@ def test_tables_refuse_a_folder_without_a_run(name: str, tmp_path: Path, capsys:
     assert module.main([f"--workdir={tmp_path}"]) == 1
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and str(tmp_path) in told[0] and "experiments.main" in told[0]
+
+
+def test_linear_probes_are_of_models_that_know_nothing_of_the_task(tiny: Tiny):
+    run = load_run(tiny.workdir)
+    config = run.config.copy_and_resolve_references()
+    config.starts.update(models=4, tasks=8)
+    probed = probe_models(config, run.zoo, run.records, run.examples.task, run.split["train"])
+    trained_on = {(run.examples.lineage[i], run.examples.task[i]) for i in range(len(run.records))}
+    lineage = {record.id: own for record, own in zip(run.records, run.examples.lineage, strict=True)}
+    assert probed.accuracy.shape == (len(probed.tasks), 4)
+    for task, row in zip(probed.tasks, probed.accuracy, strict=True):
+        known = [(lineage[record.id], task) in trained_on for record in probed.models.records]
+        assert np.isnan(row).tolist() == known
+    measured = probed.accuracy[np.isfinite(probed.accuracy)]
+    assert np.isnan(probed.accuracy).any() and measured.min() >= 0 and 0.3 < measured.max() <= 1
 
 
 def test_the_best_encoder_on_validation_is_shipped(tiny: Tiny, tmp_path: Path):
