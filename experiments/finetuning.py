@@ -1,6 +1,6 @@
 """How fast models fine-tune on unseen tasks, by where they start from.
 
-    python -m experiments.finetuning --workdir=runs/zoo [--tasks=16] [--models=150] [--seeds=3] [--seed=0]
+    python -m experiments.finetuning --workdir=runs/zoo [--tasks=8] [--models=150] [--seeds=3] [--seed=0]
 
 Every unseen task of a run of the main job picks models from a gallery of its zoo, none of them trained on the task,
 and fine-tunes them. Writes `tables/finetuning.csv` and `.svg` into the folder; what a task measured is kept in
@@ -10,13 +10,13 @@ and fine-tunes them. Writes `tables/finetuning.csv` and `.svg` into the folder; 
     retrieved by probes  nearest to probe models trained on it, by the encoder
     retrieved, LogME     of the 20 nearest by the data-set encoder, the highest LogME
     predicted            the highest start score, which is told from the weights and the data-set encoder's vector
-    scratch              the architecture of the retrieved model, initialised as usual
+    scratch              the architecture of the predicted model, initialised as usual
     scratch, ridge head  the same, its head fitted as the heads of pretrained models are
     random pick          any model
     largest              the most parameters
     metadata pick        the highest accuracy told, among models of the same data set where there are any
     LogME                the highest LogME on the training part, of all models
-    best in hindsight    the highest test accuracy when all models are fine-tuned
+    best in hindsight    the highest test accuracy when all models are fine-tuned, at the middle learning rate
 """
 
 import argparse
@@ -85,17 +85,18 @@ def measure(
     models: Models, tuner: FineTuner, task: Task, data: TaskData, picks: dict[str, Pick], seed: int
 ) -> dict[str, list[dict]]:
     """What each start gave: for each encoder its accuracies at `RECORDED` steps and its seconds."""
-    early = fine_tune_gallery(models, tuner, models.candidates(task.id).tolist(), data, EARLY, seed)
+    candidates = models.candidates(task.id).tolist()
+    early = fine_tune_gallery(models, tuner, candidates, data, RATES[1:2], EARLY, seed)
     hindsight = max(early, key=lambda place: early[place]["accuracy"].mean())
     picks = picks | {"best in hindsight": Pick([hindsight] * len(models.encoded))}
     chosen = sorted({place for pick in picks.values() for place in pick.places})
-    tuned = fine_tune_gallery(models, tuner, chosen, data, RECORDED, seed)
+    tuned = fine_tune_gallery(models, tuner, chosen, data, RATES, RECORDED, seed)
     found: dict[str, list[dict]] = {}
     for name, pick in picks.items():
         found[name] = [
             {**tuned[place], "search_seconds": pick.seconds, "model": models.records[place].id} for place in pick.places
         ]
-    architectures = [models.architectures[place] for place in picks["retrieved"].places]
+    architectures = [models.architectures[place] for place in picks["predicted"].places]
     found |= fine_tune_scratch(architectures, tuner, data, seed)
     return {
         name: [{**one, "accuracy": list(map(float, one["accuracy"]))} for one in each] for name, each in found.items()
@@ -103,43 +104,50 @@ def measure(
 
 
 def fine_tune_gallery(
-    models: Models, tuner: FineTuner, places: Sequence[int], data: TaskData, recorded: Sequence[int], seed: int
+    models: Models,
+    tuner: FineTuner,
+    places: Sequence[int],
+    data: TaskData,
+    rates: Sequence[float],
+    recorded: Sequence[int],
+    seed: int,
 ) -> dict[int, dict[str, Any]]:
     """Fine-tunes models of the gallery, those of an architecture together; results by place."""
     found = {}
     for model, own in models.by_architecture(places).items():
-        curves = tuner.fine_tune(model, [models.variables[i] for i in own], data, RATES, recorded, seed)
-        found |= zip(own, best_rates(curves, recorded), strict=True)
+        curves = tuner.fine_tune(model, [models.variables[i] for i in own], data, rates, recorded, seed)
+        found |= zip(own, best_rates(curves, rates, recorded), strict=True)
     return found
 
 
 def fine_tune_scratch(
     architectures: Sequence[Classifier], tuner: FineTuner, data: TaskData, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """Trains fresh models, one an architecture, with their own heads and with heads fitted by ridge regression."""
+    """Trains a fresh model of each architecture, with its own head and with a head fitted by ridge regression."""
     size = tuner.images.shape[1]
     found: dict[str, list[dict[str, Any]]] = {}
     for name, ridge_head in (("scratch", False), ("scratch, ridge head", True)):
-        found[name] = []
-        for number, model in enumerate(architectures):
-            fresh = [initialise(model, size, seed + number, init_scale=1.0)]
+        trained = {}
+        for model in set(architectures):
+            fresh = [initialise(model, size, seed, init_scale=1.0)]
             curves = tuner.fine_tune(model, fresh, data, RATES, RECORDED, seed, ridge_head)
-            found[name].append({**best_rates(curves, RECORDED)[0], "search_seconds": 0.0, "model": ""})
+            trained[model] = {**best_rates(curves, RATES, RECORDED)[0], "search_seconds": 0.0, "model": ""}
+        found[name] = [trained[model] for model in architectures]
     return found
 
 
-def best_rates(curves: Curves, recorded: Sequence[int]) -> list[dict[str, Any]]:
+def best_rates(curves: Curves, rates: Sequence[float], recorded: Sequence[int]) -> list[dict[str, Any]]:
     """Of each start the test accuracies and costs at the learning rate that the validation part chooses."""
     early = np.isin(recorded, EARLY)
-    rates = curves.validation[:, :, early].mean(2).argmax(1)
+    chosen = curves.validation[:, :, early].mean(2).argmax(1)
     return [
         {
             "accuracy": curves.test[i, rate],
-            "rate": RATES[rate],
+            "rate": rates[rate],
             "head_seconds": curves.head_seconds,
             "step_seconds": curves.step_seconds,
         }
-        for i, rate in enumerate(rates)
+        for i, rate in enumerate(chosen)
     ]
 
 
@@ -200,7 +208,7 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
     unseen = [unseen[i] for i in order[: args.tasks]]
     models = open_models(workdir, config, args.models, min(args.seeds, config.encoder.seeds), args.seed)
     bank = image_bank(sets, unseen, config.zoo.test_images)
-    tuner = FineTuner(bank)
+    tuner = FineTuner(bank, stack=4)  # few of one architecture are trained at a time
     settings = [args.seed, RATES, RECORDED, [r.id for r in models.records], [e.hash for e in models.encoded]]
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     found = []
@@ -262,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.finetuning", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
-    parser.add_argument("--tasks", metavar="N", type=int, default=16, help="unseen tasks at most")
+    parser.add_argument("--tasks", metavar="N", type=int, default=8, help="unseen tasks at most")
     parser.add_argument("--models", metavar="N", type=int, default=150, help="of the gallery, drawn from the zoo")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="encoders at most")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws and of the bootstrap")

@@ -261,11 +261,11 @@ def test_measure_compares_every_start(bank, tuner):
     data = split_task(bank, "rows", seed=0)
     evidence, seconds = measure_evidence(models, np.array([0, 2]), tuner, data)
     assert np.isfinite(evidence).tolist() == [True, False, True] and seconds > 0
-    picks = {"retrieved": Pick([1], 0.5), "LogME": Pick([int(evidence.argmax())], seconds)}
+    picks = {"predicted": Pick([1], 0.5), "LogME": Pick([int(evidence.argmax())], seconds)}
     task = Task("rows", "d", "identity", "low", tuple(range(5)), "test")
     found = measure(models, tuner, task, data, picks, seed=0)
-    assert list(found) == ["retrieved", "LogME", "best in hindsight", "scratch", "scratch, ridge head"]
-    assert found["retrieved"][0]["model"] == "b"
+    assert list(found) == ["predicted", "LogME", "best in hindsight", "scratch", "scratch, ridge head"]
+    assert found["predicted"][0]["model"] == "b"
     assert found["scratch"][0]["accuracy"][0] < 0.6 < found["scratch, ridge head"][0]["accuracy"][0]
     assert len(json.loads(json.dumps(found))["LogME"][0]["accuracy"]) == len(RECORDED)
     rows, _ = summarize([found], seed=0)
