@@ -193,6 +193,7 @@ def summarize(measured: Sequence[dict[str, list[dict]]], seed: int) -> tuple[lis
         if cost["search"].any():
             row["search seconds"] = float(cost["search"].mean())
             row["search, of LogME's"] = float(cost["search"].mean() / logme.mean())
+        row["median steps to 90 %"] = float(np.median(scores["steps to 90 %"]))
         rows.append(row)
         recorded = {str(step): curves[:, :, i].T for i, step in enumerate(RECORDED)}
         found = cluster_bootstrap(recorded, tasks, seed=seed)

@@ -248,6 +248,7 @@ def test_summary():
     assert by_name["scratch"]["steps to 90 %"]["value"] == pytest.approx(90)
     assert by_name["scratch"]["seconds to 90 %"]["value"] == pytest.approx(9.5)
     assert by_name["retrieved"]["seconds to 90 %"]["value"] == pytest.approx(1.5)
+    assert by_name["scratch"]["median steps to 90 %"] == pytest.approx(90)
     assert by_name["scratch"]["regret"]["value"] == pytest.approx(0.5)
     assert by_name["retrieved"]["search, of LogME's"] == pytest.approx(0.25)
     assert len(plot) == 4 * len(RECORDED)
