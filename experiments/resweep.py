@@ -24,11 +24,12 @@ class _Relu(Embedder):
     """Sweeps as if nobody had told the activations: all that are not the identity are taken for ReLU."""
 
     def sweep(self, params: Any, buckets: Sequence[Bucket], progress: str | None = None) -> Swept:
-        changed = [replace(bucket, graphs=tuple(map(_with_relu, bucket.graphs))) for bucket in buckets]
+        changed = [replace(bucket, graphs=tuple(map(with_relu, bucket.graphs))) for bucket in buckets]
         return super().sweep(params, changed, progress)
 
 
-def _with_relu(graph: Graph) -> Graph:
+def with_relu(graph: Graph) -> Graph:
+    """A graph whose activations are ReLU, but for the identity."""
     own = graph.nodes["activation"]
     relu = np.where(own == ACTIVATIONS.index("identity"), own, ACTIVATIONS.index("relu")).astype(own.dtype)
     return graph._replace(nodes={**graph.nodes, "activation": relu})

@@ -271,7 +271,7 @@ def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch:
     module = importlib.import_module(f"experiments.{name}")
     if name == "ablations":
         labels = ("the encoder that ships", "no templates (forward sweep alone)", "a third of the tasks")
-        labels += ("first-order read-out", "activations taken for ReLU (one encoder seed)")
+        labels += ("first-order read-out", "inputs of noise (one encoder seed)")
         changes = [change for change in module.CHANGES if change.label in labels]
         monkeypatch.setattr(module, "CHANGES", (*changes, module.Change("16 inputs", {"probes": 16, "steps": 0})))
     assert module.main([f"--workdir={tiny.workdir}"]) == 0
