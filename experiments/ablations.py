@@ -29,10 +29,11 @@ from wsrl.encoder.fisher import product_metric
 from wsrl.encoder.fit import fit_encoder, init_params, make_encoder
 from wsrl.encoder.readout import entropies
 from wsrl.errors import InputError
-from wsrl.evaluation.hubness import centred, hubness
+from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import labels
 from wsrl.evaluation.retrieval import retrieval_scores
 from wsrl.files import write_atomically
+from wsrl.neighbourhoods import centred
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 
@@ -55,6 +56,7 @@ class Change:
       keep: which training networks are used, by their records; None for all.
       tasks: share of the training tasks that are used.
       centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
+      neighbours: search is by neighbourhoods of so many; see `wsrl.neighbourhoods`.
       sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `experiments.resweep`.
       first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
     """
@@ -64,8 +66,14 @@ class Change:
     keep: Callable[[Any], bool] | None = None
     tasks: float = 1.0
     centre: str = ""
+    neighbours: int = 0
     sweeps: str = ""
     first_order: bool = False
+
+    @property
+    def of_search(self) -> bool:
+        """Whether the encoder stays that of the first row."""
+        return bool(self.centre or self.neighbours)
 
 
 CHANGES = (
@@ -93,13 +101,17 @@ CHANGES = (
     Change("a tenth of the tasks", {"steps": 0}, tasks=0.1),
     Change("a third of the tasks", {"steps": 0}, tasks=1 / 3),
     Change("trained at widths up to 16", {"steps": 0}, keep=lambda record: record.get("width") <= 16),
-    Change("embeddings centred, against hubs", {"steps": 0}, centre="all"),
-    Change("embeddings centred within each architecture of the gallery", {"steps": 0}, centre="architecture"),
+    Change("embeddings centred, against hubs", centre="all"),
+    Change("embeddings centred within each architecture of the gallery", centre="architecture"),
+    Change("searched by neighbourhoods of 5", neighbours=5),
+    Change("searched by neighbourhoods of 10 (as wsrl searches)", neighbours=10),
+    Change("searched by neighbourhoods of 20", neighbours=20),
 )
 
 
 def embeddings(run: FinishedRun, change: Change, seed: int) -> np.ndarray:
     """Embeddings [n, dim] of all networks by an encoder fitted with the change; kept in the run's folder."""
+    change = CHANGES[0] if change.of_search else change
     path = run.workdir / NAME / f"{CHANGES.index(change)}_{seed}.safetensors"
     if path.exists():
         return safetensors.numpy.load_file(path)["embeddings"]
@@ -154,18 +166,17 @@ def first_order(
 
 def table(run: FinishedRun) -> list[Row]:
     """The rows of all changes."""
-    unseen = run.unseen
+    unseen, validation = run.unseen, run.split["validation"]
     tested = [run.records[i] for i in unseen]
-    validate = validation_score(run.records, run.split["validation"])
     rows: list[Row] = []
     for change in tqdm(CHANGES, desc=NAME, unit="row"):
         seeds = 1 if change.sweeps else len(run.swept)
         found = [embeddings(run, change, seed) for seed in range(seeds)]
-        queried = [own[unseen] for own in found]
         if change.centre:
-            group = labels([r.architecture for r in tested]) if change.centre == "architecture" else None
-            queried = [centred(own, group) for own in queried]
-        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed)
+            found = [_centred(run, own, (unseen, validation), change.centre) for own in found]
+        queried = [own[unseen] for own in found]
+        validate = validation_score(run.records, validation, change.neighbours)
+        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed, change.neighbours)
         rows.append(
             {
                 "change": change.label,
@@ -178,6 +189,15 @@ def table(run: FinishedRun) -> list[Row]:
             }
         )
     return rows
+
+
+def _centred(run: FinishedRun, embedding: np.ndarray, parts: Sequence[np.ndarray], centre: str) -> np.ndarray:
+    """Embeddings, those of each part centred together or by architecture."""
+    moved = embedding.copy()
+    for places in parts:
+        group = labels([run.records[i].architecture for i in places]) if centre == "architecture" else None
+        moved[places] = centred(embedding[places], group)
+    return moved
 
 
 def main(argv: Sequence[str] | None = None) -> int:

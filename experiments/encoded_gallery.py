@@ -14,6 +14,8 @@ from wsrl.data import ImageSet
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.graph.collection import make_buckets
+from wsrl.graph.kind import network_kind
+from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.recommend.data_query import data_query
 from wsrl.recommend.probes import Query, probe_query, train_probes
 
@@ -24,6 +26,7 @@ class Encoded:
 
     Attributes:
       directory: of the encoder and its data-set encoder.
+      kinds: see `wsrl.graph.kind.network_kind`.
       seconds: that embedding the gallery took, compilation included.
     """
 
@@ -31,6 +34,7 @@ class Encoded:
     embedder: Embedder
     params: Any
     vectors: Float[np.ndarray, "models dim"]
+    kinds: list[str]
     seconds: float
 
     @property
@@ -44,11 +48,13 @@ class Asked(NamedTuple):
 
     Attributes:
       queries: of the data.
-      orders: places of the models asked for, the nearest first.
+      similarities: of the candidates.
+      orders: places of the candidates, the nearest first.
       seconds: of one query and its search, mean over encoders.
     """
 
     queries: list[Query]
+    similarities: list[Float[np.ndarray, "candidates"]]
     orders: list[Int[np.ndarray, "candidates"]]
     seconds: float
 
@@ -59,14 +65,14 @@ def encode_gallery(workdir: Path, encoders: int, graphs: Sequence[Graph]) -> lis
     Raises:
       InputError: an encoder cannot be read.
     """
-    encoded, buckets = [], make_buckets(graphs)
+    encoded, buckets, kinds = [], make_buckets(graphs), [network_kind(graph) for graph in graphs]
     for number in range(encoders):
         directory = workdir / f"encoder_{number}"
         encoder, params = load_encoder(directory)
         embedder = encoded[0].embedder if encoded else Embedder(encoder)
         started = time.perf_counter()
         vectors = embedder(params, buckets, f"encoder {number}").embedding
-        encoded.append(Encoded(directory, embedder, params, vectors, time.perf_counter() - started))
+        encoded.append(Encoded(directory, embedder, params, vectors, kinds, time.perf_counter() - started))
     return encoded
 
 
@@ -74,24 +80,36 @@ def ask_by_examples(encoded: Sequence[Encoded], candidates: Int[np.ndarray, "can
     """Asks with the vector that the data-set encoder gives the examples."""
     for own in encoded:
         data_query(images, own.directory, own.embedder.encoder, own.params)  # compiles what is timed next
+    around = [_neighbourhoods(own, candidates) for own in encoded]
     started = time.perf_counter()
     queries = [data_query(images, own.directory, own.embedder.encoder, own.params) for own in encoded]
-    orders = [_nearest(own, candidates, query) for own, query in zip(encoded, queries, strict=True)]
-    return Asked(queries, orders, (time.perf_counter() - started) / len(encoded))
+    similarities, orders = _search(around, queries, candidates)
+    return Asked(queries, similarities, orders, (time.perf_counter() - started) / len(encoded))
 
 
 def ask_by_probes(
     encoded: Sequence[Encoded], candidates: Int[np.ndarray, "candidates"], images: ImageSet, seed: int
 ) -> Asked:
     """Asks with the embeddings of probe models that are trained on the examples; a first call compiles."""
+    around = [_neighbourhoods(own, candidates) for own in encoded]
     started = time.perf_counter()
     probes = train_probes(images, seed)
     training = time.perf_counter() - started
     started = time.perf_counter()
     queries = [probe_query(probes, own.embedder, own.params) for own in encoded]
-    orders = [_nearest(own, candidates, query) for own, query in zip(encoded, queries, strict=True)]
-    return Asked(queries, orders, training + (time.perf_counter() - started) / len(encoded))
+    similarities, orders = _search(around, queries, candidates)
+    return Asked(queries, similarities, orders, training + (time.perf_counter() - started) / len(encoded))
 
 
-def _nearest(own: Encoded, candidates: np.ndarray, query: Query) -> np.ndarray:
-    return candidates[np.argsort(-query.similarities(own.vectors[candidates]), kind="stable")]
+def _neighbourhoods(own: Encoded, candidates: np.ndarray) -> Neighbourhoods:
+    """Of the candidates alone; made once a gallery, so no part of a query's seconds."""
+    return Neighbourhoods.of(own.vectors[candidates], [own.kinds[place] for place in candidates])
+
+
+def _search(
+    around: Sequence[Neighbourhoods], queries: Sequence[Query], candidates: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    similarities = [
+        own.similarities(query.vectors, query.kinds).mean(0) for own, query in zip(around, queries, strict=True)
+    ]
+    return similarities, [candidates[np.argsort(-similarity, kind="stable")] for similarity in similarities]

@@ -251,12 +251,15 @@ def make_examples(records: Sequence[Record]) -> Examples:
     return Examples(relevance.task, relevance.lineage, accuracy, [record.get("class_order") for record in records])
 
 
-def validation_score(records: Sequence[Record], places: np.ndarray):
-    """Returns the score that chooses among steps: mAP on validation tasks, within and across architectures."""
+def validation_score(records: Sequence[Record], places: np.ndarray, neighbours: int = 0):
+    """Returns the score that chooses among steps: mAP on validation tasks, within and across architectures.
+
+    Search is as `query_scores` tells.
+    """
     relevance = Relevance.of([records[i] for i in places])
 
     def score(embeddings: np.ndarray) -> float:
-        scores = query_scores(embeddings[places], relevance)
+        scores = query_scores(embeddings[places], relevance, neighbours=neighbours)
         found = [scores[gallery]["map"][np.isfinite(scores[gallery]["map"])] for gallery in ("same", "cross")]
         return float(np.mean([values.mean() for values in found if len(values)] or [0.0]))
 

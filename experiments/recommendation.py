@@ -7,9 +7,9 @@ drawn from the task's held-out images, which no model was trained on; right are 
 `tables/recommendation.csv` and `.svg` into the folder. What is measured is kept in `recommendation.json`, from which
 an interrupted run goes on. Methods:
 
-    data set         cosine to the vector that the data-set encoder gives the examples
+    data set         similarity, by neighbourhoods, to the vector that the data-set encoder gives the examples
     data set, LogME  its first 20, ranked anew by LogME of their features of the examples
-    probes           mean cosine to embeddings of probe models, which are trained on the examples
+    probes           mean similarity to embeddings of probe models, which are trained on the examples
     probes, LogME    the first 20 of these, ranked anew
     LogME            all models ranked by LogME
     random           a random order
@@ -40,8 +40,8 @@ from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import ranking_metrics
 from wsrl.files import write_atomically
+from wsrl.gallery import TILE
 from wsrl.recommend.answer import NEAR, expected_accuracy
-from wsrl.recommend.gallery import TILE
 from wsrl.recommend.logme import log_maximum_evidence
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
@@ -130,9 +130,8 @@ def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, di
     found: dict[str, dict] = {}
     for name, asked in answers.items():
         errors = []
-        for own, query in zip(run.encoders, asked.queries, strict=True):
-            expected = expected_accuracy(query.similarities(own.vectors), accuracy)
-            errors.append(abs(expected - float(accuracy[relevant].mean())))
+        for similarity in asked.similarities:
+            errors.append(abs(expected_accuracy(similarity, accuracy) - float(accuracy[relevant].mean())))
         found[name] = scores(asked.orders, relevant) | {"seconds": asked.seconds, "error": float(np.mean(errors))}
         near = [by_evidence(order, evidence) for order in asked.orders]
         found[f"{name}, LogME"] = scores(near, relevant) | {"seconds": asked.seconds + spent * NEAR / len(records)}

@@ -143,7 +143,7 @@ def vectors_of_size(
         spread = measure_spread(models.embeddings, models.task, models.lineage)
         drawn = resample(spread, size + queries, rng)
         source = "resampled"
-    return source, drawn[:size], drawn[size:]
+    return source, drawn[:size], drawn[size:].copy()  # or the queries would hold all of it in memory
 
 
 def scaling_rows(models: Models, sizes: Sequence[int], queries: int, seed: int) -> list[Row]:

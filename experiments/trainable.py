@@ -12,8 +12,8 @@ from jaxtyping import Float32
 
 from wsrl.annotations import Config, Graph
 from wsrl.errors import InputError
+from wsrl.gallery import TILE
 from wsrl.graph.size import network_size
-from wsrl.recommend.gallery import TILE
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.load import load_networks
 from wsrl.zoo.manifest import Record

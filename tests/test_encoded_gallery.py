@@ -10,7 +10,8 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
-from wsrl.recommend.gallery import TILE
+from wsrl.gallery import TILE
+from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.recommend.probes import Probes
 from wsrl.zoo.load import load_networks
 
@@ -45,10 +46,12 @@ def images():
 
 def check_orders(encoded, asked):
     assert len(asked.orders) == len(asked.queries) == 2 and asked.seconds > 0
-    for own, query, order in zip(encoded, asked.queries, asked.orders, strict=True):
+    for own, query, found, order in zip(encoded, asked.queries, asked.similarities, asked.orders, strict=True):
         assert sorted(order) == CANDIDATES.tolist()
-        nearness = own.vectors[order] @ query.vectors.mean(0)
-        assert (np.diff(nearness) <= 0).all()
+        around = Neighbourhoods.of(own.vectors[CANDIDATES], [own.kinds[i] for i in CANDIDATES])
+        np.testing.assert_array_equal(found, around.similarities(query.vectors, query.kinds).mean(0))
+        nearness = dict(zip(CANDIDATES.tolist(), found.tolist(), strict=True))
+        assert (np.diff([nearness[place] for place in order.tolist()]) <= 0).all()
 
 
 def test_every_encoder_has_vectors_of_its_own(encoded):

@@ -4,7 +4,6 @@ import scipy.stats
 from evaluation_records import make_record, make_zoo, task_embeddings
 
 from wsrl.evaluation import accuracy_tau, clustering_scores, hubness
-from wsrl.evaluation.hubness import centred
 
 NOTHING = {"value": None, "low": None, "high": None}
 
@@ -40,20 +39,6 @@ def test_hubness_agrees_with_the_definition():
     np.fill_diagonal(similarity, -2)
     occurrence = np.bincount(np.argsort(-similarity, axis=1)[:, :10].ravel(), minlength=300)
     assert hubness([vectors])["value"] == pytest.approx(scipy.stats.skew(occurrence))
-
-
-@pytest.mark.parametrize("groups", [1, 3])
-def test_centred_vectors_are_of_length_one_about_the_origin_of_their_group(groups):
-    rng = np.random.default_rng(0)
-    group = np.arange(30) % groups
-    apart = rng.normal(size=(groups, 8))[group] * 5
-    vectors = rng.normal(size=(30, 8))
-    mirrored = np.concatenate([apart + vectors, apart - vectors])  # about the mean of each group
-    found = centred(mirrored, np.tile(group, 2))
-    np.testing.assert_allclose(found[:30], vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    np.testing.assert_allclose(found[:30], -found[30:])
-    if groups == 1:
-        np.testing.assert_array_equal(centred(mirrored), found)
 
 
 def test_hubness_finds_a_hub_and_nothing_in_tiny_zoos():

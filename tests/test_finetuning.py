@@ -190,7 +190,7 @@ def test_metadata_pick_prefers_the_data_set():
         record("b", accuracy=0.6, dataset="e"),
         record("c", accuracy=0.7, dataset="e"),
     ]
-    encoded = [Encoded(Path(), None, None, np.zeros((3, 2)), 0.0)] * 2  # pyright: ignore[reportArgumentType]
+    encoded = [Encoded(Path(), None, None, np.zeros((3, 2)), ["dense"] * 3, 0.0)] * 2  # pyright: ignore[reportArgumentType]
     models = Models(records, [SMALL] * 3, [{}] * 3, [], {}, encoded, [])
     assert most_accurate(models, np.arange(3), Task("x", "e", "identity", "low", (0,), "test")).places == [2, 2]
     assert most_accurate(models, np.arange(3), Task("x", "f", "identity", "low", (0,), "test")).places == [0, 0]
@@ -200,7 +200,7 @@ def test_the_nearest_model_and_the_most_evident_of_the_near_ones():
     orders = [np.arange(30), np.arange(30)[::-1]]
     evidence = np.arange(30, dtype=float)
     evidence[7] = -np.inf
-    asked = Asked([], orders, 0.5)
+    asked = Asked([], [], orders, 0.5)
     assert nearest(asked) == Pick([0, 29], 0.5)
     found = nearest_by_evidence(asked, evidence, seconds=29.0)
     assert found.places == [19, 29] and found.seconds == pytest.approx(0.5 + 20)
@@ -208,13 +208,13 @@ def test_the_nearest_model_and_the_most_evident_of_the_near_ones():
 
 def test_the_best_start_that_the_weights_tell_and_the_largest():
     vectors = np.eye(4, 2, dtype=np.float32)
-    encoded = [Encoded(Path(), None, None, vectors, 0.0)] * 2  # pyright: ignore[reportArgumentType]
+    encoded = [Encoded(Path(), None, None, vectors, ["dense"] * 4, 0.0)] * 2  # pyright: ignore[reportArgumentType]
     sizes = np.array([[5, 2], [7, 2], [6, 2], [9, 2]], np.float32)
     score = StartScore(np.zeros(2, np.float32), np.eye(2, 1, dtype=np.float32), np.array([0, 1, 0, 0], np.float32))
     scores = [score, score._replace(weights=-score.weights)]
     models = Models([], [], [], [], {}, encoded, scores)
     vars(models)["sizes"] = sizes
-    asked = Asked([Query(vectors[:1], None)] * 2, [], 0.5)
+    asked = Asked([Query(vectors[:1], ["data"], None)] * 2, [], [], 0.5)
     found = best_predicted(models, np.arange(3), asked)
     assert found.places == [1, 0] and found.seconds > 0.5
     assert largest(models, np.arange(3)).places == [1, 1]

@@ -69,6 +69,24 @@ def test_approximate_search_has_high_recall(monkeypatch, below, tree_from, backe
 
 
 @needs_scann
+@pytest.mark.parametrize("tree_from", [10**9, 0])
+def test_long_vectors_are_found_by_their_principal_components(monkeypatch, tree_from):
+    monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 0)
+    monkeypatch.setattr(index_module, "TREE_FROM", tree_from)
+    monkeypatch.setattr(index_module, "COMPONENTS", 8)
+    monkeypatch.setattr(index_module, "CANDIDATES", 100)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(5000, 40)) * np.geomspace(1, 0.01, 40) @ np.linalg.qr(rng.normal(size=(40, 40)))[0]
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    rows, similarity = Index.build(vectors, names(5000)).search(vectors[:200], 10)
+    assert (rows[:, 0] == np.arange(200)).mean() >= 0.98
+    np.testing.assert_allclose(similarity, np.take_along_axis(vectors[:200] @ vectors.T, rows, 1), atol=1e-5)
+    assert recall(rows, nearest(vectors, vectors[:200], 10)) >= 0.9
+    first_axes = vectors[:, :8]  # without the rotation the same number of dimensions finds far fewer
+    assert recall(nearest(first_axes, first_axes[:200], 10), nearest(vectors, vectors[:200], 10)) < 0.8
+
+
+@needs_scann
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 60, 99, 120])
 def test_a_tree_over_few_vectors_still_gives_every_hit(monkeypatch, count):
     monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 0)

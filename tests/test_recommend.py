@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from wsrl import gallery as gallery_module
 from wsrl.data import load_image_set, normalize
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
-from wsrl.recommend import gallery as gallery_module
+from wsrl.gallery import open_gallery
 from wsrl.recommend.answer import rank_by_logme, recommend
 from wsrl.recommend.examples import load_examples
-from wsrl.recommend.gallery import open_gallery
 from wsrl.recommend.probes import Query, as_checkpoint, probe_query, train_probes
 from wsrl.zoo.manifest import MANIFEST, Record, append_records
 from wsrl.zoo.models import MLP
@@ -146,7 +146,7 @@ def test_a_zoo_that_cannot_be_written_is_answered_all_the_same(zoo, encoder, tmp
 
 def test_logme_ranks_models_of_the_task_first(zoo, opened):
     images = task_images("high")
-    query = Query(-opened.vectors[:3], None)  # away from the models of "low", in whatever order
+    query = Query(-opened.vectors[:3], opened.kinds[:3], None)  # away from the models of "low", in whatever order
     hits = recommend(opened, query).hits
     ranked = rank_by_logme(hits, zoo, images)
     assert sorted(hit.record.id for hit in ranked) == sorted(hit.record.id for hit in hits)

@@ -5,15 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from wsrl import gallery
 from wsrl.cli.main import main
 from wsrl.data import normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
-from wsrl.recommend import answer, data_query, gallery, probes
+from wsrl.gallery import Gallery
+from wsrl.recommend import answer, data_query, probes
 from wsrl.recommend.examples import load_examples
-from wsrl.recommend.gallery import Gallery
 from wsrl.recommend.probes import Query
 from wsrl.recommend.start_score import StartScore, save_start_score
 from wsrl.zoo.manifest import Record
@@ -51,10 +52,10 @@ def folder(tmp_path, encoder, monkeypatch):
     tasks = [("cats", 0.5), ("cats", 0.7), ("dogs", 0.9), ("fish\x1b[0m", 0.8)]
     records = [record(i, *task) for i, task in enumerate(tasks)]
     vectors = np.array([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
-    found = Gallery(records, vectors, SIZES, ["m9: left out, broken"])
+    found = Gallery(records, vectors, SIZES, ["dense"] * 4, ["m9: left out, broken"])
     monkeypatch.setattr(gallery, "open_gallery", lambda *args, **kwargs: found)
     monkeypatch.setattr(probes, "train_probes", lambda images, seed: None)
-    monkeypatch.setattr(probes, "probe_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], 0.75))
+    monkeypatch.setattr(probes, "probe_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], ["dense"], 0.75))
     reverse = lambda hits, *args: [replace(h, logme=-0.1 - i) for i, h in enumerate(reversed(hits))]  # noqa: E731
     monkeypatch.setattr(answer, "rank_by_logme", reverse)
     return tmp_path
@@ -80,13 +81,13 @@ def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
     assert about["probe_accuracy"] is None
     images = load_examples("task.npz", None, 8, 5000, 0)
     vector = embed_dataset(module, initial, ENCODER, params, normalize(images.x)[..., None], images.y)
-    expected = gallery.open_gallery().vectors @ vector
+    expected = gallery.open_gallery().neighbourhoods().similarities(vector[None], ["data"])[0]
     assert [m["similarity"] for m in models] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
 def test_good_starts_are_told_by_a_score(folder, encoder, capsys, monkeypatch):
     monkeypatch.setattr(probes, "train_probes", None)  # nothing is trained
-    monkeypatch.setattr(data_query, "data_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], None))
+    monkeypatch.setattr(data_query, "data_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], ["data"], None))
     assert main([*COMMAND, "--start"]) == 1
     assert capsys.readouterr().err.startswith("error: encoder/start_score.safetensors: no readable start score")
     weights = np.array([0.0, 0.1, 0.0, 0.01], np.float32)  # larger models are better, and of them the nearer one
@@ -101,17 +102,21 @@ def test_good_starts_are_told_by_a_score(folder, encoder, capsys, monkeypatch):
 
 
 def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):
-    assert main([*COMMAND, "--json", "--top", "2"]) == 0
+    assert main([*COMMAND, "--json"]) == 0
     about, *models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert about["classes"] == 5 and about["images"] == 50 and about["held_out"] == 10
     assert [task["task"] for task in about["nearest_tasks"]] == ["dogs", "cats", "fish\x1b[0m"]
     assert about["probe_accuracy"] == 0.75
-    assert about["expected_accuracy"] == pytest.approx((0.9 + 0.8 * 0.5 + 0.6 * 0.7) / 2.4, abs=1e-5)
-    assert [model["id"] for model in models] == ["m2", "m0"]
+    assert [model["id"] for model in models] == ["m2", "m0", "m1", "m3"]
+    weights = np.maximum([model["similarity"] for model in models], 0)
+    expected = np.average([model["accuracy"] for model in models], weights=weights)
+    assert about["expected_accuracy"] == pytest.approx(expected, abs=1e-5)
     assert models[0] == {
-        **{"rank": 1, "id": "m2", "similarity": 1.0, "task": "dogs", "architecture": "mlp", "accuracy": 0.9},
-        "path": "m2.safetensors",
+        **{"rank": 1, "id": "m2", "task": "dogs", "architecture": "mlp", "accuracy": 0.9, "path": "m2.safetensors"},
+        "similarity": pytest.approx(1, abs=0.1),
     }
+    assert main([*COMMAND, "--json", "--top", "2"]) == 0
+    assert [json.loads(line).get("id") for line in capsys.readouterr().out.splitlines()] == [None, "m2", "m0"]
 
 
 @pytest.mark.parametrize(

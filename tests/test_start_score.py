@@ -24,7 +24,7 @@ def measured():
 
 def query(embedding, near):
     """A query that is nearest to one of the models."""
-    return Query(embedding[[near]].astype(np.float32), None)
+    return Query(embedding[[near]].astype(np.float32), ["data"], None)
 
 
 def test_what_decides_the_accuracies_is_found(measured):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from wsrl.annotations import Graph
 from wsrl.checkpoint import CheckpointError, read_checkpoint
 from wsrl.embedding import Embeddings, check_sources
 from wsrl.encoder.embed import Embedder
@@ -12,6 +13,11 @@ from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 
 TILE = 16  # neurons; embeddings do not depend on it
+
+
+def read_graph(source: str) -> Graph:
+    """The graph of a checkpoint, for any encoder. Raises CheckpointError as `embed_trained`."""
+    return checkpoint_graph(read_checkpoint(source), TILE)
 
 
 def embed_trained(
@@ -37,7 +43,7 @@ def embed_trained(
     ids, graphs, broken = [], [], []
     for source in tqdm(sources, desc="graphs", unit="model", disable=not progress, mininterval=1.0):
         try:
-            graphs.append(checkpoint_graph(read_checkpoint(source), TILE))
+            graphs.append(read_graph(source))
             ids.append(source)
         except CheckpointError as error:
             if not skip_broken:

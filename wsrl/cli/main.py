@@ -17,6 +17,7 @@ from wsrl.errors import InputError
 COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
     "embed": "turns checkpoints into vectors",
+    "search": "finds the models of a zoo that do what a checkpoint does, and its relatives",
     "recommend": "ranks the models of a zoo for a data set, from labelled examples",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wsrl.cli.hits import hit_json, print_hits
 from wsrl.cli.text import printable
 from wsrl.errors import InputError
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from wsrl.recommend.answer import Answer, Hit
 
 SHOWN_TASKS = 3
-SCORES = {"start": "start", "logme": "LogME"}  # of a hit where it was asked for, and the heading of each
-PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
+SCORES = ("similarity", "start", "logme")  # of a hit; the last two where they were asked for
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,10 +74,10 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
     from wsrl.encoder.embed import Embedder  # needs JAX
     from wsrl.encoder.export import encoder_hash, load_encoder
+    from wsrl.gallery import open_gallery
     from wsrl.recommend.answer import NEAR, rank_by_logme, rank_by_start, recommend
     from wsrl.recommend.data_query import data_query
     from wsrl.recommend.examples import load_examples
-    from wsrl.recommend.gallery import open_gallery
     from wsrl.recommend.probes import probe_query, train_probes
     from wsrl.recommend.start_score import load_start_score
 
@@ -124,20 +123,11 @@ def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Itera
         }
     )
     for rank, hit in enumerate(hits, 1):
-        about = {"rank": rank, "id": hit.record.id, "similarity": round(hit.similarity, 6)}
-        about |= {key: round(value, 6) for key, value in _scores(hit).items() if value is not None}
-        yield json.dumps(about | {key: hit.record.get(key) for key in ("task", "architecture", "accuracy", "path")})
+        yield hit_json(rank, hit.record, _scores(hit))
 
 
 def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> None:
     """Prints the reasons and a table."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = PIPE_WIDTH
     tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in answer.tasks[:SHOWN_TASKS])
     lines = [
         f"{images.name}: {len(images.y):,} images in {images.classes} classes, {images.held_out.sum():,} held out",
@@ -147,21 +137,4 @@ def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Non
     ]
     if answer.probe_accuracy is not None:
         lines.append(f"probe models trained on the data reach {answer.probe_accuracy:.2f} on the images held out")
-    scored = [name for name in SCORES if any(_scores(hit)[name] is not None for hit in hits)]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    headings = ["rank", "similarity", *(SCORES[name] for name in scored), "task", "architecture", "accuracy", "model"]
-    for heading in headings:
-        number = heading not in ("task", "architecture", "model")
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for rank, hit in enumerate(hits, 1):
-        values = [_scores(hit)[name] for name in scored]
-        record = hit.record
-        names = (record.task, record.architecture, f"{record.accuracy:.2f}", record.id)
-        scores = ("-" if value is None else f"{value:.3f}" for value in values)
-        table.add_row(str(rank), f"{hit.similarity:.3f}", *scores, *(printable(name) for name in names))
-    with console.capture() as capture:
-        for line in lines:
-            console.print(Text(printable(line)))
-        console.print()
-        console.print(table)
-    print("\n".join(line.rstrip(" ") for line in capture.get().split("\n")), end="")
+    print_hits(lines, [(hit.record, _scores(hit)) for hit in hits])

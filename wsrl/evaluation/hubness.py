@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from wsrl.evaluation.clustering import over_seeds
 from wsrl.evaluation.ranking import ranked_blocks
@@ -24,24 +24,6 @@ def hubness(embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], k: int = 1
       {"value", "low", "high"}: mean, least and greatest over the seeds; None with fewer than three models.
     """
     return over_seeds([_skewness(embeddings, k) for embeddings in embeddings_by_seed])
-
-
-def centred(
-    embeddings: Float[np.ndarray, "n dim"], group: Int[np.ndarray, " n"] | None = None
-) -> Float[np.ndarray, "n dim"]:
-    """Unit vectors less the mean of their group, scaled to length 1 again.
-
-    This removes hubs near the mean (Suzuki et al. 2013) and, by groups, what tells the groups apart.
-
-    Args:
-      embeddings: unit vectors.
-      group: of each, numbered from 0; None for one group of all.
-    """
-    group = np.zeros(len(embeddings), int) if group is None else group
-    sums = np.zeros((group.max() + 1, embeddings.shape[1]))
-    np.add.at(sums, group, embeddings)
-    centred = embeddings - (sums / np.maximum(np.bincount(group), 1)[:, None])[group]
-    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
 
 
 def _skewness(embeddings: Float[np.ndarray, "n dim"], k: int) -> float | None:

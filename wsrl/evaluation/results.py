@@ -16,8 +16,10 @@ from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import retrieval_scores
 from wsrl.files import write_atomically
+from wsrl.neighbourhoods import NEIGHBOURS
 from wsrl.zoo.manifest import Record
 
+AROUND = "retrieval_neighbourhoods"
 Methods = Mapping[str, Sequence[Float[np.ndarray, "n _"]]]
 
 
@@ -45,8 +47,9 @@ def evaluate_methods(
       seed: of bootstrap, ties and k-means.
 
     Returns:
-      {"retrieval": {method: {"seen" | "unseen": see `retrieval_scores`}}, "retrieval_shared_order": the same
-      (only with `shared_order`), "clustering" and "hubness": {method: {"seen" | "unseen": see
+      {"retrieval": {method: {"seen" | "unseen": see `retrieval_scores`}}, "retrieval_neighbourhoods": the same by
+      `wsrl.neighbourhoods`, "retrieval_shared_order": as "retrieval" (only with `shared_order`), "clustering"
+      and "hubness": {method: {"seen" | "unseen": see
       `clustering_scores` and `hubness`}}, "counts": {"models", "tasks", ..., "seen": {...}, "unseen":
       {...}}}.
 
@@ -54,7 +57,8 @@ def evaluate_methods(
       ValueError: an array is not finite or has another number of rows than there are records; the message
         names the method.
     """
-    forms = {"retrieval": methods} | ({"retrieval_shared_order": shared_order} if shared_order else {})
+    forms = {"retrieval": methods, AROUND: methods}
+    forms |= {"retrieval_shared_order": shared_order} if shared_order else {}
     for form in forms.values():
         for name, arrays in form.items():
             _check(name, arrays, len(records))
@@ -72,7 +76,9 @@ def evaluate_methods(
     work = [(form, name, half) for form in forms for name in forms[form] for half in rows]
     for form, name, half in tqdm(work, desc="evaluation", unit="method", disable=None):
         arrays = [np.asarray(array)[rows[half]] for array in forms[form][name]]
-        results[form][name][half] = retrieval_scores(arrays, subset[half], resamples, seed)
+        results[form][name][half] = retrieval_scores(
+            arrays, subset[half], resamples, seed, NEIGHBOURS if form == AROUND else 0
+        )
         if form == "retrieval":
             results["clustering"][name][half] = clustering_scores(arrays, subset[half], seed)
             results["hubness"][name][half] = hubness(arrays)

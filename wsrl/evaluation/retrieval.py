@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from wsrl.evaluation.around import neighbourhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import LIMIT, METRICS, ranked_blocks, ranking_metrics
 from wsrl.evaluation.relevance import GALLERIES, Relevance
@@ -12,10 +13,12 @@ from wsrl.zoo.manifest import Record
 
 
 def query_scores(
-    embeddings: Float[np.ndarray, "n dim"], relevance: Relevance, seed: int = 0
+    embeddings: Float[np.ndarray, "n dim"], relevance: Relevance, seed: int = 0, neighbours: int = 0
 ) -> dict[str, dict[str, Float[np.ndarray, "n"]]]:
     """Scores of every model as a query against the others: gallery -> metric -> float64, NaN without an
     answer.
+
+    Search is by cosine similarity, or by `wsrl.neighbourhoods` with a number of neighbours above 0.
 
     Raises:
       ValueError: an embedding is not finite, or their number is not that of the records.
@@ -23,7 +26,8 @@ def query_scores(
     if len(embeddings) != len(relevance.task):
         raise ValueError(f"{len(embeddings)} embeddings for {len(relevance.task)} records")
     scores = {gallery: {name: np.full(len(embeddings), np.nan) for name in (*METRICS, LIMIT)} for gallery in GALLERIES}
-    for queries, order in ranked_blocks(embeddings, seed):
+    by_cosine = ranked_blocks(embeddings, seed)
+    for queries, order in neighbourhood_blocks(embeddings, relevance, seed, neighbours) if neighbours else by_cosine:
         relevant = relevance.relevant(queries)
         for gallery, eligible in relevance.eligible(queries).items():
             for name, values in ranking_metrics(order, relevant, eligible).items():
@@ -36,8 +40,9 @@ def retrieval_scores(
     records: Sequence[Record],
     resamples: int = 1000,
     seed: int = 0,
+    neighbours: int = 0,
 ) -> dict[str, dict]:
-    """Retrieval scores of one method, every model querying all others by cosine similarity.
+    """Retrieval scores of one method, every model querying all others.
 
     Args:
       embeddings_by_seed: finite float arrays, one for each seed of the encoder, rows as in `records`.
@@ -45,6 +50,7 @@ def retrieval_scores(
       resamples: bootstrap samples. They draw whole lineages of queries, and seeds where there are several
         (see `wsrl.evaluation.bootstrap.cluster_bootstrap`).
       seed: of the bootstrap and of the breaking of ties.
+      neighbours: see `query_scores`.
 
     Returns:
       For each gallery, "same" (the query's architecture), "cross" (other architectures) and "any": every
@@ -56,7 +62,7 @@ def retrieval_scores(
       ValueError: as `query_scores`.
     """
     relevance = Relevance.of(records)
-    by_seed = [query_scores(embeddings, relevance, seed) for embeddings in embeddings_by_seed]
+    by_seed = [query_scores(embeddings, relevance, seed, neighbours) for embeddings in embeddings_by_seed]
     scores = {}
     for gallery in GALLERIES:
         answerable = np.isfinite(by_seed[0][gallery]["map"])

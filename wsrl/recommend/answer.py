@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import network_features
-from wsrl.recommend.gallery import TILE, Gallery
+from wsrl.gallery import TILE, Gallery
 from wsrl.recommend.logme import log_maximum_evidence
 from wsrl.recommend.probes import Query
 from wsrl.recommend.start_score import StartScore, predict_start
@@ -25,7 +25,7 @@ class Hit:
 
     Attributes:
       record: of the manifest.
-      similarity: mean cosine similarity to the query's vectors.
+      similarity: to the query's vectors, on average; see `wsrl.neighbourhoods`.
       start: predicted accuracy of a linear probe, above the gallery's mean, where it was asked for.
       logme: log maximum evidence a training image, where it was asked for.
     """
@@ -42,7 +42,7 @@ class Answer:
 
     Attributes:
       hits: best first.
-      tasks: of the zoo with the cosine similarities of their models' mean embeddings, the nearest first.
+      tasks: of the zoo with the mean similarities of their models, the nearest first.
       near: models that the expected accuracy comes from, `NEAR` or all.
       expected_accuracy: mean of the accuracies that the manifest tells of the nearest models, weighted by similarity;
         not measured on the data.
@@ -57,12 +57,12 @@ class Answer:
 
 
 def recommend(gallery: Gallery, query: Query) -> Answer:
-    """Ranks a gallery by mean cosine similarity to the vectors of a query; the gallery is not empty."""
-    similarity = query.similarities(gallery.vectors)
+    """Ranks a gallery by its neighbourhoods' mean similarity to the vectors of a query; the gallery is not empty."""
+    similarity = gallery.neighbourhoods().similarities(query.vectors, query.kinds).mean(0)
     order = np.argsort(-similarity, kind="stable")
     return Answer(
         hits=[Hit(gallery.records[i], float(similarity[i])) for i in order],
-        tasks=nearest_tasks(gallery, query),
+        tasks=nearest_tasks(gallery, similarity),
         near=len(order[:NEAR]),
         expected_accuracy=expected_accuracy(similarity, np.array([record.accuracy for record in gallery.records])),
         probe_accuracy=query.accuracy,
@@ -76,18 +76,15 @@ def expected_accuracy(similarity: Float[np.ndarray, "n"], accuracy: Float[np.nda
     return float((weights * accuracy[near]).sum() / weights.sum())
 
 
-def nearest_tasks(gallery: Gallery, query: Query) -> list[tuple[str, float]]:
-    """All tasks of a gallery, the nearest first, with the cosine similarity of the mean of their models' embeddings."""
+def nearest_tasks(gallery: Gallery, similarity: Float[np.ndarray, "n"]) -> list[tuple[str, float]]:
+    """All tasks of a gallery, the nearest first, with the mean similarity of their models."""
     names, task = np.unique([record.task for record in gallery.records], return_inverse=True)
-    means = np.zeros((len(names), gallery.vectors.shape[1]))
-    np.add.at(means, task, gallery.vectors)
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    similarity = query.similarities(means)
-    return [(str(names[i]), float(similarity[i])) for i in np.argsort(-similarity, kind="stable")]
+    means = np.bincount(task, similarity) / np.bincount(task)
+    return [(str(names[i]), float(means[i])) for i in np.argsort(-means, kind="stable")]
 
 
 def rank_by_start(gallery: Gallery, query: Query, score: StartScore) -> list[Hit]:
-    """Ranks a gallery by how good a start for fine-tuning each model is, as its weights tell."""
+    """Ranks a gallery by how good a start for fine-tuning each model is; similarities are of the vectors alone."""
     found = predict_start(score, gallery.vectors, gallery.sizes, query)
     similarity = query.similarities(gallery.vectors)
     order = np.argsort(-found, kind="stable")

@@ -18,4 +18,5 @@ def data_query(images: ImageSet, directory: Path, encoder: Encoder, params: Any)
     """
     dataset_encoder, dataset_params = load_dataset_encoder(encoder_directory(directory), encoder, params)
     x = normalize(images.x)[..., None]
-    return Query(embed_dataset(dataset_encoder, dataset_params, encoder, params, x, images.y)[None], None)
+    vector = embed_dataset(dataset_encoder, dataset_params, encoder, params, x, images.y)
+    return Query(vector[None], ["data"], None)

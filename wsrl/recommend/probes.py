@@ -12,8 +12,9 @@ from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import ImageSet
 from wsrl.encoder.embed import Embedder
+from wsrl.gallery import TILE
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.recommend.gallery import TILE
+from wsrl.graph.kind import network_kind
 from wsrl.zoo.bank import EVALUATION_BATCH
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap
 from wsrl.zoo.stacked import Tree, initialise, train_models
@@ -34,12 +35,14 @@ class Query(NamedTuple):
     """What a data set asks a gallery.
 
     Attributes:
-      vectors: unit vectors; a model of the gallery is as near as its mean cosine similarity to them.
+      vectors: unit vectors; a model of the gallery is as near as its mean similarity to them.
+      kinds: of the networks that the vectors are of, see `network_kind`; "data" where they are of none.
       accuracy: share of the held-out images that probes classify correctly, 0 to 1, mean over them; None where no
         model was trained.
     """
 
     vectors: Float32[np.ndarray, "vectors dim"]
+    kinds: list[str]
     accuracy: float | None
 
     def similarities(self, vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n"]:
@@ -86,7 +89,8 @@ def train_probes(
 
 def probe_query(probes: Probes, embedder: Embedder, params: Any) -> Query:
     """Embeds probes as the models of a zoo are embedded."""
-    return Query(embedder(params, make_buckets(probes.graphs)).embedding, float(probes.accuracies.mean()))
+    vectors = embedder(params, make_buckets(probes.graphs)).embedding
+    return Query(vectors, [network_kind(graph) for graph in probes.graphs], float(probes.accuracies.mean()))
 
 
 def _train(

@@ -14,7 +14,9 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash
 from wsrl.files import write_atomically
 from wsrl.graph.collection import make_buckets
+from wsrl.graph.kind import network_kind
 from wsrl.graph.size import network_size
+from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.zoo.load import stream_networks
 from wsrl.zoo.manifest import MANIFEST, Record, read_manifest
 
@@ -29,13 +31,19 @@ class Gallery(NamedTuple):
       records: of the manifest.
       vectors: of length 1.
       sizes: see `network_size`.
+      kinds: see `network_kind`.
       problems: one line for each model that was left out.
     """
 
     records: list[Record]
     vectors: Float32[np.ndarray, "n dim"]
     sizes: Float32[np.ndarray, "n 2"]
+    kinds: list[str]
     problems: list[str]
+
+    def neighbourhoods(self) -> Neighbourhoods:
+        """The models as they are searched."""
+        return Neighbourhoods.of(self.vectors, self.kinds)
 
 
 def open_gallery(zoo: Path, embedder: Embedder, params: Any, progress: bool = False) -> Gallery:
@@ -63,12 +71,13 @@ def open_gallery(zoo: Path, embedder: Embedder, params: Any, progress: bool = Fa
     by_id = {record.id: record for record in records}
     left_out = [str(line) for line in kept["problems"]]
     found = [by_id[str(name)] for name in kept["ids"]]
-    return Gallery(found, kept["embeddings"], kept["sizes"], [*problems, *left_out])
+    kinds = [str(kind) for kind in kept["kinds"]]
+    return Gallery(found, kept["embeddings"], kept["sizes"], kinds, [*problems, *left_out])
 
 
 def _embed(zoo: Path, records: Sequence[Record], embedder: Embedder, params: Any, progress: bool) -> dict:
     ids, vectors, problems = [], [np.zeros((0, embedder.encoder.dim), np.float32)], []
-    sizes = [np.zeros((0, 2), np.float32)]
+    sizes, kinds = [np.zeros((0, 2), np.float32)], []
     for networks in stream_networks(zoo, records, TILE, WINDOW):
         problems += networks.problems
         if networks.graphs:
@@ -76,7 +85,8 @@ def _embed(zoo: Path, records: Sequence[Record], embedder: Embedder, params: Any
             label = "embedding" if progress else None
             vectors.append(embedder(params, make_buckets(networks.graphs), label).embedding)
             sizes.append(np.stack([network_size(graph) for graph in networks.graphs]))
-    texts = {"ids": np.array(ids, str), "problems": np.array(problems, str)}
+            kinds += [network_kind(graph) for graph in networks.graphs]
+    texts = {"ids": np.array(ids, str), "kinds": np.array(kinds, str), "problems": np.array(problems, str)}
     return texts | {"embeddings": np.concatenate(vectors), "sizes": np.concatenate(sizes)}
 
 
@@ -86,7 +96,7 @@ def _read(path: Path, told: dict[str, str]) -> dict[str, np.ndarray] | None:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
             if any(str(held[key]) != value for key, value in told.items()):
                 return None
-            return {key: held[key] for key in ("ids", "embeddings", "sizes", "problems")}
+            return {key: held[key] for key in ("ids", "embeddings", "sizes", "kinds", "problems")}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

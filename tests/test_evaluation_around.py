@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from evaluation_records import make_record, make_zoo, task_embeddings
+
+from wsrl.evaluation.around import neighbourhood_blocks
+from wsrl.evaluation.relevance import Relevance
+from wsrl.evaluation.retrieval import query_scores, retrieval_scores
+from wsrl.neighbourhoods import blend, centred, unit
+
+
+def searched_anew(vectors, others, query, neighbours):
+    """Similarities of a query to the others, as if the gallery held them alone."""
+    gallery, own = vectors[others], vectors[query]
+    product = gallery @ gallery.T
+    np.fill_diagonal(product, -2)
+    rows = np.argsort(-product, axis=1)[:, : min(neighbours, len(gallery) - 1)]
+    blended = blend(gallery, gallery, rows, np.take_along_axis(product, rows, 1))
+    near = blended @ own
+    nearest = np.argsort(-near)[:neighbours]
+    asked = blend(own[None], blended, nearest[None], near[nearest][None])[0]
+    return (gallery @ own + blended @ asked) / 2
+
+
+@pytest.mark.parametrize("neighbours", [1, 3, 100])
+def test_kin_of_a_query_stand_in_no_neighbourhood(neighbours):
+    records = make_zoo(tasks=4, runs=6)
+    relevance = Relevance.of(records)
+    embeddings = task_embeddings(records, 1.0)
+    vectors = centred(unit(embeddings.astype(np.float64)), relevance.architecture)
+    ranked = {
+        int(query): row
+        for queries, order in neighbourhood_blocks(embeddings, relevance, neighbours=neighbours)
+        for query, row in zip(queries, order, strict=True)
+    }
+    assert sorted(ranked) == list(range(len(records)))
+    for query, order in ranked.items():
+        others = np.flatnonzero(relevance.eligible(np.array([query]))["any"][0])
+        expected = searched_anew(vectors, others, query, neighbours)
+        place = {int(model): i for i, model in enumerate(others)}
+        found = np.array([expected[place[int(model)]] for model in order if int(model) in place])
+        assert len(found) == len(others) and (np.diff(found) <= 2e-6).all()
+
+
+def test_scores_by_neighbourhoods():
+    records = make_zoo(tasks=6, runs=12)
+    relevance = Relevance.of(records)
+    noisy = task_embeddings(records, 1.0)
+    plain, around = (query_scores(noisy, relevance, neighbours=count) for count in (0, 10))
+    assert np.nanmean(around["any"]["map"]) > np.nanmean(plain["any"]["map"])
+    random = [np.random.default_rng(0).normal(size=(len(records), 16))]
+    chance = retrieval_scores(random, records, resamples=20, neighbours=10)
+    assert abs(chance["any"]["precision_at_1"]["value"] - 1 / 6) < 0.12
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_hardly_any_models(count):
+    records = [make_record(i, "a", run=f"r{i}") for i in range(count)]
+    scores = retrieval_scores([np.ones((count, 3))], records, resamples=5, neighbours=10)
+    assert scores["any"]["queries"] == (count if count == 2 else 0)

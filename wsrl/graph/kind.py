@@ -1,0 +1,30 @@
+"""What kind of network a graph is, whatever its width and depth."""
+
+import numpy as np
+
+from wsrl.annotations import Graph
+from wsrl.graph.tiles import OPS
+
+
+def network_kind(graph: Graph) -> str:
+    """The features of an architecture that a graph shows, as words; networks of one family have the same.
+
+    norm, attention: it has such layers; map, rows: its neurons have maps of two dimensions or one; pooled: maps are
+    averaged; skip: links leave out a layer, as residual connections do; steps: several levels read the input;
+    dense: none of these.
+    """
+    nodes = graph.nodes
+    is_input = nodes["op"] == OPS.index("input")
+    height, width = nodes["grid"][~is_input].max(0)
+    span = nodes["level"][graph.receivers] - nodes["level"][graph.senders]
+    readers = nodes["level"][graph.receivers][is_input[graph.senders]]
+    shown = {
+        "norm": (nodes["op"] == OPS.index("norm")).any(),
+        "attention": (nodes["op"] == OPS.index("attention")).any(),
+        "map": width > 1,
+        "rows": width == 1 and height > 1,
+        "pooled": (nodes["pool"] == 1).any(),
+        "skip": (span > 1).any(),
+        "steps": len(np.unique(readers)) > 1,
+    }
+    return " ".join(word for word, there in shown.items() if there) or "dense"
