@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ TREE_FROM = 3_000_000  # vectors; below, hashed scores of all vectors are afford
 # the time of hashing all dimensions. A tree is faster still, but few of the nearest lie in its nearest leaves.
 COMPONENTS = 256  # that are hashed, at most
 BLOCK_DIMENSIONS = 2  # that are hashed together
-CANDIDATES = 1000  # compared by the whole vectors, at least
+CANDIDATES = 600  # compared by the whole vectors, at least
 CANDIDATES_A_HIT = 4  # or more, where many hits are asked for
 HASHED_A_CANDIDATE = 5  # hits of the hash that are compared by all components
 LEAVES = 2.0  # of the tree, times the square root of the number of vectors
@@ -48,7 +49,6 @@ LEAF_SAMPLE = 125  # vectors a leaf to train the tree
 HASH_SAMPLE = 20_000  # vectors to train the hash
 AXES_SAMPLE = 20_000  # vectors that the components are those of
 EXACT_BLOCK = 1024  # queries compared with all vectors at once
-CANDIDATE_BLOCK = 16  # queries compared with their candidates at once
 UNIT_BLOCK = 16_384  # vectors scaled in float64 at once
 
 
@@ -135,7 +135,8 @@ class Index:
         rows, found = self._searcher.search_batched_parallel(
             hashed, final_num_neighbors=candidates, pre_reorder_num_neighbors=HASHED_A_CANDIDATE * candidates
         )
-        rows, similarity = self._compare(queries, rows.astype(np.int64), ~np.isnan(found), k)
+        there = ~np.isnan(found)
+        rows, similarity = self._compare(queries, np.where(there, rows, 0).astype(np.int64), there, k)
         short = np.isinf(similarity).any(axis=1)  # the searched leaves held fewer than k vectors
         if short.any():
             rows[short], similarity[short] = self._search_exactly(queries[short], k)
@@ -220,17 +221,11 @@ class Index:
         k: int,
     ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
         """The k nearest of each query's candidates that are there; minus infinity where there are fewer."""
-        rows = np.empty((len(queries), k), np.int64)
-        similarity = np.empty((len(queries), k), np.float32)
-        for start in range(0, len(queries), CANDIDATE_BLOCK):
-            block = slice(start, start + CANDIDATE_BLOCK)
-            own = np.where(there[block], candidates[block], 0)
-            product = np.matmul(self.vectors[own], queries[block, :, None])[..., 0]
-            product = np.where(there[block], np.clip(product, -1, 1), -np.inf)
-            best = np.argsort(-product, axis=1, kind="stable")[:, :k]
-            rows[block] = np.take_along_axis(own, best, axis=1)
-            similarity[block] = np.take_along_axis(product, best, axis=1)
-        return rows, similarity
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy does not hold the interpreter meanwhile
+            products = list(pool.map(lambda own, query: self.vectors[own] @ query, candidates, queries))
+        product = np.where(there, np.clip(products, -1, 1), -np.inf)
+        best = np.argsort(-product, axis=1, kind="stable")[:, :k]
+        return np.take_along_axis(candidates, best, axis=1), np.take_along_axis(product, best, axis=1)
 
     def _search_exactly(
         self, queries: Float[np.ndarray, "q dim"], k: int
