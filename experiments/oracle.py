@@ -8,7 +8,7 @@ gallery on them and compares what they answer with what the query answers, blind
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +24,12 @@ from wsrl.encoder.fit import init_params
 from wsrl.encoder.readout import class_responses, second_order
 from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
+from wsrl.evaluation.around import neighbourhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import METRICS, cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
+from wsrl.neighbourhoods import NEIGHBOURS
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.bank import image_bank
@@ -35,6 +37,8 @@ from wsrl.zoo.tasks import load_tasks
 
 RESAMPLES = 1000  # of the bootstrap
 NAME = "oracle"
+SHOWN = {"P@1": "precision_at_1", "mAP": "map"}
+SEARCHES = {"": 0, ", neighbourhoods": NEIGHBOURS}  # by cosines and by neighbourhoods
 NOTE = (
     "Unseen tasks, the same queries and galleries. The oracle compares predictions on {images} held-out images of the "
     "query's task, on which it runs every model; the encoder never sees an image of the task. Brackets: 95 % intervals."
@@ -64,7 +68,9 @@ def responses(run: FinishedRun, images: np.ndarray) -> Swept:
     return found.swept[0]
 
 
-def oracle_scores(run: FinishedRun, names: Sequence[str], swept: Swept, relevance: Relevance) -> dict:
+def oracle_scores(
+    run: FinishedRun, names: Sequence[str], swept: Swept, relevance: Relevance, neighbours: int = 0
+) -> dict:
     """Scores of the oracle, as `query_scores` gives them."""
     tasks = np.array([run.records[i].task for i in run.unseen])
     images = swept.logits.shape[2] // len(names)
@@ -75,48 +81,47 @@ def oracle_scores(run: FinishedRun, names: Sequence[str], swept: Swept, relevanc
         logits = swept.logits[:, :, place * images : (place + 1) * images]
         vectors = np.asarray(answer(logits))
         queries = np.flatnonzero(tasks == name)
-        order = rank_gallery(cosine_similarity(vectors[queries], vectors))
-        for gallery, eligible in relevance.eligible(queries).items():
-            if gallery in scores:
-                found = ranking_metrics(order, relevance.relevant(queries), eligible)
-                for metric in METRICS:
-                    scores[gallery][metric][queries] = found[metric]
+        blocks: Iterable[tuple[np.ndarray, np.ndarray]]
+        if neighbours:
+            blocks = neighbourhood_blocks(vectors, relevance, neighbours=neighbours, queries=queries)
+        else:
+            blocks = [(queries, rank_gallery(cosine_similarity(vectors[queries], vectors)))]
+        for asked, order in blocks:
+            for gallery, eligible in relevance.eligible(asked).items():
+                if gallery in scores:
+                    found = ranking_metrics(order, relevance.relevant(asked), eligible)
+                    for metric in METRICS:
+                        scores[gallery][metric][asked] = found[metric]
     return scores
 
 
 def table(run: FinishedRun, images: int) -> list[Row]:
-    """Rows of the encoder, the oracle and their ratio."""
+    """Rows of the encoder, the oracle and their ratios, searched by cosines and by neighbourhoods."""
     names, drawn = task_images(run, images)
     swept = responses(run, drawn)
     relevance = Relevance.of([run.records[i] for i in run.unseen])
-    methods = {"oracle": [oracle_scores(run, names, swept, relevance)], "wsrl": []}
-    for (encoder, params), own in zip(run.encoders, run.swept, strict=True):
-        vectors = Embedder(encoder).read(params, Swept(*(leaf[run.unseen] for leaf in own))).embedding
-        methods["wsrl"].append(query_scores(vectors, relevance))
+    unseen = [Swept(*(leaf[run.unseen] for leaf in own)) for own in run.swept]
+    vectors = [
+        Embedder(encoder).read(params, own).embedding
+        for (encoder, params), own in zip(run.encoders, unseen, strict=True)
+    ]
+    scores: dict[str, list[dict]] = {}
+    for how, neighbours in SEARCHES.items():
+        scores[f"oracle{how}"] = [oracle_scores(run, names, swept, relevance, neighbours)]
+        scores[f"wsrl{how}"] = [query_scores(own, relevance, neighbours=neighbours) for own in vectors]
     rows: list[Row] = []
     for gallery in ("same", "cross"):
+        answered = np.isfinite(scores["oracle"][0][gallery]["map"])
         values = {}
-        for method, seeds in methods.items():
-            answered = np.isfinite(methods["oracle"][0][gallery]["map"])
-            stacked = {m: np.stack([s[gallery][m][answered] for s in seeds]) for m in ("precision_at_1", "map")}
+        for method, seeds in scores.items():
+            stacked = {m: np.stack([s[gallery][m][answered] for s in seeds]) for m in SHOWN.values()}
             values[method] = cluster_bootstrap(stacked, relevance.lineage[answered], RESAMPLES)
-            rows.append(
-                {
-                    "method": method,
-                    "gallery": gallery,
-                    "P@1": values[method]["precision_at_1"],
-                    "mAP": values[method]["map"],
-                }
-            )
-        ratio = {m: values["wsrl"][m]["value"] / values["oracle"][m]["value"] for m in ("precision_at_1", "map")}
-        rows.append(
-            {
-                "method": "wsrl / oracle",
-                "gallery": gallery,
-                "P@1": round(ratio["precision_at_1"], 4),
-                "mAP": round(ratio["map"], 4),
-            }
-        )
+            told = {name: values[method][metric] for name, metric in SHOWN.items()}
+            rows.append({"method": method, "gallery": gallery, **told})
+        for how in SEARCHES:
+            own, best = values[f"wsrl{how}"], values["oracle"]
+            ratio = {name: round(own[m]["value"] / best[m]["value"], 4) for name, m in SHOWN.items()}
+            rows.append({"method": f"wsrl{how} / oracle", "gallery": gallery, **ratio})
     return rows
 
 

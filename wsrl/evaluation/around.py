@@ -14,9 +14,13 @@ DECIMALS = 6  # that equal similarities agree to, in float32
 
 
 def neighbourhood_blocks(
-    embeddings: Float[np.ndarray, "n dim"], relevance: Relevance, seed: int = 0, neighbours: int = NEIGHBOURS
+    embeddings: Float[np.ndarray, "n dim"],
+    relevance: Relevance,
+    seed: int = 0,
+    neighbours: int = NEIGHBOURS,
+    queries: Int[np.ndarray, "m"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, "q"], Int[np.ndarray, "q n"]]]:
-    """All models as queries against all by `wsrl.neighbourhoods`: a block of queries and their ranked galleries.
+    """Models as queries against all by `wsrl.neighbourhoods`: a block of queries and their ranked galleries.
 
     A query's kin, the models of its run or lineage, stand in nobody's neighbourhood while it is asked: it would reach
     its task by them. Groups of the centring are the architectures.
@@ -26,6 +30,7 @@ def neighbourhood_blocks(
       relevance: of the models.
       seed: of the breaking of ties.
       neighbours: that a vector is blended with.
+      queries: places of the models that ask; None for all.
 
     Raises:
       ValueError: an embedding is not finite.
@@ -37,20 +42,21 @@ def neighbourhood_blocks(
     rows = _nearest(vectors, neighbours + 2 * kin, seed)
     similarity = np.stack([vectors[near] @ own for near, own in zip(rows, vectors, strict=True)])
     blended = blend(vectors, vectors, rows[:, :neighbours], similarity[:, :neighbours])
-    for start in range(0, len(vectors), BLOCK):
-        queries = np.arange(start, min(start + BLOCK, len(vectors)))
-        found = np.empty((len(queries), len(vectors)))
-        for i, others in enumerate(relevance.eligible(queries)["any"]):
+    places = np.arange(len(vectors)) if queries is None else queries
+    for start in range(0, len(places), BLOCK):
+        asked = places[start : start + BLOCK]
+        found = np.empty((len(asked), len(vectors)))
+        for i, others in enumerate(relevance.eligible(asked)["any"]):
             touched = np.flatnonzero(others & ~others[rows[:, :neighbours]].all(1))
             whole = blended[touched]
             blended[touched] = _blend_others(vectors, rows, similarity, touched, others, neighbours)
-            own = vectors[queries[i]]
+            own = vectors[asked[i]]
             near = np.where(others, blended @ own, -np.inf)
             nearest = np.argsort(-near, kind="stable")[: min(neighbours, int(others.sum()))]
             query = blend(own[None], blended, nearest[None], near[nearest][None])[0]
             found[i] = (vectors @ own + blended @ query) / 2
             blended[touched] = whole
-        yield queries, rank_gallery(np.round(found, DECIMALS), seed)
+        yield asked, rank_gallery(np.round(found, DECIMALS), seed)
 
 
 def _nearest(vectors: Float[np.ndarray, "n dim"], count: int, seed: int) -> Int[np.ndarray, "n k"]:
