@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.encoded_gallery import Asked, Encoded, encode_gallery
-from experiments.trainable import Trainable, final_checkpoints, load_trainable
+from experiments.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
 from wsrl.annotations import Config
 from wsrl.data import ImageSet
 from wsrl.recommend.answer import NEAR
@@ -64,15 +64,12 @@ def open_models(workdir: Path, config: Config, count: int, encoders: int, seed: 
       InputError: the zoo or an encoder cannot be read, or the zoo's architectures are not those of the configuration.
     """
     records, _ = read_manifest(workdir / "zoo")
-    tasks_of: dict[str, set[str]] = {}
-    for record in records:
-        tasks_of.setdefault(record.get("lineage"), set()).add(record.task)
     pool = final_checkpoints(records)
     drawn = np.sort(np.random.default_rng([seed, 7]).permutation(len(pool))[:count])
     models = load_trainable(workdir / "zoo", [pool[i] for i in drawn], config.zoo)
     encoded = encode_gallery(workdir, encoders, models.graphs)
     scores = [load_start_score(own.directory, own.hash) for own in encoded]
-    return Models(**vars(models), tasks_of=tasks_of, encoded=encoded, start_scores=scores)
+    return Models(**vars(models), tasks_of=tasks_of_lineages(records), encoded=encoded, start_scores=scores)
 
 
 def measure_evidence(

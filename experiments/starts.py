@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from experiments.trainable import Trainable, final_checkpoints, load_trainable
+from experiments.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
 from wsrl.annotations import Config
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.encoder import Encoder
@@ -58,9 +58,7 @@ def probe_models(
     chosen = [known[i] for i in rng.permutation(len(known))[: config.starts.tasks]]
     bank = image_bank(sets, chosen, IMAGES)
     tuner, accuracy = FineTuner(bank), np.full((len(chosen), len(models.records)), np.nan)
-    trained_on: dict[Any, set[str]] = {}
-    for record in records:
-        trained_on.setdefault(record.get("lineage"), set()).add(record.task)
+    trained_on = tasks_of_lineages(records)
     for own, task in zip(accuracy, tqdm(chosen, desc="linear probes", unit="task"), strict=True):
         rows, labels = bank.train[task.id]
         order = rng.permutation(len(rows))[:IMAGES]

@@ -57,6 +57,14 @@ def final_checkpoints(records: Sequence[Record]) -> list[Record]:
     return list(final.values())
 
 
+def tasks_of_lineages(records: Sequence[Record]) -> dict[str, set[str]]:
+    """The tasks that any model of a lineage was trained on."""
+    tasks_of: dict[str, set[str]] = {}
+    for record in records:
+        tasks_of.setdefault(record.get("lineage"), set()).add(record.task)
+    return tasks_of
+
+
 def load_trainable(zoo: Path, records: Sequence[Record], config: Config) -> Trainable:
     """Reads models of a zoo that the section `zoo` of a configuration made.
 
