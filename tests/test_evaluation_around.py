@@ -5,11 +5,12 @@ from evaluation_records import make_record, make_zoo, task_embeddings
 from wsrl.evaluation.around import neighbourhood_blocks
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores, retrieval_scores
-from wsrl.neighbourhoods import blend, centred, unit
+from wsrl.neighbourhoods import blend, centred, neighbour_count, unit
 
 
 def searched_anew(vectors, others, query, neighbours):
     """Similarities of a query to the others, as if the gallery held them alone."""
+    neighbours = neighbour_count(len(vectors), neighbours)
     gallery, own = vectors[others], vectors[query]
     product = gallery @ gallery.T
     np.fill_diagonal(product, -2)
@@ -21,7 +22,7 @@ def searched_anew(vectors, others, query, neighbours):
     return (gallery @ own + blended @ asked) / 2
 
 
-@pytest.mark.parametrize("neighbours", [1, 3, 100])
+@pytest.mark.parametrize("neighbours", [0, 1, 3, 100])
 def test_kin_of_a_query_stand_in_no_neighbourhood(neighbours):
     records = make_zoo(tasks=4, runs=6)
     relevance = Relevance.of(records)
@@ -42,7 +43,7 @@ def test_kin_of_a_query_stand_in_no_neighbourhood(neighbours):
 
 
 def test_scores_by_neighbourhoods():
-    records = make_zoo(tasks=6, runs=12)
+    records = make_zoo(tasks=6, runs=18)
     relevance = Relevance.of(records)
     noisy = task_embeddings(records, 1.0)
     plain, around = (query_scores(noisy, relevance, neighbours=count) for count in (0, 10))

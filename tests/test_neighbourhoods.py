@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsrl.neighbourhoods import Neighbourhoods, blend, centred, unit
+from wsrl.neighbourhoods import Neighbourhoods, blend, centred, neighbour_count, unit
 
 
 def around(tasks: int, each: int, kinds: int, seed: int = 0):
@@ -42,6 +42,11 @@ def test_blended_vectors_are_sums_weighted_by_similarity(monkeypatch):
     np.testing.assert_allclose(blend(own, others, rows, similarity), expected)
 
 
+def test_neighbours_are_few_where_models_are():
+    assert [neighbour_count(models) for models in (9, 10, 55, 100, 10**6)] == [0, 1, 5, 10, 10]
+    assert neighbour_count(1000, most=3) == 3
+
+
 def test_neighbourhoods_find_more_of_a_task_than_vectors_do():
     vectors, kinds, task = around(tasks=6, each=40, kinds=4)
     queries, of_queries, wanted = vectors[::8], kinds[::8], task[::8]
@@ -63,7 +68,7 @@ def test_a_model_of_the_gallery_is_nearest_to_itself_whatever_the_order():
     np.testing.assert_array_equal(first.argmax(1), np.arange(len(kinds)))
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 15])
 def test_small_galleries_and_unknown_kinds(count):
     vectors, kinds, _ = around(tasks=1, each=count, kinds=1)
     similarity = Neighbourhoods.of(vectors, kinds).similarities(vectors[:1], ["never seen"])

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,37 @@ def test_the_table(command, folder, capsys, monkeypatch):
     assert first == f"{path}: nearest of 8 models" and empty == ""
     assert heading.split() == ["rank", "similarity", "cosine", "task", "architecture", "accuracy", "model"]
     assert len(rows) == 8 and rows[0].split()[-1] == folder[1][0].id and rows[0].split()[2] == "1.000"
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_embeddings_are_searched_as_they_were_made(command, folder, capsys, trained):
+    paths = [f"zoo/{record.path}" for record in folder[1]]
+    options = ["--encoder", "encoder"] if trained else []
+    assert main(["embed", *paths, *options, "--out", "own.npz"]) == 0
+    capsys.readouterr()
+    asked = ["search", paths[4], "--zoo", "own.npz", "--json", "--cosine"]
+    assert main([*asked, *options]) == 0
+    hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(hits) == 8 and hits[0]["id"] == paths[4] and hits[0]["cosine"] == pytest.approx(1, abs=1e-5)
+    assert set(hits[0]) == {"query", "rank", "id", "similarity", "cosine"}
+    if trained:
+        assert main(asked) == 1  # by the encoder of the package
+        assert capsys.readouterr().err.startswith("error: own.npz: was embedded by another encoder; ")
+    assert main(["search", paths[4], "--zoo", "own.npz", *options]) == 0
+    assert capsys.readouterr().out.splitlines()[2].split() == ["rank", "similarity", "cosine", "model"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "other arrays", "no vectors"])
+def test_a_file_without_embeddings_is_told(command, folder, capsys, content):
+    if isinstance(content, bytes):
+        Path("bad.npz").write_bytes(content)
+    elif content == "other arrays":
+        np.savez("bad.npz", x=np.zeros(3))
+    else:
+        np.savez("bad.npz", ids=np.array(["a", "b"]), embeddings=np.zeros((2, 3)), encoder=np.array("e"))
+    assert main(["search", f"zoo/{folder[1][0].path}", "--zoo", "bad.npz"]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: bad.npz: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

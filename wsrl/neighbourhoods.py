@@ -15,9 +15,15 @@ from jaxtyping import Float, Float32, Int
 
 from wsrl.index import Index
 
-NEIGHBOURS = 10  # that a vector is blended with
+NEIGHBOURS = 10  # that a vector is blended with, at most
+GALLERY_SHARE = 10  # the neighbours are no more than one in so many models, since few models of a task may be there
 BLOCK = 4096  # vectors blended at once
 SMALL = 1e-12
+
+
+def neighbour_count(models: int, most: int = NEIGHBOURS) -> int:
+    """How many neighbours vectors are blended with in a gallery of so many models."""
+    return min(most, models // GALLERY_SHARE)
 
 
 def group_means(
@@ -91,13 +97,14 @@ class Neighbourhoods:
         Args:
           vectors: of length 1, one a model.
           kinds: see `wsrl.graph.kind.network_kind`.
-          neighbours: fewer where there are not as many other models.
+          neighbours: at most; see `neighbour_count`.
         """
         names, group = np.unique(np.asarray(kinds, str), return_inverse=True)
         means, overall = group_means(vectors, group)
         own = unit(vectors - means[group]).astype(np.float32)
         rows, similarity = np.zeros((len(own), 0), np.int64), np.zeros((len(own), 0), np.float32)
-        if min(neighbours, len(own) - 1) > 0:
+        neighbours = neighbour_count(len(own), neighbours)
+        if neighbours:
             rows, similarity = Index.build(own, [str(row) for row in range(len(own))]).search(own, neighbours + 1)
             itself = rows == np.arange(len(own))[:, None]
             similarity = np.where(itself, 0, similarity)
@@ -114,7 +121,6 @@ class Neighbourhoods:
         known = {kind: row for row, kind in enumerate(self.kinds)}
         own = unit(queries - self.means[[known.get(kind, -1) for kind in kinds]])
         near = own @ self.blended.T
-        count = min(self.neighbours, near.shape[1])
-        rows = np.argsort(-near, axis=1, kind="stable")[:, :count]
+        rows = np.argsort(-near, axis=1, kind="stable")[:, : self.neighbours]
         query = blend(own, self.blended, rows, np.take_along_axis(near, rows, axis=1))
         return (own @ self.vectors.T + query @ self.blended.T) / 2

@@ -1,7 +1,6 @@
 """`wsrl embed FILE... --out embeddings.npz`: turns checkpoints into vectors."""
 
 import argparse
-import io
 import sys
 from collections.abc import Sequence
 from fnmatch import fnmatch
@@ -9,12 +8,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from wsrl.checkpoint import CheckpointError
 from wsrl.cli.text import printable
+from wsrl.embeddings_file import write_embeddings
 from wsrl.errors import InputError
-from wsrl.files import write_atomically
 from wsrl.readers import READERS
 from wsrl.readers.mapped import read_head
 from wsrl.wiring.tree import natural
@@ -70,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(printable(f"left out: {error}"), file=sys.stderr)
     if not found.ids:
         raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
-    content = io.BytesIO()
-    np.savez(content, ids=np.array(found.ids), embeddings=found.vectors, encoder=np.array(digest))
-    write_atomically(args.out, content.getvalue())
+    write_embeddings(args.out, found.ids, found.vectors, digest)
     return 1 if found.broken else 0
 
 

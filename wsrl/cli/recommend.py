@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsrl.cli.hits import hit_json, print_hits
+from wsrl.cli.hits import About, about_record, hit_json, print_hits
 from wsrl.cli.text import printable
 from wsrl.errors import InputError
 
@@ -105,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scores(hit: "Hit") -> dict[str, float | None]:
-    return {name: getattr(hit, name) for name in SCORES}
+def _told(hit: "Hit") -> tuple[str, dict[str, float | None], About]:
+    return hit.record.id, {name: getattr(hit, name) for name in SCORES}, about_record(hit.record)
 
 
 def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Iterator[str]:
@@ -123,7 +123,7 @@ def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Itera
         }
     )
     for rank, hit in enumerate(hits, 1):
-        yield hit_json(rank, hit.record, _scores(hit))
+        yield hit_json(rank, *_told(hit))
 
 
 def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> None:
@@ -137,4 +137,4 @@ def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Hit]") -> Non
     ]
     if answer.probe_accuracy is not None:
         lines.append(f"probe models trained on the data reach {answer.probe_accuracy:.2f} on the images held out")
-    print_hits(lines, [(hit.record, _scores(hit)) for hit in hits])
+    print_hits(lines, [_told(hit) for hit in hits])

@@ -3,10 +3,11 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsrl.cli.hits import hit_json, print_hits
+from wsrl.cli.hits import About, about_record, hit_json, print_hits
 from wsrl.cli.text import printable
 from wsrl.errors import InputError
 
@@ -19,14 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="a folder with models.jsonl; embeddings of its models are made once and kept there",
+        help="a folder with models.jsonl, whose models are embedded once and kept; or a file that `wsrl embed` wrote,"
+        " of any networks",
     )
     parser.add_argument(
         "--encoder",
         metavar="DIR",
         type=Path,
         default=Path("pretrained"),
-        help="of a run of the main job (`runs/zoo/encoder_0`), in place of the one in the package",
+        help="of a run of the main job (`runs/zoo/encoder_0`), in place of the one in the package; not needed for a"
+        " file that was embedded without",
     )
     parser.add_argument("--top", metavar="N", type=int, default=10, help="models shown for each file (default 10)")
     parser.add_argument(
@@ -38,6 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON lines, one a model")
 
 
+class Compared(NamedTuple):
+    """Files beside the models of a zoo.
+
+    Attributes:
+      names: of the models.
+      about: what is told of each.
+      similarity, cosine: [files, models], by neighbourhoods and of the embeddings alone.
+    """
+
+    names: list[str]
+    about: list[About]
+    similarity: Any
+    cosine: Any
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints a ranking for each file; returns the exit status.
 
@@ -46,7 +64,29 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.top < 1:
         raise InputError("--top", f"{args.top} is too small", "give 1 or more")
-    from wsrl.embedding import check_sources
+    from wsrl.embedding import check_sources  # not needed for `--help`
+
+    check_sources(args.files)
+    found = (_compare_to_file if args.zoo.suffix == ".npz" else _compare_to_zoo)(args)
+    rank_by = found.cosine if args.cosine else found.similarity
+    for number, (source, order) in enumerate(zip(args.files, np.argsort(-rank_by, axis=1, kind="stable"), strict=True)):
+        hits = [
+            (
+                found.names[i],
+                {"similarity": float(found.similarity[number, i]), "cosine": float(found.cosine[number, i])},
+                found.about[i],
+            )
+            for i in order[: args.top]
+        ]
+        if args.json:
+            print("\n".join(hit_json(rank, *hit, query=source) for rank, hit in enumerate(hits, 1)))
+        else:
+            print("\n" * bool(number), end="")
+            print_hits([f"{source}: nearest of {len(found.names):,} models"], hits)
+    return 0
+
+
+def _compare_to_zoo(args: argparse.Namespace) -> Compared:
     from wsrl.encoder.embed import Embedder  # needs JAX
     from wsrl.encoder.export import load_encoder
     from wsrl.gallery import open_gallery
@@ -54,7 +94,6 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.graph.kind import network_kind
     from wsrl.trained_embedding import read_graph
 
-    check_sources(args.files)
     encoder, params = load_encoder(args.encoder)
     embedder = Embedder(encoder)
     graphs = [read_graph(source) for source in args.files]
@@ -64,17 +103,28 @@ def run(args: argparse.Namespace) -> int:
         print(printable(problem), file=sys.stderr)
     if not gallery.records:
         raise InputError(args.zoo, "no model can be used", "give a zoo of networks that the encoder takes")
-    cosine = queries @ gallery.vectors.T
     similarity = gallery.neighbourhoods().similarities(queries, [network_kind(graph) for graph in graphs])
-    ranked = np.argsort(-(cosine if args.cosine else similarity), axis=1, kind="stable")[:, : args.top]
-    for number, (source, order) in enumerate(zip(args.files, ranked, strict=True)):
-        hits = [
-            (gallery.records[i], {"similarity": float(similarity[number, i]), "cosine": float(cosine[number, i])})
-            for i in order
-        ]
-        if args.json:
-            print("\n".join(hit_json(rank, *hit, query=source) for rank, hit in enumerate(hits, 1)))
-        else:
-            print("\n" * bool(number), end="")
-            print_hits([f"{source}: nearest of {len(gallery.records):,} models"], hits)
-    return 0
+    names, about = [record.id for record in gallery.records], [about_record(record) for record in gallery.records]
+    return Compared(names, about, similarity, queries @ gallery.vectors.T)
+
+
+def _compare_to_file(args: argparse.Namespace) -> Compared:
+    """Embeds the files as those of the zoo were; what kinds of networks these are the file does not tell."""
+    from wsrl.embedding import embed_files
+    from wsrl.embeddings_file import read_embeddings
+    from wsrl.encoder import group_readout
+    from wsrl.neighbourhoods import Neighbourhoods
+
+    names, vectors, made_by = read_embeddings(args.zoo)
+    if made_by == group_readout.encoder_hash():
+        queries = embed_files(args.files).vectors
+    else:
+        from wsrl.trained_embedding import embed_trained  # needs JAX
+
+        found, digest = embed_trained(args.files, args.encoder)
+        if digest != made_by:
+            raise InputError(args.zoo, "was embedded by another encoder", "name that by --encoder, or embed it again")
+        queries = found.vectors
+    around = Neighbourhoods.of(vectors, [""] * len(names))
+    similarity = around.similarities(queries, [""] * len(queries))
+    return Compared(names, [{}] * len(names), similarity, queries @ vectors.T)

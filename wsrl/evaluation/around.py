@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 
 from wsrl.evaluation.ranking import rank_gallery, ranked_blocks, unit_vectors
 from wsrl.evaluation.relevance import Relevance
-from wsrl.neighbourhoods import NEIGHBOURS, blend, centred
+from wsrl.neighbourhoods import NEIGHBOURS, blend, centred, neighbour_count
 
 BLOCK = 256  # queries
 DECIMALS = 6  # that equal similarities agree to, in float32
@@ -29,7 +29,7 @@ def neighbourhood_blocks(
       embeddings: finite.
       relevance: of the models.
       seed: of the breaking of ties.
-      neighbours: that a vector is blended with.
+      neighbours: that a vector is blended with, at most; see `wsrl.neighbourhoods.neighbour_count`.
       queries: places of the models that ask; None for all.
 
     Raises:
@@ -37,6 +37,7 @@ def neighbourhood_blocks(
     """
     if not len(embeddings):
         return
+    neighbours = neighbour_count(len(embeddings), neighbours)
     vectors = centred(unit_vectors(embeddings), relevance.architecture).astype(np.float32)
     kin = int(max(np.bincount(relevance.lineage).max(), np.bincount(relevance.run).max()))
     rows = _nearest(vectors, neighbours + 2 * kin, seed)
