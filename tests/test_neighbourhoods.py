@@ -68,6 +68,14 @@ def test_a_model_of_the_gallery_is_nearest_to_itself_whatever_the_order():
     np.testing.assert_array_equal(first.argmax(1), np.arange(len(kinds)))
 
 
+def test_copies_of_one_model_have_no_direction_and_hinder_nobody():
+    vectors, _, _ = around(tasks=2, each=20, kinds=1)
+    vectors[:12] = np.eye(1, 32)
+    similarity = Neighbourhoods.of(vectors, ["copies"] * 12 + ["others"] * 28).similarities(vectors, ["others"] * 40)
+    assert np.isfinite(similarity).all()
+    np.testing.assert_array_equal(similarity[12:, 12:].argmax(1), np.arange(28))
+
+
 @pytest.mark.parametrize("count", [1, 2, 15])
 def test_small_galleries_and_unknown_kinds(count):
     vectors, kinds, _ = around(tasks=1, each=count, kinds=1)

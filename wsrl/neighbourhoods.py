@@ -102,14 +102,15 @@ class Neighbourhoods:
         names, group = np.unique(np.asarray(kinds, str), return_inverse=True)
         means, overall = group_means(vectors, group)
         own = unit(vectors - means[group]).astype(np.float32)
-        rows, similarity = np.zeros((len(own), 0), np.int64), np.zeros((len(own), 0), np.float32)
-        neighbours = neighbour_count(len(own), neighbours)
+        there = np.flatnonzero(own.any(1))  # what equals the mean of its kind has no direction, and no neighbours
+        neighbours, blended = neighbour_count(len(there), neighbours), own.copy()
         if neighbours:
-            rows, similarity = Index.build(own, [str(row) for row in range(len(own))]).search(own, neighbours + 1)
-            itself = rows == np.arange(len(own))[:, None]
-            similarity = np.where(itself, 0, similarity)
+            index = Index.build(own[there], [str(row) for row in there])
+            rows, similarity = index.search(index.vectors, neighbours + 1)
+            itself = rows == np.arange(len(there))[:, None]
+            blended[there] = blend(own[there], own, there[rows], np.where(itself, 0, similarity))
         stacked = np.vstack([means, overall]).astype(np.float32)
-        return cls(names.tolist(), stacked, own, blend(own, own, rows, similarity), neighbours)
+        return cls(names.tolist(), stacked, own, blended, neighbours)
 
     def similarities(self, queries: Float[np.ndarray, "q dim"], kinds: Sequence[str]) -> Float[np.ndarray, "q n"]:
         """How near the models lie to queries: the mean of the cosine of the vectors and that of the blended ones.
