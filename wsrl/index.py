@@ -36,8 +36,8 @@ TREE_FROM = 3_000_000  # vectors; below, hashed scores of all vectors are afford
 
 # Long vectors are searched by their principal components first, and what is found is compared by the whole vectors.
 # On embeddings of trained models resampled with their spread (1,024 dimensions, a million vectors; recall at 10 of
-# components, candidates): 192 and 1000 .984, 256 and 300 .981, 256 and 500 .988, 256 and 1000 .995, these at a third of
-# the time of hashing all dimensions. A tree is faster still, but few of the nearest lie in its nearest leaves.
+# components, candidates): 192 and 1000 .984, 256 and 300 .981, 256 and 600 .989, 256 and 1000 .995. A tree is faster,
+# but few of the nearest lie in its nearest leaves.
 COMPONENTS = 256  # that are hashed, at most
 BLOCK_DIMENSIONS = 2  # that are hashed together
 CANDIDATES = 600  # compared by the whole vectors, at least
