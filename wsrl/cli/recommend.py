@@ -2,13 +2,12 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import About, about_record, hit_json, print_hits
-from wsrl.cli.text import printable
+from wsrl.cli.usable_gallery import usable_gallery
 from wsrl.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
     from wsrl.encoder.embed import Embedder  # needs JAX
     from wsrl.encoder.export import encoder_hash, load_encoder
-    from wsrl.gallery import open_gallery
     from wsrl.recommend.answer import NEAR, rank_by_logme, rank_by_start, recommend
     from wsrl.recommend.data_query import data_query
     from wsrl.recommend.examples import load_examples
@@ -85,11 +83,7 @@ def run(args: argparse.Namespace) -> int:
     images = load_examples(args.data, args.data_dir, encoder.input_shape[0], args.max_images, args.seed)
     embedder = Embedder(encoder)
     score = load_start_score(args.encoder, encoder_hash(encoder, params)) if args.start else None
-    gallery = open_gallery(args.zoo, embedder, params, progress=True)
-    for problem in gallery.problems:
-        print(printable(problem), file=sys.stderr)
-    if not gallery.records:
-        raise InputError(args.zoo, "no model can be used", "give a zoo of networks that the encoder takes")
+    gallery = usable_gallery(args.zoo, embedder, params)
     if args.query == "probes" or (args.query is None and not args.start):
         query = probe_query(train_probes(images, args.seed), embedder, params)
     else:

@@ -1,14 +1,13 @@
 """`wsrl search FILE... --zoo DIR`: finds the models of a zoo that do what a checkpoint does, and its relatives."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from wsrl.cli.hits import About, about_record, hit_json, print_hits
-from wsrl.cli.text import printable
+from wsrl.cli.usable_gallery import usable_gallery
 from wsrl.errors import InputError
 
 
@@ -64,9 +63,6 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.top < 1:
         raise InputError("--top", f"{args.top} is too small", "give 1 or more")
-    from wsrl.embedding import check_sources  # not needed for `--help`
-
-    check_sources(args.files)
     found = (_compare_to_file if args.zoo.suffix == ".npz" else _compare_to_zoo)(args)
     rank_by = found.cosine if args.cosine else found.similarity
     for number, (source, order) in enumerate(zip(args.files, np.argsort(-rank_by, axis=1, kind="stable"), strict=True)):
@@ -87,22 +83,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare_to_zoo(args: argparse.Namespace) -> Compared:
+    from wsrl.embedding import check_sources
     from wsrl.encoder.embed import Embedder  # needs JAX
     from wsrl.encoder.export import load_encoder
-    from wsrl.gallery import open_gallery
     from wsrl.graph.collection import make_buckets
     from wsrl.graph.kind import network_kind
     from wsrl.trained_embedding import read_graph
 
+    check_sources(args.files)
     encoder, params = load_encoder(args.encoder)
     embedder = Embedder(encoder)
     graphs = [read_graph(source) for source in args.files]
     queries = embedder(params, make_buckets(graphs)).embedding
-    gallery = open_gallery(args.zoo, embedder, params, progress=True)
-    for problem in gallery.problems:
-        print(printable(problem), file=sys.stderr)
-    if not gallery.records:
-        raise InputError(args.zoo, "no model can be used", "give a zoo of networks that the encoder takes")
+    gallery = usable_gallery(args.zoo, embedder, params)
     similarity = gallery.neighbourhoods().similarities(queries, [network_kind(graph) for graph in graphs])
     names, about = [record.id for record in gallery.records], [about_record(record) for record in gallery.records]
     return Compared(names, about, similarity, queries @ gallery.vectors.T)
