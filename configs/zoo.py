@@ -54,10 +54,11 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.rank = 64  # components of the responses that the read-out takes products of
     encoder.evidence = 0.5  # weight of log probabilities beside probabilities
     encoder.template = 0.5  # weight of templates, the mean gradients of the classes at the inputs
+    encoder.smoothing = 0.1  # of the projection to what the classes' responses span; 1e4 gives plain sums of products
     encoder.gradient_probes = 64  # inputs that are also swept backward; templates are averaged over them
     encoder.blur = 0.8  # of templates, in pixels
     encoder.discriminants = True  # the read-out starts from discriminant analyses, or else at random
-    encoder.shrinkage = 10.0  # of the scatter of products within tasks
+    encoder.shrinkage = 3.0  # of the scatter of products within tasks
     encoder.accuracy_shrinkage = 1.0  # of the ridge regression of accuracies
     encoder.dtype = "float32"  # of the sweeps; bfloat16 on a TPU or GPU
     encoder.batch_cost = 2048  # sweep cost of a batch: tiles times positions
@@ -66,6 +67,7 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.loss = "supervised_contrastive"  # or margin
     encoder.temperature = 0.1
     encoder.margin = 1.0
+    encoder.hard_negatives = 1.0  # weight of negatives of the same architecture
     encoder.batch_size = 192  # networks a step, on all devices together
     encoder.tasks_per_batch = 32
     encoder.class_map_share = 0.9  # draws restricted to some of the classes

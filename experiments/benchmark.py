@@ -276,7 +276,7 @@ def pmapped_step(
     class_map = np.tile(np.eye(classes, dtype=np.float32), (devices, count, 1, 1))
     label = np.tile(np.append(np.arange(size) % 4, PADDING), (devices, 1))
     lineage = np.arange(devices * count).reshape(devices, count)
-    targets = Targets(label, lineage)
+    targets = Targets(label, lineage, np.zeros_like(lineage))
     step, state = make_train_step(apply, optimizer, config.encoder), init_state(params, optimizer)
     return lambda: step(state, [(batch, class_map)], targets)
 

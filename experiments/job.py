@@ -54,6 +54,7 @@ LEAST = {  # values of settings
         "starts": ("models",),
         "evaluation": ("resamples", "invariance_models"),
     },
+    0.001: {"encoder": ("smoothing", "hard_negatives")},
     0: {
         "zoo": ("num_children", "num_distilled", "num_copies"),
         "encoder": ("blur", "evidence", "template"),
@@ -248,7 +249,8 @@ def make_examples(records: Sequence[Record]) -> Examples:
     """What training may know of the records."""
     relevance = Relevance.of(records)
     accuracy = np.array([record.accuracy for record in records], np.float32)
-    return Examples(relevance.task, relevance.lineage, accuracy, [record.get("class_order") for record in records])
+    orders = [record.get("class_order") for record in records]
+    return Examples(relevance.task, relevance.lineage, relevance.architecture, accuracy, orders)
 
 
 def validation_score(records: Sequence[Record], places: np.ndarray, neighbours: int = 0):

@@ -76,7 +76,12 @@ def oracle_scores(
     images = swept.logits.shape[2] // len(names)
     scores = {gallery: {name: np.full(len(tasks), np.nan) for name in METRICS} for gallery in ("same", "cross")}
     whole = jnp.asarray(swept.mask[:, :, None] * np.eye(swept.mask.shape[1], dtype=np.float32))
-    answer = jax.jit(lambda logits: second_order(class_responses(logits, logits[..., :0], whole, 0.0, 0.0)))
+    smoothing = run.encoders[0][0].smoothing
+
+    @jax.jit
+    def answer(logits: jax.Array) -> jax.Array:
+        return second_order(class_responses(logits, logits[..., :0], whole, 0.0, 0.0), smoothing)
+
     for place, name in enumerate(names):
         logits = swept.logits[:, :, place * images : (place + 1) * images]
         vectors = np.asarray(answer(logits))

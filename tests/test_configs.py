@@ -17,6 +17,7 @@ from experiments.job import check_settings
 from wsrl.data import ImageSet
 from wsrl.encoder.fit import init_params, make_encoder
 from wsrl.encoder.losses import contrastive
+from wsrl.encoder.sampling import Targets
 from wsrl.encoder.train import init_state, make_optimizer
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.tiles import to_graph
@@ -124,8 +125,9 @@ def test_large_step_has_consistent_shapes():
     def step(state, batches):
         def loss(params):
             embedding = jnp.concatenate([encoder.apply({"params": params}, batch) for batch in batches])
-            label = jnp.arange(len(embedding)) % 2
-            value = contrastive(config.loss, embedding, label, jnp.arange(len(label)), config.temperature)
+            places = jnp.arange(len(embedding))
+            targets = Targets(places % 2, places, places)
+            value = contrastive(config.loss, embedding, targets, config.temperature, config.hard_negatives)
             return value, embedding
 
         gradients, embedding = jax.grad(loss, has_aux=True)(state.params)

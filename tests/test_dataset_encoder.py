@@ -203,7 +203,7 @@ def fitted(fixture, tmp_path_factory):
     config.fewest_examples, config.most_examples, config.data_sets = 6, 32, 6
     tasks = np.repeat(np.arange(8), 4)
     orders = [list(range(CLASSES))] * len(tasks)
-    known = Examples(tasks, np.arange(len(tasks)), np.ones(len(tasks), np.float32), orders)
+    known = Examples(tasks, np.arange(len(tasks)), np.zeros_like(tasks), np.ones(len(tasks), np.float32), orders)
     read = jax.jit(lambda networks: ENCODER.apply({"params": params}, networks, method="read").embedding)
     embedding = np.asarray(read(swept))
     data = {task: examples_of(task, 60 + task) for task in range(8)}

@@ -9,7 +9,7 @@ from wsrl.encoder import readout
 from wsrl.encoder.readout import class_probabilities, standardized
 
 CLASSES, PROBES, PIXELS = 6, 4, 3
-second_order = jax.jit(readout.second_order)
+second_order = jax.jit(readout.second_order, static_argnums=1)
 class_responses = jax.jit(readout.class_responses, static_argnums=(3, 4))
 
 
@@ -33,22 +33,42 @@ def class_map(groups, networks=2):
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 1000), rank=st.integers(1, 5))
-def test_second_order_keeps_inner_products(seed, rank):
-    x, y = np.random.default_rng(seed).normal(size=(2, 3, CLASSES, rank)).astype(np.float32)
-    first, second = (np.asarray(second_order(jnp.asarray(v))) for v in (x, y))
+@given(seed=st.integers(0, 1000), rank=st.integers(1, 5), smoothing=st.sampled_from([0.01, 0.1, 1.0]))
+def test_second_order_keeps_inner_products_of_smoothed_projections(seed, rank, smoothing):
+    x, y = np.random.default_rng(seed).normal(size=(2, 3, CLASSES, rank))
+    first, second = (np.asarray(second_order(jnp.asarray(v, jnp.float32), smoothing)) for v in (x, y))
     assert first.shape == (3, rank * (rank + 1) // 2)
-    for a, b, found in zip(x, y, (first * second).sum(1), strict=True):
-        gram_a, gram_b = a.T @ a, b.T @ b
-        expected = (gram_a * gram_b).sum() / (np.linalg.norm(gram_a) * np.linalg.norm(gram_b))
-        assert found == pytest.approx(expected, abs=1e-5)
+
+    def projection(one):
+        one = one / np.linalg.norm(one)
+        return one.T @ np.linalg.inv(one @ one.T + smoothing * np.eye(CLASSES)) @ one
+
+    for a, b, found in zip(map(projection, x), map(projection, y), (first * second).sum(1), strict=True):
+        assert found == pytest.approx((a * b).sum() / (np.linalg.norm(a) * np.linalg.norm(b)), abs=1e-4)
 
 
-def test_second_order_is_blind_to_order_and_to_empty_classes_and_finite_without_any():
+def test_second_order_turns_to_plain_sums_of_products_and_to_what_classes_span():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 3, 4)).astype(np.float32)
+    mixed = (np.diag([1.0, 2.0, 0.5]) @ np.linalg.qr(rng.normal(size=(3, 3)))[0] @ x).astype(np.float32)
+    gram = np.einsum("cp,cq->pq", x[0], x[0])
+    rows, columns = np.triu_indices(4)
+    plain = gram[rows, columns] * np.where(rows == columns, 1, np.sqrt(2))
+    np.testing.assert_allclose(second_order(x, 1e4)[0], plain / np.linalg.norm(plain), atol=1e-3)
+    np.testing.assert_allclose(second_order(x, 1e-3), second_order(mixed, 1e-3), atol=0.05)
+    assert np.abs(second_order(x, 1e4) - second_order(mixed, 1e4)).max() > 0.2
+
+
+def test_second_order_calls_no_library_that_may_wait_for_ever():
+    assert "lapack" not in second_order.lower(jnp.zeros((2, CLASSES, 3)), 0.1).compile().as_text()
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 1e4])
+def test_second_order_is_blind_to_order_and_to_empty_classes_and_finite_without_any(smoothing):
     x = np.random.default_rng(0).normal(size=(1, CLASSES, 3)).astype(np.float32)
     more = np.concatenate([x[:, ::-1], np.zeros((1, 2, 3), np.float32)], axis=1)
-    np.testing.assert_allclose(second_order(jnp.asarray(x)), second_order(jnp.asarray(more)), atol=1e-6)
-    assert not np.asarray(second_order(jnp.zeros((1, 4, 3)))).any()
+    np.testing.assert_allclose(second_order(jnp.asarray(x), smoothing), second_order(more, smoothing), atol=1e-5)
+    assert not np.asarray(second_order(jnp.zeros((1, 4, 3)), smoothing)).any()
 
 
 @settings(max_examples=20, deadline=None)

@@ -19,7 +19,9 @@ def swept(n=24, classes=8, probes=4):
 def examples(n=24):
     rng = np.random.default_rng(1)
     orders = [rng.permutation(5).tolist() for _ in range(n)]
-    return Examples(np.arange(n) % 4, np.arange(n) // 2, np.linspace(0, 1, n).astype(np.float32), orders)
+    return Examples(
+        np.arange(n) % 4, np.arange(n) // 2, np.arange(n) % 3, np.linspace(0, 1, n).astype(np.float32), orders
+    )
 
 
 def sampler(devices=2, share=1.0, known=None):
@@ -52,6 +54,8 @@ def test_networks_of_one_draw_share_task_and_map():
             if label < 0:
                 continue
             member = next(i for i in range(24) if np.array_equal(everything[i], batch.logits[device, row]))
+            assert targets.lineage[device, row] == known.lineage[member]
+            assert targets.architecture[device, row] == known.architecture[member]
             new_of_class = np.full(5, -1)
             for unit, canonical in enumerate(known.class_order[member]):
                 if class_map[device, row, unit].any():

@@ -39,7 +39,9 @@ class Rows:
 
 
 def sampler(devices=1):
-    known = Examples(np.arange(8) % 4, np.arange(8), np.linspace(0, 1, 8, dtype=np.float32), [None] * 8)
+    known = Examples(
+        np.arange(8) % 4, np.arange(8), np.zeros(8, int), np.linspace(0, 1, 8, dtype=np.float32), [None] * 8
+    )
     return Sampler([Rows()], known, tasks=2, map_share=0.0, merge_share=0.0, devices=devices, seed=0)
 
 
@@ -160,7 +162,9 @@ def global_step(devices):
     encoder = Encoder(probes=4, dim=8, rank=4, gradient_probes=2, chunk=2)
     inputs = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
     params = init_params(encoder, inputs, 0)
-    known = Examples(np.arange(8) % 4, np.arange(8), np.linspace(0, 1, 8, dtype=np.float32), [list(range(5))] * 8)
+    known = Examples(
+        np.arange(8) % 4, np.arange(8), np.zeros(8, int), np.linspace(0, 1, 8, dtype=np.float32), [list(range(5))] * 8
+    )
 
     class Everyone(Sampler):
         def _draw(self, bucket, places, tasks, rng):

@@ -54,6 +54,7 @@ class Encoder(nn.Module):
       dim: of the embedding.
       rank: components of the responses that the read-out takes products of.
       evidence, template: weights of log probabilities and of templates beside probabilities; zero leaves them out.
+      smoothing: of the projection to what the classes' responses span, above 0; see `second_order` of the read-out.
       gradient_probes: the first of the learned inputs, which are also swept backward, for templates.
       blur: standard deviation of the blur of templates, in pixels.
       chunk: learned inputs swept at a time; small enough for the states to stay in cache.
@@ -66,6 +67,7 @@ class Encoder(nn.Module):
     rank: int = 64
     evidence: float = 0.5
     template: float = 0.5
+    smoothing: float = 0.1
     gradient_probes: int = 64
     blur: float = 0.8
     chunk: int = 8
@@ -74,7 +76,7 @@ class Encoder(nn.Module):
     def setup(self) -> None:
         """Declares the parameters."""
         self.inputs = self.param("inputs", nn.initializers.normal(0.5), (self.probes, *self.input_shape))
-        self.responses = ResponseReadout(self.rank, self.dim, self.evidence, self.template)
+        self.responses = ResponseReadout(self.rank, self.dim, self.evidence, self.template, self.smoothing)
         self.accuracy = nn.Dense(1)
 
     @property

@@ -57,6 +57,8 @@ def load_encoder(directory: Path) -> tuple[Encoder, Any]:
     directory = encoder_directory(directory)
     try:
         shape = json.loads((directory / "encoder.json").read_bytes())
+        if missing := set(FIELDS) - set(shape):  # a default may not be what it was trained with
+            raise ValueError(f"no {', '.join(sorted(missing))} in encoder.json")
         encoder = Encoder(**{**shape, "input_shape": tuple(shape["input_shape"])})
         tensors = safetensors.numpy.load_file(directory / "encoder.safetensors")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -6,6 +6,7 @@ by the scatter within tasks, which is shrunk towards a multiple of the identity,
 what is left, since the most discriminating ones of the training tasks serve new data sets worse.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +21,7 @@ from wsrl.encoder.readout import class_responses, second_order
 from wsrl.encoder.sampling import Examples
 
 BLOCK = 512  # networks at a time
-RESPONSE_SHRINKAGE = 1.0  # of the scatter of responses within tasks
+RESPONSE_SHRINKAGE = 3.0  # of the scatter of responses within tasks
 LEAST_VARIANCE = 1e-9  # responses have unit variance, products unit length
 
 
@@ -35,7 +36,7 @@ def fit_readout(
     """Returns the parameters with `responses` replaced by what the networks at `training` suggest.
 
     Args:
-      encoder: tells rank, dim and the weights of the parts.
+      encoder: tells rank, dim, the weights of the parts and the smoothing.
       params: of the encoder.
       swept, examples: of the whole collection.
       training: places of the networks.
@@ -46,7 +47,8 @@ def fit_readout(
     orders = [examples.class_order[place] for place in training]
     basis = response_basis(responses, task, orders, encoder.rank)
     products = np.concatenate(
-        [np.asarray(_products(responses[at], basis)) for at in _blocks(len(responses))], dtype=np.float64
+        [np.asarray(_products(responses[at], basis, encoder.smoothing)) for at in _blocks(len(responses))],
+        dtype=np.float64,
     )
     centre, metric = product_metric(products, task, encoder.dim, shrinkage)
     readout = {"basis": basis, "centre": centre, "metric": metric}
@@ -135,9 +137,11 @@ def _responses(encoder: Encoder, swept: Swept, places: np.ndarray) -> Iterator[n
 _class_responses = jax.jit(class_responses, static_argnums=(3, 4))
 
 
-@jax.jit
-def _products(responses: Float[jax.Array, "n classes d"], basis: Float[jax.Array, "d rank"]) -> jax.Array:
-    return second_order(responses @ basis)
+@functools.partial(jax.jit, static_argnums=2)
+def _products(
+    responses: Float[jax.Array, "n classes d"], basis: Float[jax.Array, "d rank"], smoothing: float
+) -> jax.Array:
+    return second_order(responses @ basis, smoothing)
 
 
 def _blocks(count: int) -> list[slice]:

@@ -47,6 +47,7 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int]) -> Encoder:
         rank=config.rank,
         evidence=config.evidence,
         template=config.template,
+        smoothing=config.smoothing,
         gradient_probes=config.gradient_probes,
         blur=config.blur,
         chunk=config.chunk,

@@ -170,6 +170,7 @@ def _with_data_sets(
     known = Examples(
         np.concatenate([examples.task, tasks]),
         np.concatenate([examples.lineage, -1 - tasks]),
+        np.concatenate([examples.architecture, np.full(len(tasks), -1)]),
         np.concatenate([examples.accuracy, np.ones(len(tasks), np.float32)]),
         [*examples.class_order, *orders],
     )

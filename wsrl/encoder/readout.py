@@ -1,6 +1,7 @@
 """From the responses of output neurons to one vector a network, and what they tell of its accuracy."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -61,17 +62,45 @@ def class_responses(
 
 
 def second_order(
-    projected: Float[Array, "networks classes rank"],
+    projected: Float[Array, "networks classes rank"], smoothing: float
 ) -> Float[Array, "networks products"]:
-    """Sum over classes of the products of all pairs of components, of length 1.
+    """Products of all pairs of components, summed over classes made orthogonal; of length 1.
 
-    The sum keeps which inputs fall into one class, and is blind to the order and number of classes (bilinear pooling;
-    Lin et al. 2015). A pair stands once, off the diagonal times the root of 2, as long as in the full matrix.
+    With responses X [classes, rank], scaled to a sum of squares of 1, these are the entries of
+
+        X^T (X X^T + smoothing I)^-1 X,
+
+    the smoothed projection to what the responses of the classes span. It keeps which inputs fall into one class, and
+    is blind to the order and number of classes, as the plain sum X^T X is (bilinear pooling; Lin et al. 2015), which
+    it turns to as the smoothing grows. But the plain sum is ruled by those differences between classes that a network
+    is surest of; here all count about alike, as in matrix power normalisation (Li et al. 2017), and networks are
+    compared by the subspaces of their answers (Hamm and Lee 2008). A pair stands once, off the diagonal times the root
+    of 2, as long as in the full matrix.
     """
+    scaled = projected / jnp.sqrt(jnp.square(projected).sum((1, 2), keepdims=True) + SMALL**2)
+    gram = jnp.einsum("ncp,nkp->nck", scaled, scaled) + smoothing * jnp.eye(projected.shape[1])
+    orthogonal = solve_positive_definite(gram, scaled)
     rows, columns = jnp.triu_indices(projected.shape[2])
-    products = jnp.einsum("ncp,ncq->npq", projected, projected)[:, rows, columns]
+    products = jnp.einsum("ncp,ncq->npq", scaled, orthogonal)[:, rows, columns]
     products *= jnp.where(rows == columns, 1.0, jnp.sqrt(2.0))
-    return products / jnp.sqrt(jnp.square(products).sum(-1, keepdims=True) + SMALL**2)
+    return products / jnp.sqrt(jnp.square(products).sum(-1, keepdims=True) + (SMALL / smoothing) ** 2)
+
+
+def solve_positive_definite(
+    matrix: Float[Array, "n size size"], right: Float[Array, "n size columns"]
+) -> Float[Array, "n size columns"]:
+    """Solves matrix x = right by Gauss-Jordan elimination, which needs no pivots where matrices are positive definite.
+
+    In place of `jnp.linalg.solve`: on a CPU with few threads two such calls of one program can wait for each other for
+    ever (jaxlib 0.10; each hands its batch to the thread pool that it runs in, and blocks a thread of it).
+    """
+    size = matrix.shape[1]
+
+    def eliminate(step: Array, rows: Float[Array, "n size width"]) -> Float[Array, "n size width"]:
+        pivot = rows[:, step] / rows[:, step, step, None]
+        return (rows - rows[:, :, step, None] * pivot[:, None]).at[:, step].set(pivot)
+
+    return jax.lax.fori_loop(0, size, eliminate, jnp.concatenate([matrix, right], axis=2))[:, :, size:]
 
 
 class ResponseReadout(nn.Module):
@@ -83,12 +112,14 @@ class ResponseReadout(nn.Module):
       rank: components that responses are projected to.
       dim: of the embedding.
       evidence, template: see `class_responses`.
+      smoothing: see `second_order`.
     """
 
     rank: int
     dim: int
     evidence: float
     template: float
+    smoothing: float
 
     @nn.compact
     def __call__(
@@ -103,7 +134,7 @@ class ResponseReadout(nn.Module):
         basis = self.param("basis", nn.initializers.orthogonal(), (responses.shape[2], self.rank))
         centre = self.param("centre", nn.initializers.zeros, (products,))
         metric = self.param("metric", nn.initializers.orthogonal(), (products, self.dim))
-        return (second_order(responses @ basis) - centre) @ metric
+        return (second_order(responses @ basis, self.smoothing) - centre) @ metric
 
 
 def entropies(

@@ -24,12 +24,14 @@ class Examples(NamedTuple):
     Attributes:
       task: what makes two networks positives.
       lineage: networks of one lineage are not compared.
+      architecture: negatives of one architecture are hard.
       accuracy: on held-out data, 0 to 1.
       class_order: of each network the class of the task at each output neuron, or None where it is not known.
     """
 
     task: Int[np.ndarray, " n"]
     lineage: Int[np.ndarray, " n"]
+    architecture: Int[np.ndarray, " n"]
     accuracy: Float[np.ndarray, " n"]
     class_order: Sequence[Sequence[int] | None]
 
@@ -39,11 +41,12 @@ class Targets(NamedTuple):
 
     Attributes:
       label: equal for positives, -1 for padding.
-      lineage: as in `Examples`.
+      lineage, architecture: as in `Examples`.
     """
 
     label: Int[np.ndarray, "*devices networks"]
     lineage: Int[np.ndarray, "*devices networks"]
+    architecture: Int[np.ndarray, "*devices networks"]
 
 
 def draw_class_map(
@@ -150,12 +153,13 @@ class Sampler:
 
     def _batch(self, bucket: Batches, chosen: list, maps: list[np.ndarray]) -> tuple[Any, np.ndarray, Targets]:
         size = bucket.size + 1
-        target = Targets(np.full(size, PADDING, np.int32), np.zeros(size, np.int32))
+        target = Targets(np.full(size, PADDING, np.int32), *np.zeros((2, size), np.int32))
         class_map = np.zeros((size, bucket.classes, bucket.classes), np.float32)
         for n, (place, draw) in enumerate(chosen):
             member = int(bucket.members[place])
             target.label[n] = draw
             target.lineage[n] = self.examples.lineage[member]
+            target.architecture[n] = self.examples.architecture[member]
             class_map[n] = class_map_array(maps[draw], self.examples.class_order[member], bucket.classes)
         places = [place for place, _ in chosen] or [0]  # a batch may be all padding, but not empty
         return bucket.batch(places), class_map, target

@@ -87,14 +87,14 @@ def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, confi
     Args:
       apply: (params, batch, class maps) -> embeddings [networks, dim].
       optimizer: of the parameters.
-      config: loss, temperature (or margin).
+      config: loss, temperature (or margin), hard_negatives.
     """
     scale = config.margin if config.loss == "margin" else config.temperature
 
     def loss_fn(params: Params, inputs: Sequence[Any], targets: Targets) -> Array:
         embedding = jnp.concatenate([apply(params, batch, class_map) for batch, class_map in inputs])
         embedding, target = jax.lax.all_gather((embedding, targets), AXIS, tiled=True)
-        return contrastive(config.loss, embedding, target.label, target.lineage, scale)
+        return contrastive(config.loss, embedding, target, scale, config.hard_negatives)
 
     def step(state: TrainState, inputs: Sequence[Any], targets: Targets) -> tuple[TrainState, Metrics]:
         loss, grads = jax.value_and_grad(loss_fn)(state.params, inputs, targets)
