@@ -19,12 +19,12 @@ from wsrl.encoder.fit import init_params
 
 DATASETS = {"a": "train", "a+b": "train", "teacher/0/c": "train", "d": "validation", "e": "test"}
 FAMILIES = ("mlp", "vit")
-ENCODER = Encoder(probes=8, input_shape=(3, 3, 1), dim=4, rank=3, chunk=2)
+ENCODER = Encoder(probes=32, input_shape=(3, 3, 1), dim=8, rank=12, chunk=2)
 
 
 @functools.cache
 def parameters() -> Any:
-    return init_params(ENCODER, np.zeros((8, 3, 3, 1), np.float32), 0)
+    return init_params(ENCODER, np.zeros((32, 3, 3, 1), np.float32), 0)
 
 
 def made_up_run(datasets=DATASETS, families=FAMILIES) -> FinishedRun:
@@ -42,8 +42,8 @@ def made_up_run(datasets=DATASETS, families=FAMILIES) -> FinishedRun:
     examples, rng = make_examples(records), np.random.default_rng(0)
     swept = []
     for _ in range(2):
-        of_task = rng.normal(size=(examples.task.max() + 1, 4, 8))
-        logits = of_task[examples.task] + rng.normal(0, 0.3, (len(records), 4, 8))
+        of_task = rng.normal(size=(examples.task.max() + 1, 4, 32))
+        logits = of_task[examples.task] + rng.normal(0, 0.3, (len(records), 4, 32))
         templates = np.zeros((len(records), 4, 9), np.float32)
         swept.append(Swept(logits.astype(np.float32), templates, np.ones(logits.shape[:2], np.float32)))
     config = ml_collections.ConfigDict({"encoder": {"shrinkage": 1.0}})
