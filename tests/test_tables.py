@@ -109,6 +109,12 @@ def test_figures_draw_what_they_are_given():
     assert lines.get_xscale() == lines.get_yscale() == "log"
 
 
+def test_an_interval_that_misses_its_value_is_drawn_as_it_is():
+    rows = [{"method": "a", "P@10": {"value": 0.9, "low": 0.5, "high": 0.8}}]
+    (intervals,) = bar_figure(rows, "method", ["P@10"], "P@10").axes[0].collections
+    np.testing.assert_allclose(intervals.get_segments()[0], [[0.5, 0], [0.8, 0]])
+
+
 @pytest.mark.parametrize(
     ("cell", "text"),
     [

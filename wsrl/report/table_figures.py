@@ -28,9 +28,9 @@ def bar_figure(rows: Sequence[Row], label: str, values: Sequence[str], axis: str
         known = [(i, _interval(row.get(column))) for i, row in enumerate(rows)]
         drawn = [(i - 0.4 + (place + 0.5) * thickness, interval) for i, interval in known if interval]
         heights, lengths = [y for y, _ in drawn], [value for _, (value, _, _) in drawn]
-        error = [[v - low for _, (v, low, _) in drawn], [high - v for _, (v, _, high) in drawn]]
+        lows, highs = [low for _, (_, low, _) in drawn], [high for _, (_, _, high) in drawn]
         axes.barh(heights, lengths, thickness, color=PALETTE[place % len(PALETTE)], label=column)
-        axes.errorbar(lengths, heights, xerr=error, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+        axes.hlines(heights, lows, highs, "#333333", linewidth=1.2)  # of few resamples, not all reach the value
     axes.set_yticks(range(len(rows)), [str(row[label]) for row in rows])
     axes.invert_yaxis()
     axes.set_xlabel(axis)
