@@ -74,7 +74,6 @@ def test_long_vectors_are_found_by_their_principal_components(monkeypatch, tree_
     monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 0)
     monkeypatch.setattr(index_module, "TREE_FROM", tree_from)
     monkeypatch.setattr(index_module, "COMPONENTS", 8)
-    monkeypatch.setattr(index_module, "CANDIDATES", 100)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5000, 40)) * np.geomspace(1, 0.01, 40) @ np.linalg.qr(rng.normal(size=(40, 40)))[0]
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)

@@ -36,18 +36,20 @@ TREE_FROM = 3_000_000  # vectors; below, hashed scores of all vectors are afford
 
 # Long vectors are searched by their principal components first, and what is found is compared by the whole vectors.
 # On embeddings of trained models resampled with their spread (1,024 dimensions, a million vectors; recall at 10 of
-# components, candidates): 192 and 1000 .984, 256 and 300 .981, 256 and 600 .989, 256 and 1000 .995. A tree is faster,
-# but few of the nearest lie in its nearest leaves.
+# components, candidates): 192 and 600 .987, 256 and 300 .990, 256 and 600 .995; of 100,000 vectors 256 and 150 .997.
+# A tree is faster, but few of the nearest lie in its nearest leaves.
 COMPONENTS = 256  # that are hashed, at most
 BLOCK_DIMENSIONS = 2  # that are hashed together
-CANDIDATES = 600  # compared by the whole vectors, at least
-CANDIDATES_A_HIT = 4  # or more, where many hits are asked for
+CANDIDATES = 100  # compared by the whole vectors, at least
+CANDIDATES_A_ROOT = 0.6  # or more among many vectors, times the square root of their number,
+CANDIDATES_A_HIT = 4  # or where many hits are asked for
 HASHED_A_CANDIDATE = 5  # hits of the hash that are compared by all components
 LEAVES = 2.0  # of the tree, times the square root of the number of vectors
 SEARCHED_LEAVES = 0.5  # of them
 LEAF_SAMPLE = 125  # vectors a leaf to train the tree
 HASH_SAMPLE = 20_000  # vectors to train the hash
 AXES_SAMPLE = 20_000  # vectors that the components are those of
+COMPARED_BLOCK = 128  # candidates a product: so few that BLAS does not split it among threads of its own
 EXACT_BLOCK = 1024  # queries compared with all vectors at once
 UNIT_BLOCK = 16_384  # vectors scaled in float64 at once
 
@@ -130,7 +132,7 @@ class Index:
         if self.backend == "scann brute force":
             rows, similarity = self._searcher.search_batched_parallel(queries, final_num_neighbors=k)
             return rows.astype(np.int64), np.clip(similarity, -1, 1)
-        candidates = min(len(self.ids), max(CANDIDATES, CANDIDATES_A_HIT * k))
+        candidates = min(len(self.ids), max(self._candidates, CANDIDATES_A_HIT * k))
         hashed = queries if self._axes is None else queries @ self._axes
         rows, found = self._searcher.search_batched_parallel(
             hashed, final_num_neighbors=candidates, pre_reorder_num_neighbors=HASHED_A_CANDIDATE * candidates
@@ -194,7 +196,7 @@ class Index:
             exact: Any = scann_ops_pybind.builder(self.vectors, min(10, count), "dot_product")
             return exact.score_brute_force().build()
         hashed = self.vectors if self._axes is None else self.vectors @ self._axes
-        builder: Any = scann_ops_pybind.builder(hashed, CANDIDATES, "dot_product")
+        builder: Any = scann_ops_pybind.builder(hashed, self._candidates, "dot_product")
         if self.backend == "scann tree and hashing":
             leaves = round(LEAVES * count**0.5)
             searched = round(SEARCHED_LEAVES * leaves)
@@ -202,7 +204,11 @@ class Index:
         hashing = builder.score_ah(
             BLOCK_DIMENSIONS, anisotropic_quantization_threshold=0.2, training_sample_size=min(count, HASH_SAMPLE)
         )
-        return hashing.reorder(HASHED_A_CANDIDATE * CANDIDATES).build()
+        return hashing.reorder(HASHED_A_CANDIDATE * self._candidates).build()
+
+    @property
+    def _candidates(self) -> int:
+        return max(CANDIDATES, round(CANDIDATES_A_ROOT * len(self.ids) ** 0.5))
 
     @functools.cached_property
     def _axes(self) -> Float[np.ndarray, "dim components"] | None:
@@ -221,8 +227,13 @@ class Index:
         k: int,
     ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:
         """The k nearest of each query's candidates that are there; minus infinity where there are fewer."""
+        blocks = range(0, candidates.shape[1], COMPARED_BLOCK)
+
+        def compare(own: Int[np.ndarray, " c"], query: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " c"]:
+            return np.concatenate([self.vectors[own[start : start + COMPARED_BLOCK]] @ query for start in blocks])
+
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy does not hold the interpreter meanwhile
-            products = list(pool.map(lambda own, query: self.vectors[own] @ query, candidates, queries))
+            products = list(pool.map(compare, candidates, queries))
         product = np.where(there, np.clip(products, -1, 1), -np.inf)
         best = np.argsort(-product, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(candidates, best, axis=1), np.take_along_axis(product, best, axis=1)
