@@ -58,6 +58,7 @@ class Change:
       centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
       neighbours: search is by neighbourhoods of so many; see `wsrl.neighbourhoods`.
       sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `experiments.resweep`.
+      asking: which unseen networks are queries, by their records; None for all. The gallery holds all.
       first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
     """
 
@@ -68,12 +69,23 @@ class Change:
     centre: str = ""
     neighbours: int = 0
     sweeps: str = ""
+    asking: Callable[[Any], bool] | None = None
     first_order: bool = False
 
     @property
     def of_search(self) -> bool:
         """Whether the encoder stays that of the first row."""
-        return bool(self.centre or self.neighbours)
+        return bool(self.centre or self.neighbours or (self.asking and not self.keep))
+
+
+def narrow(record: Any) -> bool:
+    """Whether a network's widest layer has 16 neurons at most."""
+    return record.get("width") <= 16
+
+
+def wide(record: Any) -> bool:
+    """Whether a network's widest layer has 256 neurons, or more."""
+    return record.get("width") >= 256
 
 
 CHANGES = (
@@ -102,7 +114,9 @@ CHANGES = (
     Change("shrinkage 1000 (hardly whitened)", {"shrinkage": 1000.0, "steps": 0}),
     Change("a tenth of the tasks", {"steps": 0}, tasks=0.1),
     Change("a third of the tasks", {"steps": 0}, tasks=1 / 3),
-    Change("trained at widths up to 16", {"steps": 0}, keep=lambda record: record.get("width") <= 16),
+    Change("trained at widths up to 16", {"steps": 0}, keep=narrow),
+    Change("the same, networks of width 256 ask", {"steps": 0}, keep=narrow, asking=wide),
+    Change("trained at all widths, networks of width 256 ask", asking=wide),
     Change("embeddings centred, against hubs", centre="all"),
     Change("embeddings centred within each architecture of the gallery", centre="architecture"),
     Change("searched by neighbourhoods of 5", neighbours=5),
@@ -178,7 +192,8 @@ def table(run: FinishedRun) -> list[Row]:
             found = [_centred(run, own, (unseen, validation), change.centre) for own in found]
         queried = [own[unseen] for own in found]
         validate = validation_score(run.records, validation, change.neighbours)
-        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed, change.neighbours)
+        asking = np.array([change.asking(record) for record in tested]) if change.asking else None
+        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed, change.neighbours, asking)
         rows.append(
             {
                 "change": change.label,

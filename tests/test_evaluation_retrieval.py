@@ -53,6 +53,16 @@ def test_queries_without_an_answer_are_left_out_and_counted():
     assert scores["cross"]["map"] == {"value": None, "low": None, "high": None}
 
 
+def test_some_models_ask_all_others():
+    records = make_zoo(tasks=3, runs=6)
+    embeddings = np.random.default_rng(0).normal(size=(len(records), 8))
+    asking = np.array([record.architecture == "vit" for record in records])
+    scores = retrieval_scores([embeddings], records, resamples=20, asking=asking)["any"]
+    own = query_scores(embeddings, Relevance.of(records))["any"]["map"]
+    assert scores["queries"] == asking.sum() and 0 < asking.sum() < len(records) and scores["left_out"] == 0
+    assert scores["map"]["value"] == pytest.approx(own[asking].mean())
+
+
 def test_no_records_at_all():
     scores = retrieval_scores([np.zeros((0, 4))], [], resamples=20)
     assert scores["any"]["queries"] == 0 and scores["any"]["mrr"]["value"] is None

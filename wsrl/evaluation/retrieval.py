@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from wsrl.evaluation.around import neighbourhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
@@ -41,6 +41,7 @@ def retrieval_scores(
     resamples: int = 1000,
     seed: int = 0,
     neighbours: int = 0,
+    asking: Bool[np.ndarray, "n"] | None = None,
 ) -> dict[str, dict]:
     """Retrieval scores of one method, every model querying all others.
 
@@ -51,6 +52,7 @@ def retrieval_scores(
         (see `wsrl.evaluation.bootstrap.cluster_bootstrap`).
       seed: of the bootstrap and of the breaking of ties.
       neighbours: see `query_scores`.
+      asking: which models are queries; all by default.
 
     Returns:
       For each gallery, "same" (the query's architecture), "cross" (other architectures) and "any": every
@@ -63,9 +65,10 @@ def retrieval_scores(
     """
     relevance = Relevance.of(records)
     by_seed = [query_scores(embeddings, relevance, seed, neighbours) for embeddings in embeddings_by_seed]
+    asking = np.ones(len(records), bool) if asking is None else asking
     scores = {}
     for gallery in GALLERIES:
-        answerable = np.isfinite(by_seed[0][gallery]["map"])
+        answerable = asking & np.isfinite(by_seed[0][gallery]["map"])
         queries = int(answerable.sum())
         stacked = {name: np.stack([run[gallery][name][answerable] for run in by_seed]) for name in METRICS}
         if queries:
@@ -73,5 +76,5 @@ def retrieval_scores(
         else:
             metrics = {name: {"value": None, "low": None, "high": None} for name in METRICS}
         limit = float(by_seed[0][gallery][LIMIT][answerable].mean()) if queries else None
-        scores[gallery] = metrics | {"queries": queries, "left_out": len(records) - queries, LIMIT: limit}
+        scores[gallery] = metrics | {"queries": queries, "left_out": int(asking.sum()) - queries, LIMIT: limit}
     return scores
