@@ -10,7 +10,7 @@ where DATA_DIR holds MNIST and Fashion-MNIST as TFDS prepares them (array_record
 digits, signed digits, OpenCV's digits, three classes of Quick, Draw! and five alphabets of Omniglot. `:gpu` is the same
 on a zoo of tens of thousands of models, for a machine with an accelerator; it has not been run.
 
-Cost of `:full` on two CPU cores: 22 minutes for the zoo, 20 for three encoders and everything else. Result: the
+Cost of `:full` on two CPU cores: 14 minutes for the zoo, 11 for three encoders and everything else. Result: the
 README's tables of data nobody trained on.
 """
 
