@@ -22,6 +22,7 @@ from numpy.typing import DTypeLike
 from tqdm import tqdm
 
 from experiments.finished_run import FinishedRun, load_run
+from experiments.trainable import final_checkpoints
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Swept
@@ -95,13 +96,8 @@ TARGETS = {"int8": 0.99, "half of the weights pruned": 0.95, "noise of 1 %": 0.9
 
 def gallery_places(records: Sequence[Record], places: Int[np.ndarray, " m"]) -> Int[np.ndarray, " n"]:
     """Of the records at `places` the last one of each run; copies, which would be found for the originals, are out."""
-    last: dict[str, int] = {}
-    for place in places.tolist():
-        record = records[place]
-        known = last.get(record.get("run"))
-        if record.get("copy") is None and (known is None or record.step > records[known].step):
-            last[record.get("run")] = place
-    return np.array(sorted(last.values()), np.int64)
+    final = {record.id for record in final_checkpoints([records[place] for place in places])}
+    return np.array([place for place in places if records[place].id in final], np.int64)
 
 
 def changed_copies(run: FinishedRun, places: Sequence[int], name: str, seed: int) -> Iterator[Checkpoint]:
