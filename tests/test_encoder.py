@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from networks import CASES, draw_network
 
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.embed import Embedder, NetworkMap, SweptNetworks
 from wsrl.encoder.encoder import Encoder, fit_inputs
 from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
@@ -57,6 +57,26 @@ def test_embeddings_are_invariant_and_compilations_few(checkpoints, embedder):
     assert relative(embed(embedder, params, shuffled).embedding, original.embedding) < 1e-5
     assert embedder.compilations <= 4  # one a bucket and one for the read-out
     assert relative(original.embedding[1:], original.embedding[:-1]) > 0.01
+
+
+@pytest.mark.parametrize("scale", [1e6, 1e18, 1e38])
+def test_networks_that_overflow_have_embeddings_or_are_told_of(checkpoints, embedder, scale):
+    overflowing, refused = [], 0
+    for checkpoint in checkpoints:
+        tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+        largest = max(np.abs(tensor).max() for tensor in tensors.values())
+        tensors = {name: tensor * np.float32(scale / largest) for name, tensor in tensors.items()}
+        overflowing.append(Checkpoint(checkpoint.path, tensors, checkpoint.metadata))
+        try:
+            checkpoint_graph(overflowing[-1], 16)
+        except CheckpointError as error:
+            assert "too large" in str(error)
+            overflowing.pop()
+            refused += 1
+    assert len(overflowing) >= 3 and (refused == 0 or scale > 1e6)
+    found = embed(embedder, make_params(), overflowing)
+    assert np.isfinite(found.embedding).all() and np.isfinite(found.accuracy).all()
+    np.testing.assert_allclose(np.linalg.norm(found.embedding, axis=1), 1.0, rtol=1e-5)
 
 
 def test_class_maps_leave_out_and_merge(checkpoints):

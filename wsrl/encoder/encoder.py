@@ -14,6 +14,7 @@ from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.graph.batching import Batch
 
 SMALL = 1e-12
+LARGEST = 1e15  # of answers: sums of squares of such are still finite in float32
 
 
 class Swept(NamedTuple):
@@ -103,8 +104,8 @@ class Encoder(nn.Module):
             gradients = class_gradients(batch, chunks[: -(-self.gradient_probes // self.chunk)])
             templates = blurred(fit_gradients(gradients, batch.plan.input_shape, self.input_shape[:2]), self.blur)
         return Swept(
-            logits=swept.astype(jnp.float32),
-            templates=templates.reshape(*mask.shape, -1).astype(jnp.float32),
+            logits=bounded(swept.astype(jnp.float32)),
+            templates=bounded(templates.reshape(*mask.shape, -1).astype(jnp.float32)),
             mask=mask,
         )
 
@@ -127,6 +128,14 @@ class Encoder(nn.Module):
         new_classes = jnp.eye(swept.mask.shape[1]) if class_map is None else class_map
         embedding = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * new_classes)
         return embedding / jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
+
+
+def bounded(values: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What networks answer, at most `LARGEST`; zero where it is not a number.
+
+    Finite weights may be large enough to overflow on the way; such a network must not spoil what is told of others.
+    """
+    return jnp.clip(jnp.nan_to_num(values, posinf=LARGEST, neginf=-LARGEST), -LARGEST, LARGEST)
 
 
 def fit_inputs(

@@ -7,7 +7,7 @@ import numpy as np
 
 from wsrl.annotations import Graph
 from wsrl.canonical import canonicalize
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.graph.batching import Batch, make_batch
 from wsrl.graph.plans import Plan, Profile, make_plan, merge, profile
 from wsrl.graph.tiles import to_graph
@@ -19,9 +19,14 @@ def checkpoint_graph(checkpoint: Checkpoint, tile: int) -> Graph:
     """Checkpoint -> wiring -> canonical weights -> graph of tiles.
 
     Raises:
-      CheckpointError: the checkpoint's tensors are not understood.
+      CheckpointError: the checkpoint's tensors are not understood, or products of them are beyond float32.
     """
-    return to_graph(canonicalize(read_network(checkpoint, infer_wiring(checkpoint))), tile)
+    with np.errstate(over="ignore", invalid="ignore"):
+        graph = to_graph(canonicalize(read_network(checkpoint, infer_wiring(checkpoint))), tile)
+    if not all(np.isfinite(part).all() for part in (graph.nodes["bias"], graph.nodes["gain"], graph.edges["weight"])):
+        reason = "its weights are too large for their norms to be folded in float32"
+        raise CheckpointError(checkpoint.path, reason, "retrain the model or leave it out")
+    return graph
 
 
 @dataclass(frozen=True)
