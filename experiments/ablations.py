@@ -104,7 +104,7 @@ CHANGES = (
     Change("inputs of noise (one encoder seed)", {"steps": 0}, sweeps=NOISE),
     Change("activations taken for ReLU (one encoder seed)", {"steps": 0}, sweeps=RELU),
     Change("32 inputs", {"probes": 32, "steps": 0}),
-    Change("64 inputs", {"probes": 64, "steps": 0}),
+    Change("128 inputs", {"probes": 128, "steps": 0}),
     Change("rank 32", {"rank": 32, "steps": 0}),
     Change("embedding of 64", {"dim": 64, "steps": 0}),
     Change("embedding of 128", {"dim": 128, "steps": 0}),
