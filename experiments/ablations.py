@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from experiments.finished_run import FinishedRun, load_run
 from experiments.job import validation_score
-from experiments.resweep import NOISE, RELU, resweep
+from experiments.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Swept
@@ -60,6 +60,7 @@ class Change:
       sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `experiments.resweep`.
       asking: which unseen networks are queries, by their records; None for all. The gallery holds all.
       first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
+      relatives: only networks of one lineage are positives, which needs no labels.
     """
 
     label: str
@@ -71,6 +72,7 @@ class Change:
     sweeps: str = ""
     asking: Callable[[Any], bool] | None = None
     first_order: bool = False
+    relatives: bool = False
 
     @property
     def of_search(self) -> bool:
@@ -122,6 +124,9 @@ CHANGES = (
     Change("searched by neighbourhoods of 5", neighbours=5),
     Change("searched by neighbourhoods of 10 (as wsrl searches)", neighbours=10),
     Change("searched by neighbourhoods of 20", neighbours=20),
+    Change("only relatives are positives", {"steps": 0}, relatives=True),
+    Change("one state a neuron in place of a map (one encoder seed)", {"steps": 0}, sweeps=NO_MAPS),
+    Change(f"{COUNT} synchronous rounds in place of a sweep (one encoder seed)", {"steps": 0}, sweeps=ROUNDS),
 )
 
 
@@ -149,12 +154,13 @@ def embeddings(run: FinishedRun, change: Change, seed: int) -> np.ndarray:
         found = first_order(swept, run.examples.task, training, config)
         write_atomically(path, safetensors.numpy.save({"embeddings": found}))
         return found
+    examples = run.examples._replace(task=run.examples.lineage) if change.relatives else run.examples
     fitted = fit_encoder(
         Embedder(encoder),
         init_params(encoder, inputs, seed),
         swept,
         [],
-        run.examples,
+        examples,
         training,
         validation_score(run.records, run.split["validation"]),
         config,

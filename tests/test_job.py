@@ -273,6 +273,7 @@ def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch:
         labels = ("the encoder that ships", "first-order read-out", "inputs of noise (one encoder seed)")
         labels += ("embeddings centred within each architecture of the gallery", "searched by neighbourhoods of 5")
         labels += ("trained at all widths, networks of width 256 ask",)  # there are none
+        labels += ("only relatives are positives", "one state a neuron in place of a map (one encoder seed)")
         changes = [change for change in module.CHANGES if change.label in labels]
         monkeypatch.setattr(module, "CHANGES", (*changes, module.Change("16 inputs", {"probes": 16, "steps": 0})))
     assert module.main([f"--workdir={tiny.workdir}"]) == 0

@@ -78,3 +78,9 @@ def test_what_cannot_be_scored_is_refused():
         log_maximum_evidence(np.array([[np.nan], [1.0]]), np.array([0, 1]))
     with pytest.raises(ValueError, match="needs samples"):
         log_maximum_evidence(np.zeros((0, 2)), np.zeros(0, int))
+
+
+def test_features_that_say_nothing_overflow_nothing():
+    """Weights are zero where a feature is at right angles to every label."""
+    found = log_maximum_evidence(np.array([[1.0], [-1.0], [1.0], [-1.0]]), np.array([0, 0, 1, 1]))
+    assert found == pytest.approx(log_maximum_evidence(np.zeros((4, 1)), np.array([0, 0, 1, 1])), abs=1e-6)

@@ -1,6 +1,7 @@
 """The encoder: forward and backward sweeps over a batch of networks, and a unit vector for each."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from wsrl.encoder.readout import ResponseReadout, confidence
-from wsrl.encoder.sweep import forward_sweep, output_logits
+from wsrl.encoder.sweep import States, forward_sweep, output_logits
 from wsrl.graph.batching import Batch
 
 SMALL = 1e-12
@@ -97,17 +98,27 @@ class Encoder(nn.Module):
         inputs = fit_inputs(self.inputs, batch.plan.input_shape).astype(self.dtype)
         chunks = inputs.reshape(-1, self.chunk, *inputs.shape[1:])
         logits, mask = output_logits(batch)
-        swept = jax.lax.map(lambda chunk: logits(forward_sweep(batch, chunk)), chunks)
+        swept = jax.lax.map(lambda chunk: logits(self.respond(batch, chunk)), chunks)
         swept = jnp.moveaxis(swept, 0, 2).reshape(*swept.shape[1:3], self.probes)
         templates = jnp.zeros((*mask.shape, math.prod(self.input_shape[:2])))
         if self.template:
-            gradients = class_gradients(batch, chunks[: -(-self.gradient_probes // self.chunk)])
+            gradients = class_gradients(batch, chunks[: -(-self.gradient_probes // self.chunk)], self.respond)
             templates = blurred(fit_gradients(gradients, batch.plan.input_shape, self.input_shape[:2]), self.blur)
         return Swept(
             logits=bounded(swept.astype(jnp.float32)),
             templates=bounded(templates.reshape(*mask.shape, -1).astype(jnp.float32)),
             mask=mask,
         )
+
+    @nn.nowrap
+    def respond(
+        self,
+        batch: Batch,
+        inputs: Float[Array, "probes height width channels"],
+        shift: Float[Array, "networks rows"] | None = None,
+    ) -> States:
+        """States of all neurons; see `forward_sweep`."""
+        return forward_sweep(batch, inputs, shift)
 
     def read(self, swept: Swept) -> Encoding:
         """Reads out embeddings, and accuracies as a linear function of them and of how sure the networks are."""
@@ -171,12 +182,15 @@ def blurred(
 
 
 def class_gradients(
-    batch: Batch, chunks: Float[Array, "chunks probes height width channels"]
+    batch: Batch,
+    chunks: Float[Array, "chunks probes height width channels"],
+    respond: Callable[[Batch, Array, Array], States] = forward_sweep,
 ) -> Float[Array, "networks classes rows"]:
     """Gradient of each class's logit, less the mean of the classes', with respect to the input, averaged over inputs.
 
     One row a channel and pixel, as in `input_rows`. The networks of a batch share their inputs, so each gets a shift of
-    its own, which is added to all of its inputs; the gradient with respect to it is the sum over them.
+    its own, which is added to all of its inputs; the gradient with respect to it is the sum over them. `respond` finds
+    the states, as `forward_sweep` does.
     """
     logits, mask = output_logits(batch)
     share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0)
@@ -184,7 +198,7 @@ def class_gradients(
 
     def of_chunk(inputs: Array) -> Array:
         def centred(shift: Array) -> Array:
-            found = logits(forward_sweep(batch, inputs, shift=shift)).mean(2)
+            found = logits(respond(batch, inputs, shift)).mean(2)
             return found - (found * share).sum(1, keepdims=True)
 
         outputs, pull = jax.vjp(centred, none)

@@ -38,9 +38,9 @@ class Fitted(NamedTuple):
     curve: list[dict[str, float]]
 
 
-def make_encoder(config: Config, input_shape: tuple[int, int, int]) -> Encoder:
-    """The encoder of the section `encoder` of a configuration."""
-    return Encoder(
+def make_encoder(config: Config, input_shape: tuple[int, int, int], kind: type[Encoder] = Encoder) -> Encoder:
+    """The encoder, of a kind, of the section `encoder` of a configuration."""
+    return kind(
         probes=config.probes,
         input_shape=input_shape,
         dim=config.dim,

@@ -101,45 +101,63 @@ def forward_sweep(
     Returns:
       One array a level; padding units and positions are zero, and a pooled map holds its mean at position 0.
     """
-    nodes = batch.graph.nodes
-    rows = [input_rows(inputs, batch.plan)]
+    rows = input_rows(inputs, batch.plan)
     states: States = []
-    probes = inputs.shape[0]
-    for i, (spec, level) in enumerate(zip(batch.plan.levels, batch.schedule, strict=True)):
-        node = {key: value[level.node] for key, value in nodes.items()}
-        node |= {key: node[key].astype(inputs.dtype) for key in ("mask", "gain", "bias")}
-        shape = (spec.nodes, batch.plan.tile, spec.positions, probes)
-        area = node["grid"].prod(-1)
-        exists = (jnp.arange(spec.positions) < area[:, None])[:, None, :, None] * node["mask"][:, :, None, None]
-        pre = jnp.zeros(shape, inputs.dtype)
-        if spec.edges:
-            zero = jnp.zeros((1, probes), inputs.dtype)
-            buffer = jnp.concatenate([*(rows[s] for s in spec.sources), zero])
-            slots = buffer.at[level.slot_row].get(mode="promise_in_bounds")
-            if shift is not None and spec.sources[0] == 0:
-                owner = level.graph[level.receiver][:, None, None]
-                slots += shift.at[owner, level.slot_row].get(mode="fill", fill_value=0)[..., None]
-            weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
-            message = jnp.einsum("esxp,esu->euxp", slots, weight)
-            pre = jraph.segment_sum(message, level.receiver, spec.nodes)
-        if spec.norm:
-            is_norm = (node["op"] == NORM)[:, None, None, None]
-            pre = jnp.where(is_norm, normalize(pre, node["mask"], level.layer), pre)
-            pre = pre * node["gain"][:, :, None, None]
-        if spec.attention:
-            at = level.attention_node
-            units = jraph.segment_sum(node["mask"][at].sum(1), level.attention_head, spec.attention)
-            dim = jnp.maximum(units[level.attention_head], 1.0)
-            attended = attend(states[i - 1], level, node["mask"][at], area[at], dim)
-            pre = pre.at[at].add(jnp.where((node["op"][at] == ATTENTION)[:, None, None, None], attended, 0.0))
-        pre = pre + node["bias"][:, :, None, None]
-        state = activate(pre, node["activation"], spec.activations) * exists
-        if spec.pool:
-            pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
-            state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
-        states.append(state)
-        rows.append(state.reshape(-1, probes))
+    for level in range(len(batch.plan.levels)):
+        states.append(update_level(batch, level, rows, states, shift))
     return states
+
+
+def update_level(
+    batch: Batch,
+    number: int,
+    inputs: Float[Array, "rows probes"],
+    states: States,
+    shift: Float[Array, "networks rows"] | None = None,
+) -> Float[Array, "nodes tile positions probes"]:
+    """Computes the states of one level from those of others.
+
+    Args:
+      batch: networks of one plan.
+      number: of the level, 0 for the first after the inputs.
+      inputs: see `input_rows`.
+      states: of levels, at least of those before this one.
+      shift: see `forward_sweep`.
+    """
+    nodes, plan = batch.graph.nodes, batch.plan
+    spec, level = plan.levels[number], batch.schedule[number]
+    probes = inputs.shape[1]
+    node = {key: value[level.node] for key, value in nodes.items()}
+    node |= {key: node[key].astype(inputs.dtype) for key in ("mask", "gain", "bias")}
+    area = node["grid"].prod(-1)
+    exists = (jnp.arange(spec.positions) < area[:, None])[:, None, :, None] * node["mask"][:, :, None, None]
+    pre = jnp.zeros((spec.nodes, plan.tile, spec.positions, probes), inputs.dtype)
+    if spec.edges:
+        rows = [states[source - 1].reshape(-1, probes) if source else inputs for source in spec.sources]
+        buffer = jnp.concatenate([*rows, jnp.zeros((1, probes), inputs.dtype)])
+        slots = buffer.at[level.slot_row].get(mode="promise_in_bounds")
+        if shift is not None and spec.sources[0] == 0:
+            owner = level.graph[level.receiver][:, None, None]
+            slots += shift.at[owner, level.slot_row].get(mode="fill", fill_value=0)[..., None]
+        weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
+        message = jnp.einsum("esxp,esu->euxp", slots, weight)
+        pre = jraph.segment_sum(message, level.receiver, spec.nodes)
+    if spec.norm:
+        is_norm = (node["op"] == NORM)[:, None, None, None]
+        pre = jnp.where(is_norm, normalize(pre, node["mask"], level.layer), pre)
+        pre = pre * node["gain"][:, :, None, None]
+    if spec.attention:
+        at = level.attention_node
+        units = jraph.segment_sum(node["mask"][at].sum(1), level.attention_head, spec.attention)
+        dim = jnp.maximum(units[level.attention_head], 1.0)
+        attended = attend(states[number - 1], level, node["mask"][at], area[at], dim)
+        pre = pre.at[at].add(jnp.where((node["op"][at] == ATTENTION)[:, None, None, None], attended, 0.0))
+    pre = pre + node["bias"][:, :, None, None]
+    state = activate(pre, node["activation"], spec.activations) * exists
+    if spec.pool:
+        pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
+        state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
+    return state
 
 
 def output_logits(

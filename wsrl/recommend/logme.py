@@ -57,8 +57,9 @@ def maximum_evidence(
         effective = share.sum(0)  # gamma, the number of well-determined weights
         weights = (power * share / (square + t)).sum(0)  # |m|^2
         residual = outside + (power * (1 - share) ** 2).sum(0)
-        before, t = t, effective * residual / np.maximum(weights * (n - effective), TINY)
-        t = np.clip(t, 1 / RANGE, RANGE)
+        ratio = effective * residual
+        floor = np.maximum(ratio / RANGE, TINY)  # weights may be zero
+        before, t = t, np.maximum(ratio / np.maximum(weights * (n - effective), floor), 1 / RANGE)
         if (np.abs(t - before) <= CLOSE * before).all():
             break
     quadratic = np.maximum(outside + (power * t / (square + t)).sum(0), total / RANGE)
