@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from experiments.encoded_gallery import Asked, Encoded
-from experiments.finetuning import RECORDED, SCHEDULE, main, measure, steps_to, summarize
+from experiments.finetuning import RECORDED, SCHEDULE, best_rates, main, measure, steps_to, summarize
 from experiments.starting_points import (
     Models,
     Pick,
@@ -28,6 +28,7 @@ from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.families import MAIN
 from wsrl.zoo.finetuning import (
     MOMENTUM,
+    Curves,
     FineTuner,
     adapt_statistics,
     fit_head,
@@ -236,6 +237,14 @@ def test_architecture_is_found_by_its_shapes():
 
 def fake(accuracy, search=0.0):
     return [{"accuracy": accuracy, "search_seconds": search, "head_seconds": 0.5, "step_seconds": 0.1}]
+
+
+def test_validation_images_choose_the_learning_rate():
+    validation = np.array([[[0.2, 0.4, 0.9], [0.3, 0.5, 0.0]]])  # the last step is not an early one
+    curves = Curves(validation, 1 - validation, 0.5, 0.1)
+    (found,) = best_rates(curves, (1e-3, 1e-2), (0, 10, 300))
+    assert found["rate"] == 1e-2 and found["validation"] == pytest.approx(0.4)
+    np.testing.assert_array_equal(found["accuracy"], curves.test[0, 1])
 
 
 def test_summary():
