@@ -228,6 +228,8 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
             pass
         data = split_task(bank, task.id, args.seed)
         candidates = models.candidates(task.id)
+        if not len(candidates):
+            raise InputError("--models", f"all of the {len(models.records)} know {task.id}", "raise it")
         examples = task_examples(bank, task, data, config.zoo.num_classes)
         asked = ask_by_examples(models.encoded, candidates, examples)
         ask_by_probes(models.encoded, candidates, examples, args.seed)  # compiles what is timed next

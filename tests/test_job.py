@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from experiments import finetuning
 from experiments.finished_run import load_run
 from experiments.ship import ship
 from experiments.starts import probe_models
@@ -293,6 +295,25 @@ def test_tables_refuse_a_folder_without_a_run(name: str, tmp_path: Path, capsys:
     assert module.main([f"--workdir={tmp_path}"]) == 1
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and str(tmp_path) in told[0] and "experiments.main" in told[0]
+
+
+def test_fine_tuning_starts_from_the_models_of_a_run(tiny: Tiny, capsys: pytest.CaptureFixture[str]):
+    asked = [f"--workdir={tiny.workdir}", "--tasks=1", "--models=5", "--seeds=1"]
+    assert finetuning.main([*asked, "--held-out=10"]) == 0
+    path = tiny.workdir / "tables" / "finetuning.csv"
+    with open(path, newline="") as file:
+        rows = {row["start"]: row for row in csv.DictReader(file)}
+    told = re.findall(r"^ {4}(\S.*?) {2,}", finetuning.__doc__ or "", re.M)
+    assert len(rows) == 11 and set(rows) == set(told)
+    assert all(0 <= float(row["accuracy after 50"]) <= 1 for row in rows.values())
+    assert float(rows["scratch"]["accuracy after 0"]) < 0.6
+    kept = contents(tiny.workdir / "finetuning", "*.json")
+    assert finetuning.main([*asked, "--held-out=10"]) == 0  # from what it kept
+    assert contents(tiny.workdir / "finetuning", "*.json") == kept and len(kept) == 1
+    capsys.readouterr()
+    for bad in ("--held-out=100000", "--models=2"):  # both know the task
+        assert finetuning.main([*asked, "--held-out=10", bad]) == 1
+        assert f"error: {bad.partition('=')[0]}" in capsys.readouterr().err
 
 
 def test_linear_probes_are_of_models_that_know_nothing_of_the_task(tiny: Tiny):
