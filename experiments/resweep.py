@@ -46,7 +46,7 @@ class RoundsEncoder(Encoder):
         self,
         batch: Batch,
         inputs: Float[Array, "probes height width channels"],
-        shift: Float[Array, "networks rows"] | None = None,
+        shift: Float[Array, "networks pixels"] | None = None,
     ) -> States:
         """States after the last round; before the first they are zero."""
         rows, levels = input_rows(inputs, batch.plan), range(len(batch.plan.levels))
@@ -70,7 +70,7 @@ class NoMapsEncoder(Encoder):
         self,
         batch: Batch,
         inputs: Float[Array, "probes height width channels"],
-        shift: Float[Array, "networks rows"] | None = None,
+        shift: Float[Array, "networks pixels"] | None = None,
     ) -> States:
         """States of all neurons, each constant over the positions that exist."""
         rows = input_rows(inputs, batch.plan)

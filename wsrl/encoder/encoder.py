@@ -115,7 +115,7 @@ class Encoder(nn.Module):
         self,
         batch: Batch,
         inputs: Float[Array, "probes height width channels"],
-        shift: Float[Array, "networks rows"] | None = None,
+        shift: Float[Array, "networks pixels"] | None = None,
     ) -> States:
         """States of all neurons; see `forward_sweep`."""
         return forward_sweep(batch, inputs, shift)

@@ -88,7 +88,7 @@ def attend(
 def forward_sweep(
     batch: Batch,
     inputs: Float[Array, "probes height width channels"],
-    shift: Float[Array, "networks rows"] | None = None,
+    shift: Float[Array, "networks pixels"] | None = None,
 ) -> States:
     """Computes the states of all levels from the inputs.
 
@@ -113,7 +113,7 @@ def update_level(
     number: int,
     inputs: Float[Array, "rows probes"],
     states: States,
-    shift: Float[Array, "networks rows"] | None = None,
+    shift: Float[Array, "networks pixels"] | None = None,
 ) -> Float[Array, "nodes tile positions probes"]:
     """Computes the states of one level from those of others.
 
