@@ -115,6 +115,7 @@ def resweep(run: FinishedRun, seed: int, change: str) -> Swept:
     embedder = _Relu(encoder) if change == RELU else Embedder(encoder)
     directory = run.workdir / "resweep" / change / f"encoder_{seed}"
     records, _ = read_manifest(run.zoo)
+    jax.clear_caches()  # programs of several sweeps together are more than a process may map
     found = sweep_zoo(embedder, [params], run.zoo, records, run.config.encoder, [directory])
     if [record.id for record in found.records] != [record.id for record in run.records]:
         raise InputError(run.zoo, "has changed since the run", "run experiments.main with this --workdir again")
