@@ -31,6 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     zoo.catalogue = "main"  # of architectures; main or wide
     zoo.families = "mlp,cnn_gap,cnn_flatten,resnet,vit"
     zoo.test_families = ""  # of test runs; empty for the same
+    zoo.recipes = "sound"  # ranges of hyper-parameters: sound, where most runs train well, or broad
     zoo.runs_train = 1  # runs a task and family
     zoo.runs_validation = 2
     zoo.runs_test = 7  # on unseen tasks

@@ -1,15 +1,18 @@
 """How fast models fine-tune on unseen tasks, by where they start from.
 
-    python -m experiments.finetuning --workdir=runs/zoo [--tasks=16] [--held-out=100] [--models=600] [--seeds=3]
+    python -m experiments.finetuning --workdir=runs/zoo [--examples=N] [--tasks=16] [--held-out=100] [--models=600]
 
 Every unseen task of a run of the main job that has enough held-out images to tell models apart picks models from a
 gallery of its zoo, none of them trained on the task, and fine-tunes them. Writes `tables/finetuning.csv` and `.svg`
-into the folder; what a task measured is kept in `finetuning/`, so that an interrupted run goes on. Starts:
+into the folder; what a task measured is kept in `finetuning/`, so that an interrupted run goes on. With `--examples`
+a task has so many labelled images to choose, to train and to validate by, and files are named after their number. With
+`--split=validation` validation tasks pick, none of the test models among them: by these, choices are made. Starts:
 
     retrieved            nearest to the task's training part, by the data-set encoder
     retrieved by probes  nearest to probe models trained on it, by the encoder
     retrieved, LogME     of the 20 nearest by the data-set encoder, the highest LogME
     predicted            the highest start score, which is told from the weights and the data-set encoder's vector
+    predicted, LogME     of the 20 highest start scores, the highest LogME
     scratch              the architecture of the predicted model, initialised as usual
     scratch, ridge head  the same, its head fitted as the heads of pretrained models are
     random pick          any model
@@ -41,12 +44,12 @@ from experiments.starting_points import (
     Models,
     Pick,
     at_random,
-    best_predicted,
+    by_start_score,
+    first,
+    first_by_evidence,
     largest,
     measure_evidence,
     most_accurate,
-    nearest,
-    nearest_by_evidence,
     open_models,
     task_examples,
 )
@@ -65,13 +68,15 @@ from wsrl.zoo.tasks import Task, load_tasks
 RECORDED = (0, 5, 10, 20, 35, 50, 75, 100, 150, 200, SCHEDULE)  # steps
 EARLY = (0, 10, 50)  # steps whose mean validation accuracy chooses a learning rate, and the best in hindsight
 SHOWN = (0, 10, 50, 100)
+FEWEST_EXAMPLES = 25  # of a task, a fifth of them for validation
 RATES = (1.25e-4, 5e-4, 2e-3, 8e-3)  # highest learning rates to choose from; the least keep what a model knows
 HINDSIGHT_RATE = RATES[1]
 SHARES = (0.9, 0.95)  # of the accuracy at which scratch ends
 NAME = "finetuning"
 TITLE = "Fine-tuning on unseen tasks, by where it starts"
 NOTE = (
-    "{tasks} unseen tasks, of {held_out} held-out images or more, pick from {models} models of other tasks. "
+    "{tasks} unseen tasks, of {held_out} held-out images or more, pick from {models} models of other tasks, by "
+    "{known}. "
     "Pretrained models get the batch statistics of at most {head} training images and a head fitted to them by ridge "
     "regression; then all weights are trained by Adam on the same batches of {batch} images, the highest learning "
     "rate, of {rates}, chosen on validation images (runs of {early} steps, whose cost is a column). Accuracies are of"
@@ -207,16 +212,18 @@ def summarize(measured: Sequence[dict[str, list[dict]]], seed: int) -> tuple[lis
 def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> tuple[list[dict], Models]:
     """What each unseen task gave; what the folder holds of the same settings is not measured again."""
     sets, tasks = load_tasks(config.zoo, config.seed)
-    unseen = [task for task in tasks if task.split == "test"]
+    unseen = [task for task in tasks if task.split == args.split]
     bank = image_bank(sets, unseen, config.zoo.test_images)
     unseen = [task for task in unseen if len(bank.test[task.id][0]) >= args.held_out]
     if not unseen:
         raise InputError("--held-out", f"no unseen task has {args.held_out} held-out images", "lower it")
     order = np.random.default_rng([args.seed, 8]).permutation(len(unseen))
     unseen = [unseen[i] for i in order[: args.tasks]]
-    models = open_models(workdir, config, args.models, min(args.seeds, config.encoder.seeds), args.seed)
+    encoders, leave_out = min(args.seeds, config.encoder.seeds), ("test",) if args.split == "validation" else ()
+    models = open_models(workdir, config, args.models, encoders, args.seed, leave_out)
     tuner = FineTuner(bank, stack=4)  # few of one architecture are trained at a time
-    settings = [args.seed, RATES, RECORDED, [r.id for r in models.records], [e.hash for e in models.encoded]]
+    settings = [args.seed, args.examples, RATES, RECORDED, [r.id for r in models.records]]
+    settings.append([own.hash for own in models.encoded])
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     found = []
     for number, task in enumerate(tqdm(unseen, desc="tasks", unit="task")):
@@ -226,19 +233,21 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
             continue
         except (OSError, ValueError):
             pass
-        data = split_task(bank, task.id, args.seed)
+        data = split_task(bank, task.id, args.seed, args.examples)
         candidates = models.candidates(task.id)
         if not len(candidates):
             raise InputError("--models", f"all of the {len(models.records)} know {task.id}", "raise it")
         examples = task_examples(bank, task, data, config.zoo.num_classes)
         asked = ask_by_examples(models.encoded, candidates, examples)
         ask_by_probes(models.encoded, candidates, examples, args.seed)  # compiles what is timed next
+        predicted = by_start_score(models, candidates, asked)
         evidence, seconds = measure_evidence(models, candidates, tuner, data)
         picks = {
-            "retrieved": nearest(asked),
-            "retrieved by probes": nearest(ask_by_probes(models.encoded, candidates, examples, args.seed)),
-            "retrieved, LogME": nearest_by_evidence(asked, evidence, seconds),
-            "predicted": best_predicted(models, candidates, asked),
+            "retrieved": first(asked),
+            "retrieved by probes": first(ask_by_probes(models.encoded, candidates, examples, args.seed)),
+            "retrieved, LogME": first_by_evidence(asked, evidence, seconds),
+            "predicted": first(predicted),
+            "predicted, LogME": first_by_evidence(predicted, evidence, seconds),
             "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9, number])),
             "largest": largest(models, candidates),
             "metadata pick": most_accurate(models, candidates, task),
@@ -256,6 +265,8 @@ def make_table(args: argparse.Namespace) -> None:
             raise InputError(
                 f"--{name.replace('_', '-')}", f"{getattr(args, name)} is too small", "set it to 1 or more"
             )
+    if args.examples is not None and args.examples < FEWEST_EXAMPLES:
+        raise InputError("--examples", f"{args.examples} is too small", f"set it to {FEWEST_EXAMPLES} or more")
     config = read_config(args.workdir)
     if config.zoo.dir:
         raise InputError(args.workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
@@ -264,6 +275,7 @@ def make_table(args: argparse.Namespace) -> None:
     note = NOTE.format(
         tasks=len(measured),
         models=len(models.records),
+        known=f"{args.examples} labelled images" if args.examples else "all their training images",
         head=HEAD_IMAGES,
         batch=BATCH,
         rates=", ".join(f"{rate:g}" for rate in RATES),
@@ -275,7 +287,12 @@ def make_table(args: argparse.Namespace) -> None:
         embedding=np.mean([own.seconds for own in models.encoded]),
         encoders=len(models.encoded),
     )
-    write_table(args.workdir, NAME, TITLE, note, rows, line_figure(plot, "steps", "accuracy", "start"))
+    name, title = NAME, TITLE
+    if args.examples:
+        name, title = f"{NAME}-{args.examples}", f"{TITLE}; {args.examples} labelled images a task"
+    if args.split != "test":
+        name, title = f"{name}-{args.split}", f"{title}; {args.split} tasks"
+    write_table(args.workdir, name, title, note, rows, line_figure(plot, "steps", "accuracy", "start"))
     print_table(rows)
 
 
@@ -283,6 +300,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.finetuning", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
+    parser.add_argument("--examples", metavar="N", type=int, help="labelled images of a task (default all)")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks pick")
     parser.add_argument("--tasks", metavar="N", type=int, default=16, help="unseen tasks at most")
     parser.add_argument("--held-out", metavar="N", type=int, default=100, help="images of an unseen task, at least")
     parser.add_argument("--models", metavar="N", type=int, default=600, help="of the gallery, drawn from the zoo")

@@ -5,6 +5,7 @@ shares a lineage with one that was, may be picked.
 """
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,14 +58,23 @@ class Pick:
     seconds: float = 0.0
 
 
-def open_models(workdir: Path, config: Config, count: int, encoders: int, seed: int) -> Models:
+def open_models(
+    workdir: Path, config: Config, count: int, encoders: int, seed: int, leave_out: Collection[str] = ()
+) -> Models:
     """Draws the gallery of at most `count` models from the zoo of a run and embeds it.
+
+    Args:
+      workdir, config: of the run.
+      count: models at most.
+      encoders: how many of the run's.
+      seed: of the draw.
+      leave_out: splits whose models are not drawn.
 
     Raises:
       InputError: the zoo or an encoder cannot be read, or the zoo's architectures are not those of the configuration.
     """
     records, _ = read_manifest(workdir / "zoo")
-    pool = final_checkpoints(records)
+    pool = [record for record in final_checkpoints(records) if record.split not in leave_out]
     drawn = np.sort(np.random.default_rng([seed, 7]).permutation(len(pool))[:count])
     models = load_trainable(workdir / "zoo", [pool[i] for i in drawn], config.zoo)
     encoded = encode_gallery(workdir, encoders, models.graphs)
@@ -86,25 +96,25 @@ def measure_evidence(
     return evidence, seconds
 
 
-def nearest(asked: Asked) -> Pick:
-    """The nearest model, for each encoder."""
+def by_start_score(models: Models, candidates: np.ndarray, asked: Asked) -> Asked:
+    """The answers with the candidates in another order: how good a start the weights tell that each is."""
+    started = time.perf_counter()
+    sizes, scores = models.sizes[candidates], []
+    for own, query, score in zip(models.encoded, asked.queries, models.start_scores, strict=True):
+        scores.append(predict_start(score, own.vectors[candidates], sizes, query))
+    orders = [candidates[np.argsort(-own, kind="stable")] for own in scores]
+    return asked._replace(orders=orders, seconds=asked.seconds + (time.perf_counter() - started) / len(orders))
+
+
+def first(asked: Asked) -> Pick:
+    """The first model, for each encoder."""
     return Pick([int(order[0]) for order in asked.orders], asked.seconds)
 
 
-def nearest_by_evidence(asked: Asked, evidence: Float[np.ndarray, " models"], seconds: float) -> Pick:
-    """Of the `NEAR` nearest models the one of the highest LogME; of all models LogME took `seconds`."""
+def first_by_evidence(asked: Asked, evidence: Float[np.ndarray, " models"], seconds: float) -> Pick:
+    """Of the first `NEAR` models the one of the highest LogME; of all models LogME took `seconds`."""
     places = [int(order[:NEAR][evidence[order[:NEAR]].argmax()]) for order in asked.orders]
     return Pick(places, asked.seconds + seconds * min(1.0, NEAR / np.isfinite(evidence).sum()))
-
-
-def best_predicted(models: Models, candidates: np.ndarray, asked: Asked) -> Pick:
-    """The best start as the weights tell, for each encoder."""
-    started = time.perf_counter()
-    sizes, places = models.sizes[candidates], []
-    for own, query, score in zip(models.encoded, asked.queries, models.start_scores, strict=True):
-        found = predict_start(score, own.vectors[candidates], sizes, query)
-        places.append(int(candidates[found.argmax()]))
-    return Pick(places, asked.seconds + (time.perf_counter() - started) / len(places))
 
 
 def largest(models: Models, candidates: np.ndarray) -> Pick:

@@ -13,12 +13,12 @@ from experiments.finetuning import RECORDED, SCHEDULE, best_rates, main, measure
 from experiments.starting_points import (
     Models,
     Pick,
-    best_predicted,
+    by_start_score,
+    first,
+    first_by_evidence,
     largest,
     measure_evidence,
     most_accurate,
-    nearest,
-    nearest_by_evidence,
 )
 from experiments.trainable import final_checkpoints, find_architecture
 from wsrl.errors import InputError
@@ -69,6 +69,9 @@ def test_parts_of_a_task_are_disjoint(bank):
     assert sorted([*data.train.rows, *data.validation.rows]) == list(range(160))
     assert len(data.validation.rows) == 32
     assert (data.train.labels == data.train.rows % 5).all()
+    few = split_task(bank, "rows", seed=3, most=50)
+    assert (len(few.train.rows), len(few.validation.rows)) == (40, 10)
+    assert {*few.train.rows, *few.validation.rows} < {*data.train.rows, *data.validation.rows}
 
 
 @pytest.mark.parametrize("model", [SMALL, NORMED])
@@ -101,8 +104,8 @@ def test_adapted_statistics_are_those_of_the_images(bank):
     once = adapt_statistics(NORMED, variables, inputs(bank))
     twice = adapt_statistics(NORMED, once, inputs(bank))
     assert MOMENTUM < 1
-    for first, second in zip(jax.tree.leaves(once), jax.tree.leaves(twice), strict=True):
-        np.testing.assert_allclose(first, second, atol=1e-5)
+    for before, after in zip(jax.tree.leaves(once), jax.tree.leaves(twice), strict=True):
+        np.testing.assert_allclose(before, after, atol=1e-5)
     in_training, _ = NORMED.apply(
         once, inputs(bank), train=True, rngs={"dropout": jax.random.key(0)}, mutable=["batch_stats"]
     )
@@ -202,8 +205,8 @@ def test_the_nearest_model_and_the_most_evident_of_the_near_ones():
     evidence = np.arange(30, dtype=float)
     evidence[7] = -np.inf
     asked = Asked([], [], orders, 0.5)
-    assert nearest(asked) == Pick([0, 29], 0.5)
-    found = nearest_by_evidence(asked, evidence, seconds=29.0)
+    assert first(asked) == Pick([0, 29], 0.5)
+    found = first_by_evidence(asked, evidence, seconds=29.0)
     assert found.places == [19, 29] and found.seconds == pytest.approx(0.5 + 20)
 
 
@@ -216,8 +219,9 @@ def test_the_best_start_that_the_weights_tell_and_the_largest():
     models = Models([], [], [], [], {}, encoded, scores)
     vars(models)["sizes"] = sizes
     asked = Asked([Query(vectors[:1], ["data"], None)] * 2, [], [], 0.5)
-    found = best_predicted(models, np.arange(3), asked)
-    assert found.places == [1, 0] and found.seconds > 0.5
+    found = by_start_score(models, np.arange(3), asked)
+    assert [order.tolist() for order in found.orders] == [[1, 2, 0], [0, 2, 1]]
+    assert first(found).places == [1, 0] and found.seconds > 0.5
     assert largest(models, np.arange(3)).places == [1, 1]
 
 
@@ -287,3 +291,5 @@ def test_a_folder_without_a_run_is_told_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     assert main([f"--workdir={tmp_path}", "--tasks=0"]) == 1
     assert "--tasks" in capsys.readouterr().err
+    assert main([f"--workdir={tmp_path}", "--examples=5"]) == 1
+    assert "--examples" in capsys.readouterr().err

@@ -265,6 +265,7 @@ def test_damaged_models_are_reported_and_left_out(tiny: Tiny, tmp_path: Path):
 TABLES = {
     "ablations": {"change", "validation mAP", "mAP same", "mAP same_low", "mAP cross", "hubness"},
     "oracle": {"method", "gallery", "P@1", "mAP_high"},
+    "accuracy": {"told from", "seen tasks", "unseen tasks_low"},
 }
 
 
@@ -304,7 +305,7 @@ def test_fine_tuning_starts_from_the_models_of_a_run(tiny: Tiny, capsys: pytest.
     with open(path, newline="") as file:
         rows = {row["start"]: row for row in csv.DictReader(file)}
     told = re.findall(r"^ {4}(\S.*?) {2,}", finetuning.__doc__ or "", re.M)
-    assert len(rows) == 11 and set(rows) == set(told)
+    assert len(rows) == 12 and set(rows) == set(told)
     assert all(0 <= float(row["accuracy after 50"]) <= 1 for row in rows.values())
     assert float(rows["scratch"]["accuracy after 0"]) < 0.6
     kept = contents(tiny.workdir / "finetuning", "*.json")

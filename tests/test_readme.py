@@ -115,7 +115,10 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         r"|python -m experiments\.(recommendation|finetuning|scaling)( .*)?",
         lambda words: check_module(words[2].split(".")[1]),
     ),
-    (r"python -m experiments\.(ablations|oracle) --workdir=\S+", lambda words: check_table(words[2].split(".")[1])),
+    (
+        r"python -m experiments\.(ablations|oracle|accuracy) --workdir=\S+",
+        lambda words: check_table(words[2].split(".")[1]),
+    ),
     (r"launch/tpu_vm\.sh .*", check_tpu),
     (r"pip install .*", check_install),
     (r"pytest|pyright|ruff .*", check_ci),

@@ -13,6 +13,7 @@ CONFIG = ConfigDict(
         "catalogue": "main",
         "families": "mlp,vit",
         "test_families": "",
+        "recipes": "sound",
         "num_classes": 5,
         "num_seen_tasks": 2,
         "runs_train": 2,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32, Int64, UInt8
 
 from wsrl.data import ImageSet
 from wsrl.errors import InputError
@@ -66,12 +66,12 @@ def draw_batches(
     noisy = rng.random(len(rows)) < run.label_noise
     labels = np.where(noisy, labels + rng.integers(1, classes, len(rows)), labels) % classes
     drawn = rng.integers(0, len(rows), (steps, batch_size))
-    return rows[drawn].astype(np.int32), _output_units(run)[labels[drawn]].astype(np.int32)
+    return rows[drawn].astype(np.int32), output_units(run.class_order)[labels[drawn]].astype(np.int32)
 
 
-def _output_units(run: Run) -> np.ndarray:
-    """Output unit of each class of the task."""
-    return np.argsort(run.class_order)
+def output_units(class_order: Sequence[int]) -> Int64[np.ndarray, " classes"]:
+    """Output unit of each class of the task, from the class at each output unit."""
+    return np.argsort(class_order)
 
 
 def run_arrays(run: Run, bank: ImageBank, steps: int) -> dict[str, np.ndarray | np.generic]:
@@ -92,5 +92,5 @@ def run_arrays(run: Run, bank: ImageBank, steps: int) -> dict[str, np.ndarray | 
         "steps": np.float32(steps),
         "test_count": np.int32(len(rows)),
         "test_images": np.pad(rows, padding).astype(np.int32),
-        "test_labels": np.pad(_output_units(run)[labels], padding, constant_values=-1).astype(np.int32),
+        "test_labels": np.pad(output_units(run.class_order)[labels], padding, constant_values=-1).astype(np.int32),
     }

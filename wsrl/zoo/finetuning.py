@@ -65,12 +65,19 @@ class Curves(NamedTuple):
     step_seconds: float
 
 
-def split_task(bank: ImageBank, task: str, seed: int) -> TaskData:
-    """Splits a task's training images at random; the validation part has no more images than the held-out one."""
+def split_task(bank: ImageBank, task: str, seed: int, most: int | None = None) -> TaskData:
+    """Splits a task's training images at random; the validation part has no more images than the held-out one.
+
+    Args:
+      bank: the images.
+      task: its id.
+      seed: of the order.
+      most: training images, those of the validation part included; None takes all.
+    """
     rows, labels = bank.train[task]
     test = Part(*bank.test[task])
-    order = np.random.default_rng([seed, 4]).permutation(len(rows))
-    cut = min(max(1, round(VALIDATION * len(rows))), len(test.rows))
+    order = np.random.default_rng([seed, 4]).permutation(len(rows))[:most]
+    cut = min(max(1, round(VALIDATION * len(order))), len(test.rows))
     train, validation = (Part(rows[chosen], labels[chosen]) for chosen in (order[cut:], order[:cut]))
     return TaskData(train, validation, test)
 

@@ -17,8 +17,47 @@ Config = Any  # the section `zoo` of an ml_collections.ConfigDict, whose fields 
 OPTIMIZERS = ("sgd", "adam", "adamw")  # sgd with momentum 0.9
 ADAPTIVE = ("adam", "adamw")
 ADAPTIVE_FAMILIES = ("vit", "sequence_transformer", "rnn")
-LEARNING_RATES = {"sgd": (0.03, 0.2), "adam": (2e-3, 1e-2), "adamw": (2e-3, 1e-2)}
-WEIGHT_DECAYS = {"sgd": (1e-5, 1e-3), "adam": (1e-6, 1e-4), "adamw": (1e-3, 1e-1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranges:
+    """Where the hyper-parameters of runs are drawn from; pairs are least and most.
+
+    Attributes:
+        learning_rates, weight_decays: of each optimizer, log-uniform.
+        init_scale: log-uniform.
+        dropout: of every second run; the others have none.
+        data_fractions: shares of the training images and their probabilities.
+        label_noise: of every fourth run; the others have none.
+    """
+
+    learning_rates: dict[str, tuple[float, float]]
+    weight_decays: dict[str, tuple[float, float]]
+    init_scale: tuple[float, float]
+    dropout: tuple[float, float]
+    data_fractions: dict[float, float]
+    label_noise: tuple[float, float]
+
+
+RANGES = {
+    "sound": Ranges(
+        learning_rates={"sgd": (0.03, 0.2), "adam": (2e-3, 1e-2), "adamw": (2e-3, 1e-2)},
+        weight_decays={"sgd": (1e-5, 1e-3), "adam": (1e-6, 1e-4), "adamw": (1e-3, 1e-1)},
+        init_scale=(0.7, 1.6),
+        dropout=(0.05, 0.3),
+        data_fractions={1.0: 0.6, 0.5: 0.25, 0.25: 0.15},
+        label_noise=(0.01, 0.1),
+    ),
+    # As wide as in the zoo of Unterthiner et al. (2020), where accuracy is to be predicted: many runs hardly learn.
+    "broad": Ranges(
+        learning_rates={"sgd": (5e-4, 0.2), "adam": (1e-4, 5e-2), "adamw": (1e-4, 5e-2)},
+        weight_decays={"sgd": (1e-8, 1e-2), "adam": (1e-8, 1e-2), "adamw": (1e-4, 1e-1)},
+        init_scale=(0.1, 3.0),
+        dropout=(0.05, 0.7),
+        data_fractions={1.0: 0.25, 0.5: 0.25, 0.25: 0.25, 0.1: 0.25},
+        label_noise=(0.01, 0.1),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,18 +114,18 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def _hyperparameters(rng: np.random.Generator, num_classes: int, family: str) -> dict:
+def _hyperparameters(rng: np.random.Generator, ranges: Ranges, num_classes: int, family: str) -> dict:
     # transformers and recurrent networks hardly learn by plain gradient descent in a few hundred steps
     optimizer = str(rng.choice(ADAPTIVE if family in ADAPTIVE_FAMILIES else OPTIMIZERS))
     return {
         "seed": int(rng.integers(2**31)),
         "optimizer": optimizer,
-        "learning_rate": _log_uniform(rng, *LEARNING_RATES[optimizer]),
-        "weight_decay": _log_uniform(rng, *WEIGHT_DECAYS[optimizer]),
-        "init_scale": _log_uniform(rng, 0.7, 1.6),
-        "dropout": float(rng.choice([0.0, rng.uniform(0.05, 0.3)])),
-        "data_fraction": float(rng.choice([1.0, 0.5, 0.25], p=[0.6, 0.25, 0.15])),
-        "label_noise": float(rng.choice([0.0, rng.uniform(0.01, 0.1)], p=[0.75, 0.25])),
+        "learning_rate": _log_uniform(rng, *ranges.learning_rates[optimizer]),
+        "weight_decay": _log_uniform(rng, *ranges.weight_decays[optimizer]),
+        "init_scale": _log_uniform(rng, *ranges.init_scale),
+        "dropout": float(rng.choice([0.0, rng.uniform(*ranges.dropout)])),
+        "data_fraction": float(rng.choice(list(ranges.data_fractions), p=list(ranges.data_fractions.values()))),
+        "label_noise": float(rng.choice([0.0, rng.uniform(*ranges.label_noise)], p=[0.75, 0.25])),
         "class_order": tuple(rng.permutation(num_classes).tolist()),
     }
 
@@ -128,17 +167,20 @@ def draw_runs(config: Config, tasks: Sequence[Task], seed: int = 0) -> list[Run]
     """Draw all runs of a zoo, parents before children, teachers before distilled runs.
 
     Args:
-        config: the section `zoo`, with catalogue, families, test_families, num_classes, num_seen_tasks, runs_train,
-            runs_validation, runs_test, runs_seen (each a number of runs for a task and family), num_children and
-            num_distilled.
+        config: the section `zoo`, with catalogue, families, test_families, recipes (a key of `RANGES`), num_classes,
+            num_seen_tasks, runs_train, runs_validation, runs_test, runs_seen (each a number of runs for a task and
+            family), num_children and num_distilled.
         tasks: the tasks with their splits.
         seed: fixes everything.
 
     Train and validation runs have the train variants of `families`, test runs the test variants of `test_families`, or
     of `families` where that is empty. Variants take turns, so that they have equally many runs. Raises InputError for
-    a catalogue or family that does not exist, or for distilled runs with a single family.
+    a catalogue, family or recipes that do not exist, or for distilled runs with a single family.
     """
     families = _families(config)
+    if config.recipes not in RANGES:
+        raise InputError("zoo.recipes", f"no recipes {config.recipes!r}", f"choose from {', '.join(RANGES)}")
+    ranges = RANGES[config.recipes]
     rng = np.random.default_rng([seed, 1])
     of_split = {split: [task for task in tasks if task.split == split] for split in families}
     num_seen = min(config.num_seen_tasks, len(of_split["train"]))
@@ -168,14 +210,14 @@ def draw_runs(config: Config, tasks: Sequence[Task], seed: int = 0) -> list[Run]
                     parent=None,
                     teacher=None,
                     lineage=name,
-                    **_hyperparameters(rng, config.num_classes, family),
+                    **_hyperparameters(rng, ranges, config.num_classes, family),
                 )
             )
-    runs += _draw_children(runs, config.num_children, rng)
-    return runs + _draw_distilled(runs, config.num_distilled, families, turns, rng)
+    runs += _draw_children(runs, config.num_children, ranges, rng)
+    return runs + _draw_distilled(runs, config.num_distilled, families, ranges, turns, rng)
 
 
-def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -> list[Run]:
+def _draw_children(runs: Sequence[Run], number: int, ranges: Ranges, rng: np.random.Generator) -> list[Run]:
     """Draw fine-tuned runs: another task of the parent's group, so that no lineage is on two splits."""
     tasks_of: dict[tuple[str, bool], list[str]] = {}
     for run in runs:
@@ -187,7 +229,7 @@ def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -
     for i in rng.permutation(len(possible))[:number]:
         parent = possible[i]
         others = [task for task in tasks_of[parent.split, parent.seen] if task != parent.task]
-        drawn = _hyperparameters(rng, len(parent.class_order), parent.family)
+        drawn = _hyperparameters(rng, ranges, len(parent.class_order), parent.family)
         children.append(
             dataclasses.replace(
                 parent,
@@ -208,7 +250,12 @@ def _draw_children(runs: Sequence[Run], number: int, rng: np.random.Generator) -
 
 
 def _draw_distilled(
-    runs: Sequence[Run], number: int, families: dict[str, list[str]], turns: _Turns, rng: np.random.Generator
+    runs: Sequence[Run],
+    number: int,
+    families: dict[str, list[str]],
+    ranges: Ranges,
+    turns: _Turns,
+    rng: np.random.Generator,
 ) -> list[Run]:
     """Draw runs of another family whose labels are a teacher's predictions for its own task."""
     distilled = []
@@ -218,7 +265,7 @@ def _draw_distilled(
         if not others:
             raise InputError("zoo.num_distilled", "needs a second family", "name more families or set it to 0")
         family = others[rng.integers(len(others))]
-        drawn = _hyperparameters(rng, len(teacher.class_order), family)
+        drawn = _hyperparameters(rng, ranges, len(teacher.class_order), family)
         distilled.append(
             dataclasses.replace(
                 teacher,
