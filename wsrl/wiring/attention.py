@@ -16,10 +16,11 @@ from wsrl.wiring.attention_heads import (
 from wsrl.wiring.attention_roles import fan_in, is_cross, listed_heads, looks_like_attention, sort_by_role, units
 from wsrl.wiring.claim import Product
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
-from wsrl.wiring.flow import Flow, run_unknown
+from wsrl.wiring.flow import Flow
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.reading import read_value
 from wsrl.wiring.tree import Node, Shape
+from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 
 

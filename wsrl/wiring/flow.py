@@ -15,22 +15,20 @@ from wsrl.wiring.order import (
     EARLY,
     FAR,
     GATE,
-    INPUTS,
     LATE,
     SECOND,
-    STEM,
     chain_of,
     first_read,
     may_be_grouped,
     norm_first_by_names,
     numbered,
     order,
-    rank,
     shortcuts,
     signature,
     waits,
     zipped,
 )
+from wsrl.wiring.sources import feed, feed_encoders
 from wsrl.wiring.tree import Node, Shape, sorted_children
 from wsrl.wiring.values import Entry, Env
 
@@ -207,7 +205,7 @@ class Flow:
         return True
 
     def run_block(self, node: Node, env: Env) -> bool:
-        """Runs named modules, then bare parameters."""
+        """Runs named modules, then bare parameters; False if what they read is not there yet."""
         chain = chain_of(node, self.norm_first.get(signature(node)))
         inner = Env(env, node=node)
         gate = GATE.search(node.name)
@@ -219,30 +217,56 @@ class Flow:
         for child in shortcuts(node):
             if child in pending and self.run(child, inner):
                 pending.remove(child)
-        self.feed_encoders(node, inner)
-        beside, inner.entries = inner.entries, []
-        for i, child in enumerate(chain or ()):
-            fed = i == 0 and env.parent is None
-            if not self.run_next(child, inner, i > 0) and not (
-                fed and self.feed(inner) and self.run_next(child, inner, False)
-            ):
-                if i == 0:
-                    return False
-                self.lost(inner, child)
-                break
-            pending.remove(child)
+        feed_encoders(self, node, inner)
+        if chain:
+            ran = self.run_chain(chain, inner)
+            if not ran:
+                return False
+            pending = [c for c in pending if c not in ran]
             ran_any = True
-        inner.entries += beside
-        if not chain and env.parent is not None:
+        elif env.parent is not None:
             given = [
                 c for c in pending if c.kind == "linear" and not LATE.search(c.name) and self.run_first(c, inner, env)
             ]
             pending = [c for c in pending if c not in given]
             ran_any = ran_any or bool(given)
+        if not self.run_pending(pending, inner, ran_any):
+            return False
+        for child in bare:
+            self.run(child, inner)
+        if not chain:
+            self.merge(inner.entries)
+        if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts together
+            both = env.add(inner.entries[-1].value * 2, spatial=True)
+            both.read = True
+        if not (gate and self.is_scale(inner, read_before)):
+            self.export(inner, env, node)
+        return True
+
+    def run_chain(self, chain: list[Node], inner: Env) -> list[Node]:
+        """Runs modules whose order is known, apart from what is there already; returns those that ran."""
+        beside, inner.entries = inner.entries, []
+        root = inner.parent is not None and inner.parent.parent is None
+        ran: list[Node] = []
+        for child in chain:
+            if not self.run_next(child, inner, bool(ran)) and not (
+                not ran and root and feed(self, inner) and self.run_next(child, inner, False)
+            ):
+                if ran:
+                    self.lost(inner, child)
+                break
+            ran.append(child)
+        inner.entries += beside
+        return ran
+
+    def run_pending(self, pending: list[Node], inner: Env, ran_any: bool) -> bool:
+        """Runs modules as what they read gets there; False if none did and the block may wait."""
+        root = inner.parent is not None and inner.parent.parent is None
+        pending = list(pending)
         while pending:
-            late = [c for c in pending if LATE.search(c.name)] if env.parent is None else []
+            late = [c for c in pending if LATE.search(c.name)] if root else []
             first = [c for c in pending if c not in late] or pending
-            second = [c for c in first if SECOND.search(c.name)] if env.parent is None and inner.entries else []
+            second = [c for c in first if SECOND.search(c.name)] if root and inner.entries else []
             ready = (
                 self.next_ready([c for c in first if c not in second], inner, ran_any)
                 if 0 < len(second) < len(first)
@@ -250,35 +274,30 @@ class Flow:
             )
             ready = ready or self.next_ready(first, inner, ran_any)
             if ready is None and late and len(first) < len(pending):
-                if self.feed(inner):
+                if feed(self, inner):
                     continue
                 ready = self.next_ready(pending, inner, ran_any)
             if ready is not None:
                 ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
                 pending.remove(ready)
-            elif not (env.parent is None and self.feed(inner)):
-                if not ran_any and not inner.is_unknown() and env.parent is not None:
+            elif not (root and feed(self, inner)):
+                if not ran_any and not inner.is_unknown() and not root:
                     return False
                 self.lost(inner, pending[0])
                 self.run_lost(pending, inner)
                 break
-        for child in bare:
-            self.run(child, inner)
-        if not chain:
-            self.merge(inner.entries)
-        if (
-            "cheap_operation" in node.children and inner.entries
-        ):  # a ghost module may return both parts, one after the other
-            both = env.add(inner.entries[-1].value * 2, spatial=True)
-            both.read = True
-        if gate and inner.inputs and inner.entries and not inner.is_unknown():
-            sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
-            if sources:  # it only scales what it reads
-                tie_values(sources[0].value, inner.entries[-1].value)
-                for entry in inner.entries + sources:
-                    entry.read = read_before.get(id(entry), True)
-                return True
-        self.export(inner, env, node)
+        return True
+
+    def is_scale(self, inner: Env, read_before: dict[int, bool]) -> bool:
+        """Whether a block only scales what it reads; then its value is tied to that, and nothing counts as read."""
+        if not (inner.inputs and inner.entries) or inner.is_unknown():
+            return False
+        sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
+        if not sources:
+            return False
+        tie_values(sources[0].value, inner.entries[-1].value)
+        for entry in inner.entries + sources:
+            entry.read = read_before.get(id(entry), True)
         return True
 
     def next_ready(self, pending: list[Node], inner: Env, ran_any: bool) -> Node | None:
@@ -313,71 +332,6 @@ class Flow:
         del self.wanted[waiting:]
         inner.entries = own + inner.entries
         return ran
-
-    def feed(self, env: Env) -> bool:
-        """Makes an input of the network where a module waits for a size that nothing produces."""
-        wanted, self.wanted = [(s, n) for s, n in self.wanted if n.kind != "norm"], []
-        produced = {size_of(e.value) for e in env.entries}
-        sums = {a + b for a in produced for b in produced} | {k * a for a in produced for k in range(2, 65)}
-        images = [
-            (s, n)
-            for s, n in wanted
-            if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
-        ]
-        sources = [(s, n) for s, n in wanted if s not in self.made_before(n) and s > 1 and not LATE.search(n.path[0])]
-        first = wanted if not env.entries else []
-        for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
-            if size not in produced:
-                env.add((Dim(size, role="input"),), spatial=node.kind == "conv")
-                self.cyclic |= size in self.made and (size, node) not in images and not self.surely_first(node)
-                return True
-        return False
-
-    def made_before(self, node: Node) -> set[int]:
-        """Sizes that some module returns, other than those that run late where this one runs early."""
-        if not EARLY.search(node.path[0]):
-            return self.made
-        late = {n: c for n, c in self.root.children.items() if LATE.search(n)}
-        return {
-            leaf.units
-            for n, c in self.root.children.items()
-            if n not in late
-            for leaf in c.leaves()
-            if leaf.kind in ("linear", "conv", "embedding")
-        }
-
-    def feed_encoders(self, node: Node, env: Env) -> None:
-        """Makes inputs of the network that encoders and embeddings within a block read: images, spectra, features."""
-        if any(name.isdigit() for name in node.path) or not node.path or env.is_unknown():
-            return
-        for child in node.children.values():
-            layers = [
-                leaf
-                for leaf in child.leaves()
-                if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)
-            ]
-            for leaf in layers if INPUTS.search(child.name) else ():
-                size = leaf.fan_in
-                image = size == 3 and leaf.kind == "conv" and leaf.weight[2] > 1
-                derived = any(size == k * made for made in self.made for k in (1, 2, 3, 4))
-                if size > 1 and INPUTS.search(leaf.dotted) and (image or not derived) and not env.everywhere(size):
-                    self.inputs_of(env).add((Dim(size, role="input"),), spatial=leaf.kind == "conv")
-
-    def inputs_of(self, env: Env) -> Env:
-        """The environment of the root."""
-        while env.parent is not None and env.parent.parent is not None:
-            env = env.parent
-        return env
-
-    def surely_first(self, node: Node) -> bool:
-        """Whether names tell that a module of the root runs before the others."""
-        top = self.root.children[node.path[0]]
-        while len(top.parent.children) == 1 and len(top.path) < len(node.path):  # type: ignore[union-attr]
-            top = top.children[node.path[len(top.path)]]
-        beside = [c for c in order(top.parent) if c.kind not in ("norm", "parameter")]  # type: ignore[arg-type]
-        return beside[0] is top and (
-            len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit())
-        )
 
     def merge(self, entries: list[Entry]) -> None:
         """Ties values of one size."""
@@ -434,22 +388,3 @@ class Flow:
             )
         if inner.unknown:
             env.unknown = True
-
-
-def run_unknown(flow: Flow, node: Node, env: Env) -> bool:
-    """Fixes whatever a module of an unknown kind may read; its own modules are not looked at."""
-    sizes = {n for leaf in node.leaves() for _, shape in leaf.tensors.values() for n in shape if n > 1}
-    found = [e for size in sorted(sizes) for e in env.everywhere(size)]
-    if not found and not env.is_unknown():
-        layers = (leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv"))
-        flow.wanted += [(leaf.fan_in, leaf) for leaf in layers]
-        return False
-    for entry in found:
-        fix(entry.value)
-        entry.read = True
-    flow.unknown_sizes |= sizes
-    flow.warnings.append(f"{node.dotted} is not understood")
-    last = env.last()
-    if last is not None:
-        env.add(last.value, spatial=last.spatial)
-    return True

@@ -1,8 +1,9 @@
 """State-space layers (Gu and Dao, Mamba, 2023): `in_proj`, `conv1d`, `x_proj`, `dt_proj`, `A_log`, `D`, `out_proj`."""
 
 from wsrl.wiring.dims import Dim, fix, tie_values, view
-from wsrl.wiring.flow import Flow, run_unknown
+from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
+from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 
 PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj", "conv1d", "A_log", "D")

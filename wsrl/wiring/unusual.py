@@ -2,8 +2,9 @@
 
 import re
 
-from wsrl.wiring.flow import Flow, run_unknown
+from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
+from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 
 UNUSUAL = (

@@ -1,0 +1,81 @@
+"""Inputs of the network: what flows in where modules wait for sizes that nothing in it produces."""
+
+from typing import TYPE_CHECKING
+
+from wsrl.wiring.dims import Dim, size_of
+from wsrl.wiring.order import EARLY, INPUTS, LATE, STEM, order, rank
+from wsrl.wiring.tree import Node
+from wsrl.wiring.values import Env
+
+if TYPE_CHECKING:
+    from wsrl.wiring.flow import Flow
+
+
+def feed(flow: "Flow", env: Env) -> bool:
+    """Makes an input of the network where a module waits for a size that nothing produces."""
+    wanted, flow.wanted = [(s, n) for s, n in flow.wanted if n.kind != "norm"], []
+    produced = {size_of(e.value) for e in env.entries}
+    sums = {a + b for a in produced for b in produced} | {k * a for a in produced for k in range(2, 65)}
+    images = [
+        (s, n)
+        for s, n in wanted
+        if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
+    ]
+    sources = [(s, n) for s, n in wanted if s not in _made_before(flow, n) and s > 1 and not LATE.search(n.path[0])]
+    first = wanted if not env.entries else []
+    for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
+        if size not in produced:
+            env.add((Dim(size, role="input"),), spatial=node.kind == "conv")
+            flow.cyclic |= size in flow.made and (size, node) not in images and not _surely_first(flow, node)
+            return True
+    return False
+
+
+def _made_before(flow: "Flow", node: Node) -> set[int]:
+    """Sizes that some module returns, other than those that run late where this one runs early."""
+    if not EARLY.search(node.path[0]):
+        return flow.made
+    late = {n: c for n, c in flow.root.children.items() if LATE.search(n)}
+    return {
+        leaf.units
+        for n, c in flow.root.children.items()
+        if n not in late
+        for leaf in c.leaves()
+        if leaf.kind in ("linear", "conv", "embedding")
+    }
+
+
+def feed_encoders(flow: "Flow", node: Node, env: Env) -> None:
+    """Makes inputs of the network that encoders and embeddings within a block read: images, spectra, features."""
+    if any(name.isdigit() for name in node.path) or not node.path or env.is_unknown():
+        return
+    for child in node.children.values():
+        layers = [
+            leaf
+            for leaf in child.leaves()
+            if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)
+        ]
+        for leaf in layers if INPUTS.search(child.name) else ():
+            size = leaf.fan_in
+            image = size == 3 and leaf.kind == "conv" and leaf.weight[2] > 1
+            derived = any(size == k * made for made in flow.made for k in (1, 2, 3, 4))
+            if size > 1 and INPUTS.search(leaf.dotted) and (image or not derived) and not env.everywhere(size):
+                _inputs_of(env).add((Dim(size, role="input"),), spatial=leaf.kind == "conv")
+
+
+def _inputs_of(env: Env) -> Env:
+    """The environment of the root."""
+    while env.parent is not None and env.parent.parent is not None:
+        env = env.parent
+    return env
+
+
+def _surely_first(flow: "Flow", node: Node) -> bool:
+    """Whether names tell that a module of the root runs before the others."""
+    top = flow.root.children[node.path[0]]
+    while len(top.parent.children) == 1 and len(top.path) < len(node.path):  # type: ignore[union-attr]
+        top = top.children[node.path[len(top.path)]]
+    beside = [c for c in order(top.parent) if c.kind not in ("norm", "parameter")]  # type: ignore[arg-type]
+    return beside[0] is top and (
+        len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit())
+    )
