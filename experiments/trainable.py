@@ -35,7 +35,7 @@ class Trainable:
     graphs: list[Graph]
 
     @functools.cached_property
-    def sizes(self) -> Float32[np.ndarray, "models 2"]:
+    def sizes(self) -> Float32[np.ndarray, "models 3"]:
         """See `network_size`."""
         return np.stack([network_size(graph) for graph in self.graphs])
 
@@ -90,7 +90,8 @@ def find_architecture(record: Record, variables: Tree, zoo: Config) -> Classifie
     """
     family = CATALOGUES[zoo.catalogue].get(record.architecture)
     shapes = jax.tree.map(np.shape, variables["params"])
-    for model in family.variants if family else ():
+    for variant in family.variants if family else ():
+        model = variant.clone(num_classes=zoo.num_classes)
         told = model.activation, list(model.conv_strides), model.heads
         if told != (record.activation, list(record.get("strides")), record.get("heads")):
             continue

@@ -213,8 +213,8 @@ def test_the_nearest_model_and_the_most_evident_of_the_near_ones():
 def test_the_best_start_that_the_weights_tell_and_the_largest():
     vectors = np.eye(4, 2, dtype=np.float32)
     encoded = [Encoded(Path(), None, None, vectors, ["dense"] * 4, 0.0)] * 2  # pyright: ignore[reportArgumentType]
-    sizes = np.array([[5, 2], [7, 2], [6, 2], [9, 2]], np.float32)
-    score = StartScore(np.zeros(2, np.float32), np.eye(2, 1, dtype=np.float32), np.array([0, 1, 0, 0], np.float32))
+    sizes = np.array([[5, 2, 1], [7, 2, 1], [6, 2, 1], [9, 2, 1]], np.float32)
+    score = StartScore(np.zeros(2, np.float32), np.eye(2, 1, dtype=np.float32), np.array([0, 1, 0, 0, 0], np.float32))
     scores = [score, score._replace(weights=-score.weights)]
     models = Models([], [], [], [], {}, encoded, scores)
     vars(models)["sizes"] = sizes

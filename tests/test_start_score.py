@@ -14,7 +14,7 @@ def measured():
     rng = np.random.default_rng(0)
     directions = rng.normal(size=(MODELS, DIM)) * np.geomspace(3, 0.1, DIM)
     embedding = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    sizes = np.column_stack([rng.normal(9, 1, MODELS), rng.integers(2, 6, MODELS)])
+    sizes = np.column_stack([rng.normal(9, 1, MODELS), rng.integers(2, 6, MODELS), rng.normal(3, 1, MODELS)])
     similarity = rng.normal(0.1, 0.2, (TASKS, MODELS))
     good = 0.2 * embedding[:, 0] + 0.05 * sizes[:, 0]
     accuracy = good + 0.1 * similarity + rng.normal(size=(TASKS, 1)) + rng.normal(0, 0.01, (TASKS, MODELS))

@@ -74,6 +74,21 @@ def test_recipes_vary():
     assert all(sorted(run.class_order) == list(range(5)) for run in runs)
 
 
+def test_broad_recipes_reach_further():
+    sound, broad = (draw_runs(ConfigDict({**CONFIG, "recipes": name}), TASKS) for name in ("sound", "broad"))
+    assert [run.id for run in sound] == [run.id for run in broad]
+    for field, edge in (("learning_rate", min), ("init_scale", max), ("dropout", max)):
+        narrow, wide = (edge(getattr(run, field) for run in runs) for runs in (sound, broad))
+        assert wide < narrow if edge is min else wide > narrow
+    assert 0.1 in {run.data_fraction for run in broad}
+
+
+def test_networks_have_an_output_for_each_class():
+    assert {run.model.num_classes for run in draw_runs(CONFIG, TASKS)} == {5}
+    runs = draw_runs(ConfigDict({**CONFIG, "num_classes": 7}), TASKS)
+    assert {(run.model.num_classes, len(run.class_order)) for run in runs} == {(7, 7)}
+
+
 def test_unknown_family():
     with pytest.raises(InputError, match="no family lstm"):
         draw_runs(ConfigDict({**CONFIG, "families": "lstm"}), TASKS)
@@ -135,6 +150,7 @@ def test_the_main_catalogue_draws_the_runs_it_always_drew():
     [
         ({"catalogue": "narrow"}, "zoo.catalogue: no catalogue 'narrow'"),
         ({"test_families": "mlp,lstm"}, "zoo.test_families: no family lstm"),
+        ({"recipes": "narrow"}, "zoo.recipes: no recipes 'narrow'; choose from sound, broad"),
     ],
 )
 def test_unknown_catalogue_or_test_family(change, reason):

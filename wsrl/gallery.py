@@ -15,7 +15,7 @@ from wsrl.encoder.export import encoder_hash
 from wsrl.files import write_atomically
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.kind import network_kind
-from wsrl.graph.size import network_size
+from wsrl.graph.size import SIZES, network_size
 from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.zoo.load import stream_networks
 from wsrl.zoo.manifest import MANIFEST, Record, read_manifest
@@ -37,7 +37,7 @@ class Gallery(NamedTuple):
 
     records: list[Record]
     vectors: Float32[np.ndarray, "n dim"]
-    sizes: Float32[np.ndarray, "n 2"]
+    sizes: Float32[np.ndarray, "n 3"]
     kinds: list[str]
     problems: list[str]
 
@@ -77,7 +77,7 @@ def open_gallery(zoo: Path, embedder: Embedder, params: Any, progress: bool = Fa
 
 def _embed(zoo: Path, records: Sequence[Record], embedder: Embedder, params: Any, progress: bool) -> dict:
     ids, vectors, problems = [], [np.zeros((0, embedder.encoder.dim), np.float32)], []
-    sizes, kinds = [np.zeros((0, 2), np.float32)], []
+    sizes, kinds = [np.zeros((0, SIZES), np.float32)], []
     for networks in stream_networks(zoo, records, TILE, WINDOW):
         problems += networks.problems
         if networks.graphs:
@@ -96,7 +96,8 @@ def _read(path: Path, told: dict[str, str]) -> dict[str, np.ndarray] | None:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as held:
             if any(str(held[key]) != value for key, value in told.items()):
                 return None
-            return {key: held[key] for key in ("ids", "embeddings", "sizes", "kinds", "problems")}
+            found = {key: held[key] for key in ("ids", "embeddings", "sizes", "kinds", "problems")}
+            return found if found["sizes"].shape[1:] == (SIZES,) else None  # another version of wsrl knew others
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

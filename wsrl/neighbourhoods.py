@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Int
 
 from wsrl.index import Index
 
-NEIGHBOURS = 10  # that a vector is blended with, at most
+NEIGHBOURS = 20  # that a vector is blended with, at most
 GALLERY_SHARE = 10  # the neighbours are no more than one in so many models, since few models of a task may be there
 BLOCK = 4096  # vectors blended at once
 SMALL = 1e-12

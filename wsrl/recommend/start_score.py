@@ -39,7 +39,7 @@ class StartScore(NamedTuple):
 
 def fit_start_score(
     embedding: Float[np.ndarray, "models dim"],
-    sizes: Float[np.ndarray, "models 2"],
+    sizes: Float[np.ndarray, "models 3"],
     similarity: Float[np.ndarray, "tasks models"],
     accuracy: Float[np.ndarray, "tasks models"],
 ) -> StartScore:
@@ -70,7 +70,7 @@ def fit_start_score(
 def predict_start(
     score: StartScore,
     embedding: Float[np.ndarray, "models dim"],
-    sizes: Float[np.ndarray, "models 2"],
+    sizes: Float[np.ndarray, "models 3"],
     query: Query,
 ) -> Float[np.ndarray, "models"]:
     """Accuracy of a linear probe on the query's data, above the mean of these models; no model is run."""

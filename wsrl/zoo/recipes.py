@@ -106,8 +106,9 @@ class Run:
 
     @property
     def model(self) -> Classifier:
-        """The architecture."""
-        return CATALOGUES[self.catalogue][self.family].variants[self.variant]
+        """The architecture, with an output neuron for each class."""
+        variant = CATALOGUES[self.catalogue][self.family].variants[self.variant]
+        return variant.clone(num_classes=len(self.class_order))
 
 
 def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
