@@ -43,7 +43,7 @@ def test_blended_vectors_are_sums_weighted_by_similarity(monkeypatch):
 
 
 def test_neighbours_are_few_where_models_are():
-    assert [neighbour_count(models) for models in (9, 10, 55, 100, 10**6)] == [0, 1, 5, 10, 10]
+    assert [neighbour_count(models) for models in (9, 10, 55, 200, 10**6)] == [0, 1, 5, 20, 20]
     assert neighbour_count(1000, most=3) == 3
 
 

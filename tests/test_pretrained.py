@@ -51,7 +51,8 @@ def test_it_embeds_networks_whatever_their_symmetry_and_class_order(pretrained):
 def test_its_start_score_fits(pretrained):
     score = load_start_score(PRETRAINED, encoder_hash(*pretrained))
     assert len(score.centre) == pretrained[0].dim
-    assert score.weights[-3] > 0  # larger networks are better starts, other things being equal
+    assert score.weights[-2] > 0  # heads that read more features are better starts, other things being equal
+    assert score.weights[-1] > 0  # and nearer models
 
 
 def test_labelled_examples_get_a_vector(pretrained):
