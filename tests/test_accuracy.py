@@ -26,7 +26,7 @@ def fitted(networks, **changes):
     swept, accuracy, params = networks
     embedder = Embedder(ENCODER)
     settings = {"accuracy": accuracy, "training": TRAINING, "shrinkage": 1.0} | changes
-    params = fit_accuracy(params, swept, embedder.read(params, swept).embedding, **settings)
+    params = fit_accuracy(ENCODER, params, swept, **settings)
     return params, embedder.read(params, swept).accuracy
 
 

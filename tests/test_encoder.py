@@ -145,6 +145,10 @@ def test_export_round_trip_and_refusal(tmp_path):
     encoder, loaded = load_encoder(tmp_path)
     assert encoder_hash(encoder, loaded) == digest == encoder_hash(ENCODER, params)
     assert encoder_hash(ENCODER, make_params(1)) != digest
+    fewer = {**params, "accuracy": jax.tree.map(lambda leaf: leaf[:1], params["accuracy"])}
+    save_encoder(tmp_path, ENCODER, fewer)
+    with pytest.raises(InputError, match="parameters of another version"):
+        load_encoder(tmp_path)
     (tmp_path / "encoder.safetensors").write_bytes(b"short")
     with pytest.raises(InputError, match="holds no readable encoder"):
         load_encoder(tmp_path)

@@ -1,5 +1,6 @@
 """The predicted accuracy: a ridge regression in closed form on what the read-out tells of the training networks."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -7,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsrl.encoder.encoder import Swept
-from wsrl.encoder.readout import confidence
+from wsrl.encoder.encoder import Encoder, Swept
 
 SMALL = 1e-6  # least deviation of a feature
+BLOCK = 512  # networks at a time
 
 
 def fit_accuracy(
+    encoder: Encoder,
     params: Any,
     swept: Swept,
-    embedding: Float[np.ndarray, "n dim"],
     accuracy: Float[np.ndarray, " n"],
     training: Int[np.ndarray, " m"],
     shrinkage: float,
@@ -24,13 +25,17 @@ def fit_accuracy(
     """Returns the parameters with those of the predicted accuracy fitted to the networks at `training`.
 
     Args:
-      params: of the encoder.
-      swept, embedding, accuracy: of the whole collection; accuracies are from 0 to 1.
+      encoder, params: whose `accuracy_features` the prediction is a linear function of.
+      swept, accuracy: of the whole collection; accuracies are from 0 to 1.
       training: places of the networks.
       shrinkage: added to the unit variances of the standardised features (Hoerl and Kennard 1970).
     """
-    sure = np.asarray(jax.jit(confidence)(swept.logits[training], swept.mask[training]))
-    features = np.concatenate([embedding[training], sure], axis=1, dtype=np.float64)
+    read = jax.jit(partial(encoder.apply, method="accuracy_features"))
+    blocks = [training[start : start + BLOCK] for start in range(0, len(training), BLOCK)]
+    features = np.concatenate(
+        [np.asarray(read({"params": params}, Swept(*(leaf[own] for leaf in swept)))) for own in blocks],
+        dtype=np.float64,
+    )
     mean, deviation = features.mean(0), np.maximum(features.std(0), SMALL)
     standard = (features - mean) / deviation
     wanted = accuracy[training].astype(np.float64)

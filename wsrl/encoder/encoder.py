@@ -121,10 +121,16 @@ class Encoder(nn.Module):
         return forward_sweep(batch, inputs, shift)
 
     def read(self, swept: Swept) -> Encoding:
-        """Reads out embeddings, and accuracies as a linear function of them and of how sure the networks are."""
-        embedding = self.embed(swept)
-        features = jnp.concatenate([embedding, confidence(swept.logits, swept.mask)], -1)
-        return Encoding(embedding, jnp.clip(self.accuracy(features)[:, 0], 0.0, 1.0))
+        """Reads out embeddings and predicted accuracies."""
+        return Encoding(self.embed(swept), jnp.clip(self.accuracy(self.accuracy_features(swept))[:, 0], 0.0, 1.0))
+
+    def accuracy_features(self, swept: Swept) -> Float[Array, "networks features"]:
+        """What predicted accuracies are a linear function of: the products of the classes' responses, of which the
+        embedding keeps what tells tasks apart and not what tells networks of a task apart, and how sure networks are.
+        """
+        classes = jnp.eye(swept.mask.shape[1])
+        _, products = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * classes)
+        return jnp.concatenate([products, confidence(swept.logits, swept.mask)], -1)
 
     def embed(
         self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None
@@ -137,8 +143,15 @@ class Encoder(nn.Module):
             with the same one are merged. None leaves the classes as they are.
         """
         new_classes = jnp.eye(swept.mask.shape[1]) if class_map is None else class_map
-        embedding = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * new_classes)
+        embedding, _ = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * new_classes)
         return embedding / jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
+
+
+def no_answers(encoder: Encoder) -> Swept:
+    """One network with one class that answers nothing, by whose shapes parameters are drawn."""
+    pixels = math.prod(encoder.input_shape[:2])
+    logits, templates = (np.zeros((1, 1, size), np.float32) for size in (encoder.probes, pixels))
+    return Swept(logits, templates, np.ones((1, 1), np.float32))
 
 
 def bounded(values: Float[Array, "..."]) -> Float[Array, "..."]:

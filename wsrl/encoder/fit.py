@@ -1,6 +1,5 @@
 """Trains one encoder on the networks of a zoo: inputs, sweeps, read-out."""
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -13,7 +12,7 @@ from jaxtyping import Float, Int
 from wsrl.annotations import Config
 from wsrl.encoder.accuracy import fit_accuracy
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
-from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.encoder import Encoder, Encoding, Swept, no_answers
 from wsrl.encoder.fisher import fit_readout
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
@@ -57,11 +56,8 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int], kind: type[E
 
 def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width channels"], seed: int) -> Any:
     """Draws parameters; the learned inputs start as given."""
-    mask = np.ones((1, 1), np.float32)
-    pixels = math.prod(encoder.input_shape[:2])
-    logits, templates = (np.zeros((1, 1, size), np.float32) for size in (encoder.probes, pixels))
-    swept = Swept(logits, templates, mask)
-    params = jax.jit(encoder.init, static_argnames="method")(jax.random.key(seed), swept, method="read")["params"]
+    draw = jax.jit(encoder.init, static_argnames="method")
+    params = draw(jax.random.key(seed), no_answers(encoder), method="read")["params"]
     return {**params, "inputs": jnp.asarray(inputs, jnp.float32)}
 
 
@@ -133,6 +129,5 @@ def fit_encoder(
         init_state(params, optimizer), step, sampler.sample, score, config, directory, f"encoder {seed}"
     )
     swept = embedder.sweep(best, buckets, f"sweep {seed}") if learn_inputs else swept
-    embedding = embedder.read(best, swept).embedding
-    best = fit_accuracy(best, swept, embedding, examples.accuracy, training, config.accuracy_shrinkage)
+    best = fit_accuracy(embedder.encoder, best, swept, examples.accuracy, training, config.accuracy_shrinkage)
     return Fitted(best, swept, embedder.read(best, swept), curve)

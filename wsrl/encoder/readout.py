@@ -127,14 +127,15 @@ class ResponseReadout(nn.Module):
         logits: Float[Array, "networks classes probes"],
         templates: Float[Array, "networks classes pixels"],
         class_map: Float[Array, "networks classes new_classes"],
-    ) -> Float[Array, "networks dim"]:
-        """Returns one vector a network."""
+    ) -> tuple[Float[Array, "networks dim"], Float[Array, "networks products"]]:
+        """Returns one vector a network, and the products that it is a linear function of."""
         responses = class_responses(logits, templates, class_map, self.evidence, self.template)
         products = self.rank * (self.rank + 1) // 2
         basis = self.param("basis", nn.initializers.orthogonal(), (responses.shape[2], self.rank))
         centre = self.param("centre", nn.initializers.zeros, (products,))
         metric = self.param("metric", nn.initializers.orthogonal(), (products, self.dim))
-        return (second_order(responses @ basis, self.smoothing) - centre) @ metric
+        found = second_order(responses @ basis, self.smoothing)
+        return (found - centre) @ metric, found
 
 
 def entropies(
