@@ -4,6 +4,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
@@ -97,6 +98,17 @@ def test_head_of_constant_features_tells_the_shares_of_the_classes():
     kernel, bias = fit_head(np.ones((4, 3), np.float32), labels, 5)
     assert not kernel.any()
     assert bias.argmax() == 0
+
+
+def test_head_of_few_images_is_not_surer_than_it_should_be():
+    rng = np.random.default_rng(0)
+    directions, labels = rng.normal(size=(5, 60)), np.arange(480) % 5
+    features = (0.35 * directions[labels] + rng.normal(size=(480, 60))).astype(np.float32)
+    kernel, bias = fit_head(features[:80], labels[:80], 5)  # nearly as many features as images
+    logits = features @ kernel + bias
+    entropy = -scipy.special.log_softmax(logits, 1)[np.arange(480), labels]
+    assert (logits[80:].argmax(1) == labels[80:]).mean() > 0.75
+    assert 0.05 < entropy[:80].mean() < entropy[80:].mean() < 0.8
 
 
 def test_adapted_statistics_are_those_of_the_images(bank):

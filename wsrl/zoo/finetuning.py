@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 import scipy.special
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int64
@@ -29,8 +28,8 @@ SCHEDULE = 300  # steps after which the learning rate has come down to zero
 BATCH = 32  # images
 HEAD_IMAGES = 512  # of the training part that the head is fitted to, at most
 FEWEST_IMAGES = 64  # of a program that reads features; more are padded to the next power of two
-PENALTY = 1e-2  # of the ridge regression, relative to the mean variance of a feature
-SHARPNESS = 2.0 ** np.arange(-2, 9)  # factors on the ridge regression's outputs, of which cross-entropy chooses
+PENALTIES = 10.0 ** np.arange(-3, 2)  # of the ridge regression, relative to the mean variance of a feature
+SHARPNESS = 2.0 ** np.arange(-2, 9)  # factors on the ridge regression's outputs
 SMALL = 1e-8  # added to the penalty, for features that are all constant
 VALIDATION = 0.2  # share of a task's training images
 
@@ -112,8 +111,9 @@ def fit_head(
 ) -> tuple[Float32[np.ndarray, "features classes"], Float32[np.ndarray, " classes"]]:
     """Kernel and bias of a linear classifier by ridge regression on one-hot labels.
 
-    The regression's outputs are multiplied by the one of `SHARPNESS` that gives the least cross-entropy on the same
-    images, as logits of a network trained further should be calibrated.
+    The regression's outputs are multiplied by one of `SHARPNESS`, as logits of a network trained further should be
+    calibrated. Of that and of `PENALTIES` those are taken that give the least cross-entropy of images left out, each
+    from the fit to the others (Allen 1974, in closed form): logits that fit too well leave nothing to train by.
 
     Args:
       features: finite; computed with in float64.
@@ -122,16 +122,21 @@ def fit_head(
     """
     features, targets = features.astype(np.float64), np.eye(classes)[labels]
     mean, base = features.mean(0), targets.mean(0)
-    centred = features - mean
-    covariance = centred.T @ centred / len(labels)
-    penalty = PENALTY * np.trace(covariance) / len(covariance) + SMALL
-    kernel = scipy.linalg.solve(
-        covariance + penalty * np.eye(len(covariance)), centred.T @ targets / len(labels), assume_a="pos"
-    )
-    outputs = centred @ kernel + base
-    entropies = [-scipy.special.log_softmax(factor * outputs, 1)[targets > 0].mean() for factor in SHARPNESS]
-    factor = SHARPNESS[np.argmin(entropies)]
-    return (factor * kernel).astype(np.float32), (factor * (base - mean @ kernel)).astype(np.float32)
+    variance, axes = np.linalg.eigh(np.cov(features.T, bias=True).reshape(features.shape[1], -1))
+    variance = np.maximum(variance, 0.0)
+    turned = (features - mean) @ axes
+    best = np.inf, np.zeros((features.shape[1], classes)), 1.0
+    for penalty in PENALTIES * variance.mean() + SMALL:
+        kernel = turned.T @ targets / len(labels) / (variance + penalty)[:, None]
+        residual = targets - turned @ kernel - base
+        leverage = (1 + (turned**2 / (variance + penalty)).sum(1)) / len(labels)
+        left_out = targets - residual / np.maximum(1 - leverage, SMALL)[:, None]
+        for factor in SHARPNESS:
+            entropy = -scipy.special.log_softmax(factor * left_out, 1)[targets > 0].mean()
+            best = min(best, (entropy, factor * kernel, factor), key=lambda found: found[0])
+    _, kernel, factor = best
+    kernel = axes @ kernel
+    return kernel.astype(np.float32), (factor * base - mean @ kernel).astype(np.float32)
 
 
 def with_head(
