@@ -15,6 +15,7 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.fit import init_params
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
+from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 
 SETTINGS = get_config().encoder
@@ -56,6 +57,15 @@ def run(directory, settings=SETTINGS, sample=None, seconds=None, validate=first_
     step = make_train_step(linear, optimizer, settings)
     sample = sample or sampler(jax.local_device_count()).sample
     return train(init_state(params, optimizer), step, sample, validate, settings, directory, "t", seconds)
+
+
+def test_a_checkpoint_of_other_parameters_is_told_in_one_line(tmp_path):
+    run(tmp_path)
+    optimizer = make_optimizer(SETTINGS)
+    step = make_train_step(linear, optimizer, SETTINGS)
+    other = {"rest": {"kernel": np.eye(3, dtype=np.float32), "more": np.zeros(2, np.float32)}, "inputs": np.zeros(3)}
+    with pytest.raises(InputError, match=r"checkpoints: cannot be restored .* delete it to train again"):
+        train(init_state(other, optimizer), step, sampler().sample, first_input, SETTINGS, tmp_path, "t")
 
 
 def losses(rows):

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from wsrl.annotations import Config
 from wsrl.encoder.losses import contrastive
 from wsrl.encoder.sampling import Targets
+from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
 AXIS = "devices"
@@ -134,6 +135,9 @@ def train(
 
     Returns:
       The best parameters, on no device, and the rows of `metrics.jsonl`.
+
+    Raises:
+      InputError: the directory's checkpoint cannot be restored.
     """
     history = directory / "metrics.jsonl"
     best, rows = state.params, []
@@ -145,7 +149,12 @@ def train(
     ):
         if checkpointer.latest is not None:
             shape = {"state": state, "best": best, "score": np.zeros(())}
-            saved = checkpointer.load(checkpointer.latest, abstract_state=shape)
+            try:
+                saved = checkpointer.load(checkpointer.latest, abstract_state=shape)
+            except (KeyError, ValueError, OSError) as error:
+                reason = f"cannot be restored ({type(error).__name__}), perhaps of another version of wsrl"
+                mend = "delete it to train again, or name another --workdir"
+                raise InputError(directory / "checkpoints", reason, mend) from error
             state, best, best_score = saved["state"], saved["best"], float(saved["score"])
             rows = [json.loads(line) for line in history.read_text().splitlines()[: int(state.step)]]
         else:
