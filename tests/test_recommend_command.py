@@ -21,7 +21,7 @@ from wsrl.zoo.manifest import Record
 
 GOLDEN = Path(__file__).parent / "golden"
 ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
-SIZES = np.array([[9, 3], [9, 3], [7, 3], [8, 3]], np.float32)  # logarithm of the weights, and layers
+SIZES = np.array([[9, 3, 2], [9, 3, 2], [7, 3, 2], [8, 3, 2]], np.float32)  # see `network_size`
 COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder"]
 
 
@@ -90,7 +90,7 @@ def test_good_starts_are_told_by_a_score(folder, encoder, capsys, monkeypatch):
     monkeypatch.setattr(data_query, "data_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], ["data"], None))
     assert main([*COMMAND, "--start"]) == 1
     assert capsys.readouterr().err.startswith("error: encoder/start_score.safetensors: no readable start score")
-    weights = np.array([0.0, 0.1, 0.0, 0.01], np.float32)  # larger models are better, and of them the nearer one
+    weights = np.array([0.0, 0.1, 0.0, 0.0, 0.01], np.float32)  # larger models are better, and of them the nearer one
     score = StartScore(np.zeros(4, np.float32), np.eye(4, 1, dtype=np.float32), weights)
     save_start_score(encoder, score, encoder_hash(*load_encoder(encoder)))
     assert main([*COMMAND, "--start", "--json"]) == 0

@@ -58,6 +58,9 @@ def test_round_trip_and_refusals(measured, tmp_path):
         np.testing.assert_array_equal(wanted, found)
     with pytest.raises(InputError, match="another encoder"):
         load_start_score(tmp_path, "other")
+    save_start_score(tmp_path, score._replace(weights=score.weights[1:]), "hash")
+    with pytest.raises(InputError, match="another version of wsrl"):
+        load_start_score(tmp_path, "hash")
     content = (tmp_path / FILE).read_bytes()
     for damaged in (content[: len(content) // 2], b"", b"\xff" * 100):
         (tmp_path / FILE).write_bytes(damaged)

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32
 from wsrl.encoder.export import encoder_directory
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
+from wsrl.graph.size import SIZES
 from wsrl.recommend.probes import Query
 
 FILE = "start_score.safetensors"
@@ -111,6 +112,8 @@ def load_start_score(directory: Path, encoder_hash: str) -> StartScore:
     except (OSError, TypeError, safetensors.SafetensorError) as error:
         mend = "run the main job on a zoo that it trains, with starts.tasks above 0"
         raise InputError(path, f"no readable start score ({error})", mend) from error
+    if score.weights.shape != (score.components.shape[1] + SIZES + 1,):
+        raise InputError(path, "is of another version of wsrl", "run the main job again")
     if fitted_to != encoder_hash:
         raise InputError(path, "was fitted to another encoder", "run the main job again")
     return score
