@@ -6,7 +6,7 @@ from jaxtyping import Float32
 from wsrl.annotations import Graph
 from wsrl.graph.tiles import OPS
 
-SIZES = 3
+SIZES = 3  # numbers that tell how large a network is
 
 
 def network_size(graph: Graph) -> Float32[np.ndarray, "3"]:

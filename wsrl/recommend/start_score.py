@@ -102,7 +102,7 @@ def load_start_score(directory: Path, encoder_hash: str) -> StartScore:
       encoder_hash: of the encoder beside it.
 
     Raises:
-      InputError: the file is missing, not readable, or was fitted to another encoder.
+      InputError: the file is missing, not readable, of another version, or was fitted to another encoder.
     """
     path = encoder_directory(directory) / FILE
     try:
