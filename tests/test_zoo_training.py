@@ -51,6 +51,7 @@ def config(**changes):
         "catalogue": "main",
         "families": "mlp",
         "test_families": "",
+        "recipes": "sound",
         "runs_train": 2,
         "runs_validation": 1,
         "runs_test": 2,
