@@ -71,7 +71,7 @@ def boosted_statistics(run: FinishedRun, places: Int[np.ndarray, " n"]) -> Float
     return np.asarray(trees.predict(features[places]))
 
 
-def answers(run: FinishedRun, places: Int[np.ndarray, " n"]) -> list[Bool[np.ndarray, " images"]]:
+def answers(run: FinishedRun, places: Int[np.ndarray, " n"]) -> list[Bool[np.ndarray, "_"]]:
     """Which held-out images of its task each network answers rightly.
 
     Raises:
@@ -94,7 +94,7 @@ def answers(run: FinishedRun, places: Int[np.ndarray, " n"]) -> list[Bool[np.nda
 
 
 def halves(
-    right: Sequence[Bool[np.ndarray, " images"]], rng: np.random.Generator
+    right: Sequence[Bool[np.ndarray, "_"]], rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Accuracies on a random half of each network's images and on the other half."""
     parts = [np.array_split(rng.permutation(own), 2) for own in right]
@@ -103,7 +103,7 @@ def halves(
 
 
 def drawn_anew(
-    right: Sequence[Bool[np.ndarray, " images"]], rng: np.random.Generator
+    right: Sequence[Bool[np.ndarray, "_"]], rng: np.random.Generator
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Measured accuracies, and what as many images drawn anew would measure if those were true."""
     accuracy = np.array([own.mean() for own in right])

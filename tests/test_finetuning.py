@@ -244,9 +244,12 @@ def test_final_checkpoints_are_the_last_of_each_run():
 
 def test_architecture_is_found_by_its_shapes():
     model = MAIN["mlp"].variants[1]
-    zoo = ConfigDict({"catalogue": "main", "image_size": 16})
+    zoo = ConfigDict({"catalogue": "main", "image_size": 16, "num_classes": 5})
     own = record(activation="tanh")
     assert find_architecture(own, initialise(model, 16, 0, 1.0), zoo) == model
+    wider = model.clone(num_classes=7)
+    zoo.num_classes = 7
+    assert find_architecture(own, initialise(wider, 16, 0, 1.0), zoo) == wider
     with pytest.raises(InputError, match="no architecture"):
         find_architecture(own, initialise(SMALL, 16, 0, 1.0), zoo)
 

@@ -18,15 +18,15 @@ STACK = 8  # networks at a time, so that each architecture is compiled once
 def predict(
     models: Sequence[Classifier],
     variables: Sequence[Tree],
-    rows: Sequence[Int[np.ndarray, " images"]],
+    rows: Sequence[Int[np.ndarray, "_"]],
     bank: UInt8[Array, "n h w"],
-) -> list[Int32[np.ndarray, " images"]]:
+) -> list[Int32[np.ndarray, "_"]]:
     """The output unit with the largest logit, of each network for images of its own.
 
     Args:
         models: the architecture of each network.
         variables: its Flax variables.
-        rows: its images, rows of the bank.
+        rows: its images, rows of the bank, for each network as many as it likes.
         bank: images on the devices.
     """
     found: dict[int, np.ndarray] = {}
