@@ -56,11 +56,10 @@ NOTE = (
 def predicted_accuracies(run: FinishedRun, places: Int[np.ndarray, " n"]) -> list[Float[np.ndarray, " n"]]:
     """What each encoder of a run says of some networks."""
     embedder = Embedder(run.encoders[0][0])
-    found = []
-    for (_, params), swept in zip(run.encoders, run.swept, strict=True):
-        some = type(swept)(*(leaf[places] for leaf in swept))
-        found.append(embedder.read(params, some).accuracy)
-    return found
+    return [
+        embedder.read(params, swept.at(places)).accuracy
+        for (_, params), swept in zip(run.encoders, run.swept, strict=True)
+    ]
 
 
 def boosted_statistics(run: FinishedRun, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -15,7 +15,6 @@ from experiments.starts import fit_starts, probe_models
 from wsrl.annotations import Config
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Swept
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import Fitted, fit_encoder, init_params, make_encoder
 from wsrl.encoder.inputs import natural_inputs
@@ -289,7 +288,7 @@ def shared_order_embeddings(
             if order:
                 for array in (logits, templates):
                     array[row, np.asarray(order)] = array[row, : len(order)]
-        swept = Swept(*(leaf[places] for leaf in fit.swept))._replace(logits=logits, templates=templates)
+        swept = fit.swept.at(places)._replace(logits=logits, templates=templates)
         embeddings.append(embedder.read(fit.params, swept).embedding)
     return embeddings
 

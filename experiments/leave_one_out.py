@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from experiments.finished_run import FinishedRun, load_run
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Swept
 from wsrl.encoder.fisher import fit_readout
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
@@ -112,7 +111,7 @@ def embed_folds(
     whole = {ALL: embedder.read(fitted(training), swept).embedding, ENCODER: embedder.read(params, swept).embedding}
     found = []
     for fold in folds:
-        searched = Swept(*(leaf[fold.gallery] for leaf in swept))
+        searched = swept.at(fold.gallery)
         without = embedder.read(fitted(np.setdiff1d(training, fold.dropped)), searched).embedding
         found.append({WITHOUT: without} | {fit: embedding[fold.gallery] for fit, embedding in whole.items()})
         progress.update()

@@ -105,7 +105,7 @@ def table(run: FinishedRun, images: int) -> list[Row]:
     names, drawn = task_images(run, images)
     swept = responses(run, drawn)
     relevance = Relevance.of([run.records[i] for i in run.unseen])
-    unseen = [Swept(*(leaf[run.unseen] for leaf in own)) for own in run.swept]
+    unseen = [own.at(run.unseen) for own in run.swept]
     vectors = [
         Embedder(encoder).read(params, own).embedding
         for (encoder, params), own in zip(run.encoders, unseen, strict=True)

@@ -25,7 +25,6 @@ from experiments.finished_run import FinishedRun, load_run
 from experiments.trainable import final_checkpoints
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Swept
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
@@ -207,10 +206,7 @@ def table(run: FinishedRun, models: int, resamples: int, seed: int) -> tuple[lis
     embedder, planner = Embedder(run.encoders[0][0]), Planner(run.config.encoder.batch_cost, run.config.encoder.slack)
     params = [own for _, own in run.encoders]
     relevance = Relevance.of([run.records[place] for place in places])
-    gallery = [
-        embedder.read(own, Swept(*(leaf[places] for leaf in swept))).embedding
-        for own, swept in zip(params, run.swept, strict=True)
-    ]
+    gallery = [embedder.read(own, swept.at(places)).embedding for own, swept in zip(params, run.swept, strict=True)]
     copies: dict[str, Iterable[Checkpoint]] = {name: changed_copies(run, chosen, name, seed) for name in CHANGES}
     if not run.config.zoo.dir:  # a zoo made elsewhere comes without recipes and data
         copies[TUNED] = fine_tuned(run, chosen, seed)

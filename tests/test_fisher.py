@@ -115,7 +115,7 @@ def embed(params, swept, class_map):
 
 def neighbours(params, noisy, label, maps):
     """Share of the networks of unseen tasks whose nearest neighbour has the same label."""
-    vectors = np.asarray(embed(params, Swept(*(leaf[len(SEEN) :] for leaf in noisy[0])), maps))
+    vectors = np.asarray(embed(params, noisy[0].at(slice(len(SEEN), None)), maps))
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
     return float((label[similarity.argmax(1)] == label).mean())

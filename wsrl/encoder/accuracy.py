@@ -32,10 +32,7 @@ def fit_accuracy(
     """
     read = jax.jit(partial(encoder.apply, method="accuracy_features"))
     blocks = [training[start : start + BLOCK] for start in range(0, len(training), BLOCK)]
-    features = np.concatenate(
-        [np.asarray(read({"params": params}, Swept(*(leaf[own] for leaf in swept)))) for own in blocks],
-        dtype=np.float64,
-    )
+    features = np.concatenate([np.asarray(read({"params": params}, swept.at(own))) for own in blocks], dtype=np.float64)
     mean, deviation = features.mean(0), np.maximum(features.std(0), SMALL)
     standard = (features - mean) / deviation
     wanted = accuracy[training].astype(np.float64)

@@ -32,6 +32,10 @@ class Swept(NamedTuple):
     templates: Float[Any, "networks classes pixels"]
     mask: Float[Any, "networks classes"]
 
+    def at(self, places: np.ndarray | slice) -> "Swept":
+        """Some of the networks."""
+        return Swept(*(leaf[places] for leaf in self))
+
 
 class Encoding(NamedTuple):
     """What the encoder says of each network.

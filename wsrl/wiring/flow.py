@@ -246,11 +246,10 @@ class Flow:
     def run_chain(self, chain: list[Node], inner: Env) -> list[Node]:
         """Runs modules whose order is known, apart from what is there already; returns those that ran."""
         beside, inner.entries = inner.entries, []
-        root = inner.parent is not None and inner.parent.parent is None
         ran: list[Node] = []
         for child in chain:
             if not self.run_next(child, inner, bool(ran)) and not (
-                not ran and root and feed(self, inner) and self.run_next(child, inner, False)
+                not ran and inner.outermost and feed(self, inner) and self.run_next(child, inner, False)
             ):
                 if ran:
                     self.lost(inner, child)
@@ -261,8 +260,7 @@ class Flow:
 
     def run_pending(self, pending: list[Node], inner: Env, ran_any: bool) -> bool:
         """Runs modules as what they read gets there; False if none did and the block may wait."""
-        root = inner.parent is not None and inner.parent.parent is None
-        pending = list(pending)
+        root, pending = inner.outermost, list(pending)
         while pending:
             late = [c for c in pending if LATE.search(c.name)] if root else []
             first = [c for c in pending if c not in late] or pending
@@ -310,7 +308,7 @@ class Flow:
             stages = [([c for c in pending if c not in late], False, False)]
         if ran_any or self.parts or inner.parent is None:
             stages.append((stages[0][0], True, False))
-        if (inner.parent is not None and inner.parent.parent is None) or self.far:
+        if inner.outermost or self.far:
             stages.append((pending, True, True))
         stages = [(sorted(c, key=lambda child: child.kind == "norm"), p, f) for c, p, f in stages]
         for candidates, parts, far in stages:

@@ -57,6 +57,11 @@ class Env:
         if self.parent is not None:
             self.made = self.parent.made
 
+    @property
+    def outermost(self) -> bool:
+        """Whether the root's own modules run here."""
+        return self.parent is not None and self.parent.parent is None
+
     def visible(self, size: int) -> list[Entry]:
         """Entries of a size here, or else further up."""
         entries = self.entries[-1:] if self.only_last else self.entries + self.inputs
