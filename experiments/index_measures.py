@@ -21,6 +21,8 @@ SHORTEST = 0.1  # seconds of a round; faster searches are repeated
 TIE = 1e-6  # similarity
 PRODUCT = 2**26  # similarities that NumPy holds at a time
 COMPARED = 2**27  # similarities that NumPy is timed for at most; it does as many a second for any number of queries
+ALONE = 20  # queries that are timed one at a time
+SINGLY = ", one at a time"  # in names of columns
 
 
 def measured_apart(folder: Path) -> dict[str, Any]:
@@ -45,39 +47,48 @@ def _send_measures(sender: Connection, folder: Path) -> None:
 
 
 def measure_index(folder: Path) -> dict[str, Any]:
-    """Builds and times the index of `vectors.npy` for `queries.npy`; the process should have done nothing else."""
+    """Builds and times the index of `vectors.npy` for `queries.npy`; the process should have done nothing else.
+
+    Rates are those of all queries in a batch, which exact search answers by one product of matrices, and of queries
+    that come one at a time, as in Aumüller et al., "ANN-Benchmarks" (2020).
+    """
     vectors, queries = (np.load(folder / f"{name}.npy") for name in ("vectors", "queries"))
     ids = [str(number) for number in range(len(vectors))]
     Index.build(vectors[:1], ids[:1]).search(queries[:1], K)  # loads the library
     before, start = peak_memory(), time.perf_counter()
     index = Index.build(vectors, ids)
     index.search(queries[:1], K)  # builds the searcher
-    seconds, after = time.perf_counter() - start, peak_memory()
+    build_seconds, after = time.perf_counter() - start, peak_memory()
     brute_force = dataclasses.replace(index, exact=True)
     some = queries[: max(1, COMPARED // len(vectors))]
     searches: dict[str, Callable] = {
-        "index": lambda: index.search(queries, K)[0],
-        "brute force": lambda: brute_force.search(queries, K)[0],
-        "numpy": lambda: search_by_product(vectors, some, K),
+        "": lambda asked: index.search(asked, K)[0],
+        "brute force ": lambda asked: brute_force.search(asked, K)[0],
+        "NumPy ": lambda asked: search_by_product(vectors, asked, K),
     }
-    best = dict.fromkeys(searches, np.inf)
+    seconds_of: dict[str, float] = {}
     found = {}
     for _ in range(ROUNDS):
         for name, search in searches.items():
-            found[name], elapsed = timed(search)
-            best[name] = min(best[name], elapsed)
-    rates = {name: len(found[name]) / elapsed for name, elapsed in best.items()}
-    recall = recall_of_queries(vectors, queries, found["index"], found["brute force"])
-    return {
+            asked = some if name == "NumPy " else queries
+            found[name], batch = timed(lambda search=search, asked=asked: search(asked))
+            _, alone = timed(lambda search=search: [search(query[None]) for query in queries[:ALONE]])
+            for way, elapsed in (("", batch / len(asked)), (SINGLY, alone / len(queries[:ALONE]))):
+                key = f"{name}queries/s{way}"
+                seconds_of[key] = min(seconds_of.get(key, np.inf), elapsed)
+    rates = {key: 1 / elapsed for key, elapsed in seconds_of.items()}
+    recall = recall_of_queries(vectors, queries, found[""], found["brute force "])
+    row = {
         "backend": index.backend,
-        "build seconds": seconds,
+        "build seconds": build_seconds,
         "memory MB": None if before is None or after is None else (after - before) / 1e6,
         "recall@10": cluster_bootstrap({"recall": recall[None]}, np.arange(len(recall)))["recall"],
-        "queries/s": rates["index"],
-        "brute force queries/s": rates["brute force"],
-        "NumPy queries/s": rates["numpy"],
-        "ratio": rates["index"] / max(rates["brute force"], rates["numpy"]),
     }
+    for way in ("", SINGLY):
+        own = {f"{name}queries/s{way}": rates[f"{name}queries/s{way}"] for name in searches}
+        mine, *others = own.values()
+        row |= {**own, f"ratio{way}": mine / max(others)}
+    return row
 
 
 def timed(search: Callable[[], Any]) -> tuple[Any, float]:

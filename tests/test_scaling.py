@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import scaling
-from experiments.index_measures import K, measure_index, measured_apart, recall_of_queries, search_by_product
+from experiments.index_measures import SINGLY, K, measure_index, measured_apart, recall_of_queries, search_by_product
 from experiments.resampling import measure_spread, resample
 from experiments.scaling import FEWEST_QUERIES, Models, main, quality_rows, read_npz, read_workdir, vectors_of_size
 from wsrl.index import Index
@@ -112,8 +112,9 @@ def test_measures_of_an_index(tmp_path):
     write_vectors(tmp_path)
     row = measure_index(tmp_path)
     assert row["recall@10"] == {"value": 1, "low": 1, "high": 1}
-    rates = [row[f"{name}queries/s"] for name in ("", "brute force ", "NumPy ")]
-    assert row["ratio"] == pytest.approx(rates[0] / max(rates[1:]))
+    for way in ("", SINGLY):
+        rates = [row[f"{name}queries/s{way}"] for name in ("", "brute force ", "NumPy ")]
+        assert row[f"ratio{way}"] == pytest.approx(rates[0] / max(rates[1:]))
     assert row["build seconds"] > 0 and (row["memory MB"] is None or 0 <= row["memory MB"] < 1000)
 
 
