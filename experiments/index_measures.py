@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -66,17 +67,17 @@ def measure_index(folder: Path) -> dict[str, Any]:
         "brute force ": lambda asked: brute_force.search(asked, K)[0],
         "NumPy ": lambda asked: search_by_product(vectors, asked, K),
     }
-    seconds_of: dict[str, float] = {}
+    few = queries[:ALONE]
+    rates: dict[str, float] = {}
     found = {}
     for _ in range(ROUNDS):
         for name, search in searches.items():
             asked = some if name == "NumPy " else queries
-            found[name], batch = timed(lambda search=search, asked=asked: search(asked))
-            _, alone = timed(lambda search=search: [search(query[None]) for query in queries[:ALONE]])
-            for way, elapsed in (("", batch / len(asked)), (SINGLY, alone / len(queries[:ALONE]))):
-                key = f"{name}queries/s{way}"
-                seconds_of[key] = min(seconds_of.get(key, np.inf), elapsed)
-    rates = {key: 1 / elapsed for key, elapsed in seconds_of.items()}
+            found[name], batch = timed(partial(search, asked))
+            _, alone = timed(lambda search=search: [search(query[None]) for query in few])
+            for way, rate in (("", len(asked) / batch), (SINGLY, len(few) / alone)):
+                column = f"{name}queries/s{way}"
+                rates[column] = max(rates.get(column, 0.0), rate)
     recall = recall_of_queries(vectors, queries, found[""], found["brute force "])
     row = {
         "backend": index.backend,
