@@ -250,7 +250,7 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
             "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9, number])),
             "largest": largest(models, candidates),
             "metadata pick": most_accurate(models, candidates, task),
-            "LogME": Pick([int(evidence.argmax())] * len(models.encoded), seconds),
+            "LogME": Pick([int(evidence.argmax())] * len(models.encoded), float(seconds.sum())),
         }
         found.append(measure(models, tuner, task, data, picks, args.seed))
         write_atomically(path, json.dumps(found[-1]).encode())

@@ -84,15 +84,17 @@ def open_models(
 
 def measure_evidence(
     models: Models, candidates: np.ndarray, tuner: FineTuner, data: TaskData
-) -> tuple[Float[np.ndarray, " models"], float]:
-    """LogME of the candidates on the images that heads are fitted to, and its seconds; others have minus infinity."""
-    evidence, seconds = np.full(len(models.records), -np.inf), 0.0
+) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, " models"]]:
+    """LogME of the candidates on the images that heads are fitted to, and the seconds that each takes; others have
+    minus infinity.
+    """
+    evidence, seconds = np.full(len(models.records), -np.inf), np.zeros(len(models.records))
     rows, labels = (values[:HEAD_IMAGES] for values in data.train)
     for model, places in models.by_architecture(candidates.tolist()).items():
         features, spent = tuner.features(model, [models.variables[i] for i in places], rows)
         started = time.perf_counter()
         evidence[places] = [log_maximum_evidence(own, labels) for own in features]
-        seconds += spent + time.perf_counter() - started
+        seconds[places] = (spent + time.perf_counter() - started) / len(places)
     return evidence, seconds
 
 
@@ -111,10 +113,13 @@ def first(asked: Asked) -> Pick:
     return Pick([int(order[0]) for order in asked.orders], asked.seconds)
 
 
-def first_by_evidence(asked: Asked, evidence: Float[np.ndarray, " models"], seconds: float) -> Pick:
-    """Of the first `NEAR` models the one of the highest LogME; of all models LogME took `seconds`."""
-    places = [int(order[:NEAR][evidence[order[:NEAR]].argmax()]) for order in asked.orders]
-    return Pick(places, asked.seconds + seconds * min(1.0, NEAR / np.isfinite(evidence).sum()))
+def first_by_evidence(
+    asked: Asked, evidence: Float[np.ndarray, " models"], seconds: Float[np.ndarray, " models"]
+) -> Pick:
+    """Of the first `NEAR` models the one of the highest LogME, which takes the seconds of these models."""
+    tried = [order[:NEAR] for order in asked.orders]
+    places = [int(own[evidence[own].argmax()]) for own in tried]
+    return Pick(places, asked.seconds + float(np.mean([seconds[own].sum() for own in tried])))
 
 
 def largest(models: Models, candidates: np.ndarray) -> Pick:
