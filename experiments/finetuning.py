@@ -13,7 +13,6 @@ a task has so many labelled images to choose, to train and to validate by, and f
     retrieved, LogME     of the 20 nearest by the data-set encoder, the highest LogME
     predicted            the highest start score, which is told from the weights and the data-set encoder's vector
     predicted, LogME     of the 20 highest start scores, the highest LogME
-    predicted, quick     of the 5 highest start scores, the highest LogME on 128 images
     scratch              the architecture of the predicted model, initialised as usual
     scratch, ridge head  the same, its head fitted as the heads of pretrained models are
     random pick          any model
@@ -42,15 +41,12 @@ from experiments.command import finish
 from experiments.encoded_gallery import ask_by_examples, ask_by_probes
 from experiments.finished_run import read_config
 from experiments.starting_points import (
-    FEW,
-    FEW_IMAGES,
     Models,
     Pick,
     at_random,
     by_start_score,
     first,
     first_by_evidence,
-    first_by_quick_evidence,
     largest,
     measure_evidence,
     most_accurate,
@@ -225,7 +221,7 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
     encoders, leave_out = min(args.seeds, config.encoder.seeds), ("test",) if args.split == "validation" else ()
     models = open_models(workdir, config, args.models, encoders, args.seed, leave_out)
     tuner = FineTuner(bank, stack=4)  # few of one architecture are trained at a time
-    settings = [args.seed, args.examples, RATES, RECORDED, FEW, FEW_IMAGES, [r.id for r in models.records]]
+    settings = [args.seed, args.examples, RATES, RECORDED, [r.id for r in models.records]]
     settings.append([own.hash for own in models.encoded])
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
     found = []
@@ -251,7 +247,6 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
             "retrieved, LogME": first_by_evidence(asked, evidence, seconds),
             "predicted": first(predicted),
             "predicted, LogME": first_by_evidence(predicted, evidence, seconds),
-            "predicted, quick": first_by_quick_evidence(models, predicted, tuner, data),
             "random pick": at_random(models, candidates, np.random.default_rng([args.seed, 9, number])),
             "largest": largest(models, candidates),
             "metadata pick": most_accurate(models, candidates, task),

@@ -24,8 +24,6 @@ from wsrl.zoo.finetuning import HEAD_IMAGES, FineTuner, TaskData
 from wsrl.zoo.manifest import read_manifest
 from wsrl.zoo.tasks import Task
 
-FEW, FEW_IMAGES = 5, 128  # models and images of a quick LogME; chosen on validation tasks
-
 
 @dataclass(frozen=True)
 class Models(Trainable):
@@ -85,13 +83,13 @@ def open_models(
 
 
 def measure_evidence(
-    models: Models, candidates: np.ndarray, tuner: FineTuner, data: TaskData, images: int = HEAD_IMAGES
+    models: Models, candidates: np.ndarray, tuner: FineTuner, data: TaskData
 ) -> tuple[Float[np.ndarray, " models"], Float[np.ndarray, " models"]]:
-    """LogME of the candidates on the first `images` of the training part, as many as heads are fitted to unless told
-    otherwise, and the seconds that each takes; others have minus infinity.
+    """LogME of the candidates on the images that heads are fitted to, and the seconds that each takes; others have
+    minus infinity.
     """
     evidence, seconds = np.full(len(models.records), -np.inf), np.zeros(len(models.records))
-    rows, labels = (values[:images] for values in data.train)
+    rows, labels = (values[:HEAD_IMAGES] for values in data.train)
     for model, places in models.by_architecture(candidates.tolist()).items():
         features, spent = tuner.features(model, [models.variables[i] for i in places], rows)
         started = time.perf_counter()
@@ -116,19 +114,12 @@ def first(asked: Asked) -> Pick:
 
 
 def first_by_evidence(
-    asked: Asked, evidence: Float[np.ndarray, " models"], seconds: Float[np.ndarray, " models"], near: int = NEAR
+    asked: Asked, evidence: Float[np.ndarray, " models"], seconds: Float[np.ndarray, " models"]
 ) -> Pick:
-    """Of the first `near` models the one of the highest LogME, which takes the seconds of these models."""
-    tried = [order[:near] for order in asked.orders]
+    """Of the first `NEAR` models the one of the highest LogME, which takes the seconds of these models."""
+    tried = [order[:NEAR] for order in asked.orders]
     places = [int(own[evidence[own].argmax()]) for own in tried]
     return Pick(places, asked.seconds + float(np.mean([seconds[own].sum() for own in tried])))
-
-
-def first_by_quick_evidence(models: Models, asked: Asked, tuner: FineTuner, data: TaskData) -> Pick:
-    """Of the first `FEW` models the one of the highest LogME on `FEW_IMAGES` images."""
-    tried = np.unique([order[:FEW] for order in asked.orders])
-    evidence, seconds = measure_evidence(models, tried, tuner, data, FEW_IMAGES)
-    return first_by_evidence(asked, evidence, seconds, FEW)
 
 
 def largest(models: Models, candidates: np.ndarray) -> Pick:

@@ -17,7 +17,6 @@ from experiments.starting_points import (
     by_start_score,
     first,
     first_by_evidence,
-    first_by_quick_evidence,
     largest,
     measure_evidence,
     most_accurate,
@@ -292,10 +291,6 @@ def test_measure_compares_every_start(bank, tuner):
     data = split_task(bank, "rows", seed=0)
     evidence, seconds = measure_evidence(models, np.array([0, 2]), tuner, data)
     assert np.isfinite(evidence).tolist() == (seconds > 0).tolist() == [True, False, True]
-    asked = Asked([], [], [np.array([2, 0, 1]), np.array([0, 2, 1])], 0.5)
-    some, _ = measure_evidence(models, np.array([0, 2]), tuner, data, images=128)
-    quick = first_by_quick_evidence(models, asked._replace(orders=[order[:2] for order in asked.orders]), tuner, data)
-    assert quick.places == [int(some.argmax())] * 2 and quick.seconds > 0.5
     picks = {"predicted": Pick([1], 0.5), "LogME": Pick([int(evidence.argmax())], float(seconds.sum()))}
     task = Task("rows", "d", "identity", "low", tuple(range(5)), "test")
     found = measure(models, tuner, task, data, picks, seed=0)
