@@ -58,7 +58,7 @@ NOTE = (
     "Unseen tasks ask the {split} models of the zoo ({models} models) with labelled examples, drawn {draws} times from "
     "images that no model was trained on; right are models of the task. In brackets 95 % bootstrap "
     "intervals over tasks ({tasks}) and encoders ({encoders}). Seconds are medians over queries, after compilation, on "
-    "{cores} cores; those with LogME of {near} add the share that {near} models have in LogME's. "
+    "{cores} cores; those with LogME of {near} add what LogME of these very models takes. "
     "The error of the expected accuracy is its mean distance from the mean accuracy of the models of the task."
 )
 
@@ -122,7 +122,7 @@ def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, di
     relevant = np.array([record.task == task.id for record in records])
     accuracy = np.array([record.accuracy for record in records])
     everyone = np.arange(len(records))
-    evidence, spent = logme_of_all(run, examples)
+    evidence, seconds = logme_of_all(run, examples)
     answers = {
         "data set": ask_by_examples(run.encoders, everyone, examples),
         "probes": ask_by_probes(run.encoders, everyone, examples, seed),
@@ -134,10 +134,11 @@ def measure(run: Run, task: Task, examples: ImageSet, seed: int) -> dict[str, di
             errors.append(abs(expected_accuracy(similarity, accuracy) - float(accuracy[relevant].mean())))
         found[name] = scores(asked.orders, relevant) | {"seconds": asked.seconds, "error": float(np.mean(errors))}
         near = [by_evidence(order, evidence) for order in asked.orders]
-        found[f"{name}, LogME"] = scores(near, relevant) | {"seconds": asked.seconds + spent * NEAR / len(records)}
+        added = float(np.mean([seconds[order[:NEAR]].sum() for order in asked.orders]))
+        found[f"{name}, LogME"] = scores(near, relevant) | {"seconds": asked.seconds + added}
     chance = np.random.default_rng([seed, len(examples.y)]).permutation(len(records))
     return found | {
-        "LogME": scores([np.argsort(-evidence, kind="stable")], relevant) | {"seconds": spent},
+        "LogME": scores([np.argsort(-evidence, kind="stable")], relevant) | {"seconds": float(seconds.sum())},
         "random": scores([chance], relevant) | {"seconds": 0.0},
     }
 
@@ -147,13 +148,14 @@ def by_evidence(order: Int[np.ndarray, "n"], evidence: Float[np.ndarray, "n"]) -
     return np.concatenate([order[:NEAR][np.argsort(-evidence[order[:NEAR]], kind="stable")], order[NEAR:]])
 
 
-def logme_of_all(run: Run, examples: ImageSet) -> tuple[Float[np.ndarray, "n"], float]:
-    """LogME of every network on the examples, and the seconds that it took."""
-    evidence = np.zeros(len(run.networks.graphs))
-    started = time.perf_counter()
+def logme_of_all(run: Run, examples: ImageSet) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """LogME of every network on the examples, and the seconds that each takes."""
+    evidence, seconds = np.zeros((2, len(run.networks.graphs)))
     for place, response in iterate_features(run.networks.graphs, normalize(examples.x)[..., None]):
+        started = time.perf_counter()
         evidence[place] = log_maximum_evidence(response.features, examples.y)
-    return evidence, time.perf_counter() - started
+        seconds[place] = response.seconds + time.perf_counter() - started
+    return evidence, seconds
 
 
 def scores(orders: Sequence[Int[np.ndarray, "n"]], relevant: np.ndarray) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 Any network that the encoder sweeps exactly will do; no code of a model is needed.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -31,10 +32,12 @@ class Response(NamedTuple):
         network's graph. Where the graph is that of a canonical network, a feature is a positive factor, or a sign, off
         what the model's own code computes.
       logits: one a class.
+      seconds: its share of those that the sweeps of like networks took, compilation included.
     """
 
     features: Float32[np.ndarray, "n features"]
     logits: Float32[np.ndarray, "n classes"]
+    seconds: float
 
 
 def network_features(
@@ -71,10 +74,12 @@ def iterate_features(
     apply = _network_map(padded.shape)
     for bucket in make_buckets(graphs, slack=slack):
         alone = replace(bucket, members=np.arange(len(bucket.members)))
+        started = time.perf_counter()
         features, exists, logits, classes = apply(padded, [alone], progress)
+        seconds = (time.perf_counter() - started) / len(bucket.members)
         for row, place in enumerate(bucket.members.tolist()):
             own = features[row][exists[row]].T[: len(images)], logits[row][classes[row] > 0].T[: len(images)]
-            yield place, Response(*(np.ascontiguousarray(part) for part in own))
+            yield place, Response(*(np.ascontiguousarray(part) for part in own), seconds)
 
 
 @lru_cache(maxsize=4)
