@@ -6,7 +6,9 @@ Kendall's tau between predicted and measured accuracy of the test models of a fi
 tasks that its encoders were trained on and for the unseen ones. Writes `tables/accuracy.csv` and `.svg` into the
 folder. Rows:
 
-    wsrl                         the encoders' predicted accuracy
+    wsrl                         the encoders' predicted accuracy, half-way to that of a model's neighbours among the
+                                 test models
+    wsrl, models alone           the encoders' predicted accuracy
     weight statistics            boosted trees on statistics of each layer's weights (Unterthiner et al. 2020)
     mean of the task             what nobody knows of an unseen task: the mean accuracy of its models
     other held-out images        accuracies measured on half of a task's held-out images, told from the other half
@@ -34,8 +36,10 @@ from experiments.finished_run import FinishedRun, load_run
 from experiments.trainable import load_trainable
 from wsrl.baselines import statistics_features
 from wsrl.encoder.embed import Embedder
+from wsrl.encoder.encoder import Encoding
 from wsrl.errors import InputError
 from wsrl.evaluation.accuracy import accuracy_tau
+from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.bank import image_bank, output_units
@@ -53,13 +57,10 @@ NOTE = (
 )
 
 
-def predicted_accuracies(run: FinishedRun, places: Int[np.ndarray, " n"]) -> list[Float[np.ndarray, " n"]]:
+def encodings(run: FinishedRun, places: Int[np.ndarray, " n"]) -> list[Encoding]:
     """What each encoder of a run says of some networks."""
     embedder = Embedder(run.encoders[0][0])
-    return [
-        embedder.read(params, swept.at(places)).accuracy
-        for (_, params), swept in zip(run.encoders, run.swept, strict=True)
-    ]
+    return [embedder.read(params, swept.at(places)) for (_, params), swept in zip(run.encoders, run.swept, strict=True)]
 
 
 def boosted_statistics(run: FinishedRun, places: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
@@ -119,8 +120,11 @@ def rows_of(run: FinishedRun) -> tuple[list[Row], dict[str, Any]]:
     means = {number: accuracy[task == number].mean() for number in np.unique(task)}
     right = answers(run, test)
     rng = np.random.default_rng([run.config.seed, 12])
+    encoded = encodings(run, test)
+    kinds = [record.architecture for record in records]
     told: dict[str, tuple[list[np.ndarray], np.ndarray]] = {
-        "wsrl": (predicted_accuracies(run, test), accuracy),
+        "wsrl": ([Neighbourhoods.of(own.embedding, kinds).smoothed(own.accuracy) for own in encoded], accuracy),
+        "wsrl, models alone": ([own.accuracy for own in encoded], accuracy),
         "weight statistics": ([boosted_statistics(run, test)], accuracy),
         "mean of the task": ([np.array([means[number] for number in task])], accuracy),
     }

@@ -59,15 +59,19 @@ class Asked(NamedTuple):
     seconds: float
 
 
-def encode_gallery(workdir: Path, encoders: int, graphs: Sequence[Graph]) -> list[Encoded]:
-    """Embeds networks by the first encoders of a run.
+def run_encoders(workdir: Path, count: int) -> list[Path]:
+    """Folders of the first encoders of a run."""
+    return [workdir / f"encoder_{number}" for number in range(count)]
+
+
+def encode_gallery(directories: Sequence[Path], graphs: Sequence[Graph]) -> list[Encoded]:
+    """Embeds networks by the encoders, all of one shape, of some folders.
 
     Raises:
       InputError: an encoder cannot be read.
     """
     encoded, buckets, kinds = [], make_buckets(graphs), [network_kind(graph) for graph in graphs]
-    for number in range(encoders):
-        directory = workdir / f"encoder_{number}"
+    for number, directory in enumerate(directories):
         encoder, params = load_encoder(directory)
         embedder = encoded[0].embedder if encoded else Embedder(encoder)
         started = time.perf_counter()

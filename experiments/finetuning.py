@@ -1,12 +1,13 @@
 """How fast models fine-tune on unseen tasks, by where they start from.
 
-    python -m experiments.finetuning --workdir=runs/zoo [--examples=N] [--tasks=16] [--held-out=100] [--models=600]
+    python -m experiments.finetuning --workdir=runs/zoo [--examples=N] [--encoder=pretrained] [--models=600]
 
 Every unseen task of a run of the main job that has enough held-out images to tell models apart picks models from a
 gallery of its zoo, none of them trained on the task, and fine-tunes them. Writes `tables/finetuning.csv` and `.svg`
 into the folder; what a task measured is kept in `finetuning/`, so that an interrupted run goes on. With `--examples`
-a task has so many labelled images to choose, to train and to validate by, and files are named after their number. With
-`--split=validation` validation tasks pick, none of the test models among them: by these, choices are made. Starts:
+a task has so many labelled images to choose, to train and to validate by; `--encoder` names one to use in place of the
+run's. Files are named after both. With `--split=validation` validation tasks pick, none of the test models among them:
+by these, choices are made. Starts:
 
     retrieved            nearest to the task's training part, by the data-set encoder
     retrieved by probes  nearest to probe models trained on it, by the encoder
@@ -38,7 +39,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments.command import finish
-from experiments.encoded_gallery import ask_by_examples, ask_by_probes
+from experiments.encoded_gallery import ask_by_examples, ask_by_probes, run_encoders
 from experiments.finished_run import read_config
 from experiments.starting_points import (
     Models,
@@ -54,6 +55,7 @@ from experiments.starting_points import (
     task_examples,
 )
 from wsrl.annotations import Config
+from wsrl.encoder.export import encoder_directory
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.files import write_atomically
@@ -83,7 +85,8 @@ NOTE = (
     " after {steps} steps, are interpolated between recorded steps; where it is not reached they count as {steps} "
     "steps. Seconds are those of the search, the head and the steps on {cores} cores, models stacked, after "
     "compilation; embedding the gallery took {embedding:.0f} s once an encoder. Regret is after {early} steps, to the"
-    " best in hindsight: of all models, fine-tuned with {hindsight_rate:g}, the best on validation images. In "
+    " best in hindsight: of all models, fine-tuned with {hindsight_rate:g}, the best on validation images. Gain is over random "
+    "weights of the predicted architecture under a fitted head, after as many steps: what trained weights are worth. In "
     "brackets 95 % bootstrap intervals over tasks and encoders ({encoders})."
 )
 
@@ -192,6 +195,7 @@ def summarize(measured: Sequence[dict[str, list[dict]]], seed: int) -> tuple[lis
             scores[f"seconds to {percent}"] = cost["search"] + cost["head"] + steps * cost["step"]
         at = RECORDED.index(EARLY[-1])
         scores["regret"] = accuracy["best in hindsight"][:, :, at] - curves[:, :, at]
+        scores["gain"] = curves[:, :, at] - accuracy["scratch, ridge head"][:, :, at]
         row: dict[str, Any] = {"start": name}
         row |= cluster_bootstrap({key: values.T for key, values in scores.items()}, tasks, seed=seed)
         if name == "best in hindsight":
@@ -218,7 +222,10 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
         raise InputError("--held-out", f"no unseen task has {args.held_out} held-out images", "lower it")
     order = np.random.default_rng([args.seed, 8]).permutation(len(unseen))
     unseen = [unseen[i] for i in order[: args.tasks]]
-    encoders, leave_out = min(args.seeds, config.encoder.seeds), ("test",) if args.split == "validation" else ()
+    encoders = run_encoders(workdir, min(args.seeds, config.encoder.seeds))
+    if args.encoder:
+        encoders = [encoder_directory(args.encoder)]
+    leave_out = ("test",) if args.split == "validation" else ()
     models = open_models(workdir, config, args.models, encoders, args.seed, leave_out)
     tuner = FineTuner(bank, stack=4)  # few of one architecture are trained at a time
     settings = [args.seed, args.examples, RATES, RECORDED, [r.id for r in models.records]]
@@ -289,6 +296,8 @@ def make_table(args: argparse.Namespace) -> None:
     name, title = NAME, TITLE
     if args.examples:
         name, title = f"{NAME}-{args.examples}", f"{TITLE}; {args.examples} labelled images a task"
+    if args.encoder:
+        name, title = f"{name}-{Path(args.encoder).name}", f"{title}; the encoder {args.encoder}"
     if args.split != "test":
         name, title = f"{name}-{args.split}", f"{title}; {args.split} tasks"
     write_table(args.workdir, name, title, note, rows, line_figure(plot, "steps", "accuracy", "start"))
@@ -304,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tasks", metavar="N", type=int, default=16, help="unseen tasks at most")
     parser.add_argument("--held-out", metavar="N", type=int, default=100, help="images of an unseen task, at least")
     parser.add_argument("--models", metavar="N", type=int, default=600, help="of the gallery, drawn from the zoo")
+    parser.add_argument("--encoder", metavar="DIR", help="in place of the run's: a folder, or `pretrained`")
     parser.add_argument("--seeds", metavar="N", type=int, default=3, help="encoders at most")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws and of the bootstrap")
     args = parser.parse_args(argv)

@@ -5,7 +5,7 @@ shares a lineage with one that was, may be picked.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +59,14 @@ class Pick:
 
 
 def open_models(
-    workdir: Path, config: Config, count: int, encoders: int, seed: int, leave_out: Collection[str] = ()
+    workdir: Path, config: Config, count: int, encoders: Sequence[Path], seed: int, leave_out: Collection[str] = ()
 ) -> Models:
     """Draws the gallery of at most `count` models from the zoo of a run and embeds it.
 
     Args:
       workdir, config: of the run.
       count: models at most.
-      encoders: how many of the run's.
+      encoders: their folders.
       seed: of the draw.
       leave_out: splits whose models are not drawn.
 
@@ -77,7 +77,7 @@ def open_models(
     pool = [record for record in final_checkpoints(records) if record.split not in leave_out]
     drawn = np.sort(np.random.default_rng([seed, 7]).permutation(len(pool))[:count])
     models = load_trainable(workdir / "zoo", [pool[i] for i in drawn], config.zoo)
-    encoded = encode_gallery(workdir, encoders, models.graphs)
+    encoded = encode_gallery(encoders, models.graphs)
     scores = [load_start_score(own.directory, own.hash) for own in encoded]
     return Models(**vars(models), tasks_of=tasks_of_lineages(records), encoded=encoded, start_scores=scores)
 

@@ -272,6 +272,7 @@ def test_summary():
     ready = np.ones(len(RECORDED))
     task = {"retrieved": fake(ready, 1.0), "scratch": fake(rising), "LogME": fake(rising, 4.0)}
     task["best in hindsight"] = fake(ready)
+    task["scratch, ridge head"] = fake(0.75 * ready)
     rows, plot = summarize([task, task], seed=0)
     by_name = {row["start"]: row for row in rows}
     assert by_name["scratch"]["steps to 90 %"]["value"] == pytest.approx(90)
@@ -279,8 +280,10 @@ def test_summary():
     assert by_name["retrieved"]["seconds to 90 %"]["value"] == pytest.approx(1.5)
     assert by_name["scratch"]["median steps to 90 %"] == pytest.approx(90)
     assert by_name["scratch"]["regret"]["value"] == pytest.approx(0.5)
+    assert by_name["retrieved"]["gain"]["value"] == pytest.approx(0.25)
+    assert by_name["scratch"]["gain"]["value"] == pytest.approx(-0.25)
     assert by_name["retrieved"]["search, of LogME's"] == pytest.approx(0.25)
-    assert len(plot) == 4 * len(RECORDED)
+    assert len(plot) == 5 * len(RECORDED)
 
 
 def test_measure_compares_every_start(bank, tuner):

@@ -310,6 +310,9 @@ def test_fine_tuning_starts_from_the_models_of_a_run(tiny: Tiny, capsys: pytest.
     assert float(rows["scratch"]["accuracy after 0"]) < 0.6
     kept = contents(tiny.workdir / "finetuning", "*.json")
     assert finetuning.main([*asked, "--held-out=10"]) == 0  # from what it kept
+    named = f"--encoder={tiny.workdir / 'encoder_0'}"  # the one that the run's first seed is
+    assert finetuning.main([*asked, "--held-out=10", named]) == 0
+    assert (tiny.workdir / "tables" / "finetuning-encoder_0.csv").read_bytes() == path.read_bytes()
     assert contents(tiny.workdir / "finetuning", "*.json") == kept and len(kept) == 1
     capsys.readouterr()
     for bad in ("--held-out=100000", "--models=2"):  # both know the task

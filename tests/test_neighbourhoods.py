@@ -81,3 +81,24 @@ def test_small_galleries_and_unknown_kinds(count):
     vectors, kinds, _ = around(tasks=1, each=count, kinds=1)
     similarity = Neighbourhoods.of(vectors, kinds).similarities(vectors[:1], ["never seen"])
     assert similarity.shape == (1, count) and np.isfinite(similarity).all()
+
+
+def test_smoothed_values_are_half_those_of_the_neighbours():
+    vectors, kinds, task = around(tasks=4, each=60, kinds=3)
+    rng = np.random.default_rng(0)
+    level = np.array([0.2, 0.4, 0.6, 0.8])[task]
+    found = Neighbourhoods.of(vectors, kinds)
+    noisy = level + 0.3 * rng.normal(size=len(level))
+    assert np.abs(found.smoothed(noisy) - level).mean() < 0.7 * np.abs(noisy - level).mean()
+    similarity = found.vectors @ found.vectors.T
+    np.fill_diagonal(similarity, -1)
+    near = np.argsort(-similarity[7])[:20]
+    expected = (noisy[7] + np.average(noisy[near], weights=similarity[7, near])) / 2
+    assert found.smoothed(noisy)[7] == pytest.approx(expected, abs=1e-5)
+    np.testing.assert_allclose(found.smoothed(np.full(len(level), 0.3)), 0.3, atol=1e-6)
+
+
+def test_models_without_neighbours_keep_their_values():
+    vectors, kinds, _ = around(tasks=1, each=5, kinds=1)
+    values = np.arange(5.0)
+    np.testing.assert_array_equal(Neighbourhoods.of(vectors, kinds).smoothed(values), values)

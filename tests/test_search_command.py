@@ -62,22 +62,27 @@ def test_embeddings_are_searched_as_they_were_made(command, folder, capsys, trai
     assert main([*asked, *options]) == 0
     hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(hits) == 8 and hits[0]["id"] == paths[4] and hits[0]["cosine"] == pytest.approx(1, abs=1e-5)
-    assert set(hits[0]) == {"query", "rank", "id", "similarity", "cosine"}
+    predicted = ["predicted_accuracy"] if trained else []
+    assert set(hits[0]) == {"query", "rank", "id", "similarity", "cosine", *predicted}
+    assert all(0 <= hit[name] <= 1 for hit in hits for name in predicted)
     if trained:
         assert main(asked) == 1  # by the encoder of the package
         assert capsys.readouterr().err.startswith("error: own.npz: was embedded by another encoder; ")
     assert main(["search", paths[4], "--zoo", "own.npz", *options]) == 0
-    assert capsys.readouterr().out.splitlines()[2].split() == ["rank", "similarity", "cosine", "model"]
+    words = "rank similarity cosine predicted accuracy model" if trained else "rank similarity cosine model"
+    assert capsys.readouterr().out.splitlines()[2].split() == words.split()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "other arrays", "no vectors"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "other arrays", "no vectors", "one accuracy"])
 def test_a_file_without_embeddings_is_told(command, folder, capsys, content):
     if isinstance(content, bytes):
         Path("bad.npz").write_bytes(content)
     elif content == "other arrays":
         np.savez("bad.npz", x=np.zeros(3))
     else:
-        np.savez("bad.npz", ids=np.array(["a", "b"]), embeddings=np.zeros((2, 3)), encoder=np.array("e"))
+        more = {} if content == "no vectors" else {"kinds": np.array(["dense"] * 2), "accuracy": np.zeros(1)}
+        vectors = np.full((2, 3), float(bool(more)))
+        np.savez("bad.npz", ids=np.array(["a", "b"]), embeddings=vectors, encoder=np.array("e"), **more)
     assert main(["search", f"zoo/{folder[1][0].path}", "--zoo", "bad.npz"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: bad.npz: ") and err.count("\n") == 1

@@ -54,6 +54,8 @@ def test_command_writes_them_and_tells_what_it_left_out(trained, tmp_path, capsy
     with np.load(out) as written:
         assert written["ids"].tolist() == paths
         np.testing.assert_allclose(written["embeddings"], expected, atol=1e-5)
+        assert written["kinds"].tolist() == ["dense", "map pooled"]
+        assert written["accuracy"].shape == (2,) and written["accuracy"].dtype == np.float32
 
 
 def test_bad_input_is_named(trained, tmp_path):

@@ -39,11 +39,15 @@ class Embeddings(NamedTuple):
       ids: of the vectors, in the order in which they were given.
       vectors: of length 1.
       broken: why the others have none.
+      kinds: of networks, see `wsrl.graph.kind.network_kind`; none where the encoder is not trained.
+      accuracy: that the encoder predicts, 0 to 1; none where it is not trained.
     """
 
     ids: list[str]
     vectors: Float32[np.ndarray, "n dim"]
     broken: list[CheckpointError]
+    kinds: list[str] | None = None
+    accuracy: Float32[np.ndarray, " n"] | None = None
 
     @staticmethod
     def none(dim: int) -> Float32[np.ndarray, "0 dim"]:

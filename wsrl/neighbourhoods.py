@@ -5,6 +5,9 @@ other models of their task, and reach those of other architectures by way of mod
 are blended so once (Turcot and Lowe 2009; Arandjelović and Zisserman 2012), a query when it is asked (Chum et al.
 2007); similarities weigh what is added (Radenović et al. 2018). Before, the mean of each kind of architecture is taken
 off. No label is used.
+
+So are values that a network's weights tell with much noise, such as its accuracy: what is told of its neighbours says
+how hard their common task is.
 """
 
 from collections.abc import Sequence
@@ -79,6 +82,8 @@ class Neighbourhoods:
       means: of the vectors of each kind, then of all.
       vectors: centred, of length 1.
       blended: with their neighbours.
+      near: places of the neighbours of each.
+      weight: of the neighbours: their similarity if it is positive, else 0.
       neighbours: that a query is blended with.
     """
 
@@ -86,6 +91,8 @@ class Neighbourhoods:
     means: Float32[np.ndarray, "kinds_and_all dim"]
     vectors: Float32[np.ndarray, "n dim"]
     blended: Float32[np.ndarray, "n dim"]
+    near: Int[np.ndarray, "n k"]
+    weight: Float32[np.ndarray, "n k"]
     neighbours: int
 
     @classmethod
@@ -104,13 +111,22 @@ class Neighbourhoods:
         own = unit(vectors - means[group]).astype(np.float32)
         there = np.flatnonzero(own.any(1))  # what equals the mean of its kind has no direction, and no neighbours
         neighbours, blended = neighbour_count(len(there), neighbours), own.copy()
+        near = np.zeros((len(own), neighbours + 1), np.int32)
+        weight = np.zeros(near.shape, np.float32)
         if neighbours:
             index = Index.build(own[there], [str(row) for row in there])
             rows, similarity = index.search(index.vectors, neighbours + 1)
             itself = rows == np.arange(len(there))[:, None]
-            blended[there] = blend(own[there], own, there[rows], np.where(itself, 0, similarity))
+            near[there], weight[there] = there[rows], np.where(itself, 0, np.maximum(similarity, 0))
+            blended[there] = blend(own[there], own, near[there], weight[there])
         stacked = np.vstack([means, overall]).astype(np.float32)
-        return cls(names.tolist(), stacked, own, blended, neighbours)
+        return cls(names.tolist(), stacked, own, blended, near, weight, neighbours)
+
+    def smoothed(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """A value of each model, half-way to the mean of its neighbours' by similarity; as it is without any."""
+        total = self.weight.sum(1)
+        mean = (self.weight * values[self.near]).sum(1) / np.maximum(total, SMALL)
+        return np.where(total > 0, (values + mean) / 2, values)
 
     def similarities(self, queries: Float[np.ndarray, "q dim"], kinds: Sequence[str]) -> Float[np.ndarray, "q n"]:
         """How near the models lie to queries: the mean of the cosine of the vectors and that of the blended ones.

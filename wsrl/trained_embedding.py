@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from wsrl.annotations import Graph
@@ -11,6 +12,7 @@ from wsrl.embedding import Embeddings, check_sources
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.graph.kind import network_kind
 
 TILE = 16  # neurons; embeddings do not depend on it
 
@@ -32,7 +34,7 @@ def embed_trained(
       progress: show progress lines on stderr.
 
     Returns:
-      The vectors, and the hash of the encoder.
+      The vectors with the kinds of networks and the predicted accuracies, and the hash of the encoder.
 
     Raises:
       InputError: the encoder cannot be read, a source is given twice, or there is none.
@@ -49,6 +51,9 @@ def embed_trained(
             if not skip_broken:
                 raise
             broken.append(error)
-    found = Embedder(encoder)(params, make_buckets(graphs), "embedding" if progress else None) if graphs else None
-    vectors = found.embedding if found else Embeddings.none(encoder.dim)
-    return Embeddings(ids, vectors, broken), encoder_hash(encoder, params)
+    digest = encoder_hash(encoder, params)
+    if not graphs:
+        return Embeddings(ids, Embeddings.none(encoder.dim), broken, [], np.zeros(0, np.float32)), digest
+    found = Embedder(encoder)(params, make_buckets(graphs), "embedding" if progress else None)
+    kinds = [network_kind(graph) for graph in graphs]
+    return Embeddings(ids, found.embedding, broken, kinds, found.accuracy), digest

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.npz",
         type=Path,
         required=True,
-        help="written: `ids`, the names as given; `embeddings` [n, dim], float32, of length 1; `encoder`, its hash",
+        help="written: `ids`, the names as given; `embeddings` [n, dim], float32, of length 1; `encoder`, its hash;"
+        " from a trained one also `kinds` of networks and `accuracy`, which is predicted",
     )
     parser.add_argument(
         "--encoder",
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         print(printable(f"left out: {error}"), file=sys.stderr)
     if not found.ids:
         raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
-    write_embeddings(args.out, found.ids, found.vectors, digest)
+    write_embeddings(args.out, found, digest)
     return 1 if found.broken else 0
 
 

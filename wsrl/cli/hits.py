@@ -14,7 +14,8 @@ Scores = Mapping[str, float | None]  # of a hit, by name; None where one has non
 
 About = Mapping[str, object]  # what a manifest tells of a model, by name
 
-HEADINGS = {"logme": "LogME"}  # of scores that are not called by their names
+PREDICTED = "predicted_accuracy"  # what is told of a model without a manifest
+HEADINGS = {"logme": "LogME", PREDICTED: "predicted accuracy"}  # of what is not called by its name
 SHOWN = ("task", "architecture", "accuracy")  # of what a manifest tells
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
 
@@ -40,15 +41,15 @@ def print_hits(lines: Sequence[str], hits: Sequence[tuple[str, Scores, About]]) 
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
     scored = [name for name in (hits[0][1] if hits else ()) if any(own[name] is not None for _, own, _ in hits)]
-    told = [name for name in SHOWN if hits and name in hits[0][2]]
+    told = [name for name in (*SHOWN, PREDICTED) if hits and name in hits[0][2]]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ["rank", *(HEADINGS.get(name, name) for name in scored), *told, "model"]:
+    for heading in ["rank", *(HEADINGS.get(name, name) for name in [*scored, *told]), "model"]:
         number = heading not in ("task", "architecture", "model")
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     for rank, (model, own, about) in enumerate(hits, 1):
         values = (own[name] for name in scored)
         scores = ("-" if value is None else f"{value:.3f}" for value in values)
-        texts = [f"{about[name]:.2f}" if name == "accuracy" else str(about[name]) for name in told]
+        texts = [f"{about[name]:.2f}" if name in ("accuracy", PREDICTED) else str(about[name]) for name in told]
         table.add_row(str(rank), *scores, *(printable(text) for text in [*texts, model]))
     with console.capture() as capture:
         for line in lines:

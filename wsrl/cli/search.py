@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wsrl.cli.hits import About, about_record, hit_json, print_hits
+from wsrl.cli.hits import PREDICTED, About, about_record, hit_json, print_hits
 from wsrl.cli.usable_gallery import usable_gallery
 from wsrl.errors import InputError
 
@@ -102,22 +102,24 @@ def _compare_to_zoo(args: argparse.Namespace) -> Compared:
 
 
 def _compare_to_file(args: argparse.Namespace) -> Compared:
-    """Embeds the files as those of the zoo were; what kinds of networks these are the file does not tell."""
+    """Embeds the files as those of the zoo were; what kinds of networks these are only a trained encoder tells."""
     from wsrl.embedding import embed_files
     from wsrl.embeddings_file import read_embeddings
     from wsrl.encoder import group_readout
     from wsrl.neighbourhoods import Neighbourhoods
 
-    names, vectors, made_by = read_embeddings(args.zoo)
-    if made_by == group_readout.encoder_hash():
-        queries = embed_files(args.files).vectors
+    stored = read_embeddings(args.zoo)
+    if stored.encoder == group_readout.encoder_hash():
+        found = embed_files(args.files)
     else:
         from wsrl.trained_embedding import embed_trained  # needs JAX
 
         found, digest = embed_trained(args.files, args.encoder)
-        if digest != made_by:
+        if digest != stored.encoder:
             raise InputError(args.zoo, "was embedded by another encoder", "name that by --encoder, or embed it again")
-        queries = found.vectors
-    around = Neighbourhoods.of(vectors, [""] * len(names))
-    similarity = around.similarities(queries, [""] * len(queries))
-    return Compared(names, [{}] * len(names), similarity, queries @ vectors.T)
+    around = Neighbourhoods.of(stored.vectors, stored.kinds or [""] * len(stored.ids))
+    similarity = around.similarities(found.vectors, found.kinds or [""] * len(found.ids))
+    about: list[About] = [{}] * len(stored.ids)
+    if stored.accuracy is not None:
+        about = [{PREDICTED: round(float(value), 6)} for value in around.smoothed(stored.accuracy)]
+    return Compared(stored.ids, about, similarity, found.vectors @ stored.vectors.T)

@@ -78,8 +78,8 @@ def iterate_features(
         features, exists, logits, classes = apply(padded, [alone], progress)
         seconds = (time.perf_counter() - started) / len(bucket.members)
         for row, place in enumerate(bucket.members.tolist()):
-            own = features[row][exists[row]].T[: len(images)], logits[row][classes[row] > 0].T[: len(images)]
-            yield place, Response(*(np.ascontiguousarray(part) for part in own), seconds)
+            read = np.ascontiguousarray(features[row][exists[row]].T[: len(images)])
+            yield place, Response(read, np.ascontiguousarray(logits[row][classes[row] > 0].T[: len(images)]), seconds)
 
 
 @lru_cache(maxsize=4)
