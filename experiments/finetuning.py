@@ -85,9 +85,9 @@ NOTE = (
     " after {steps} steps, are interpolated between recorded steps; where it is not reached they count as {steps} "
     "steps. Seconds are those of the search, the head and the steps on {cores} cores, models stacked, after "
     "compilation; embedding the gallery took {embedding:.0f} s once an encoder. Regret is after {early} steps, to the"
-    " best in hindsight: of all models, fine-tuned with {hindsight_rate:g}, the best on validation images. Gain is over random "
-    "weights of the predicted architecture under a fitted head, after as many steps: what trained weights are worth. In "
-    "brackets 95 % bootstrap intervals over tasks and encoders ({encoders})."
+    " best in hindsight: of all models, fine-tuned with {hindsight_rate:g}, the best on validation images. Gain is "
+    "over random weights of the predicted architecture under a fitted head, after as many steps: what training is "
+    "worth. In brackets 95 % bootstrap intervals over tasks and encoders ({encoders})."
 )
 
 
