@@ -59,11 +59,6 @@ class Asked(NamedTuple):
     seconds: float
 
 
-def run_encoders(workdir: Path, count: int) -> list[Path]:
-    """Folders of the first encoders of a run."""
-    return [workdir / f"encoder_{number}" for number in range(count)]
-
-
 def encode_gallery(directories: Sequence[Path], graphs: Sequence[Graph]) -> list[Encoded]:
     """Embeds networks by the encoders, all of one shape, of some folders.
 

@@ -39,8 +39,9 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from experiments.command import finish
-from experiments.encoded_gallery import ask_by_examples, ask_by_probes, run_encoders
+from experiments.encoded_gallery import ask_by_examples, ask_by_probes
 from experiments.finished_run import read_config
+from experiments.job import encoder_directories
 from experiments.starting_points import (
     Models,
     Pick,
@@ -222,9 +223,8 @@ def measured_tasks(workdir: Path, config: Config, args: argparse.Namespace) -> t
         raise InputError("--held-out", f"no unseen task has {args.held_out} held-out images", "lower it")
     order = np.random.default_rng([args.seed, 8]).permutation(len(unseen))
     unseen = [unseen[i] for i in order[: args.tasks]]
-    encoders = run_encoders(workdir, min(args.seeds, config.encoder.seeds))
-    if args.encoder:
-        encoders = [encoder_directory(args.encoder)]
+    of_run = encoder_directories(workdir, min(args.seeds, config.encoder.seeds))
+    encoders = [encoder_directory(args.encoder)] if args.encoder else of_run
     leave_out = ("test",) if args.split == "validation" else ()
     models = open_models(workdir, config, args.models, encoders, args.seed, leave_out)
     tuner = FineTuner(bank, stack=4)  # few of one architecture are trained at a time

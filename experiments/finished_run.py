@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments.job import make_examples, places_by_split
+from experiments.job import encoder_directories, make_examples, places_by_split
 from wsrl.annotations import Config
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.export import load_encoder
@@ -71,7 +71,7 @@ def load_run(workdir: Path) -> FinishedRun:
     """
     config = read_config(workdir)
     zoo = Path(config.zoo.dir) if config.zoo.dir else workdir / "zoo"
-    directories = [workdir / f"encoder_{seed}" for seed in range(config.encoder.seeds)]
+    directories = encoder_directories(workdir, config.encoder.seeds)
     records, _ = read_manifest(zoo)
     if any(record.split is None for record in records):
         records = assign_splits(records, config.seed)

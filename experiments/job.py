@@ -95,7 +95,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
             records = assign_splits(records, config.seed)
     with stages("sweeps"):
         seeds = range(config.encoder.seeds)
-        directories = [workdir / f"encoder_{seed}" for seed in seeds]
+        directories = encoder_directories(workdir, config.encoder.seeds)
         inputs = draw_inputs(config)
         embedder = Embedder(make_encoder(config.encoder, inputs[0].shape[1:]))
         start = [init_params(embedder.encoder, own, seed) for own, seed in zip(inputs, seeds, strict=True)]
@@ -187,6 +187,11 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
     write_results(workdir / "results.json", results)
     print_summary(results, workdir)
     return results
+
+
+def encoder_directories(workdir: Path, count: int) -> list[Path]:
+    """Folders of the first encoders of a run, one a seed."""
+    return [workdir / f"encoder_{seed}" for seed in range(count)]
 
 
 def check_settings(config: Config) -> None:

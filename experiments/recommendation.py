@@ -32,8 +32,9 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from experiments.command import finish
-from experiments.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery, run_encoders
+from experiments.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
 from experiments.finished_run import read_config
+from experiments.job import encoder_directories
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
@@ -99,7 +100,7 @@ def open_run(workdir: Path, split: str) -> Run:
     tasks = [task for task in tasks if task.id in unseen]
     if not tasks:
         raise InputError(workdir, f"no unseen task among the {split} models", "name another run or split")
-    encoders = encode_gallery(run_encoders(workdir, config.encoder.seeds), networks.graphs)
+    encoders = encode_gallery(encoder_directories(workdir, config.encoder.seeds), networks.graphs)
     return Run(networks, tasks, {images.name: images for images in image_sets}, encoders)
 
 

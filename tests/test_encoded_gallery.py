@@ -3,7 +3,8 @@ import pytest
 from small_zoo import SIZE, write_zoo
 
 from experiments import encoded_gallery
-from experiments.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery, run_encoders
+from experiments.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
+from experiments.job import encoder_directories
 from wsrl.data import ImageSet
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
@@ -35,7 +36,7 @@ def encoded(tmp_path_factory, graphs):
         save_encoder(workdir / f"encoder_{seed}", ENCODER, params)
         module, initial = init_dataset_params(ENCODER, params["inputs"], seed)
         save_dataset_encoder(workdir / f"encoder_{seed}", module, initial, ENCODER, params)
-    return encode_gallery(run_encoders(workdir, 2), graphs)
+    return encode_gallery(encoder_directories(workdir, 2), graphs)
 
 
 @pytest.fixture(scope="module")
@@ -75,4 +76,4 @@ def test_probes_rank_the_candidates_and_a_network_is_nearest_to_itself(encoded, 
 
 def test_a_folder_without_encoders_is_told(tmp_path, graphs):
     with pytest.raises(InputError, match="holds no readable encoder"):
-        encode_gallery(run_encoders(tmp_path, 1), graphs)
+        encode_gallery(encoder_directories(tmp_path, 1), graphs)

@@ -82,9 +82,8 @@ class Neighbourhoods:
       means: of the vectors of each kind, then of all.
       vectors: centred, of length 1.
       blended: with their neighbours.
-      near: places of the neighbours of each.
-      weight: of the neighbours: their similarity if it is positive, else 0.
-      neighbours: that a query is blended with.
+      near: places of the nearest of each, itself most likely among them.
+      weight: of these: 0 of itself; of the others their similarity if it is positive, else 0.
     """
 
     kinds: list[str]
@@ -93,7 +92,6 @@ class Neighbourhoods:
     blended: Float32[np.ndarray, "n dim"]
     near: Int[np.ndarray, "n k"]
     weight: Float32[np.ndarray, "n k"]
-    neighbours: int
 
     @classmethod
     def of(
@@ -120,7 +118,12 @@ class Neighbourhoods:
             near[there], weight[there] = there[rows], np.where(itself, 0, np.maximum(similarity, 0))
             blended[there] = blend(own[there], own, near[there], weight[there])
         stacked = np.vstack([means, overall]).astype(np.float32)
-        return cls(names.tolist(), stacked, own, blended, near, weight, neighbours)
+        return cls(names.tolist(), stacked, own, blended, near, weight)
+
+    @property
+    def neighbours(self) -> int:
+        """That a query is blended with; a model of the gallery stands among its own."""
+        return self.near.shape[1] - 1
 
     def smoothed(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """A value of each model, half-way to the mean of its neighbours' by similarity; as it is without any."""
