@@ -73,7 +73,7 @@ def test_embeddings_are_searched_as_they_were_made(command, folder, capsys, trai
     assert capsys.readouterr().out.splitlines()[2].split() == words.split()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "other arrays", "no vectors", "one accuracy"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "other arrays", "no vectors", "one accuracy", "no number"])
 def test_a_file_without_embeddings_is_told(command, folder, capsys, content):
     if isinstance(content, bytes):
         Path("bad.npz").write_bytes(content)
@@ -81,11 +81,13 @@ def test_a_file_without_embeddings_is_told(command, folder, capsys, content):
         np.savez("bad.npz", x=np.zeros(3))
     else:
         more = {} if content == "no vectors" else {"kinds": np.array(["dense"] * 2), "accuracy": np.zeros(1)}
+        more |= {"accuracy": np.array([0.5, np.nan])} if content == "no number" else {}
         vectors = np.full((2, 3), float(bool(more)))
         np.savez("bad.npz", ids=np.array(["a", "b"]), embeddings=vectors, encoder=np.array("e"), **more)
     assert main(["search", f"zoo/{folder[1][0].path}", "--zoo", "bad.npz"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: bad.npz: ") and err.count("\n") == 1
+    assert ("`accuracy`" in err) == (content in ("one accuracy", "no number"))
 
 
 @pytest.mark.parametrize(

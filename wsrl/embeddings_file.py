@@ -58,7 +58,9 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
         raise InputError(path, f"holds `embeddings` {vectors.shape} for `ids` {ids.shape}", mend)
     if [(array.shape, array.dtype.kind) for array in more] not in ([], [(ids.shape, "U"), (ids.shape, "f")]):
         raise InputError(path, "holds `kinds` and `accuracy` that do not belong to its `ids`", mend)
-    kinds, accuracy = (more[0].tolist(), more[1]) if more else (None, None)
+    kinds, accuracy = (more[0].tolist(), more[1].astype(np.float32)) if more else (None, None)
+    if accuracy is not None and not ((accuracy >= 0) & (accuracy <= 1)).all():
+        raise InputError(path, "holds an `accuracy` that is not from 0 to 1", mend)
     try:
         unit = Index.build(vectors, ids.tolist()).vectors
     except InputError as error:
