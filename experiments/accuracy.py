@@ -1,6 +1,6 @@
 """How well accuracies are told from weights, and how well they could be.
 
-    python -m experiments.accuracy --workdir=runs/zoo
+    python -m experiments.accuracy --workdir=runs/zoo [--without-baselines]
 
 Kendall's tau between predicted and measured accuracy of the test models of a finished run of the main job, for the
 tasks that its encoders were trained on and for the unseen ones. Writes `tables/accuracy.csv` and `.svg` into the
@@ -14,6 +14,9 @@ folder. Rows:
     other held-out images        accuracies measured on half of a task's held-out images, told from the other half
     the accuracy itself          what as many images drawn anew would measure, told from the measured accuracy: no
                                  prediction can do better, since no weights tell which images happen to be held out
+
+The last four read all training checkpoints or run all test models; `--without-baselines` leaves them out, which takes
+a minute, and writes `tables/accuracy_wsrl.csv`.
 """
 
 import argparse
@@ -52,8 +55,11 @@ TITLE = "Accuracy told from weights"
 BLOCK = 512  # models in memory at a time
 NOTE = (
     "Kendall's tau-b with the measured accuracy of {seen} test models of tasks that were trained on and {unseen} of "
-    "unseen ones, which have {fewest} to {most} held-out images each; brackets: 95 % intervals over lineages and, for "
-    "wsrl, encoder seeds. The last three rows know the task's held-out images and tell how far a prediction could come."
+    "unseen ones; brackets: 95 % intervals over lineages and, for wsrl, encoder seeds."
+)
+IMAGES_NOTE = (
+    " The last three rows know the task's held-out images, {fewest} to {most} each, and tell how far a prediction "
+    "could come."
 )
 
 
@@ -111,36 +117,51 @@ def drawn_anew(
     return accuracy, rng.binomial(count, accuracy) / count
 
 
-def rows_of(run: FinishedRun) -> tuple[list[Row], dict[str, Any]]:
-    """The table, and what its note tells."""
+Told = dict[str, tuple[list[np.ndarray], np.ndarray]]  # predictions, one an encoder, and what was measured
+
+
+def told_by_encoders(run: FinishedRun) -> Told:
+    """What is told of the test networks by embedding them."""
     test = run.split["test"]
-    unseen = np.isin(test, run.unseen)
-    records = [run.records[i] for i in test]
-    accuracy, task = run.examples.accuracy[test], run.examples.task[test]
-    means = {number: accuracy[task == number].mean() for number in np.unique(task)}
-    right = answers(run, test)
-    rng = np.random.default_rng([run.config.seed, 12])
-    encoded = encodings(run, test)
-    kinds = [record.architecture for record in records]
-    told: dict[str, tuple[list[np.ndarray], np.ndarray]] = {
+    encoded, accuracy = encodings(run, test), run.examples.accuracy[test]
+    kinds = [run.records[i].architecture for i in test]
+    return {
         "wsrl": ([Neighbourhoods.of(own.embedding, kinds).smoothed(own.accuracy) for own in encoded], accuracy),
         "wsrl, models alone": ([own.accuracy for own in encoded], accuracy),
+    }
+
+
+def told_by_baselines(run: FinishedRun) -> tuple[Told, list[int]]:
+    """What is told of them otherwise, and the numbers of their held-out images."""
+    test = run.split["test"]
+    accuracy, task = run.examples.accuracy[test], run.examples.task[test]
+    means = {number: accuracy[task == number].mean() for number in np.unique(task)}
+    told: Told = {
         "weight statistics": ([boosted_statistics(run, test)], accuracy),
         "mean of the task": ([np.array([means[number] for number in task])], accuracy),
     }
+    right = answers(run, test)
+    rng = np.random.default_rng([run.config.seed, 12])
     for name, measure in (("other held-out images", halves), ("the accuracy itself", drawn_anew)):
         known, measured = measure(right, rng)
         told[name] = [known], measured
+    return told, [len(own) for own in right]
+
+
+def rows_of(run: FinishedRun, told: Told) -> list[Row]:
+    """A row of the table for all that is told."""
+    unseen = np.isin(run.split["test"], run.unseen)
     rows: list[Row] = []
     for name, (predicted, measured) in told.items():
         row: dict[str, Any] = {"told from": name}
         for column, chosen in (("seen tasks", ~unseen), ("unseen tasks", unseen)):
-            own = [replace(records[i], accuracy=float(measured[i])) for i in np.flatnonzero(chosen)]
+            at = run.split["test"][chosen]
+            own = [
+                replace(run.records[i], accuracy=float(value)) for i, value in zip(at, measured[chosen], strict=True)
+            ]
             row[column] = accuracy_tau([values[chosen] for values in predicted], own, seed=run.config.seed)
         rows.append(row)
-    images = [len(own) for own in right]
-    counts = {"seen": int((~unseen).sum()), "unseen": int(unseen.sum()), "fewest": min(images), "most": max(images)}
-    return rows, counts
+    return rows
 
 
 def make_table(args: argparse.Namespace) -> None:
@@ -148,9 +169,15 @@ def make_table(args: argparse.Namespace) -> None:
     run = load_run(args.workdir)
     if run.config.zoo.dir:
         raise InputError(args.workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
-    rows, counts = rows_of(run)
+    told, name = told_by_encoders(run), f"{NAME}_wsrl"
+    note = NOTE.format(seen=len(run.split["test"]) - len(run.unseen), unseen=len(run.unseen))
+    if not args.without_baselines:
+        others, images = told_by_baselines(run)
+        told, name = told | others, NAME
+        note += IMAGES_NOTE.format(fewest=min(images), most=max(images))
+    rows = rows_of(run, told)
     figure = bar_figure(rows, label="told from", values=["seen tasks", "unseen tasks"], axis="Kendall's tau")
-    write_table(args.workdir, NAME, TITLE, NOTE.format(**counts), rows, figure)
+    write_table(args.workdir, name, TITLE, note, rows, figure)
     print_table(rows)
 
 
@@ -158,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.accuracy", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
+    parser.add_argument("--without-baselines", action="store_true", help="the rows of wsrl alone")
     args = parser.parse_args(argv)
     return finish(lambda: make_table(args))
 

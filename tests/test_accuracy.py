@@ -1,55 +1,95 @@
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from wsrl.encoder.accuracy import fit_accuracy
-from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fit import init_params
+from wsrl.encoder.accuracy import BLURS, LARGEST, LEVELS, SIGNS, AccuracyHead, accuracy_signs
 
-ENCODER = Encoder(probes=8, input_shape=(3, 3, 1), dim=4, rank=3, gradient_probes=2, chunk=4)
-TRAINING = np.arange(80)
-
-
-@pytest.fixture(scope="module")
-def networks():
-    """Networks that are the more accurate the surer they are."""
-    rng = np.random.default_rng(0)
-    accuracy = rng.uniform(0.3, 0.9, 120).astype(np.float32)
-    logits = rng.normal(size=(120, 3, 8)) * 5 * accuracy[:, None, None]
-    swept = Swept(logits.astype(np.float32), np.zeros((120, 3, 9), np.float32), np.ones((120, 3), np.float32))
-    params = init_params(ENCODER, np.zeros((8, 3, 3, 1), np.float32), 0)
-    return swept, accuracy, params
+NETWORKS, CLASSES, PROBES, SIDE = 3, 4, 12, 6
+INPUTS = np.random.default_rng(0).normal(size=(PROBES, SIDE, SIDE, 1)).astype(np.float32)
+ENTROPY = slice(0, len(LEVELS))
+MARGIN = slice(len(LEVELS), 2 * len(LEVELS))
+BLURRED = slice(MARGIN.stop, MARGIN.stop + len(BLURS))
+SPREAD, LINEAR, EVEN, CONSTANT, DIRECTIONS, TEMPLATE_DIRECTIONS = range(BLURRED.stop, SIGNS)
 
 
-def fitted(networks, **changes):
-    swept, accuracy, params = networks
-    embedder = Embedder(ENCODER)
-    settings = {"accuracy": accuracy, "training": TRAINING, "shrinkage": 1.0} | changes
-    params = fit_accuracy(ENCODER, params, swept, **settings)
-    return params, embedder.read(params, swept).accuracy
+def answers(seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(NETWORKS, CLASSES, PROBES)).astype(np.float32)
+    return logits, rng.normal(size=(NETWORKS, CLASSES, SIDE**2)).astype(np.float32)
 
 
-def test_accuracy_of_other_networks_is_predicted(networks):
-    _, accuracy, _ = networks
-    _, found = fitted(networks)
-    assert np.corrcoef(found[80:], accuracy[80:])[0, 1] > 0.7
-    assert ((found >= 0) & (found <= 1)).all() and np.mean(found[:80]) == pytest.approx(
-        np.mean(accuracy[:80]), abs=0.01
-    )
+def signs(logits, templates, classes=CLASSES):
+    mask = np.broadcast_to((np.arange(logits.shape[1]) < classes).astype(np.float32), logits.shape[:2])
+    return np.asarray(jax.jit(accuracy_signs)(logits, templates, mask, INPUTS))
 
 
-def test_only_training_networks_decide_and_nothing_else_changes(networks):
-    _, accuracy, initial = networks
-    params, _ = fitted(networks)
-    changed = np.where(np.arange(120) < 80, accuracy, 0.0).astype(np.float32)
-    jax.tree.map(np.testing.assert_array_equal, params, fitted(networks, accuracy=changed)[0])
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, initial)
-    for part in initial.keys() - {"accuracy"}:
-        jax.tree.map(np.testing.assert_array_equal, params[part], initial[part])
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(CLASSES)), seed=st.integers(0, 99))
+def test_order_of_the_classes_and_padding_have_no_part(order, seed):
+    logits, templates = answers(seed)
+    found = signs(logits, templates)
+    assert found.shape == (NETWORKS, SIGNS)
+    np.testing.assert_allclose(signs(logits[:, order], templates[:, order]), found, rtol=1e-4, atol=1e-4)
+    padded = [np.pad(values, [(0, 0), (0, 2), (0, 0)]) for values in (logits, templates)]
+    np.testing.assert_allclose(signs(*padded), found, rtol=1e-4, atol=1e-4)
 
 
-def test_shrinkage_draws_predictions_to_the_mean(networks):
-    _, accuracy, _ = networks
-    _, found = fitted(networks, shrinkage=1e6)
-    np.testing.assert_allclose(found, accuracy[:80].mean(), atol=1e-3)
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(0.1, 10.0))
+def test_scale_of_the_logits_tells_nothing_but_how_sure_a_network_is(scale):
+    logits, templates = answers()
+    scaled, found = signs(logits * np.float32(scale), templates), signs(logits, templates)
+    np.testing.assert_allclose(scaled[:, ENTROPY.stop :], found[:, ENTROPY.stop :], rtol=1e-3, atol=1e-3)
+    surer = scaled[:, ENTROPY] - found[:, ENTROPY]
+    assert (surer * (scale - 1) <= 1e-5).all()
+
+
+def test_undecided_and_sure_networks():
+    logits, templates = answers()
+    undecided = signs(np.zeros_like(logits), templates)
+    np.testing.assert_allclose(undecided[:, ENTROPY], 1, atol=1e-4)
+    np.testing.assert_allclose(undecided[:, MARGIN], 0, atol=1e-4)
+    sure = signs(100 * np.eye(CLASSES, dtype=np.float32)[np.arange(PROBES) % CLASSES].T[None], templates[:1])
+    np.testing.assert_allclose(sure[:, ENTROPY], 0, atol=1e-3)
+    assert sure[0, EVEN] == pytest.approx(1, abs=1e-3)  # every class has as many inputs
+    assert sure[0, CONSTANT] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_linear_network_answers_as_its_templates():
+    _, templates = answers()
+    linear = np.einsum("ncx,px->ncp", templates, INPUTS.reshape(PROBES, -1)) + 3
+    np.testing.assert_allclose(signs(linear, templates)[:, LINEAR], 1, atol=1e-4)
+    np.testing.assert_allclose(signs(-linear, templates)[:, LINEAR], -1, atol=1e-4)
+
+
+def test_smooth_templates_keep_their_energy_and_points_do_not():
+    logits, _ = answers()
+    slope = np.linspace(-1, 1, SIDE, dtype=np.float32)
+    smooth = np.broadcast_to(np.add.outer(slope, 2 * slope).ravel(), (CLASSES, SIDE**2))
+    point = np.zeros_like(smooth)
+    point[:, 14] = 1
+    by_class = np.array([1, -1, 2, -2], np.float32)[:, None]
+    found = signs(logits[:2], np.stack([smooth * by_class, point * by_class]))
+    assert (found[0, BLURRED][:2] > found[1, BLURRED][:2] + 1).all()
+    assert found[0, SPREAD] > found[1, SPREAD] + 1
+    np.testing.assert_allclose(found[:, TEMPLATE_DIRECTIONS], np.log(CLASSES), atol=1e-3)  # all in one direction
+
+
+@pytest.mark.parametrize("value", [0.0, 1e15, -1e15])
+@pytest.mark.parametrize("classes", [0, 1, CLASSES])
+def test_whatever_a_network_answers_its_signs_are_numbers(value, classes):
+    logits, templates = (np.full_like(values, value) for values in answers())
+    logits[0, 0], templates[0, 0, 0] = 1e15, -1e15
+    assert np.isfinite(signs(logits, templates, classes)).all()
+
+
+def test_an_odd_network_is_told_no_odder_accuracy_than_the_fit_knows():
+    head = AccuracyHead()
+    features = jnp.array([[0.5], [1e9]])
+    params = {"mean": jnp.zeros(1), "deviation": jnp.ones(1), "kernel": jnp.full(1, 0.1), "bias": jnp.array(0.2)}
+    np.testing.assert_allclose(head.apply({"params": params}, features), [0.25, 0.2 + 0.1 * LARGEST], rtol=1e-6)
+    params["kernel"] *= -10
+    assert np.asarray(head.apply({"params": params}, features))[1] == 0

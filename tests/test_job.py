@@ -290,6 +290,15 @@ def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch:
     assert (tiny.workdir / "tables" / f"{name}.csv").read_bytes() == again
 
 
+def test_accuracies_told_without_baselines_are_those_of_the_whole_table(tiny: Tiny):
+    module = importlib.import_module("experiments.accuracy")
+    assert module.main([f"--workdir={tiny.workdir}"]) == 0
+    assert module.main([f"--workdir={tiny.workdir}", "--without-baselines"]) == 0
+    tables = [(tiny.workdir / "tables" / f"{name}.csv").read_text() for name in ("accuracy", "accuracy_wsrl")]
+    whole, alone = (list(csv.DictReader(table.splitlines())) for table in tables)
+    assert len(whole) == 6 and whole[:2] == alone
+
+
 @pytest.mark.parametrize("name", [*TABLES, "ship"])
 def test_tables_refuse_a_folder_without_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     module = importlib.import_module(f"experiments.{name}")

@@ -1,42 +1,123 @@
-"""The predicted accuracy: a ridge regression in closed form on what the read-out tells of the training networks."""
+"""The predicted accuracy, and signs of it in what a network answers to inputs of other data.
 
-from functools import partial
-from typing import Any
+The signs tell how sure a network is, how linear, how smooth and spread its templates are: not what its classes are,
+which tells the data set, and carries over to other data sets less.
+"""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float
 
-from wsrl.encoder.encoder import Encoder, Swept
+from wsrl.encoder.readout import SHARPNESS, class_probabilities, standardized
+from wsrl.encoder.templates import blurred
 
-SMALL = 1e-6  # least deviation of a feature
-BLOCK = 512  # networks at a time
+LEVELS = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # quantiles over inputs
+BLURS = (0.7, 2.0, 6.0)  # pixels
+SIGNS = 2 * len(LEVELS) + len(BLURS) + 6
+SMALL = 1e-6
+LEAST_ENERGY = 1e-4  # that a template keeps when it is blurred
+LARGEST = 4.0  # of a feature, in deviations; what lies further out is like no network of the fit
+LARGEST_MARGIN = 10.0  # that of a network with one class
 
 
-def fit_accuracy(
-    encoder: Encoder,
-    params: Any,
-    swept: Swept,
-    accuracy: Float[np.ndarray, " n"],
-    training: Int[np.ndarray, " m"],
-    shrinkage: float,
-) -> Any:
-    """Returns the parameters with those of the predicted accuracy fitted to the networks at `training`.
+class AccuracyHead(nn.Module):
+    """A linear function of standardised features, from 0 to 1. `wsrl.encoder.fit_accuracy` finds its parameters."""
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "networks features"]) -> Float[Array, " networks"]:
+        """Returns predicted accuracies."""
+        size = features.shape[1:]
+        mean = self.param("mean", nn.initializers.zeros, size)
+        deviation = self.param("deviation", nn.initializers.ones, size)
+        kernel = self.param("kernel", nn.initializers.zeros, size)
+        bias = self.param("bias", nn.initializers.zeros, ())
+        return jnp.clip(jnp.clip((features - mean) / deviation, -LARGEST, LARGEST) @ kernel + bias, 0.0, 1.0)
+
+
+def accuracy_signs(
+    logits: Float[Array, "networks classes probes"],
+    templates: Float[Array, "networks classes pixels"],
+    mask: Float[Array, "networks classes"],
+    inputs: Float[Array, "probes height width channels"],
+) -> Float[Array, "networks signs"]:
+    """What the order of the classes, and their number as far as can be, has no part in.
 
     Args:
-      encoder, params: whose `accuracy_features` the prediction is a linear function of.
-      swept, accuracy: of the whole collection; accuracies are from 0 to 1.
-      training: places of the networks.
-      shrinkage: added to the unit variances of the standardised features (Hoerl and Kennard 1970).
+      logits, templates, mask: see `wsrl.encoder.encoder.Swept`.
+      inputs: that the networks answered.
+
+    Returns:
+      Quantiles over inputs of the entropy of the prediction, as a share of the largest; quantiles of the margin by
+      which the first class leads, whatever the scale of the logits; energy of the templates that is left when they are
+      blurred (log); entropy of their energy over the image; correlation of the logits with what the templates alone,
+      as a linear network, would answer; entropy of the mean prediction; share of the logits' root mean square that no
+      input changes; in how few directions the logits and the templates vary (log).
     """
-    read = jax.jit(partial(encoder.apply, method="accuracy_features"))
-    blocks = [training[start : start + BLOCK] for start in range(0, len(training), BLOCK)]
-    features = np.concatenate([np.asarray(read({"params": params}, swept.at(own))) for own in blocks], dtype=np.float64)
-    mean, deviation = features.mean(0), np.maximum(features.std(0), SMALL)
-    standard = (features - mean) / deviation
-    wanted = accuracy[training].astype(np.float64)
-    covariance = standard.T @ standard / len(standard) + shrinkage * np.eye(standard.shape[1])
-    kernel = np.linalg.solve(covariance, standard.T @ (wanted - wanted.mean()) / len(standard)) / deviation
-    fitted = {"kernel": kernel[:, None], "bias": np.array([wanted.mean() - mean @ kernel])}
-    return {**params, "accuracy": {key: jnp.asarray(value, jnp.float32) for key, value in fitted.items()}}
+    exists = mask[:, :, None]
+    doubt = jnp.log(jnp.maximum(mask.sum(1), 2.0))
+    answers, slopes = _centred(logits, exists), _centred(templates, exists)
+    alike = standardized(logits, mask)
+    probability = class_probabilities(SHARPNESS * alike, mask)
+    constant = answers.mean(2, keepdims=True)
+    pixels = inputs.mean(3).reshape(len(inputs), -1)
+    linear = jnp.einsum("ncx,px->ncp", slopes, pixels - pixels.mean(0))
+    linear = linear - linear.mean(2, keepdims=True)
+    signs = [
+        _quantiles(_entropy(class_probabilities(logits, mask)) / doubt[:, None]),
+        _quantiles(_margins(alike, exists)),
+        _blurred_energy(slopes, (inputs.shape[1], inputs.shape[2])),
+        _entropy(jnp.square(slopes).sum(1)),
+        (_unit(linear) * _unit(answers - constant)).sum((1, 2)),
+        _entropy(probability.mean(2)) / doubt,
+        jnp.sqrt(jnp.square(constant).sum((1, 2)) * len(inputs)),
+        _directions(_unit(answers - constant)) + doubt,
+        _directions(slopes) + doubt,
+    ]
+    return jnp.concatenate([values.reshape(len(mask), -1) for values in signs], -1)
+
+
+def _unit(values: Float[Array, "networks classes features"]) -> Float[Array, "networks classes features"]:
+    """Scaled to a sum of squares of 1, or 0 where all are zero."""
+    return values / (jnp.sqrt(jnp.square(values).sum((1, 2), keepdims=True)) + SMALL**2)
+
+
+def _centred(
+    values: Float[Array, "networks classes features"], exists: Float[Array, "networks classes 1"]
+) -> Float[Array, "networks classes features"]:
+    """Less their mean over the classes that exist, scaled to a sum of squares of 1."""
+    mean = (values * exists).sum(1, keepdims=True) / jnp.maximum(exists.sum(1, keepdims=True), 1.0)
+    return _unit((values - mean) * exists)
+
+
+def _entropy(probability: Float[Array, "networks outcomes ..."]) -> Float[Array, "networks ..."]:
+    return -(probability * jnp.log(probability + SMALL)).sum(1)
+
+
+def _quantiles(values: Float[Array, "networks probes"]) -> Float[Array, "networks levels"]:
+    return jnp.quantile(values, jnp.array(LEVELS), axis=1).T
+
+
+def _margins(
+    logits: Float[Array, "networks classes probes"], exists: Float[Array, "networks classes 1"]
+) -> Float[Array, "networks probes"]:
+    """How far the first class leads the second."""
+    ranked = jnp.where(exists > 0, logits, -jnp.inf).transpose(0, 2, 1)
+    padded = jnp.pad(ranked, [(0, 0), (0, 0), (0, 2)], constant_values=-jnp.inf)  # for networks with one class or none
+    first, second = jnp.moveaxis(jax.lax.top_k(padded, 2)[0], -1, 0)
+    return jnp.where(jnp.isfinite(second), jnp.minimum(first - second, LARGEST_MARGIN), LARGEST_MARGIN)
+
+
+def _blurred_energy(
+    slopes: Float[Array, "networks classes pixels"], size: tuple[int, int]
+) -> Float[Array, "networks blurs"]:
+    """Logarithms of the share of their energy that images keep when they are blurred."""
+    images = slopes.reshape(*slopes.shape[:2], *size)
+    energy = [jnp.square(blurred(images, deviation)).sum((1, 2, 3)) for deviation in BLURS]
+    return jnp.log(jnp.stack(energy, -1) + LEAST_ENERGY)
+
+
+def _directions(values: Float[Array, "networks classes features"]) -> Float[Array, " networks"]:
+    """Logarithm of the sum of the squared shares that the principal directions have; 0 for one direction."""
+    gram = jnp.einsum("ncf,nkf->nck", values, values)
+    return jnp.log(jnp.square(gram).sum((1, 2)) + SMALL)

@@ -19,8 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError
 
-from wsrl.encoder.encoder import Encoder, Swept, blurred, fit_inputs
+from wsrl.encoder.encoder import Encoder, Swept, fit_inputs
 from wsrl.encoder.export import encoder_hash
+from wsrl.encoder.templates import blurred
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 

@@ -1,7 +1,6 @@
 """The encoder: forward and backward sweeps over a batch of networks, and a unit vector for each."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -10,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from wsrl.encoder.readout import ResponseReadout, confidence
+from wsrl.encoder.accuracy import AccuracyHead, accuracy_signs
+from wsrl.encoder.readout import ResponseReadout
 from wsrl.encoder.sweep import States, forward_sweep, output_logits
+from wsrl.encoder.templates import blurred, class_gradients, fit_gradients
 from wsrl.graph.batching import Batch
 
 SMALL = 1e-12
@@ -83,7 +84,7 @@ class Encoder(nn.Module):
         """Declares the parameters."""
         self.inputs = self.param("inputs", nn.initializers.normal(0.5), (self.probes, *self.input_shape))
         self.responses = ResponseReadout(self.rank, self.dim, self.evidence, self.template, self.smoothing)
-        self.accuracy = nn.Dense(1)
+        self.accuracy = AccuracyHead()
 
     @property
     def response_size(self) -> int:
@@ -126,15 +127,15 @@ class Encoder(nn.Module):
 
     def read(self, swept: Swept) -> Encoding:
         """Reads out embeddings and predicted accuracies."""
-        return Encoding(self.embed(swept), jnp.clip(self.accuracy(self.accuracy_features(swept))[:, 0], 0.0, 1.0))
+        return Encoding(self.embed(swept), self.accuracy(self.accuracy_features(swept)))
 
     def accuracy_features(self, swept: Swept) -> Float[Array, "networks features"]:
-        """What predicted accuracies are a linear function of: the products of the classes' responses, of which the
-        embedding keeps what tells tasks apart and not what tells networks of a task apart, and how sure networks are.
+        """What predicted accuracies are a function of: signs, then the products of the classes' responses, of which the
+        embedding keeps what tells tasks apart and not what tells networks of a task apart.
         """
         classes = jnp.eye(swept.mask.shape[1])
         _, products = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * classes)
-        return jnp.concatenate([products, confidence(swept.logits, swept.mask)], -1)
+        return jnp.concatenate([accuracy_signs(*swept, self.inputs), products], -1)
 
     def embed(
         self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None
@@ -175,52 +176,3 @@ def fit_inputs(
     if inputs.shape[1:] == shape:
         return inputs
     return jax.image.resize(inputs, (len(inputs), *shape), "linear")
-
-
-def fit_gradients(
-    gradients: Float[Array, "networks classes rows"], shape: tuple[int, int, int], size: tuple[int, int]
-) -> Float[Array, "networks classes height width"]:
-    """Sums gradients, one row a channel and pixel of inputs [height, width, channels], over channels; resizes them."""
-    images = gradients.reshape(*gradients.shape[:2], shape[2], *shape[:2]).sum(2)
-    return images if shape[:2] == size else jax.image.resize(images, (*images.shape[:2], *size), "linear")
-
-
-def blurred(
-    images: Float[Array, "networks classes height width"], deviation: float
-) -> Float[Array, "networks classes height width"]:
-    """Convolves images with a Gaussian; at the border it is cut off and normalised."""
-
-    def kernel(size: int) -> Array:
-        place = np.arange(size)
-        weights = np.exp(-0.5 * (np.subtract.outer(place, place) / max(deviation, SMALL)) ** 2)
-        return jnp.asarray(weights / weights.sum(1, keepdims=True), images.dtype)
-
-    return jnp.einsum("ncyx,hy,wx->nchw", images, kernel(images.shape[2]), kernel(images.shape[3]))
-
-
-def class_gradients(
-    batch: Batch,
-    chunks: Float[Array, "chunks probes height width channels"],
-    respond: Callable[[Batch, Array, Array], States] = forward_sweep,
-) -> Float[Array, "networks classes rows"]:
-    """Gradient of each class's logit, less the mean of the classes', with respect to the input, averaged over inputs.
-
-    One row a channel and pixel, as in `input_rows`. The networks of a batch share their inputs, so each gets a shift of
-    its own, which is added to all of its inputs; the gradient with respect to it is the sum over them. `respond` finds
-    the states, as `forward_sweep` does.
-    """
-    logits, mask = output_logits(batch)
-    share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0)
-    none = jnp.zeros((len(mask), math.prod(batch.plan.input_shape)), chunks.dtype)
-
-    def of_chunk(inputs: Array) -> Array:
-        def centred(shift: Array) -> Array:
-            found = logits(respond(batch, inputs, shift)).mean(2)
-            return found - (found * share).sum(1, keepdims=True)
-
-        outputs, pull = jax.vjp(centred, none)
-        one_class = jnp.eye(outputs.shape[1], dtype=outputs.dtype)[: batch.plan.classes]
-        return jax.lax.map(lambda row: pull(row * mask.astype(row.dtype))[0], one_class)
-
-    found = jax.lax.map(of_chunk, chunks).mean(0)
-    return jnp.pad(found.swapaxes(0, 1), [(0, 0), (0, mask.shape[1] - found.shape[0]), (0, 0)])

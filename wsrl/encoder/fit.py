@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsrl.annotations import Config
-from wsrl.encoder.accuracy import fit_accuracy
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
 from wsrl.encoder.encoder import Encoder, Encoding, Swept, no_answers
 from wsrl.encoder.fisher import fit_readout
+from wsrl.encoder.fit_accuracy import fit_accuracy
 from wsrl.encoder.sampling import Examples, Sampler
 from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
 from wsrl.graph.collection import Bucket, make_buckets
@@ -129,5 +129,5 @@ def fit_encoder(
         init_state(params, optimizer), step, sampler.sample, score, config, directory, f"encoder {seed}"
     )
     swept = embedder.sweep(best, buckets, f"sweep {seed}") if learn_inputs else swept
-    best = fit_accuracy(embedder.encoder, best, swept, examples.accuracy, training, config.accuracy_shrinkage)
+    best = fit_accuracy(embedder.encoder, best, swept, examples, training, config.accuracy_shrinkage)
     return Fitted(best, swept, embedder.read(best, swept), curve)

@@ -1,4 +1,4 @@
-"""From the responses of output neurons to one vector a network, and what they tell of its accuracy."""
+"""From the responses of output neurons to one vector a network."""
 
 import flax.linen as nn
 import jax
@@ -136,18 +136,3 @@ class ResponseReadout(nn.Module):
         metric = self.param("metric", nn.initializers.orthogonal(), (products, self.dim))
         found = second_order(responses @ basis, self.smoothing)
         return (found - centre) @ metric, found
-
-
-def entropies(
-    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
-) -> Float[Array, "networks probes"]:
-    """Entropy of each network's prediction for each probe."""
-    probability = class_probabilities(logits, mask)
-    return -(probability * jnp.log(probability + SMALL)).sum(1)
-
-
-def confidence(
-    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
-) -> Float[Array, "networks probes"]:
-    """Entropies of each network's predictions, sorted over the probes."""
-    return jnp.sort(entropies(logits, mask), axis=1)
