@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from wsrl.encoder.readout import SHARPNESS, class_probabilities, standardized
+from wsrl.encoder.readout import SHARPNESS, class_probabilities, entropies, entropy, standardized
 from wsrl.encoder.templates import blurred
 
 LEVELS = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # quantiles over inputs
@@ -64,12 +64,12 @@ def accuracy_signs(
     linear = jnp.einsum("ncx,px->ncp", slopes, pixels - pixels.mean(0))
     linear = linear - linear.mean(2, keepdims=True)
     signs = [
-        _quantiles(_entropy(class_probabilities(logits, mask)) / doubt[:, None]),
+        _quantiles(entropies(logits, mask) / doubt[:, None]),
         _quantiles(_margins(alike, exists)),
         _blurred_energy(slopes, (inputs.shape[1], inputs.shape[2])),
-        _entropy(jnp.square(slopes).sum(1)),
+        entropy(jnp.square(slopes).sum(1)),
         (_unit(linear) * _unit(answers - constant)).sum((1, 2)),
-        _entropy(probability.mean(2)) / doubt,
+        entropy(probability.mean(2)) / doubt,
         jnp.sqrt(jnp.square(constant).sum((1, 2)) * len(inputs)),
         _directions(_unit(answers - constant)) + doubt,
         _directions(slopes) + doubt,
@@ -88,10 +88,6 @@ def _centred(
     """Less their mean over the classes that exist, scaled to a sum of squares of 1."""
     mean = (values * exists).sum(1, keepdims=True) / jnp.maximum(exists.sum(1, keepdims=True), 1.0)
     return _unit((values - mean) * exists)
-
-
-def _entropy(probability: Float[Array, "networks outcomes ..."]) -> Float[Array, "networks ..."]:
-    return -(probability * jnp.log(probability + SMALL)).sum(1)
 
 
 def _quantiles(values: Float[Array, "networks probes"]) -> Float[Array, "networks levels"]:

@@ -136,3 +136,15 @@ class ResponseReadout(nn.Module):
         metric = self.param("metric", nn.initializers.orthogonal(), (products, self.dim))
         found = second_order(responses @ basis, self.smoothing)
         return (found - centre) @ metric, found
+
+
+def entropies(
+    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
+) -> Float[Array, "networks probes"]:
+    """Entropy of each network's prediction for each probe."""
+    return entropy(class_probabilities(logits, mask))
+
+
+def entropy(probability: Float[Array, "networks outcomes ..."]) -> Float[Array, "networks ..."]:
+    """Of distributions over outcomes."""
+    return -(probability * jnp.log(probability + SMALL)).sum(1)
