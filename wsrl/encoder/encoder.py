@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         """
         classes = jnp.eye(swept.mask.shape[1])
         _, products = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * classes)
-        return jnp.concatenate([accuracy_signs(*swept, self.inputs), products], -1)
+        return jnp.concatenate([accuracy_signs(*swept, jnp.asarray(self.inputs)), products], -1)
 
     def embed(
         self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None
