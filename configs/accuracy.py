@@ -9,7 +9,7 @@ Tasks are its ten classes under ten transforms; test models of those that are tr
 three checkpoints a run are taken for models of their own, as there. Retrieval is not the point.
 
 Cost on two CPU cores, beside other work: 7 minutes for the zoo, 6 for three encoders and everything else. Result:
-tau .83 [.81, .85] for wsrl, .80 for weight statistics; see the README on how well a model does.
+tau .83 [.80, .85] for wsrl, .80 for weight statistics; see the README on how well a model does.
 """
 
 import ml_collections
