@@ -60,7 +60,7 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.blur = 0.8  # of templates, in pixels
     encoder.discriminants = True  # the read-out starts from discriminant analyses, or else at random
     encoder.shrinkage = 3.0  # of the scatter of products within tasks
-    encoder.accuracy_shrinkage = 5.0  # of the ridge regression of accuracies
+    encoder.accuracy_shrinkage = 5.0  # of the products in the ridge regression of accuracies
     encoder.dtype = "float32"  # of the sweeps; bfloat16 on a TPU or GPU
     encoder.batch_cost = 2048  # sweep cost of a batch: tiles times positions
     encoder.window = 1024  # models of the zoo in memory at a time

@@ -5,7 +5,7 @@ import pytest
 
 from wsrl.encoder import fisher
 from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fisher import fit_readout, product_metric, response_basis
+from wsrl.encoder.fisher import fit_readout, product_metric, response_basis, task_means
 from wsrl.encoder.fit import init_params
 from wsrl.encoder.sampling import Examples, class_map_array, draw_class_map
 
@@ -154,3 +154,8 @@ def test_class_orders_may_be_known_of_some_networks(noisy, initial):
     orders = [order if place % 2 else None for place, order in enumerate(examples.class_order)]
     fitted = fit_readout(NOISY, initial, swept, examples._replace(class_order=orders), SEEN, shrinkage=1.0)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted))
+
+
+def test_means_of_tasks():
+    values, task = np.array([[1.0, 0.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1])
+    np.testing.assert_array_equal(task_means(values, task)[task], [[3, 3], [3, 4], [3, 3]])

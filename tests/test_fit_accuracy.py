@@ -5,7 +5,7 @@ import pytest
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.fit import init_params
-from wsrl.encoder.fit_accuracy import fit_accuracy, task_means
+from wsrl.encoder.fit_accuracy import fit_accuracy
 from wsrl.encoder.sampling import Examples
 
 ENCODER = Encoder(probes=8, input_shape=(3, 3, 1), dim=4, rank=3, gradient_probes=2, chunk=4)
@@ -59,8 +59,3 @@ def test_how_hard_tasks_are_counts_less(networks):
     _, blind = fitted(networks, accuracy=shifted)
     within = [np.corrcoef(told[80:], accuracy[80:])[0, 1] for told in (found, blind)]
     assert within[0] > within[1]
-
-
-def test_means_of_tasks():
-    values = np.array([[1.0, 0.0], [3.0, 4.0], [5.0, 6.0]])
-    np.testing.assert_array_equal(task_means(values, np.array([7, 2, 7])), [[3, 3], [3, 4], [3, 3]])

@@ -4,6 +4,8 @@ The signs tell how sure a network is, how linear, how smooth and spread its temp
 which tells the data set, and carries over to other data sets less.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -32,7 +34,14 @@ class AccuracyHead(nn.Module):
         deviation = self.param("deviation", nn.initializers.ones, size)
         kernel = self.param("kernel", nn.initializers.zeros, size)
         bias = self.param("bias", nn.initializers.zeros, ())
-        return jnp.clip(jnp.clip((features - mean) / deviation, -LARGEST, LARGEST) @ kernel + bias, 0.0, 1.0)
+        return jnp.clip(in_deviations(features, mean, deviation) @ kernel + bias, 0.0, 1.0)
+
+
+def in_deviations(
+    features: Float[Any, "networks features"], mean: Float[Any, " features"], deviation: Float[Any, " features"]
+) -> Float[Any, "networks features"]:
+    """Standardised features, `LARGEST` at most; the fit and the head share it."""
+    return ((features - mean) / deviation).clip(-LARGEST, LARGEST)
 
 
 def accuracy_signs(
@@ -41,7 +50,7 @@ def accuracy_signs(
     mask: Float[Array, "networks classes"],
     inputs: Float[Array, "probes height width channels"],
 ) -> Float[Array, "networks signs"]:
-    """What the order of the classes, and their number as far as can be, has no part in.
+    """Signs that do not depend on the order of the classes, and on their number as little as can be.
 
     Args:
       logits, templates, mask: see `wsrl.encoder.encoder.Swept`.
@@ -60,6 +69,7 @@ def accuracy_signs(
     alike = standardized(logits, mask)
     probability = class_probabilities(SHARPNESS * alike, mask)
     constant = answers.mean(2, keepdims=True)
+    varying = _unit(answers - constant)
     pixels = inputs.mean(3).reshape(len(inputs), -1)
     linear = jnp.einsum("ncx,px->ncp", slopes, pixels - pixels.mean(0))
     linear = linear - linear.mean(2, keepdims=True)
@@ -68,10 +78,10 @@ def accuracy_signs(
         _quantiles(_margins(alike, exists)),
         _blurred_energy(slopes, (inputs.shape[1], inputs.shape[2])),
         entropy(jnp.square(slopes).sum(1)),
-        (_unit(linear) * _unit(answers - constant)).sum((1, 2)),
+        (_unit(linear) * varying).sum((1, 2)),
         entropy(probability.mean(2)) / doubt,
         jnp.sqrt(jnp.square(constant).sum((1, 2)) * len(inputs)),
-        _directions(_unit(answers - constant)) + doubt,
+        _directions(varying) + doubt,
         _directions(slopes) + doubt,
     ]
     return jnp.concatenate([values.reshape(len(mask), -1) for values in signs], -1)

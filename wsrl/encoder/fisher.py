@@ -80,7 +80,7 @@ def response_basis(
         aligned = np.zeros(responses.shape)
         for own, response, order in zip(aligned, responses, orders, strict=True):
             own[list(order)] = response[: len(order)]
-        means = _means(aligned, task)
+        means = task_means(aligned, task)
         within = _scatter((aligned - means[task]).reshape(-1, d), len(aligned))
         between = _scatter(means.reshape(-1, d), len(means))
         values, directions = scipy.linalg.eigh(between, _shrunk(within, RESPONSE_SHRINKAGE))
@@ -96,7 +96,7 @@ def product_metric(
 
     Components beyond the number of products are zero.
     """
-    means = _means(products, task)
+    means = task_means(products, task)
     centre = means.mean(0)
     values, axes = np.linalg.eigh(_shrunk(_scatter(products - means[task], len(products)), shrinkage))
     whitening = axes / np.sqrt(values)
@@ -106,8 +106,8 @@ def product_metric(
     return centre, metric
 
 
-def _means(values: np.ndarray, task: np.ndarray) -> np.ndarray:
-    """Mean of each task."""
+def task_means(values: Float[np.ndarray, "n ..."], task: Int[np.ndarray, " n"]) -> Float64[np.ndarray, "tasks ..."]:
+    """Mean of each task; tasks are numbered from 0, and none is left out."""
     sums = np.zeros((task.max() + 1, *values.shape[1:]))
     np.add.at(sums, task, values)
     return sums / np.bincount(task).reshape(-1, *[1] * (values.ndim - 1))

@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from wsrl.encoder.accuracy import LARGEST, SIGNS
+from wsrl.encoder.accuracy import SIGNS, in_deviations
 from wsrl.encoder.encoder import Encoder, Swept
+from wsrl.encoder.fisher import task_means
 from wsrl.encoder.sampling import Examples
 
 TASK_SHARE = 0.3  # of the means of tasks that is taken off: how hard tasks are counts less than what tells models apart
@@ -38,22 +39,15 @@ def fit_accuracy(
     blocks = [training[start : start + BLOCK] for start in range(0, len(training), BLOCK)]
     features = np.concatenate([np.asarray(read({"params": params}, swept.at(own))) for own in blocks], dtype=np.float64)
     mean, deviation = features.mean(0), np.maximum(features.std(0), SMALL)
-    standard = np.clip((features - mean) / deviation, -LARGEST, LARGEST)
+    standard = in_deviations(features, mean, deviation)
     wanted = examples.accuracy[training].astype(np.float64)
     both = np.column_stack([standard, wanted])
     both -= both.mean(0)
-    both -= TASK_SHARE * task_means(both, examples.task[training])
+    task = np.unique(examples.task[training], return_inverse=True)[1]
+    both -= TASK_SHARE * task_means(both, task)[task]
     x, y = both[:, :-1], both[:, -1]
     penalty = np.where(np.arange(x.shape[1]) < SIGNS, SIGN_SHRINKAGE, shrinkage)
     kernel = np.linalg.solve(x.T @ x / len(x) + np.diag(penalty), x.T @ y / len(x))
     bias = wanted.mean() - standard.mean(0) @ kernel
     fitted = {"mean": mean, "deviation": deviation, "kernel": kernel, "bias": bias}
     return {**params, "accuracy": {key: jnp.asarray(value, jnp.float32) for key, value in fitted.items()}}
-
-
-def task_means(values: Float[np.ndarray, "n features"], task: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
-    """For each row the mean of the rows of its task."""
-    group = np.unique(task, return_inverse=True)[1]
-    sums = np.zeros((group.max(initial=-1) + 1, values.shape[1]))
-    np.add.at(sums, group, values)
-    return (sums / np.bincount(group)[:, None])[group]
