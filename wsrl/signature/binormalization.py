@@ -1,0 +1,125 @@
+"""Scales of the axes of a tensor that give all its slices the same mean square.
+
+For a matrix this is binormalization (Livne and Golub 2004), the scaling of Sinkhorn and Knopp (1967) on squares: the
+scaled matrix does not change when rows and columns of the original are multiplied by numbers other than 0, up to signs.
+So it takes out every scale that a neuron, a norm or a quantizer may have, without knowing of any.
+
+A tensor is read in pieces along its first axis, once an iteration; the scales of the other axes follow from sums over
+the first.
+"""
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from wsrl.canonical.rows import read_whole, row_chunks
+from wsrl.checkpoint import Tensor
+
+PIECE = 2**17  # entries: a piece stays in the processor's cache
+KEPT = 2**22  # entries of a tensor that stays in memory between the passes
+DOUBLE = 2**16  # entries of a tensor that is squared in float64; of larger ones float32's errors average out
+TOLERANCES = {np.float64: 1e-9, np.float32: 3e-6}  # of the mean squares, relative: float32 rounds the last ones away
+PASSES = 100  # over the squares; dense matrices take four to eight
+STREAMED_PASSES = 8  # over the file, of a tensor that does not stay in memory
+BOUNDS = 1e-12, 1e12  # of the factors
+DEAD = 1e-10  # of the largest mean square of an axis: a slice with less is dead, as weight decay leaves some
+
+Scales = list[Float64[np.ndarray, "_slices"]]
+
+
+class Squares:
+    """The squares of a tensor, piece by piece along its first axis longer than 1; a small one is read only once.
+
+    Iterating yields (first, last + 1, squares [rows, rest] in float64 or, of large tensors, float32), up to a common
+    factor. The caller must not change them.
+
+    Attributes:
+      shape: of the tensor without its axes of length 1, at least two axes.
+    """
+
+    def __init__(self, tensor: Tensor):
+        self.shape = tuple(n for n in tensor.shape if n > 1)
+        self.tensor = tensor
+        self.dtype = np.float64 if prod(self.shape) <= DOUBLE else np.float32
+        self.factor = self.dtype(0)
+        self.kept = list(self._read()) if prod(self.shape) <= KEPT else None
+
+    def __iter__(self) -> Iterator[tuple[int, int, Float[np.ndarray, "rows rest"]]]:
+        return iter(self._read() if self.kept is None else self.kept)
+
+    def _read(self) -> Iterator[tuple[int, int, Float[np.ndarray, "rows rest"]]]:
+        rows = self.shape[0]
+        if self.tensor.shape[0] == rows:
+            pieces = row_chunks(self.tensor, entries=PIECE)
+        else:  # an axis of length 1 stands in front
+            pieces = iter([(0, rows, read_whole(self.tensor))])
+        for first, last, values in pieces:
+            wide = values.reshape(last - first, -1).astype(self.dtype)
+            if not self.factor:  # so that squares of small numbers are not lost
+                largest = np.abs(wide).max()
+                self.factor = self.dtype(1 / largest if largest else 0)
+            wide *= self.factor or 1
+            yield first, last, np.square(wide, out=wide)
+
+
+def binormalize(squares: Squares) -> Scales | None:
+    """Returns factors for the squares, one vector for each axis; None if all entries are 0.
+
+    Dead slices get the factor 0: they count no more than if they were not there.
+
+    Raises:
+      CheckpointError: the tensor holds NaN or Inf, or cannot be read.
+    """
+    shape = squares.shape
+    scales = _living(squares)
+    if not all(scale.any() for scale in scales):
+        return None
+    for _ in range(STREAMED_PASSES if squares.kept is None else PASSES):
+        total = np.zeros(prod(shape[1:]))
+        joint = outer(scales[1:]).ravel().astype(squares.dtype)
+        count = prod(int(np.count_nonzero(scale)) for scale in scales[1:])
+        worst = 0.0
+        for start, stop, piece in squares:
+            own = scales[0][start:stop]
+            worst = max(worst, _rescale(own, (piece @ joint) / count))
+            total += own.astype(squares.dtype) @ piece
+        sums = total.reshape(shape[1:])
+        for axis in range(1, len(shape)):
+            others = [np.ones(1) if i == axis else scales[i] for i in range(1, len(shape))]
+            along = (sums * outer(others)).sum(tuple(i for i in range(len(shape) - 1) if i != axis - 1))
+            count = prod(int(np.count_nonzero(scale)) for i, scale in enumerate(scales) if i != axis)
+            worst = max(worst, _rescale(scales[axis], along / count))
+        if worst < TOLERANCES[squares.dtype]:
+            break
+    return scales
+
+
+def outer(scales: Scales) -> Float64[np.ndarray, "..."]:
+    """Returns the product of one factor from each vector, for all combinations."""
+    joint = np.ones(())
+    for scale in scales:
+        joint = joint[..., None] * scale
+    return joint
+
+
+def _living(squares: Squares) -> Scales:
+    """Returns 1 for each slice of each axis that is alive and 0 for each that is dead."""
+    rows = np.zeros(squares.shape[0])
+    rest = np.zeros(prod(squares.shape[1:]))
+    for start, stop, piece in squares:
+        rows[start:stop] = piece @ np.ones(piece.shape[1], squares.dtype)
+        rest += np.ones(len(piece), squares.dtype) @ piece
+    sums = rest.reshape(squares.shape[1:])
+    axes = range(sums.ndim)
+    slices = [rows, *(sums.sum(tuple(i for i in axes if i != axis)) for axis in axes)]
+    return [(own > DEAD * own.max()).astype(np.float64) for own in slices]
+
+
+def _rescale(scale: Float64[np.ndarray, "slices"], means: Float64[np.ndarray, "slices"]) -> float:
+    """Sets the factors of living slices to 1 / means, in place; returns how far the scaled means were from 1."""
+    alive = (scale > 0) & (means > 0)
+    change = np.abs(means[alive] * scale[alive] - 1).max(initial=0.0)
+    scale[alive] = np.clip(1 / means[alive], *BOUNDS)  # without total support the factors would run away
+    return float(change)

@@ -1,0 +1,109 @@
+"""A tensor in a few numbers that no order, orientation or scale of its axes changes, and quantization hardly."""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from jaxtyping import Float64
+
+from wsrl.canonical.rows import read_whole
+from wsrl.checkpoint import Tensor
+from wsrl.signature.binormalization import Squares, binormalize, outer
+
+SMALLEST = 8  # entries of a tensor that is described
+POWERS = (1, 1.5, 3, 4)  # of the moments; lower ones would see what a quantizer rounds to 0
+SPREADS = 3  # numbers about the slices of an axis
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """Numbers about one tensor.
+
+    Attributes:
+      entries: numbers in the tensor.
+      lengths: of its axes longer than 1, the longest first.
+      moments: logarithms of the means of |t|, |t|^(3/2), |t|^3 and |t|^4 over the entries t of the tensor after
+        binormalization, where the mean of t^2 is 1.
+      spreads: of the two longest axes, how unlike their slices are: the standard deviation of the mean |t| of a slice,
+        the standard deviation and the mean of the logarithm of its mean t^4. Dead slices do not count.
+    """
+
+    entries: int
+    lengths: tuple[int, ...]
+    moments: Float64[np.ndarray, "4"]
+    spreads: Float64[np.ndarray, "6"]
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the tensor has one axis longer than 1."""
+        return self.lengths[1] == 1
+
+    @property
+    def values(self) -> Float64[np.ndarray, "10"]:
+        """Moments, then spreads."""
+        return np.concatenate([self.moments, self.spreads])
+
+
+def describe(tensor: Tensor) -> Descriptor | None:
+    """Describes a tensor; None for tensors of fewer than 8 entries and those that are 0 everywhere.
+
+    Raises:
+      CheckpointError: the tensor holds NaN or Inf, or cannot be read.
+    """
+    shape = tuple(n for n in tensor.shape if n > 1)
+    if prod(shape) < SMALLEST:
+        return None
+    if len(shape) < 2:
+        return _describe_vector(tensor)
+    squares = Squares(tensor)
+    scales = binormalize(squares)
+    if scales is None:
+        return None
+    sums = np.zeros(len(POWERS))
+    columns = np.zeros((2, prod(shape[1:])))  # sums of |t| and t^4 over the first axis
+    rows = np.zeros((2, shape[0]))  # and over the others
+    joint = outer(scales[1:]).ravel().astype(squares.dtype)
+    for start, stop, piece in squares:
+        scaled = piece * scales[0][start:stop, None].astype(squares.dtype)
+        scaled *= joint
+        absolute = np.sqrt(scaled)
+        fourth = scaled * scaled
+        cubes = (scaled * absolute).sum()  # NumPy's pairwise sums are more precise than products of vectors
+        roots = np.sqrt(absolute, out=scaled)
+        sums += [absolute.sum(), (roots * absolute).sum(), cubes, fourth.sum()]
+        for number, values in enumerate((absolute, fourth)):
+            rows[number, start:stop] = values @ np.ones(values.shape[1], squares.dtype)
+            columns[number] += np.ones(len(values), squares.dtype) @ values
+    slices = [rows] + [
+        columns.reshape(2, *shape[1:]).sum(tuple(i for i in range(1, len(shape)) if i != axis))
+        for axis in range(1, len(shape))
+    ]  # of each axis, the sums of |t| and t^4
+    alive = [scale > 0 for scale in scales]
+    entries = prod(int(own.sum()) for own in alive)
+    spreads = sorted(
+        ((n, *_spread(*(own[:, a] * a.sum() / entries))) for n, own, a in zip(shape, slices, alive, strict=True)),
+        reverse=True,
+    )
+    return Descriptor(
+        prod(shape),
+        tuple(sorted(shape, reverse=True)),
+        np.log(sums / entries),
+        np.array([value for axis in spreads[:2] for value in axis[1:]]),
+    )
+
+
+def _describe_vector(tensor: Tensor) -> Descriptor | None:
+    """Describes a tensor of one axis, whose scale is taken out as a whole."""
+    absolute = np.abs(read_whole(tensor).ravel().astype(np.float64))
+    scale = np.sqrt(np.square(absolute).mean())
+    if scale == 0:
+        return None
+    t = absolute / scale
+    moments = np.log([np.mean(t**power) for power in POWERS])
+    return Descriptor(t.size, (t.size, 1), moments, np.zeros(2 * SPREADS))
+
+
+def _spread(first: Float64[np.ndarray, "slices"], fourth: Float64[np.ndarray, "slices"]) -> tuple[float, float, float]:
+    """How unlike the slices of an axis are, from their mean |t| and t^4."""
+    logs = np.log(fourth)
+    return float(first.std()), float(logs.std()), float(logs.mean())
