@@ -117,7 +117,7 @@ def _living(squares: Squares) -> Scales:
     return [(own > DEAD * own.max()).astype(np.float64) for own in slices]
 
 
-def _rescale(scale: Float64[np.ndarray, "slices"], means: Float64[np.ndarray, "slices"]) -> float:
+def _rescale(scale: Float64[np.ndarray, "slices"], means: Float[np.ndarray, "slices"]) -> float:
     """Sets the factors of living slices to 1 / means, in place; returns how far the scaled means were from 1."""
     alive = (scale > 0) & (means > 0)
     change = np.abs(means[alive] * scale[alive] - 1).max(initial=0.0)

@@ -16,12 +16,12 @@ from wsrl.signature.kernel_mean import Kernel, distinct, embed
 from wsrl.wiring.claim import Claim
 
 VERSION = "wsrl-weights-1"  # to be changed whenever vectors change
-# Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies and
-# other versions first; none is sensitive to a factor of two. Twice the features change no rank by more than chance does.
-WIDE = Kernel(
-    "wide", 512, entries=0.5, lengths=0.5, taps=1, moments=6, spreads=1, network=0.5, size_power=0.25
-)  # fmt: skip
-NARROW = Kernel("narrow", 256, entries=5, lengths=5, taps=5, moments=10, spreads=5, network=0, size_power=0.25)
+# Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies
+# and other versions first; none is sensitive to a factor of two.
+WIDE = Kernel("wide", 512, entries=0.5, lengths=0.5, taps=1.0, moments=6.0, spreads=1.0, network=0.5, size_power=0.25)
+NARROW = Kernel(
+    "narrow", 256, entries=5.0, lengths=5.0, taps=5.0, moments=10.0, spreads=5.0, network=0.0, size_power=0.25
+)
 SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 0.3}  # of the squared length
 DIM = WIDE.features + NARROW.features + anchored.FEATURES
 
@@ -38,7 +38,7 @@ class Signature:
     """
 
     vector: Float32[np.ndarray, "dim"]
-    tensors: Mapping[str, Float32[np.ndarray, "13"]]
+    tensors: Mapping[str, Float32[np.ndarray, "numbers"]]
     digest: str
 
 
@@ -63,21 +63,22 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     kept = {name: own for name, own in described.items() if own is not None}
     if not kept:
         raise CheckpointError(checkpoint.path, "all weights are 0, or there are fewer than 8", "give a trained network")
-    sketches: dict[str, Float64[np.ndarray, "features"]] = {}
-    for name in kept:
-        anchor = find_anchor(wiring, name)
-        sketch = anchored.sketch(checkpoint.tensors[name], anchor) if anchor else None
-        if anchor and sketch is not None:
-            sketches[anchor.role] = sketches.get(anchor.role, 0) + sketch
-    once = distinct(list(kept.values()))
+    once = distinct(kept)
+    sketches = [_sketch(checkpoint, wiring, name) for name in once]
     parts = {
-        "wide": embed(once, WIDE),
-        "narrow": embed(once, NARROW),
-        "anchored": _unit(sum((_unit(own) for own in sketches.values()), np.zeros(anchored.FEATURES))),
+        "wide": embed(once.values(), WIDE),
+        "narrow": embed(once.values(), NARROW),
+        "anchored": _unit(np.sum([np.zeros(anchored.FEATURES), *(s for s in sketches if s is not None)], axis=0)),
     }
     vector = _unit(np.concatenate([np.sqrt(SHARES[name]) * part for name, part in parts.items()]))
     digest = weights_digest(tensor_digest(checkpoint.tensors[name]) for name in kept)
     return Signature(vector.astype(np.float32), {name: _short(own) for name, own in kept.items()}, digest)
+
+
+def _sketch(checkpoint: Checkpoint, wiring: Claim, name: str) -> Float64[np.ndarray, "features"] | None:
+    """Sketches a tensor that has a fixed axis."""
+    anchor = find_anchor(wiring, name)
+    return anchored.sketch(checkpoint.tensors[name], anchor) if anchor else None
 
 
 def _long_axes(tensor: LazyTensor | np.ndarray) -> int:
@@ -89,5 +90,5 @@ def _unit(vector: Float64[np.ndarray, "dim"]) -> Float64[np.ndarray, "dim"]:
     return vector / length if length > 0 else vector
 
 
-def _short(own: Descriptor) -> Float32[np.ndarray, "13"]:
+def _short(own: Descriptor) -> Float32[np.ndarray, "numbers"]:
     return np.array([*np.log([own.entries, *own.lengths[:2]]), *own.values], np.float32)
