@@ -233,11 +233,12 @@ def test_a_network_of_zeros_is_refused():
         sign(own, solve(own))
 
 
-def test_anchors_are_the_first_and_the_last_layer():
+def test_inputs_are_the_anchor_and_outputs_where_there_are_none():
     own = checkpoint(mlp())
-    wiring = solve(own)
-    fixed = {name: anchor.fixed for name in own.tensors if (anchor := anchored.find_anchor(wiring, name))}
-    assert fixed == {"0.weight": (1,), "4.weight": (0,)}
+    found = anchored.find_anchors(solve(own), list(own.tensors))
+    assert {name: anchor.fixed for name, anchor in found.items()} == {"0.weight": (1,)}
+    found = anchored.find_anchors(solve(own), ["2.weight", "4.weight"])
+    assert {name: anchor.fixed for name, anchor in found.items()} == {"4.weight": (0,)}
 
 
 def test_a_sketch_does_not_depend_on_where_the_fixed_axis_lies(monkeypatch):

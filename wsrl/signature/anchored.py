@@ -6,6 +6,7 @@ networks of other seeds share only what their data have in common. Here it is mu
 (Achlioptas 2003), so that scalar products stay about as they were.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +17,7 @@ from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import Tensor
 from wsrl.signature.binormalization import DEAD
 from wsrl.signature.hashing import rademacher
-from wsrl.wiring.claim import Axis, Claim
+from wsrl.wiring.claim import Axis, Claim, Segment
 
 COLUMNS = 22
 PAIRS = np.triu_indices(COLUMNS)
@@ -37,30 +38,29 @@ class Anchor:
     others: tuple[int, ...]
 
 
-def find_anchor(wiring: Claim, tensor: str) -> Anchor | None:
-    """Returns how a tensor touches inputs or, if it does not, outputs; None if it does neither or has no other axis.
+def find_anchors(wiring: Claim, tensors: Iterable[str]) -> dict[str, Anchor]:
+    """Returns how tensors touch the network's inputs or, if none does, its outputs; the others are left out.
 
-    What a table of words or a single layer returns may be the network's output: it counts as any other axis then.
+    Outputs are the weaker anchor: a fine-tuned network has a new head, and what no known operation reads, the scores of
+    a router say, is taken for an output.
     """
-    roles = [_role(wiring, axis) for axis in wiring.axes[tensor]]
-    touching = next(
-        ([i for i, r in enumerate(roles) if r == role] for role in ("input", "output") if role in roles), []
-    )
-    taps = [i for i, role in enumerate(roles) if role == "taps"]
-    others = [i for i in range(len(roles)) if i not in (*touching, *taps)]
-    if len(touching) != 1 or not others or "mixed" in roles:
-        return None
-    return Anchor((*touching, *taps), tuple(others))
+    for role in ("input", "output"):
+        found = {name: anchor for name in tensors if (anchor := _anchor(wiring.axes[name], wiring, role))}
+        if found:
+            return found
+    return {}
 
 
-def _role(wiring: Claim, axis: Axis) -> str:
-    if axis is None:
-        return "taps"
-    groups = [wiring.groups[s.group] if s.group else None for s in axis]
-    if all(g is not None and g.role == "hidden" and g.permutable for g in groups):
-        return "hidden"
-    roles = {g.role if g else "mixed" for g in groups}
-    return roles.pop() if len(roles) == 1 and roles <= {"input", "output"} else "mixed"
+def _anchor(axes: Sequence[Axis], wiring: Claim, role: str) -> Anchor | None:
+    touching = [i for i, axis in enumerate(axes) if axis is not None and _roles(axis, wiring) == {role}]
+    # a matrix has no taps: where its other axis is not known to be neurons, it is not understood
+    taps = [i for i, axis in enumerate(axes) if axis is None] if len(axes) > 2 else []
+    others = [i for i in range(len(axes)) if i not in (*touching, *taps)]
+    return Anchor((*touching, *taps), tuple(others)) if len(touching) == 1 and others else None
+
+
+def _roles(axis: tuple[Segment, ...], wiring: Claim) -> set[str]:
+    return {wiring.groups[s.group].role if s.group is not None else "unknown" for s in axis}
 
 
 def sketch(tensor: Tensor, anchor: Anchor) -> Float64[np.ndarray, "253"] | None:

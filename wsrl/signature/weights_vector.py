@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.signature import anchored
-from wsrl.signature.anchored import find_anchor
+from wsrl.signature.anchored import find_anchors
 from wsrl.signature.descriptor import Descriptor, describe
 from wsrl.signature.digest import tensor_digest, weights_digest
 from wsrl.signature.kernel_mean import Kernel, distinct, embed
@@ -64,7 +64,9 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     if not kept:
         raise CheckpointError(checkpoint.path, "all weights are 0, or there are fewer than 8", "give a trained network")
     once = distinct(kept)
-    sketches = [_sketch(checkpoint, wiring, name) for name in once]
+    anchors = find_anchors(wiring, kept)
+    touching = distinct({name: kept[name] for name in anchors})
+    sketches = [anchored.sketch(checkpoint.tensors[name], anchors[name]) for name in touching]
     parts = {
         "wide": embed(once.values(), WIDE),
         "narrow": embed(once.values(), NARROW),
@@ -73,12 +75,6 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     vector = _unit(np.concatenate([np.sqrt(SHARES[name]) * part for name, part in parts.items()]))
     digest = weights_digest(tensor_digest(checkpoint.tensors[name]) for name in kept)
     return Signature(vector.astype(np.float32), {name: _short(own) for name, own in kept.items()}, digest)
-
-
-def _sketch(checkpoint: Checkpoint, wiring: Claim, name: str) -> Float64[np.ndarray, "features"] | None:
-    """Sketches a tensor that has a fixed axis."""
-    anchor = find_anchor(wiring, name)
-    return anchored.sketch(checkpoint.tensors[name], anchor) if anchor else None
 
 
 def _long_axes(tensor: LazyTensor | np.ndarray) -> int:
