@@ -22,7 +22,7 @@ WIDE = Kernel("wide", 512, entries=0.5, lengths=0.5, taps=1.0, moments=6.0, spre
 NARROW = Kernel(
     "narrow", 256, entries=5.0, lengths=5.0, taps=5.0, moments=10.0, spreads=5.0, network=0.0, size_power=0.25
 )
-SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 0.3}  # of the squared length
+SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 0.1}  # of the squared length
 DIM = WIDE.features + NARROW.features + anchored.FEATURES
 
 
