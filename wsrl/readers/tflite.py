@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
-from wsrl.readers.affine import affine
+from wsrl.readers.affine import affine, along
 from wsrl.readers.budget import NUMBER, Budget
 from wsrl.readers.flatbuffer import FlatBufferError, Table
 from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file
@@ -160,5 +160,5 @@ class _File:
         if quantization is None or not len(scale) or "int" not in stored.dtype:
             return stored
         zero = quantization.array(3, "<i8")
-        zero = zero if len(zero) else np.zeros(1, np.int64)
-        return affine(stored, scale, zero, quantization.integer(6, "<i"), self.path)
+        axis, ndim = quantization.integer(6, "<i"), stored.ndim
+        return affine(stored, along(scale, axis, ndim), along(zero, axis, ndim) if len(zero) else None, self.path)
