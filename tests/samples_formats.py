@@ -148,6 +148,47 @@ def onnx_file(folder):
     return folder / "model.onnx"
 
 
+@sample("onnx-quantized")
+def onnx_quantized_file(folder):
+    """An integer product whose scale follows, a table of bytes, four bits in blocks, and branches."""
+    codes = np.arange(-6, 6, dtype=np.int8)
+    out = helper.make_tensor_value_info("o", TensorProto.FLOAT, None)
+    branches = {
+        f"{name}_branch": helper.make_graph(
+            [helper.make_node("MatMul", ["m", "w"], ["o"])], name, [], [out], [numpy_helper.from_array(array, "w")]
+        )
+        for name, array in (("then", arrays()["head/kernel"]), ("else", arrays()["head/kernel"] + 1))
+    }
+    tensors = {
+        **{
+            "t": codes.astype(np.uint8).reshape(3, 4),
+            "ts": np.float32(0.1),
+            "tz": np.uint8(3),
+            "ids": np.array([1, 2]),
+        },
+        **{"w": codes.reshape(4, 3), "ws": np.float32([0.1, 0.2, 0.3]), "wz": np.int8(0), "c": np.array(True)},
+        **{"n": np.arange(48, dtype=np.uint8).reshape(3, 2, 8), "ns": np.float32(range(1, 7))},
+        "q": helper.make_tensor("q", TensorProto.INT4, [2, 3], range(-3, 3)),
+        "qs": np.float32([[1, 2], [3, 4]]),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["t", "ids"], ["g"]),
+        node("DequantizeLinear", ["g", "ts", "tz"], ["e"]),
+        node("DynamicQuantizeLinear", ["e"], ["xq", "xs", "xz"]),
+        node("Mul", ["xs", "ws"], ["s"]),
+        node("MatMulInteger", ["xq", "w", "xz", "wz"], ["i"]),
+        node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        node("Mul", ["f", "s"], ["m"]),
+        node("If", ["c"], ["b"], name="if", **branches),
+        node("DequantizeLinear", ["q", "qs"], ["qf"], axis=1, block_size=2),
+        node("MatMul", ["b", "qf"], ["p"]),
+        node("MatMulNBits", ["p", "n", "ns"], ["y"], domain="com.microsoft", K=32, N=3, bits=4, block_size=16),
+    ]
+    (folder / "model.onnx").write_bytes(onnx_model(tensors, nodes).SerializeToString())
+    return folder / "model.onnx"
+
+
 @sample("onnx-external")
 def onnx_external(folder):
     tensor = numpy_helper.from_array(arrays()["dense/kernel"], "w")
@@ -186,13 +227,14 @@ class TfliteWriter:
         """Finishes a file.
 
         Args:
-          weights: (name, array, (scale, zero point, axis) or None); values without an array are shapes.
+          weights: (name, array, (scale, zero point, axis) or None), and maybe the levels of a sparse array, see
+            sparse_levels; values without an array are shapes.
           operators: (place among `codes`, inputs, outputs, (options, its fields) or None).
           codes: numbers of built-in operators.
         """
         buffers, tensors = [self.table("Buffer")], []
         types = {"float32": 0, "float16": 1, "int32": 2, "int8": 9}
-        for name, array, quantization in weights:
+        for name, array, quantization, *sparsity in weights:
             constant = isinstance(array, np.ndarray)
             fields = {"Name": name, "Shape": np.array(array.shape if constant else array, np.int32)}
             if constant:
@@ -202,6 +244,11 @@ class TfliteWriter:
                 scale, zero, axis = quantization
                 scales = {"Scale": np.array(scale, np.float32), "ZeroPoint": np.array(zero, np.int64)}
                 fields["Quantization"] = self.table("QuantizationParameters", **scales, QuantizedDimension=axis)
+            for shape, levels in sparsity:
+                fields |= {
+                    "Shape": np.array(shape, np.int32),
+                    "Sparsity": self.table("SparsityParameters", **levels(self)),
+                }
             tensors.append(self.table("Tensor", **fields))
         nodes = []
         for code, inputs, outputs, options in operators:
@@ -217,6 +264,76 @@ class TfliteWriter:
         root = self.table("Model", Version=3, OperatorCodes=operator_codes, Subgraphs=[graph], Buffers=buffers)
         self.builder.Finish(root, b"TFL3")
         return bytes(self.builder.Output())
+
+
+def sparse_levels(dense, order, blocks, formats):
+    """The entries of a sparse array that are stored, and what writes its table SparsityParameters.
+
+    Args:
+      dense: the array.
+      order: axes of the levels; those behind the array's own are parts of blocks.
+      blocks: axis -> size of a block.
+      formats: of the levels, 0 dense, 1 sparse.
+    """
+    shape = [n // blocks.get(axis, 1) for axis, n in enumerate(dense.shape)]
+    split = [n for axis, n in enumerate(shape) for n in ([n, blocks[axis]] if axis in blocks else [n])]
+    at, outer, inner = 0, [], []
+    for axis in range(dense.ndim):
+        outer.append(at)
+        inner += [at + 1] if axis in blocks else []
+        at += 2 if axis in blocks else 1
+    parts = [dense.reshape(split).transpose([*outer, *inner]).transpose(order)]
+    tables = []
+    for kind in formats:
+        size = parts[0].shape[0]
+        if kind == 0:
+            parts = [part[i] for part in parts for i in range(size)]
+            tables.append({"Format": 0, "DenseSize": size})
+            continue
+        kept = [[i for i in range(size) if np.any(part[i])] for part in parts]
+        segments, indices = np.cumsum([0, *map(len, kept)]), [i for part in kept for i in part]
+        parts = [part[i] for part, places in zip(parts, kept, strict=True) for i in places]
+        tables.append({"Format": 1, "Segments": segments, "Indices": indices})
+
+    def write(writer):
+        levels = []
+        for table in tables:
+            fields = {key: value for key, value in table.items() if key in ("Format", "DenseSize")}
+            for key in ("Segments", "Indices") if table["Format"] else ():
+                vector = writer.table("Int32Vector", Values=np.array(table[key], np.int32))
+                fields |= {f"Array{key}": vector, f"Array{key}Type": 1}
+            levels.append(writer.table("DimensionMetadata", **fields))
+        arrays = {"TraversalOrder": np.array(order, np.int32), "BlockMap": np.array(list(blocks), np.int32)}
+        return arrays | {"DimMetadata": levels}
+
+    return np.array(parts, dense.dtype), write
+
+
+@sample("tflite-sparse")
+def tflite_sparse_file(folder):
+    """Two sparse matrices, one of blocks and dequantized, that DENSIFY makes dense."""
+    codes = [tflite.BuiltinOperator.DENSIFY, tflite.BuiltinOperator.FULLY_CONNECTED]
+    plain, write_plain = sparse_levels(sparse_matrix(np.float16), [0, 1], {}, [0, 1])
+    blocked, write_blocked = sparse_levels(sparse_matrix(np.int8), [0, 1, 2, 3], {0: 2, 1: 2}, [0, 1, 0, 0])
+    weights = [
+        ("x", (1, 6), None),
+        ("w", plain, None, ((4, 6), write_plain)),
+        ("wd", (4, 6), None),
+        ("q", blocked, ([0.5], [0], 0), ((4, 6), write_blocked)),
+        ("qd", (4, 6), None),
+        ("h", (1, 4), None),
+        ("y", (1, 4), None),
+    ]
+    operators = [(0, [1], [2], None), (0, [3], [4], None), (1, [0, 2, -1], [5], None), (1, [0, 4, -1], [6], None)]
+    (folder / "model.tflite").write_bytes(TfliteWriter().model(weights, operators, codes))
+    return folder / "model.tflite"
+
+
+def sparse_matrix(dtype):
+    """A matrix whose entries are mostly zero."""
+    dense = np.zeros((4, 6), dtype)
+    dense[[0, 0, 1, 3], [1, 4, 5, 2]] = [3, -2, 7, 1]
+    return dense
 
 
 @sample("tflite")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tflite
 
-from tests.samples_formats import SAMPLES, TfliteWriter
+from tests.samples_formats import SAMPLES, TfliteWriter, sparse_levels, sparse_matrix
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import budget, open_checkpoint
 from wsrl.readers.tflite_operators import OPERATORS, operator_name
@@ -84,3 +84,38 @@ def test_shared_tables_do_not_fill_the_memory(tmp_path, monkeypatch):
     (tmp_path / "a.tflite").write_bytes(bytes(writer.builder.Output()))
     with pytest.raises(CheckpointError, match="more nodes"):
         open_checkpoint(tmp_path / "a.tflite")
+
+
+def test_sparse_tensors_are_dense(tmp_path):
+    checkpoint = open_checkpoint(SAMPLES["tflite-sparse"](tmp_path))
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["w"]), sparse_matrix(np.float32))
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["q"]), sparse_matrix(np.float32) / 2)
+    np.testing.assert_array_equal(checkpoint.tensors["w"].rows(1, 4), sparse_matrix(np.float32)[1:])
+    graph = checkpoint.metadata["graph"]
+    assert [node["inputs"] for node in graph["nodes"]] == [["x", "w", ""], ["x", "q", ""]]
+
+
+LEVELS = [
+    ([0, 1, 2], {}, [1, 1, 1]),
+    ([2, 0, 1], {}, [0, 1, 1]),
+    ([0, 1, 2, 3], {1: 2}, [0, 1, 1, 0]),
+    ([1, 0, 2, 4, 3], {2: 3, 0: 2}, [1, 0, 1, 0, 0]),
+]
+
+
+@pytest.mark.parametrize(("order", "blocks", "formats"), LEVELS)
+def test_levels_of_sparse_tensors(tmp_path, order, blocks, formats):
+    rng = np.random.default_rng(0)
+    dense = (rng.normal(size=(4, 6, 3)) * (rng.random((4, 6, 3)) < 0.2)).astype(np.float32)
+    axes = sorted(blocks)
+    order = [axis if axis < 3 else 3 + axes.index(list(blocks)[axis - 3]) for axis in order]
+    stored, write = sparse_levels(dense, order, {axis: blocks[axis] for axis in axes}, formats)
+    path = saved(tmp_path, [("w", stored, None, (dense.shape, write))])
+    np.testing.assert_array_equal(np.asarray(open_checkpoint(path).tensors["w"]), dense)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (2, 6), (4, 6, 1), (5, 6)])
+def test_levels_that_do_not_fit_are_refused(tmp_path, shape):
+    stored, write = sparse_levels(sparse_matrix(np.float32), [0, 1], {}, [0, 1])
+    with pytest.raises(CheckpointError):
+        open_checkpoint(saved(tmp_path, [("w", stored, None, (shape, write))])).tensors["w"].rows(0, 9)

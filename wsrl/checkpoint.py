@@ -54,6 +54,11 @@ class LazyTensor:
         """Number of entries."""
         return prod(self.shape)
 
+    @property
+    def num_rows(self) -> int:
+        """Number of rows; a tensor without axes has one."""
+        return self.shape[0] if self.shape else 1
+
     def rows(self, start: int, stop: int) -> Float[np.ndarray, "..."]:
         """Reads rows start to stop of the first axis as float32.
 
@@ -68,7 +73,7 @@ class LazyTensor:
         return values
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        values = self.rows(0, self.shape[0] if self.shape else 1).reshape(self.shape)
+        values = self.rows(0, self.num_rows).reshape(self.shape)
         if copy and not values.flags.writeable:  # a view of the file
             values = values.copy()
         return values if dtype is None else values.astype(dtype, copy=False)

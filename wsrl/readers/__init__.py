@@ -37,11 +37,15 @@ READERS = {
     "Flax msgpack": "flax_msgpack",
 }
 
+# Integers of these types are most often codes for weights; longer ones are counters, indices or masks.
+CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float4_e2m1fn")
+FEW = 64  # entries
+
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint of any known format; its tensors stay in the file until they are read.
 
-    All tensors of the result are floating point: integers with scales are dequantised when they are read, other
+    All tensors of the result are floating point: integers with scales are dequantized when they are read, other
     integers and booleans (counters, position ids) are left out.
 
     Args:
@@ -49,10 +53,12 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     Returns:
       The checkpoint. Its metadata has `format`, `left_out` (what is in the file but not among the tensors, a tuple of
-      names) and `config` where a `config.json` lies beside the file.
+      names) and `config` where a `config.json` lies beside the file. Where tensors are not read that are most likely
+      weights, `unread` maps their names to how many numbers they hold. `warnings` is a tuple of sentences, if any.
 
     Raises:
-      CheckpointError: the file is missing, of no known format, broken, or holds no floating-point tensor.
+      CheckpointError: the file is missing, of no known format, broken, holds no floating-point tensor, or most of its
+        weights are not read.
     """
     try:
         if str(path).startswith("hf://"):
@@ -97,9 +103,22 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         metadata.pop("config", None)  # a text of that name in the file
     lazy = {n: t if isinstance(t, LazyTensor) else LazyTensor.of(t, path, n) for n, t in checkpoint.tensors.items()}
     tensors, left_out = dequantize(lazy)
+    unread = {n: lazy[n].size for n in left_out if lazy[n].dtype in CODES and lazy[n].size > FEW}
     told = metadata.get("left_out", ())
     left_out = (*(told if isinstance(told, tuple) else ()), *left_out)
-    if not tensors:
+    if not tensors and not unread:
         names = ", ".join(map(ascii, left_out[:5])) or "nothing"
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
+    if sum(unread.values()) > sum(tensor.size for tensor in tensors.values()):
+        first = max(unread, key=unread.__getitem__)
+        reason = (
+            f"most of its numbers are packed in a way that is not known, as tensor {first!a} of {lazy[first].dtype}"
+        )
+        raise CheckpointError(path, reason, "give the model before it was quantized")
+    warnings = metadata.pop("warnings", ())
+    lines = [f"tensor {n!a} is not read: {count:,} numbers of {lazy[n].dtype}" for n, count in unread.items()]
+    if lines := (*(warnings if isinstance(warnings, tuple) else ()), *lines):
+        metadata["warnings"] = lines
+    if unread:
+        metadata["unread"] = unread
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})

@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
-from wsrl.readers.affine import affine
 from wsrl.readers.budget import Budget
-from wsrl.readers.mapped import checked_name, map_file
+from wsrl.readers.mapped import map_file
+from wsrl.readers.onnx_fold import fold
 from wsrl.readers.onnx_graph import read_model
-from wsrl.readers.onnx_tensors import MEND, ExternalFiles, read_tensor
+from wsrl.readers.onnx_tensors import MEND, ExternalFiles, read_sparse, read_tensor
 from wsrl.readers.protobuf import VARINT, WireError, fields
 
 MODEL_FIELDS = (1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25)  # of a ModelProto; 1 and 5 are integers
-QUANTIZED = ("int8", "uint8", "int16", "uint16", "int32")
 FEW = 64  # entries of an integer tensor that may steer the graph: a shape, axes, a permutation
 
 
@@ -38,12 +37,13 @@ def open_file(path: Path) -> Checkpoint:
     """Opens an ONNX file; external data is read from its folder only.
 
     The metadata's `graph` holds plain values:
-      nodes: a list of `op`, `domain`, `name`, `inputs`, `outputs`, `attributes`; tensors and graphs in attributes are
-        None, and nodes that only make or dequantise a constant are not among them.
+      nodes: a list of `op`, `domain`, `name`, `inputs`, `outputs`, `attributes`. Tensors in attributes are None; the
+        body of a loop or branch is a graph with `nodes`, `inputs` and `outputs`. The graph is that of the network on
+        real numbers: see onnx_fold.
       inputs, outputs, values: lists of `name` and `shape`; the shape, or a length in it, is None if it is not known.
       constants: name -> number or nested list, of small integer tensors such as the shape of a Reshape.
-    Its `opset` maps domains to versions. Weights that a DequantizeLinear node reads are dequantised and keep
-    their names.
+    `opset` maps domains to versions. A tensor is what an operator reads, dequantized, transposed and so on; it keeps
+    the name of the file's tensor that it is made of. `warnings` has a sentence for each whose scale is not known.
 
     Raises:
       CheckpointError: the file is truncated, not well-formed, claims what it does not hold, or names external data
@@ -54,63 +54,34 @@ def open_file(path: Path) -> Checkpoint:
     try:
         budget = Budget(path, len(data))
         graph, opset = read_model(data.data, budget)
-        files = ExternalFiles(path)
+        files = ExternalFiles(path, len(data))
         for given, message in graph.tensors:
             name, tensor = read_tensor(message, given, files, budget)
             if name in tensors:
                 raise CheckpointError(path, f"tensor {name!r} occurs twice", MEND)
             tensors[name] = tensor
+        for message in graph.sparse:
+            tensor = read_sparse(message, files, budget)
+            if tensor.name in tensors:
+                raise CheckpointError(path, f"tensor {tensor.name!r} occurs twice", MEND)
+            tensors[tensor.name] = tensor
         few = {n: t for n, t in tensors.items() if t and t.dtype in ("int32", "int64") and t.size <= FEW}
         constants = graph.constants | {name: _stored(tensor).tolist() for name, tensor in few.items()}
     except (WireError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"is truncated or not well-formed ({one_line(error)})", MEND) from error
-    left_out = graph.left_out + [name for name, tensor in tensors.items() if tensor is None]
+    left_out = tuple(name for name, tensor in tensors.items() if tensor is None)
     lazy = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    nodes, lazy, used = _without_quantization(graph.nodes, lazy, path)
-    told = {
-        "nodes": nodes,
+    folded = fold(graph.nodes, [value["name"] for value in graph.outputs], lazy, constants, path)
+    plain = {
+        "nodes": folded.nodes,
         "inputs": [value for value in graph.inputs if value["name"] not in tensors],  # old files list weights there
-        "outputs": graph.outputs,
+        "outputs": [{**v, "name": folded.outputs.get(v["name"], v["name"])} for v in graph.outputs],
         "values": graph.values,
-        "constants": constants,
+        "constants": constants | folded.constants,
     }
-    return Checkpoint(str(path), lazy, {"graph": told, "opset": opset, "left_out": (*left_out, *used)})
+    metadata = {"graph": plain, "opset": opset, "warnings": folded.warnings}
+    return Checkpoint(str(path), folded.tensors, {**metadata, "left_out": (*left_out, *folded.factors)})
 
 
 def _stored(tensor: LazyTensor) -> np.ndarray:
-    return tensor.read_rows(0, tensor.shape[0] if tensor.shape else 1).reshape(tensor.shape)
-
-
-def _without_quantization(
-    nodes: list[dict], tensors: dict[str, LazyTensor], path: Path
-) -> tuple[list[dict], dict[str, LazyTensor], list[str]]:
-    """Dequantises constants that a DequantizeLinear node reads, as long as scales belong to one axis at most.
-
-    Returns:
-      The other nodes, which now read the constants themselves; the tensors; and the names of scales and zero points,
-      which are not among them.
-    """
-    left, scaled, same, factors = [], {}, {}, {}
-    for node in nodes:
-        op, inputs, outputs = node["op"], node["inputs"], node["outputs"]
-        if op not in ("QuantizeLinear", "DequantizeLinear") or len(inputs) not in (2, 3) or len(outputs) != 1:
-            left.append(node)
-            continue
-        factors |= dict.fromkeys(name for name in inputs[1:] if name in tensors)
-        stored, beside = tensors.get(inputs[0]), [tensors.get(name) for name in inputs[1:] if name]
-        blocks = node["attributes"].get("block_size")  # neighbours on the axis that share a scale
-        if op == "QuantizeLinear" or stored is None or stored.dtype not in QUANTIZED or blocks:
-            left.append(node)
-            continue
-        fitting = [_stored(t).reshape(-1) for t in beside if t is not None and t.size <= stored.size]
-        if not fitting or len(fitting) < len(beside):
-            left.append(node)
-            continue
-        scale, *zero = fitting
-        axis = node["attributes"].get("axis", 1)
-        values = affine(stored, scale, zero[0] if zero else np.zeros(1), axis if isinstance(axis, int) else 1, path)
-        name = inputs[0] if inputs[0] not in scaled else checked_name(outputs[0], path)
-        scaled[name], same[outputs[0]] = values, name
-    left = [{**node, "inputs": [same.get(name, name) for name in node["inputs"]]} for node in left]
-    kept = {name: tensor for name, tensor in (tensors | scaled).items() if name not in factors}
-    return left, kept, list(factors)
+    return tensor.read_rows(0, tensor.num_rows).reshape(tensor.shape)

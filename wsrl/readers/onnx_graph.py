@@ -12,7 +12,8 @@ from wsrl.readers.protobuf import Kind, WireError, read
 
 DEPTH = 8  # of graphs in attributes of nodes of graphs
 
-MODEL = {7: ("graph", Kind.MESSAGE), 8: ("opset", Kind.MESSAGE)}
+MODEL = {7: ("graph", Kind.MESSAGE), 8: ("opset", Kind.MESSAGE), 25: ("functions", Kind.MESSAGE)}
+FUNCTION = {1: ("name", Kind.TEXT), 7: ("nodes", Kind.MESSAGE)}
 OPSET = {1: ("domain", Kind.TEXT), 2: ("version", Kind.INTEGERS)}
 GRAPH = {
     **{1: ("nodes", Kind.MESSAGE), 5: ("tensors", Kind.MESSAGE), 15: ("sparse", Kind.MESSAGE)},
@@ -35,6 +36,7 @@ VALUE = {1: ("name", Kind.TEXT), 2: ("type", Kind.MESSAGE)}
 TYPE = {1: ("tensor", Kind.MESSAGE)}
 TENSOR_TYPE = {2: ("shape", Kind.MESSAGE)}
 SHAPE = {1: ("lengths", Kind.MESSAGE)}
+TENSOR_NAME = {8: ("name", Kind.TEXT)}
 LENGTH = {1: ("known", Kind.INTEGERS)}
 
 
@@ -43,18 +45,21 @@ class Graph:
     """A graph's nodes and values as plain dictionaries, and the messages of its tensors.
 
     Attributes:
-      tensors: the name that the graph gives a tensor (None: the one in its message), and its TensorProto.
+      nodes: the bodies of loops and branches are graphs of the same form among the attributes of their nodes, with
+        `nodes`, `inputs` and `outputs`. A value in one that is called like another elsewhere has the name of its body
+        before its own.
+      tensors: names and their TensorProtos; those in bodies and in the functions of the model are among them.
+      sparse: messages of sparse tensors.
       constants: name -> numbers or texts, of Constant nodes without a tensor.
-      left_out: names of sparse tensors, and of tensors in the bodies of loops and branches.
     """
 
     nodes: list[dict] = field(default_factory=list)
     inputs: list[dict] = field(default_factory=list)
     outputs: list[dict] = field(default_factory=list)
     values: list[dict] = field(default_factory=list)
-    tensors: list[tuple[str | None, memoryview]] = field(default_factory=list)
+    tensors: list[tuple[str, memoryview]] = field(default_factory=list)
+    sparse: list[memoryview] = field(default_factory=list)
     constants: dict[str, object] = field(default_factory=dict)
-    left_out: list[str] = field(default_factory=list)
 
 
 def read_model(message: memoryview, budget: Budget) -> tuple[Graph, dict[str, int]]:
@@ -69,40 +74,95 @@ def read_model(message: memoryview, budget: Budget) -> tuple[Graph, dict[str, in
         raise CheckpointError(budget.path, "holds no graph", MEND)
     sets = [read(entry, OPSET, budget) for entry in model["opset"]]
     opset = {"".join(s["domain"]): s["version"][-1] for s in sets if s["version"]}
-    return _graph(model["graph"][-1], budget, 0), opset
+    graph = Graph()
+    taken: set[str] = set()
+    graph.nodes, graph.inputs, graph.outputs, graph.values = _Body(graph, budget, taken, "", 0).read(model["graph"][-1])
+    for function in (read(entry, FUNCTION, budget) for entry in model["functions"]):
+        _Body(graph, budget, taken, "".join(function["name"]), 1).read_nodes(function["nodes"])
+    return graph, opset
 
 
-def _graph(message: memoryview, budget: Budget, depth: int) -> Graph:
-    if depth > DEPTH:
-        raise WireError("graphs within graphs within graphs")
-    parts = read(message, GRAPH, budget)
-    inputs, outputs, values = ([_value(v, budget) for v in parts[key]] for key in ("inputs", "outputs", "values"))
-    graph = Graph([], inputs, outputs, values, [(None, tensor) for tensor in parts["tensors"]])
-    graph.left_out = [f"sparse tensor {i}" for i in range(len(parts["sparse"]))]
-    for node in parts["nodes"]:
-        _add_node(node, graph, budget, depth)
-    return graph
+class _Body:
+    """Reads a graph, or the body of a loop or branch in it, into the lists of the whole."""
 
+    def __init__(self, graph: Graph, budget: Budget, taken: set[str], prefix: str, depth: int):
+        """See Graph.
 
-def _add_node(message: memoryview, graph: Graph, budget: Budget, depth: int) -> None:
-    node = read(message, NODE, budget)
-    budget.spend(OBJECT // 2)
-    name, op, domain = ("".join(node[key]) for key in ("name", "op", "domain"))
-    attributes = {}
-    for attribute in (read(part, ATTRIBUTE, budget) for part in node["attributes"]):
-        key = "".join(attribute["name"])
-        attributes[key] = _plain(attribute, budget)
-        for body in attribute["graph"] + attribute["graphs"]:
-            inner = _graph(body, budget, depth + 1)
-            graph.left_out += inner.left_out + [f"{name}.{key}"] * bool(inner.tensors)
-        if op == "Constant" and node["outputs"] and attribute["tensor"]:
-            graph.tensors.append((node["outputs"][0], attribute["tensor"][-1]))
+        Args:
+          graph: where tensors and constants are added.
+          taken: names of tensors in all bodies so far.
+          prefix: for the names of this body's tensors that are taken.
+          depth: of bodies in bodies.
+        """
+        if depth > DEPTH:
+            raise WireError("graphs within graphs within graphs")
+        self.graph, self.budget, self.taken, self.prefix, self.depth = graph, budget, taken, prefix, depth
+        self.renamed: dict[str, str] = {}
+
+    def read(self, message: memoryview) -> tuple[list[dict], list[dict], list[dict], list[dict]]:
+        """Returns nodes, inputs, outputs and values."""
+        parts = read(message, GRAPH, self.budget)
+        inputs, outputs, values = ([_value(v, self.budget) for v in parts[k]] for k in ("inputs", "outputs", "values"))
+        self.graph.sparse += parts["sparse"]
+        for tensor in parts["tensors"]:
+            name = "".join(read(tensor, TENSOR_NAME, self.budget)["name"][-1:])
+            self.graph.tensors.append((self._own_name(name), tensor))
+        nodes = self.read_nodes(parts["nodes"])
+        outputs = [{**value, "name": self.renamed.get(value["name"], value["name"])} for value in outputs]
+        return nodes, inputs, outputs, values
+
+    def read_nodes(self, messages: list[memoryview]) -> list[dict]:
+        """Returns the nodes that are no constants."""
+        nodes = [node for message in messages if (node := self._node(message))]
+        for node in nodes:
+            self._rename(node)
+        return nodes
+
+    def _own_name(self, name: str) -> str:
+        """The name of a value that this body makes, so that no other body has one of the same name."""
+        own = name
+        if self.depth and name in self.taken:
+            own = f"{self.prefix}/{name}"
+            own = self.renamed[name] = f"{own}:{len(self.taken)}" if own in self.taken else own
+        self.taken.add(own)
+        return own
+
+    def _node(self, message: memoryview) -> dict | None:
+        node = read(message, NODE, self.budget)
+        self.budget.spend(OBJECT // 2)
+        name, op, domain = ("".join(node[key]) for key in ("name", "op", "domain"))
+        attributes: dict[str, object] = {}
+        for attribute in (read(part, ATTRIBUTE, self.budget) for part in node["attributes"]):
+            key = "".join(attribute["name"])
+            attributes[key] = _plain(attribute, self.budget)
+            for body in attribute["graph"] + attribute["graphs"]:
+                prefix = f"{name or ''.join(node['outputs'][:1])}.{key}"
+                inner = _Body(self.graph, self.budget, self.taken, prefix, self.depth + 1)
+                parts = zip(("nodes", "inputs", "outputs"), inner.read(body), strict=False)
+                attributes[key] = dict(parts)
+            if op == "Constant" and node["outputs"] and attribute["tensor"]:
+                self.graph.tensors.append((self._own_name(node["outputs"][0]), attribute["tensor"][-1]))
+                return None
+        if op == "Constant" and node["outputs"] and len(attributes) == 1:
+            self.graph.constants[self._own_name(node["outputs"][0])] = next(iter(attributes.values()))
+            return None
+        outputs = [name and self._own_name(name) for name in node["outputs"]]
+        named = {"op": op, "domain": domain, "name": name, "inputs": node["inputs"], "outputs": outputs}
+        return {**named, "attributes": attributes}
+
+    def _rename(self, node: dict) -> None:
+        """Gives a node, and those in its bodies, the names of this body's tensors."""
+        if not self.renamed:
             return
-    if op == "Constant" and node["outputs"] and len(attributes) == 1:
-        graph.constants[node["outputs"][0]] = next(iter(attributes.values()))
-        return
-    told = {"op": op, "domain": domain, "name": name, "inputs": node["inputs"], "outputs": node["outputs"]}
-    graph.nodes.append({**told, "attributes": attributes})
+        node["inputs"] = [self.renamed.get(name, name) for name in node["inputs"]]
+        for body in bodies(node):
+            for inner in body["nodes"]:
+                self._rename(inner)
+
+
+def bodies(node: dict) -> list[dict]:
+    """Returns the graphs among a node's attributes."""
+    return [value for value in node["attributes"].values() if isinstance(value, dict)]
 
 
 def _plain(attribute: dict[str, list], budget: Budget) -> object:

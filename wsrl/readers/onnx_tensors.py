@@ -4,6 +4,7 @@ The messages: https://github.com/onnx/onnx, `onnx/onnx.proto`; external data: it
 """
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
 from pathlib import Path, PurePosixPath
 
@@ -12,8 +13,10 @@ import numpy as np
 
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers.budget import OBJECT, Budget
+from wsrl.readers.derived import unpacked
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
-from wsrl.readers.protobuf import Kind, count_packed, read, unpack
+from wsrl.readers.protobuf import Kind, WireError, count_packed, read, unpack
+from wsrl.readers.sparse import scattered
 
 MEND = "export or download it again"
 DTYPES = {
@@ -23,13 +26,15 @@ DTYPES = {
     **{2: np.uint8, 3: np.int8, 4: np.uint16, 5: np.int16, 6: np.int32, 7: np.int64, 9: np.bool_},
     **{12: np.uint32, 13: np.uint64},
 }
-MOST_TYPES = 26  # numbers of types that exist; strings, complex numbers and packed four bits among them are left out
+PACKED = {21: ("uint4", 4), 22: ("int4", 4), 23: ("float4_e2m1fn", 4), 25: ("uint2", 2), 26: ("int2", 2)}  # and bits
+MOST_TYPES = 26  # numbers of types that exist; strings and complex numbers among them are left out
 TENSOR = {
     **{1: ("shape", Kind.INTEGERS), 2: ("type", Kind.INTEGERS), 8: ("name", Kind.TEXT), 9: ("raw", Kind.MESSAGE)},
     **{4: ("float32", Kind.MESSAGE), 10: ("float64", Kind.MESSAGE)},
     **{5: ("int32", Kind.MESSAGE), 7: ("int64", Kind.MESSAGE), 11: ("uint64", Kind.MESSAGE)},
     **{13: ("external", Kind.MESSAGE), 14: ("location", Kind.INTEGERS)},
 }
+SPARSE = {1: ("values", Kind.MESSAGE), 2: ("indices", Kind.MESSAGE), 3: ("shape", Kind.INTEGERS)}
 ENTRY = {1: ("key", Kind.TEXT), 2: ("value", Kind.TEXT)}
 EXTERNAL = 1
 
@@ -37,8 +42,9 @@ EXTERNAL = 1
 class ExternalFiles:
     """The files beside an ONNX file that hold its tensors; each is mapped once."""
 
-    def __init__(self, model: Path):
-        self.model = model
+    def __init__(self, model: Path, size: int):
+        """Notes the model's file and its size in bytes."""
+        self.model, self.size = model, size
         self.mapped: dict[str, Bytes] = {}
 
     def read(self, entries: Mapping[str, str], size: int, name: str) -> Bytes:
@@ -107,10 +113,11 @@ def read_tensor(
     if not 0 < number <= MOST_TYPES:
         raise CheckpointError(files.model, f"tensor {name!r} is of the unknown type {number}", MEND)
     shape = checked_shape(fields["shape"], files.model, name)
-    if number not in DTYPES:
+    if number not in DTYPES and number not in PACKED:
         return name, None
-    dtype = np.dtype(DTYPES[number])
-    size = prod(shape) * dtype.itemsize
+    kind, bits = PACKED.get(number, ("", 0))
+    dtype = np.dtype(DTYPES.get(number, np.uint8))
+    size = -(-prod(shape) * bits // 8) if bits else prod(shape) * dtype.itemsize
     if fields["location"][-1:] == [EXTERNAL]:
         pairs = [read(entry, ENTRY, budget) for entry in fields["external"]]
         entries = {"".join(pair["key"]): "".join(pair["value"]) for pair in pairs}
@@ -118,10 +125,45 @@ def read_tensor(
     elif fields["raw"]:
         data = np.frombuffer(fields["raw"][-1], np.uint8)
     else:
-        return name, _of_numbers(fields, dtype, shape, files.model, name)
+        stored = _of_numbers(fields, dtype, (size,) if bits else shape, files.model, name)
+        if not bits:
+            return name, stored
+        data = stored.read_rows(0, size)
     if len(data) != size:
         raise CheckpointError(files.model, f"tensor {name!r} has {len(data)} bytes, not {size}", MEND)
+    if bits:
+        rows = unpacked(data, bits, shape, partial(_decoded, kind, bits))
+        return name, LazyTensor(shape, kind, rows, str(files.model), name)
     return name, LazyTensor.of(data.view(dtype).reshape(shape), files.model, name)
+
+
+def read_sparse(message: memoryview, files: ExternalFiles, budget: Budget) -> LazyTensor:
+    """Returns a sparse tensor as a dense one; it is named as its values are.
+
+    Raises:
+      WireError: the message is not well-formed.
+      CheckpointError: entries lie outside of the tensor, or it takes too much memory.
+    """
+    fields = read(message, SPARSE, budget)
+    if not fields["values"] or not fields["indices"]:
+        raise WireError("a sparse tensor lacks its values or indices")
+    (name, values), (_, indices) = (read_tensor(fields[key][-1], None, files, budget) for key in ("values", "indices"))
+    shape = checked_shape(fields["shape"], files.model, name)
+    if values is None or indices is None or values.ndim != 1 or indices.dtype != "int64":
+        raise CheckpointError(files.model, f"the sparse tensor {name!r} is not as ONNX has it", MEND)
+    places = indices.read_rows(0, indices.num_rows).reshape(indices.shape)
+    if places.shape == (values.size, len(shape)) and places.size:
+        inside = (places >= 0).all() and (places < np.array(shape)).all()
+        places = np.ravel_multi_index(tuple(places.T), shape) if inside else np.array([-1])
+    return scattered(values, places.reshape(-1), shape, files.size, files.model)
+
+
+def _decoded(kind: str, bits: int, codes: Bytes) -> np.ndarray:
+    """The numbers that codes of a packed type stand for."""
+    if kind.startswith("float"):
+        return codes.view(ml_dtypes.float4_e2m1fn)
+    half = 1 << bits - 1  # of two's complement
+    return codes if kind.startswith("u") else (codes ^ half).astype(np.int8) - np.int8(half)
 
 
 def _of_numbers(fields: dict, dtype: np.dtype, shape: tuple[int, ...], path: Path, name: str) -> LazyTensor:

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
 
 from wsrl.checkpoint import LazyTensor
+from wsrl.readers.affine import affine
+from wsrl.readers.derived import computed, reshaped
 
 NOT_FLOATING = ("int", "uint", "bool", "complex", "void")
 STORED = ("int8", "uint8", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
@@ -87,7 +88,17 @@ def _scaled(stored: LazyTensor, scales: _Scales) -> LazyTensor | None:
     fits = scales.zero.shape == scales.scale.shape if scales.zero else stored.dtype != "uint8"
     if blocks is None or not fits or scales.scale.dtype not in SCALES:
         return None
-    return replace(stored, dtype=f"q{stored.dtype}", read_rows=_Rows(stored, scales, blocks))
+    scale, zero = _wide(scales.scale, stored.ndim), scales.zero and _wide(scales.zero, stored.ndim)
+    if scales.divisor != 1:
+        scale = computed(scale, lambda rows: np.asarray(rows, np.float32) / scales.divisor, "float32")
+    return affine(stored, scale, zero, stored.path, blocks)
+
+
+def _wide(factors: LazyTensor, ndim: int) -> LazyTensor:
+    """Factors with an axis for each of the tensor's; a vector lies along the first."""
+    if factors.size == 1:
+        return reshaped(factors, (1,) * ndim)
+    return reshaped(factors, factors.shape + (1,) * (ndim - factors.ndim))
 
 
 def _blocks(shape: tuple[int, ...], scale: tuple[int, ...], square: bool) -> tuple[int, ...] | None:
@@ -103,34 +114,3 @@ def _blocks(shape: tuple[int, ...], scale: tuple[int, ...], square: bool) -> tup
     if any(size % n for n, size in zip(scale, shape, strict=True)):
         return None
     return tuple(size // n for n, size in zip(scale, shape, strict=True))
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Reads rows of the product; entries along an axis in a block of `blocks[axis]` share a scale."""
-
-    stored: LazyTensor
-    scales: _Scales
-    blocks: tuple[int, ...]
-
-    def __call__(self, start: int, stop: int) -> Float[np.ndarray, "..."]:
-        values = np.asarray(self.stored.read_rows(start, stop)).astype(np.float32)
-        if self.scales.zero is not None:
-            values -= self._spread(self.scales.zero, start, values.shape)
-        values *= self._spread(self.scales.scale, start, values.shape)
-        if self.scales.divisor != 1:
-            values /= self.scales.divisor
-        return values
-
-    def _spread(self, tensor: LazyTensor, start: int, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
-        """Repeats scales over their blocks, for `shape[0]` rows from `start`; axes of one scale stay as they are."""
-        scale = np.asarray(tensor, np.float32)
-        if scale.size == 1:
-            return scale.reshape(())
-        scale = scale.reshape(scale.shape + (1,) * (len(shape) - scale.ndim))
-        if len(scale) > 1:
-            scale = scale[np.arange(start, start + shape[0]) // self.blocks[0]]
-        for axis in range(1, scale.ndim):
-            if scale.shape[axis] > 1:
-                scale = np.repeat(scale, self.blocks[axis], axis)
-        return scale[(slice(None), *(slice(n) for n in shape[1:]))]

@@ -1,4 +1,4 @@
-"""Reads TFLite files: constant tensors, dequantised where they are quantised, and the graph that uses them.
+"""Reads TFLite files: constant tensors, dequantized where they are quantised, and the graph that uses them.
 
 The schema: https://github.com/tensorflow/tensorflow, `tensorflow/compiler/mlir/lite/schema/schema.fbs`, a FlatBuffer.
 """
@@ -11,16 +11,20 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
-from wsrl.readers.affine import affine
+from wsrl.readers.affine import affine, along
 from wsrl.readers.budget import NUMBER, Budget
+from wsrl.readers.derived import unpacked
 from wsrl.readers.flatbuffer import FlatBufferError, Table
-from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file
+from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file, memory_limit
+from wsrl.readers.sparse import scattered
 from wsrl.readers.tflite_operators import CUSTOM, operator_name, read_options
+from wsrl.readers.tflite_sparse import sparse_places
 
 DTYPES = {
     **{0: np.float32, 1: np.float16, 10: np.float64, 18: ml_dtypes.bfloat16, 6: np.bool_},
     **{2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8, 12: np.uint64, 15: np.uint32, 16: np.uint16},
 }
+INT4 = 17
 FEW = 64  # entries of an integer tensor that may steer the graph: a shape, axes, a permutation
 MEND = "convert or download it again"
 
@@ -35,8 +39,9 @@ def open_file(path: Path) -> Checkpoint:
 
     The metadata's `graph` is that of the first subgraph: `nodes` (a list of `op`, `name`, `inputs`, `outputs`,
     `attributes`; an optional input that is not given is ""), `inputs`, `outputs` and `values` (lists of `name` and
-    `shape`) and `constants` (name -> nested list, of small integer tensors). Nodes that only dequantise a constant are
-    not among them. A tensor without a name, or with one that occurred before, has its place as a suffix.
+    `shape`) and `constants` (name -> nested list, of small integer tensors). Nodes that only dequantize a constant or
+    make it dense are not among them. A tensor without a name, or with one that occurred before, has its place as a
+    suffix.
 
     Raises:
       CheckpointError: the file is truncated, not well-formed, or claims what it does not hold.
@@ -85,12 +90,13 @@ class _File:
         values = [self._value(t, number, place) for place, t in enumerate(self.budget.each(subgraph.tables(0)))]
         constants = {v.name: v.tensor for v in values if v.tensor is not None}
         few = {n: t for n, t in constants.items() if t.dtype in ("int32", "int64") and t.size <= FEW}
-        nodes, same = [], {}
+        nodes = []
+        same = {name: name for name in constants}  # value -> the constant that it is
         for table in self.budget.each(subgraph.tables(3)):
             node = self._node(table, values)
-            known = [name for name in node["inputs"] if name in constants]
-            if node["op"] == "DEQUANTIZE" and len(known) == len(node["outputs"]) == 1:
-                same[node["outputs"][0]] = known[0]
+            known = [name for name in node["inputs"] if name in same]
+            if node["op"] in ("DEQUANTIZE", "DENSIFY") and len(known) == len(node["outputs"]) == 1:
+                same[node["outputs"][0]] = same[known[0]]
             else:
                 nodes.append(node)
         for node in nodes:
@@ -133,16 +139,31 @@ class _File:
         data = self._data(table.integer(2, "<I"))
         if not len(data):
             return value
-        dtype = DTYPES.get(table.integer(1, "<b"))
-        if dtype is None or table.table(6) is not None:  # strings, complex numbers, four bits; sparse tensors
+        kind = table.integer(1, "<b")
+        dtype = np.dtype(DTYPES[kind]) if kind in DTYPES else None
+        if dtype is None and kind != INT4:  # strings, complex numbers
             self.left_out.append(name)
             return value
         shape = checked_shape(table.array(0, "<i4")[: MOST_AXES + 1].tolist(), self.path, name)
-        size = prod(shape) * np.dtype(dtype).itemsize
+        sparsity = table.table(6)
+        if sparsity is not None:
+            places = sparse_places(sparsity, shape, memory_limit(len(self.data)) // 8, self.budget)
+            values = self._stored(data, dtype, (len(places),), name)
+            tensor = scattered(values, places, shape, len(self.data), self.path)
+        else:
+            tensor = self._stored(data, dtype, shape, name)
+        value.tensor = self._scaled(table.table(4), tensor)
+        return value
+
+    def _stored(self, data: Bytes, dtype: np.dtype | None, shape: tuple[int, ...], name: str) -> LazyTensor:
+        """A dense tensor; without a dtype of integers of four bits."""
+        size = -(-prod(shape) // 2) if dtype is None else prod(shape) * dtype.itemsize
         if len(data) != size:
             raise CheckpointError(self.path, f"tensor {name!r} has {len(data)} bytes, not {size}", MEND)
-        value.tensor = self._scaled(table.table(4), LazyTensor.of(data.view(dtype).reshape(shape), self.path, name))
-        return value
+        if dtype is not None:
+            return LazyTensor.of(data.view(dtype).reshape(shape), self.path, name)
+        rows = unpacked(data, 4, shape, lambda codes: (codes ^ 8).astype(np.int8) - np.int8(8))
+        return LazyTensor(shape, "int4", rows, str(self.path), name)
 
     def _data(self, number: int) -> Bytes:
         if number >= len(self.buffers):
@@ -160,5 +181,5 @@ class _File:
         if quantization is None or not len(scale) or "int" not in stored.dtype:
             return stored
         zero = quantization.array(3, "<i8")
-        zero = zero if len(zero) else np.zeros(1, np.int64)
-        return affine(stored, scale, zero, quantization.integer(6, "<i"), self.path)
+        axis, ndim = quantization.integer(6, "<i"), stored.ndim
+        return affine(stored, along(scale, axis, ndim), along(zero, axis, ndim) if len(zero) else None, self.path)
