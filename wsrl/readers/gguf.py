@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
-from wsrl.readers.gguf_quantized import block_format, quantized_tensor
+from wsrl.readers.gguf_quantized import BlockFormat, block_format, quantized_tensor
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 
 PLAIN = {
@@ -161,20 +161,20 @@ def _arranged(entries: list[_Entry], metadata: dict, data: Bytes, path: Path) ->
         if entry.offset < end:
             raise CheckpointError(path, f"tensor {name!r} overlaps the tensor before it", MEND)
         plain = PLAIN.get(entry.type)
-        quantized = None if plain else block_format(entry.type, path)
-        if not plain and not quantized:
+        stored = np.dtype(plain) if plain else block_format(entry.type, path)
+        if stored is None:
             left_out.append(name)
             continue
-        in_block, size = (quantized.entries, quantized.bytes) if quantized else (1, np.dtype(plain).itemsize)
+        in_block, size = (stored.entries, stored.bytes) if isinstance(stored, BlockFormat) else (1, stored.itemsize)
         if (shape[-1] if shape else 1) % in_block:
             raise CheckpointError(path, f"the rows of tensor {name!r} are not whole blocks of {in_block}", MEND)
         end = entry.offset + prod(shape) // in_block * size
         if end > len(data):
             reason = f"tensor {name!r} ends at byte {end} of {len(data)} bytes of data"
             raise CheckpointError(path, reason, MEND)
-        stored = data[entry.offset : end]
-        if quantized:
-            tensors[name] = quantized_tensor(stored, quantized, shape, path, name)
+        part = data[entry.offset : end]
+        if isinstance(stored, BlockFormat):
+            tensors[name] = quantized_tensor(part, stored, shape, path, name)
         else:
-            tensors[name] = LazyTensor.of(stored.view(plain).reshape(shape), path, name)
+            tensors[name] = LazyTensor.of(part.view(stored).reshape(shape), path, name)
     return _Part(metadata, tensors, tuple(left_out))
