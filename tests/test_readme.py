@@ -152,7 +152,7 @@ def test_the_tiny_command_is_the_one_that_test_job_runs():
 
 def test_the_main_commands_stand_in_the_readme():
     lines = [line for language, content in fences(README) if language in SHELLS for line in content.splitlines()]
-    assert "pip install -e . && python -m experiments.main --config=configs/zoo.py" in lines
+    assert "pip install -e '.[train,report]' && python -m experiments.main --config=configs/zoo.py" in lines
     assert "pip install -e '.[test]' && pytest" in lines
 
 
