@@ -87,7 +87,8 @@ def check_install(words: list[str]) -> None:
     target = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
     assert target, f"cannot install {words[-1]}"
     extras = target[1].split(",") if target[1] else []
-    assert all(f'"{extra}": [' in (ROOT / "setup.py").read_text() for extra in extras), "no such extra"
+    setup = (ROOT / "setup.py").read_text()
+    assert all(re.search(rf'"{extra}"(: |\] = )\[', setup) for extra in extras), "no such extra"
 
 
 def check_module(name: str) -> None:
