@@ -1,7 +1,7 @@
 """A zoo to predict accuracies in, as the literature does: one data set, one kind of network, all sorts of recipes.
 
 python -m experiments.main --config=configs/accuracy.py --workdir=runs/accuracy --config.zoo.data_dir=DATA_DIR
-python -m experiments.accuracy --workdir=runs/accuracy
+python -m experiments.tables.accuracy --workdir=runs/accuracy
 
 After Unterthiner et al. (2020), whose networks of one architecture, trained on one data set with hyper-parameters from
 wide ranges, are told from weights how well they do. DATA_DIR holds Fashion-MNIST as TFDS prepares it (array_record).

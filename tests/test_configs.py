@@ -12,8 +12,8 @@ import pytest
 
 import configs
 from configs import large, pretrain, zoo
-from experiments.benchmark import fresh_network
-from experiments.job import check_settings
+from experiments.benchmarks.speed import fresh_network
+from experiments.job.run import check_settings
 from wsrl.data import ImageSet
 from wsrl.encoder.fit import init_params, make_encoder
 from wsrl.encoder.losses import contrastive

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from evaluation_records import make_record
 
-from experiments import leave_one_out
-from experiments.finished_run import FinishedRun
-from experiments.job import make_examples, places_by_split
-from experiments.leave_one_out import components, dataset_folds, family_folds, main, usable
+from experiments.job.run import make_examples, places_by_split
+from experiments.tables import leave_one_out
+from experiments.tables.finished_run import FinishedRun
+from experiments.tables.leave_one_out import components, dataset_folds, family_folds, main, usable
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.fit import init_params
 

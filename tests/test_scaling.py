@@ -6,10 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import scaling
-from experiments.index_measures import SINGLY, K, measure_index, measured_apart, recall_of_queries, search_by_product
-from experiments.resampling import measure_spread, resample
-from experiments.scaling import FEWEST_QUERIES, Models, main, quality_rows, read_npz, read_workdir, vectors_of_size
+from experiments.tables import scaling
+from experiments.tables.index_measures import (
+    SINGLY,
+    K,
+    measure_index,
+    measured_apart,
+    recall_of_queries,
+    search_by_product,
+)
+from experiments.tables.resampling import measure_spread, resample
+from experiments.tables.scaling import (
+    FEWEST_QUERIES,
+    Models,
+    main,
+    quality_rows,
+    read_npz,
+    read_workdir,
+    vectors_of_size,
+)
 from wsrl.index import Index
 from wsrl.zoo.manifest import Record, append_records
 

@@ -1,6 +1,6 @@
 """What the encoder knows of families and data sets that it has never seen: each is left out of its training in turn.
 
-    python -m experiments.leave_one_out --workdir=runs/pretrain [--seed=0]
+    python -m experiments.tables.leave_one_out --workdir=runs/pretrain [--seed=0]
 
 Writes `tables/left_out_families.csv` and `tables/left_out_datasets.csv`, with plots, into the folder of a finished run.
 Without a family or a data set, the read-out is fitted again, in closed form. Its scores stand beside those of the same
@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from experiments.finished_run import FinishedRun, load_run
+from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.fisher import fit_readout
 from wsrl.errors import InputError

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.baselines import baseline_methods
-from experiments.data_sets import fit_data_sets, task_data
-from experiments.starts import fit_starts, probe_models
+from experiments.job.baselines import baseline_methods
+from experiments.job.data_sets import fit_data_sets, task_data
+from experiments.job.starts import fit_starts, probe_models
 from wsrl.annotations import Config
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder

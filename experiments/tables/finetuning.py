@@ -1,6 +1,6 @@
 """How fast models fine-tune on unseen tasks, by where they start from.
 
-    python -m experiments.finetuning --workdir=runs/zoo [--examples=N] [--encoder=pretrained] [--models=600]
+    python -m experiments.tables.finetuning --workdir=runs/zoo [--examples=N] [--encoder=pretrained] [--models=600]
 
 Every unseen task of a run of the main job that has enough held-out images to tell models apart picks models from a
 gallery of its zoo, none of them trained on the task, and fine-tunes them. Writes `tables/finetuning.csv` and `.svg`
@@ -38,11 +38,11 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments.command import finish
-from experiments.encoded_gallery import ask_by_examples, ask_by_probes
-from experiments.finished_run import read_config
-from experiments.job import encoder_directories
-from experiments.starting_points import (
+from experiments.job.run import encoder_directories
+from experiments.tables.command import finish
+from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes
+from experiments.tables.finished_run import read_config
+from experiments.tables.starting_points import (
     Models,
     Pick,
     at_random,
@@ -306,7 +306,7 @@ def make_table(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.finetuning", description=TITLE)
+    parser = argparse.ArgumentParser(prog="python -m experiments.tables.finetuning", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
     parser.add_argument("--examples", metavar="N", type=int, help="labelled images of a task (default all)")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks pick")

@@ -1,6 +1,6 @@
 """Speed of what the main job spends its time on, each beside a named baseline measured in the same run.
 
-python -m experiments.benchmark
+python -m experiments.benchmarks.speed
 
 Three tables: training steps of the encoder against the same sweep with one edge a weight and against the synchronous
 GNN; networks a second against the floor that the networks' own arithmetic sets; training of stacked models against
@@ -25,7 +25,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from configs import zoo
-from experiments.plain import (
+from experiments.benchmarks.reference import (
     PerWeightBatch,
     one_program_a_model,
     one_step_a_batch,

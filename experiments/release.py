@@ -1,6 +1,6 @@
 """Puts an encoder of a finished run into the package.
 
-python -m experiments.ship --workdir=runs/pretrain
+python -m experiments.release --workdir=runs/pretrain
 
 Of the run's seeds it takes the one with the best mAP on validation tasks. Parameters are rounded to float16.
 """
@@ -16,8 +16,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.finished_run import FinishedRun, load_run
-from experiments.job import validation_score
+from experiments.job.run import validation_score
+from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder, save_dataset_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import PRETRAINED, encoder_hash, save_encoder
@@ -44,7 +44,7 @@ def best_seed(run: FinishedRun) -> tuple[int, list[float]]:
     return int(np.argmax(scores)), scores
 
 
-def ship(workdir: Path, command: str, directory: Path = PRETRAINED) -> int:
+def release(workdir: Path, command: str, directory: Path = PRETRAINED) -> int:
     """Writes the best seed's encoder with what belongs to it, and the command that made them; returns the bytes.
 
     Raises:
@@ -71,7 +71,7 @@ def ship(workdir: Path, command: str, directory: Path = PRETRAINED) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Ships; bad input ends it with one line and exit status 1."""
+    """Releases; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run of experiments.main")
     parser.add_argument(
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
-        size = ship(args.workdir, args.command)
+        size = release(args.workdir, args.command)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,11 +1,11 @@
 """How the index fares as a zoo grows: build time, memory, recall and rate, and how well a larger zoo answers.
 
-    python -m experiments.scaling --workdir=runs/zoo [--embeddings=FILE.npz] [--sizes=100,1000,10000,100000,1000000]
+    python -m experiments.tables.scaling --workdir=runs/zoo [--embeddings=FILE.npz] [--sizes=100,1000,10000]
 
 Vectors are those of the run's index, with tasks, lineages and splits from the zoo's manifest, or those of an .npz file:
 `embeddings` [n, dim], and where there are such `task`, `lineage` and `split` [n]. As far as there are enough, a size is
-a sample of them and the queries are others of them; beyond that all are resampled (see `experiments.resampling`), and
-the table says so. Writes `tables/scaling.*` and `tables/scaling_quality.*`; without --workdir it only prints them.
+a sample of them and the queries are others of them; beyond that all are resampled (see `resampling.py`), and the table
+says so. Writes `tables/scaling.*` and `tables/scaling_quality.*`; without --workdir it only prints them.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from tqdm import tqdm
 
-from experiments.index_measures import ALONE, ROUNDS, SINGLY, K, measured_apart
-from experiments.resampling import measure_spread, resample
+from experiments.tables.index_measures import ALONE, ROUNDS, SINGLY, K, measured_apart
+from experiments.tables.resampling import measure_spread, resample
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import LIMIT, cosine_similarity, rank_gallery, ranking_metrics
@@ -217,7 +217,8 @@ def write_tables(workdir: Path, models: Models, scaling: Sequence[Row], quality:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints and writes the tables and returns the exit status: 1 if the input is bad."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.scaling", description="Measures the index by size.")
+    prog = "python -m experiments.tables.scaling"
+    parser = argparse.ArgumentParser(prog=prog, description="Measures the index by size.")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="a finished run; receives the tables")
     parser.add_argument("--embeddings", type=Path, metavar="FILE", help="an .npz file instead of the run's index")
     parser.add_argument("--sizes", default=SIZES, metavar="N,...", help=f"numbers of vectors, by default {SIZES}")

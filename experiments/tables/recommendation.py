@@ -1,6 +1,6 @@
 """How well labelled examples of unseen tasks find models of these tasks.
 
-    python -m experiments.recommendation --workdir=runs/zoo [--examples=50,200] [--draws=1] [--seed=0]
+    python -m experiments.tables.recommendation --workdir=runs/zoo [--examples=50,200] [--draws=1] [--seed=0]
 
 Every unseen task of a run of the main job asks the models of its zoo that are of the split, with labelled examples
 drawn from the task's held-out images, which no model was trained on; right are models of that task. Writes
@@ -31,10 +31,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from experiments.command import finish
-from experiments.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
-from experiments.finished_run import read_config
-from experiments.job import encoder_directories
+from experiments.job.run import encoder_directories
+from experiments.tables.command import finish
+from experiments.tables.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
+from experiments.tables.finished_run import read_config
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
@@ -244,7 +244,7 @@ def check_arguments(args: argparse.Namespace) -> list[int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.recommendation", description=TITLE)
+    parser = argparse.ArgumentParser(prog="python -m experiments.tables.recommendation", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
     parser.add_argument("--examples", metavar="N,...", default="50,200", help="labelled images a query")
     parser.add_argument("--draws", metavar="N", type=int, default=1, help="queries a task and number of examples")

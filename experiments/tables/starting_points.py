@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.encoded_gallery import Asked, Encoded, encode_gallery
-from experiments.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
+from experiments.job.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
+from experiments.tables.encoded_gallery import Asked, Encoded, encode_gallery
 from wsrl.annotations import Config
 from wsrl.data import ImageSet
 from wsrl.recommend.answer import NEAR

@@ -48,16 +48,19 @@ class Pickler(pickle._Pickler):
     legacy = False
 
     def persistent_id(self, obj):
+        """Says where a storage lies; see `pickle.Pickler`."""
         if not isinstance(obj, Storage):
             return None
         identity = ("storage", Name("torch", obj.kind), obj.key, "cpu", obj.content.size)
         return (*identity, None) if self.legacy else identity
 
     def save_name(self, obj):
+        """Writes a name that need not exist here."""
         self.write(b"c" + obj.module.encode() + b"\n" + obj.attribute.encode() + b"\n")
         self.memoize(obj)
 
     def save_call(self, obj):
+        """Writes a call without doing it."""
         self.save(obj.function)
         self.save(obj.arguments)
         self.write(pickle.REDUCE)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from experiments.finished_run import FinishedRun
+from experiments.tables.finished_run import FinishedRun
 from wsrl.annotations import Graph
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder, Swept

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from experiments.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
+from experiments.job.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
 from wsrl.annotations import Config
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.encoder import Encoder

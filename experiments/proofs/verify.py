@@ -1,6 +1,6 @@
 """Proves on real architectures with random weights that the symmetries which the wiring claims are symmetries.
 
-    python -m experiments.verify [--models bert,timm/regnety_002] [--json FILE]
+    python -m experiments.proofs.verify [--models bert,timm/regnety_002] [--json FILE]
 
 Each model is built in PyTorch, saved with random weights, opened and solved like any other checkpoint. Then the units
 of every permutable group are permuted at random, the heads of every product mixed and the units of every group with a
@@ -37,7 +37,7 @@ from wsrl.wiring.permute import mixed, permuted, rescaled
 from wsrl.wiring.solve import solve
 
 if TYPE_CHECKING:
-    from experiments.architectures import Architecture
+    from experiments.proofs.architectures import Architecture
 
 TOLERANCE = 1e-6  # relative error of the outputs
 SHORT = 8  # axes below this need not lie in groups
@@ -77,7 +77,7 @@ class Verdict:
 
 def verify(name: str, architecture: "Architecture", infer: Callable = solve) -> Verdict:
     """Judges what `infer` (Checkpoint -> Claim) claims about an architecture with random weights."""
-    from experiments.random_model import RandomModel
+    from experiments.proofs.random_model import RandomModel
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +144,7 @@ def chosen(names: str | None) -> dict[str, "Architecture"]:
     Raises:
       InputError: there is none of that name.
     """
-    from experiments.architectures import ARCHITECTURES, TIMM, any_of_timm
+    from experiments.proofs.architectures import ARCHITECTURES, TIMM, any_of_timm
 
     found = {}
     for name in ARCHITECTURES if names is None else names.split(","):
@@ -182,7 +182,8 @@ def print_table(verdicts: Sequence[Verdict]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table and returns the exit status: 1 if a claim is false, or the input is bad."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.verify", description="Proves claims about wiring.")
+    prog = "python -m experiments.proofs.verify"
+    parser = argparse.ArgumentParser(prog=prog, description="Proves claims about wiring.")
     parser.add_argument("--models", metavar="NAME,...", help="timm/NAME for any model of timm; by default a dozen")
     parser.add_argument("--json", metavar="FILE", help="for the verdicts")
     args = parser.parse_args(argv)
@@ -193,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 progress.set_description(name)
                 verdicts.append(verify(name, architecture))
     except ModuleNotFoundError as error:
-        print(f"error: {InputError('experiments.verify', str(error), EXTRA)}", file=sys.stderr)
+        print(f"error: {InputError('experiments.proofs.verify', str(error), EXTRA)}", file=sys.stderr)
         return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experiments.job import encoder_directories, make_examples, places_by_split
+from experiments.job.run import encoder_directories, make_examples, places_by_split
 from wsrl.annotations import Config
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.export import load_encoder

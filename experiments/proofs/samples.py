@@ -15,7 +15,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from tests import torch_files
+from experiments.proofs import torch_files
 
 SAMPLES: dict[str, Callable[[Path], Path]] = {}
 

@@ -1,6 +1,6 @@
 """How much of a functional oracle's precision retrieval by weights keeps.
 
-python -m experiments.oracle --workdir=runs/pretrain
+python -m experiments.tables.oracle --workdir=runs/pretrain
 
 The oracle has what no search by weights has: held-out images of the query's own task. It runs every model of the
 gallery on them and compares what they answer with what the query answers, blind to the order of classes.
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.finished_run import FinishedRun, load_run
+from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.data import normalize
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Swept

@@ -1,6 +1,6 @@
 """How well accuracies are told from weights, and how well they could be.
 
-    python -m experiments.accuracy --workdir=runs/zoo [--without-baselines]
+    python -m experiments.tables.accuracy --workdir=runs/zoo [--without-baselines]
 
 Kendall's tau between predicted and measured accuracy of the test models of a finished run of the main job, for the
 tasks that its encoders were trained on and for the unseen ones. Writes `tables/accuracy.csv` and `.svg` into the
@@ -33,10 +33,10 @@ from jaxtyping import Bool, Float, Int
 from sklearn.ensemble import HistGradientBoostingRegressor
 from tqdm import tqdm
 
-from experiments.baselines import Weights
-from experiments.command import finish
-from experiments.finished_run import FinishedRun, load_run
-from experiments.trainable import load_trainable
+from experiments.job.baselines import Weights
+from experiments.job.trainable import load_trainable
+from experiments.tables.command import finish
+from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.baselines import statistics_features
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoding
@@ -183,7 +183,7 @@ def make_table(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
-    parser = argparse.ArgumentParser(prog="python -m experiments.accuracy", description=TITLE)
+    parser = argparse.ArgumentParser(prog="python -m experiments.tables.accuracy", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
     parser.add_argument("--without-baselines", action="store_true", help="the rows of wsrl alone")
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Embedding of models of any size against reading their files once and against their matrix products alone.
 
-python -m experiments.stream_benchmark [--models bert-base,decoder-1.5b,zoo-1000]
+python -m experiments.benchmarks.streaming [--models bert-base,decoder-1.5b,zoo-1000]
 
 Random weights are written to a temporary folder (the decoder takes 3 GB there). Every line is measured in a process of
 its own, so that its peak memory is its own; reading and the products are timed in that process, after the embedding:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.overrides import TorchFunctionMode
 
-from experiments.architectures import Architecture, Inputs
+from experiments.proofs.architectures import Architecture, Inputs
 
 FILE = "model.safetensors"
 FELT = 1e-5  # relative change of the outputs, for a change of a tensor by its own size, that tells that it matters

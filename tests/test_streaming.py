@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.stream_benchmark import (
+from experiments.benchmarks.streaming import (
     COLUMN_NAMES,
     bert,
     classifier,

@@ -1,6 +1,6 @@
 """Damages small checkpoints of every format and sees to it that the readers refuse them as they should.
 
-    python -m experiments.fuzz --readers=all --mutations=10000 --seed=0
+    python -m experiments.proofs.fuzz --readers=all --mutations=10000 --seed=0
 
 Each damaged file must either open with all its tensors readable, or raise CheckpointError; within 5 s and with no
 more memory than twice the file and 64 MiB. Anything else is a failure: the file is kept, the table counts it, and the
@@ -25,8 +25,8 @@ import numpy as np
 from absl import app, flags
 from tqdm import tqdm
 
-from tests import samples, samples_formats
-from tests.mutations import mutate
+from experiments.proofs import samples, samples_formats
+from experiments.proofs.mutations import mutate
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import READERS, open_checkpoint
 

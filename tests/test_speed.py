@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmark import forward_flops, fresh_network, median_seconds, table
-from experiments.plain import per_weight_batch, per_weight_sweep
+from experiments.benchmarks.reference import per_weight_batch, per_weight_sweep
+from experiments.benchmarks.speed import forward_flops, fresh_network, median_seconds, table
 from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.tiles import to_graph
@@ -59,7 +59,7 @@ def test_table_shows_what_was_not_measured_as_a_dash():
 
 
 def test_benchmark_runs():
-    command = [sys.executable, "-m", "experiments.benchmark", "--quick"]
+    command = [sys.executable, "-m", "experiments.benchmarks.speed", "--quick"]
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "programs compiled" in text
     rows = [line.split() for line in text.splitlines() if line.startswith("mlp ")]

@@ -1,6 +1,6 @@
 """Whether changed copies of networks are found as what they are.
 
-    python -m experiments.robustness --workdir=runs/pretrain [--models=200] [--seed=0]
+    python -m experiments.tables.robustness --workdir=runs/pretrain [--models=200] [--seed=0]
 
 The gallery holds the final checkpoints of the test networks of a finished run. Some of them are changed in several ways
 and embedded from their weights, like any checkpoint. Writes `tables/robustness.csv` and `.svg` into the folder.
@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from numpy.typing import DTypeLike
 from tqdm import tqdm
 
-from experiments.finished_run import FinishedRun, load_run
-from experiments.trainable import final_checkpoints
+from experiments.job.trainable import final_checkpoints
+from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
 from wsrl.errors import InputError

@@ -1,7 +1,7 @@
 """Samples of the formats that whole frameworks write: Keras, ONNX, TFLite, Flax, Orbax, GGUF, folders of the hub.
 
-SAMPLES: name -> function(folder) that writes the file or folder and returns its path, as in tests.samples. They are
-written by the formats' own libraries where those are light.
+SAMPLES: name -> function(folder) that writes the file or folder and returns its path, as in
+`experiments.proofs.samples`. They are written by the formats' own libraries where those are light.
 """
 
 import json
@@ -21,7 +21,7 @@ import safetensors.numpy
 import tflite
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.samples import registrar
+from experiments.proofs.samples import registrar
 
 SAMPLES: dict[str, Callable[[Path], Path]] = {}
 

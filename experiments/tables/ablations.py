@@ -1,6 +1,6 @@
 """What each part of the encoder is worth: one change at a time, on the sweeps of a finished run.
 
-python -m experiments.ablations --workdir=runs/pretrain
+python -m experiments.tables.ablations --workdir=runs/pretrain
 
 Every row fits the read-out again, for every seed, on the training networks; scores are those of unseen tasks. The mAP
 on validation tasks stands beside them, since it is what choices are made by.
@@ -19,9 +19,9 @@ import safetensors.numpy
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from experiments.finished_run import FinishedRun, load_run
-from experiments.job import validation_score
-from experiments.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
+from experiments.job.run import validation_score
+from experiments.tables.finished_run import FinishedRun, load_run
+from experiments.tables.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Swept
@@ -57,7 +57,7 @@ class Change:
       tasks: share of the training tasks that are used.
       centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
       neighbours: search is by neighbourhoods of so many; see `wsrl.neighbourhoods`.
-      sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `experiments.resweep`.
+      sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `resweep`.
       asking: which unseen networks are queries, by their records; None for all. The gallery holds all.
       first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
       relatives: only networks of one lineage are positives, which needs no labels.
