@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.job.run import validation_score
+from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder, save_dataset_encoder
 from wsrl.encoder.embed import Embedder

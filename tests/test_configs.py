@@ -13,7 +13,7 @@ import pytest
 import configs
 from configs import large, pretrain, zoo
 from experiments.benchmarks.speed import fresh_network
-from experiments.job.run import check_settings
+from experiments.job.settings import check_settings
 from wsrl.data import ImageSet
 from wsrl.encoder.fit import init_params, make_encoder
 from wsrl.encoder.losses import contrastive

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from small_zoo import SIZE, write_zoo
 
-from experiments.job.run import encoder_directories
+from experiments.job.workdir import encoder_directories
 from experiments.tables import encoded_gallery
 from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet

@@ -213,7 +213,7 @@ def test_reads_a_run(tmp_path, monkeypatch, capsys):
     Index.build(zoo.embeddings[:2], ["m0", "stranger"]).save(tmp_path / "index")
     assert main([f"--workdir={tmp_path}", "--sizes=50"]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "config.json: cannot be used" in errors[0] and "'stranger'" in errors[1]
+    assert len(errors) == 2 and "holds no run" in errors[0] and "'stranger'" in errors[1]
 
 
 @pytest.mark.parametrize(

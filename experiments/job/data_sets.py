@@ -13,17 +13,13 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.fit import Fitted
 from wsrl.encoder.fit_dataset import Data, fit_dataset_encoder
 from wsrl.encoder.sampling import Examples
-from wsrl.zoo.bank import image_bank
+from wsrl.zoo.bank import ZooImages
 from wsrl.zoo.manifest import Record
-from wsrl.zoo.tasks import load_tasks
 
 
-def task_data(config: Config, records: Sequence[Record], examples: Examples) -> Data:
-    """Training images and classes of each task, by its number in `examples`; none for a zoo made elsewhere."""
-    if config.zoo.dir:
-        return {}
-    sets, tasks = load_tasks(config.zoo, config.seed)
-    bank = image_bank(sets, tasks, config.zoo.test_images)
+def task_data(images: ZooImages, records: Sequence[Record], examples: Examples) -> Data:
+    """Training images and classes of each task, by its number in `examples`."""
+    bank = images.bank
     numbers = {record.task: int(number) for record, number in zip(records, examples.task, strict=True)}
     return {
         numbers[name]: (normalize(bank.images[rows])[..., None], labels)

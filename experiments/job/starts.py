@@ -15,10 +15,9 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_hash
 from wsrl.encoder.fit_dataset import Data
 from wsrl.recommend.start_score import fit_start_score, save_start_score
-from wsrl.zoo.bank import image_bank
+from wsrl.zoo.bank import ZooImages, image_bank
 from wsrl.zoo.finetuning import FineTuner, Part
 from wsrl.zoo.manifest import Record
-from wsrl.zoo.tasks import load_tasks
 
 IMAGES = 256  # that a linear probe is fitted to, at most, and as many that it is tested on
 
@@ -38,13 +37,19 @@ class Probed(NamedTuple):
 
 
 def probe_models(
-    config: Config, zoo: Path, records: Sequence[Record], task_numbers: Int[np.ndarray, " n"], training: np.ndarray
+    config: Config,
+    zoo: Path,
+    images: ZooImages,
+    records: Sequence[Record],
+    task_numbers: Int[np.ndarray, "n"],
+    training: np.ndarray,
 ) -> Probed:
     """Draws training models and training tasks, and fits a linear head for each pair.
 
     Args:
       config: of the run; `starts.models` and `starts.tasks` tell how many are drawn at most.
       zoo: directory of the zoo, which the run has trained.
+      images: that it was trained on.
       records, task_numbers: of its usable networks.
       training: places of the training networks.
     """
@@ -52,11 +57,10 @@ def probe_models(
     pool = final_checkpoints([records[i] for i in training])
     drawn = np.sort(rng.permutation(len(pool))[: config.starts.models])
     models = load_trainable(zoo, [pool[i] for i in drawn], config.zoo)
-    sets, tasks = load_tasks(config.zoo, config.seed)
     numbers = {records[i].task: int(task_numbers[i]) for i in training}
-    known = [task for task in tasks if task.id in numbers]
+    known = [task for task in images.tasks if task.id in numbers]
     chosen = [known[i] for i in rng.permutation(len(known))[: config.starts.tasks]]
-    bank = image_bank(sets, chosen, IMAGES)
+    bank = image_bank(images.sets, chosen, IMAGES)
     tuner, accuracy = FineTuner(bank), np.full((len(chosen), len(models.records)), np.nan)
     trained_on = tasks_of_lineages(records)
     for own, task in zip(accuracy, tqdm(chosen, desc="linear probes", unit="task"), strict=True):

@@ -154,7 +154,7 @@ def _changed(random: Random, value: object) -> object:
 def change_pickle(random: Random, data: bytes) -> bytes:
     """Removes, repeats, moves or replaces opcodes of a pickle, or adds others."""
     try:
-        places = [place for _, _, place in pickletools.genops(data)]
+        places = [place or 0 for _, _, place in pickletools.genops(data)]  # of bytes no place is None
     except ValueError:
         return overwrite_integer(random, data)
     stop = places[-1] + 1

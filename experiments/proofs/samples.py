@@ -14,6 +14,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import safetensors.numpy
+from numpy.typing import DTypeLike
 
 from experiments.proofs import torch_files
 
@@ -36,7 +37,7 @@ def registrar(samples):
 sample = registrar(SAMPLES)
 
 
-def arrays(dtype=np.float32):
+def arrays(dtype: DTypeLike = np.float32):
     """A small network's tensors, and a counter."""
     rng = np.random.default_rng(0)
     shapes = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "norm.weight": (4,), "fc.weight": (5, 4), "fc.bias": (5,)}
@@ -127,13 +128,13 @@ def agent_file(folder):
 
 @sample("npz")
 def npz_file(folder):
-    np.savez(folder / "model.npz", **arrays(), fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)))
+    np.savez(folder / "model.npz", **arrays(), fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)))  # pyright: ignore[reportArgumentType]
     return folder / "model.npz"
 
 
 @sample("npz-compressed")
 def compressed_npz_file(folder):
-    np.savez_compressed(folder / "model.npz", **arrays(np.float16))
+    np.savez_compressed(folder / "model.npz", **arrays(np.float16))  # pyright: ignore[reportArgumentType]
     return folder / "model.npz"
 
 

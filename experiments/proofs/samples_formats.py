@@ -116,10 +116,10 @@ def keras_archive(folder):
 
 def onnx_model(tensors, nodes, inputs=(("x", ["batch", 4]),), outputs=(("y", ["batch", 2]),)):
     """A ModelProto; tensors are TensorProtos or arrays by name."""
-    values = [[helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in side] for side in (inputs, outputs)]
+    x, y = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in side] for side in (inputs, outputs))
     protos = [t if isinstance(t, TensorProto) else numpy_helper.from_array(t, name) for name, t in tensors.items()]
     return helper.make_model(
-        helper.make_graph(nodes, "graph", *values, protos), opset_imports=[helper.make_opsetid("", 18)]
+        helper.make_graph(nodes, "graph", x, y, protos), opset_imports=[helper.make_opsetid("", 18)]
     )
 
 
@@ -138,7 +138,7 @@ def onnx_file(folder):
     }
     nodes = [
         helper.make_node("Gemm", ["x", "w", "b"], ["h"], name="dense", alpha=0.5, transB=0),
-        helper.make_node("Constant", [], ["slope"], value=numpy_helper.from_array(np.float32([0.1]))),
+        helper.make_node("Constant", [], ["slope"], value=numpy_helper.from_array(np.array([0.1], np.float32))),
         helper.make_node("PRelu", ["h", "slope"], ["r"]),
         helper.make_node("Reshape", ["r", "shape"], ["f"]),
         helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["qf"], axis=1),

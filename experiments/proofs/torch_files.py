@@ -1,5 +1,8 @@
 """Writes files as PyTorch does, without PyTorch: pickles whose names need not exist here, and their storages."""
 
+# Methods of pickle's Python implementation are used, which its type stubs leave out.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false
+
 import io
 import pickle
 import struct

@@ -19,7 +19,7 @@ import safetensors.numpy
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from experiments.job.run import validation_score
+from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from experiments.tables.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
 from wsrl.annotations import Config

@@ -1,22 +1,21 @@
 """What a finished run of the main job holds, for the tables that are made from it."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_collections
 import numpy as np
 
-from experiments.job.run import encoder_directories, make_examples, places_by_split
+from experiments.job.records import indices_by_split, make_examples, read_records
+from experiments.job.workdir import encoder_directories, read_config, zoo_directory
 from wsrl.annotations import Config
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.export import load_encoder
 from wsrl.encoder.sampling import Examples
 from wsrl.encoder.swept_zoo import load_kept
 from wsrl.errors import InputError
-from wsrl.zoo.manifest import Record, assign_splits, read_manifest
+from wsrl.zoo.manifest import Record
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class FinishedRun:
       config: of the run.
       records: usable networks of the zoo.
       examples: what training may know of them.
-      split: places of the train, validation and test networks.
+      split: indices of the train, validation and test networks.
       encoders: of every seed, with its parameters.
       swept: of every seed, rows as in `records`.
     """
@@ -45,22 +44,9 @@ class FinishedRun:
 
     @property
     def unseen(self) -> np.ndarray:
-        """Places of the test networks of tasks that no encoder was trained on."""
+        """Indices of the test networks of tasks that no encoder was trained on."""
         seen = {self.records[i].task for i in self.split["train"]}
         return np.array([i for i in self.split["test"] if self.records[i].task not in seen])
-
-
-def read_config(workdir: Path) -> Config:
-    """Reads the configuration of a run.
-
-    Raises:
-      InputError: the folder holds none.
-    """
-    try:
-        return ml_collections.ConfigDict(json.loads((workdir / "config.json").read_bytes()))
-    except (OSError, ValueError) as error:
-        mend = "run experiments.main with this --workdir first"
-        raise InputError(workdir, f"holds no run ({error})", mend) from error
 
 
 def load_run(workdir: Path) -> FinishedRun:
@@ -70,14 +56,12 @@ def load_run(workdir: Path) -> FinishedRun:
       InputError: it holds no finished run.
     """
     config = read_config(workdir)
-    zoo = Path(config.zoo.dir) if config.zoo.dir else workdir / "zoo"
+    zoo = zoo_directory(config, workdir)
     directories = encoder_directories(workdir, config.encoder.seeds)
-    records, _ = read_manifest(zoo)
-    if any(record.split is None for record in records):
-        records = assign_splits(records, config.seed)
+    records, _ = read_records(zoo, config.seed)
     kept = load_kept(records, directories)
     if kept is None:
         raise InputError(workdir, "its run is not finished", "run experiments.main with this --workdir again")
     encoders = [load_encoder(directory) for directory in directories]
-    split = places_by_split(kept.records)
+    split = indices_by_split(kept.records)
     return FinishedRun(workdir, zoo, config, kept.records, make_examples(kept.records), split, encoders, kept.swept)

@@ -31,10 +31,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from experiments.job.run import encoder_directories
+from experiments.job.records import read_records
+from experiments.job.workdir import encoder_directories, read_config
 from experiments.tables.command import finish
 from experiments.tables.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
-from experiments.tables.finished_run import read_config
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
@@ -47,7 +47,6 @@ from wsrl.recommend.logme import log_maximum_evidence
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.load import Networks, load_networks
-from wsrl.zoo.manifest import assign_splits, read_manifest
 from wsrl.zoo.tasks import Task, load_tasks, transform_images
 
 METRICS = {"P@1": "precision_at_1", "P@10": "precision_at_10", "mAP": "map"}
@@ -90,9 +89,7 @@ def open_run(workdir: Path, split: str) -> Run:
     config = read_config(workdir)
     if config.zoo.dir:
         raise InputError(workdir, "its zoo was made elsewhere", "name a run that trained its zoo")
-    records, _ = read_manifest(workdir / "zoo")
-    if any(record.split is None for record in records):
-        records = assign_splits(records, config.seed)
+    records, _ = read_records(workdir / "zoo", config.seed)
     known = {record.task for record in records if record.split == "train"}
     networks = load_networks(workdir / "zoo", [record for record in records if record.split == split], TILE)
     unseen = {record.task for record in networks.records} - known

@@ -9,7 +9,6 @@ says so. Writes `tables/scaling.*` and `tables/scaling_quality.*`; without --wor
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import zipfile
@@ -21,6 +20,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from tqdm import tqdm
 
+from experiments.job.records import read_records
+from experiments.job.workdir import read_config, zoo_directory
 from experiments.tables.index_measures import ALONE, ROUNDS, SINGLY, K, measured_apart
 from experiments.tables.resampling import measure_spread, resample
 from wsrl.errors import InputError
@@ -30,7 +31,6 @@ from wsrl.evaluation.relevance import labels
 from wsrl.index import Index
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
-from wsrl.zoo.manifest import assign_splits, read_manifest
 
 SIZES = "100,1000,10000,100000,1000000"
 FEWEST_QUERIES = 100
@@ -111,14 +111,9 @@ def read_npz(path: Path) -> Models:
 def read_workdir(workdir: Path) -> Models:
     """Models of a finished run of the main job. Raises InputError where it is none."""
     index = Index.load(workdir / "index")
-    try:
-        config = json.loads((workdir / "config.json").read_bytes())
-        zoo, seed = Path(config["zoo"]["dir"] or workdir / "zoo"), config["seed"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(workdir / "config.json", f"cannot be used ({error})", "name a finished run") from error
-    records, _ = read_manifest(zoo)
-    if any(record.split is None for record in records):
-        records = assign_splits(records, seed)
+    config = read_config(workdir)
+    zoo = zoo_directory(config, workdir)
+    records, _ = read_records(zoo, config.seed)
     by_id = {record.id: record for record in records}
     missing = [name for name in index.ids if name not in by_id]
     if missing:
