@@ -119,9 +119,9 @@ def median_seconds(methods: dict[str, Callable[[], Any]], rounds: int) -> dict[s
     return {name: float(np.median(found)) for name, found in times.items()}
 
 
-def matrix_product(size: int = 1024) -> tuple[Callable[[], Any], int]:
+def matrix_product() -> tuple[Callable[[], Any], int]:
     """A product of two square matrices on each device, and its FLOP: what the machine can do at its best."""
-    devices = jax.local_device_count()
+    devices, size = jax.local_device_count(), 1024
     product = jax.pmap(lambda x: x @ x)
     matrices = jax.pmap(lambda key: jax.random.normal(key, (size, size)))(jax.random.split(jax.random.key(0), devices))
     return lambda: product(matrices), devices * 2 * size**3

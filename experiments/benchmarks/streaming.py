@@ -61,8 +61,9 @@ def bert(layers: int = 12, width: int = 768, vocabulary: int = 30522) -> Shapes:
     return shapes
 
 
-def decoder(layers: int = 48, width: int = 1600, vocabulary: int = 50257) -> Shapes:
-    """Tensors of a decoder with GPT-2's names; the defaults have 1.56 billion parameters."""
+def decoder() -> Shapes:
+    """Tensors of a decoder with GPT-2's names and the sizes of its largest version, 1.56 billion parameters."""
+    layers, width, vocabulary = 48, 1600, 50257
     shapes: Shapes = {"wte.weight": (vocabulary, width), "wpe.weight": (1024, width)}
     for i in range(layers):
         for name, inputs, outputs in (

@@ -77,9 +77,9 @@ def perceptron(*widths: int) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def images(pixels: int, channels: int = 3) -> Callable[[], Inputs]:
-    """Square images of normal noise."""
-    return lambda: (torch.randn(BATCH, channels, pixels, pixels),)
+def images(pixels: int) -> Callable[[], Inputs]:
+    """Square color images of normal noise."""
+    return lambda: (torch.randn(BATCH, 3, pixels, pixels),)
 
 
 def tokens(*names: str) -> Callable[[], Inputs]:

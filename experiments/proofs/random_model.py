@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from experiments.proofs.architectures import Architecture, Inputs
 
 FILE = "model.safetensors"
+SEED = 0  # of weights and inputs
 FELT = 1e-5  # relative change of the outputs, for a change of a tensor by its own size, that tells that it matters
 
 
@@ -31,9 +32,9 @@ class RandomModel:
       felt: share of the parameters that the outputs react to measurably; a false claim about others would not show.
     """
 
-    def __init__(self, architecture: Architecture, folder: Path, seed: int = 0):
+    def __init__(self, architecture: Architecture, folder: Path):
         """Builds the model and writes it to an empty folder."""
-        torch.manual_seed(seed)
+        torch.manual_seed(SEED)
         model = architecture.build().float()
         self._inputs = architecture.feed()
         _randomise(model)
