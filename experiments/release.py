@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.command import finish
 from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder, save_dataset_encoder
@@ -80,13 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="that made the run; kept beside the encoder",
     )
     args = parser.parse_args(argv)
-    try:
-        size = release(args.workdir, args.command)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{PRETRAINED}: {size} bytes")
-    return 0
+    return finish(lambda: print(f"{PRETRAINED}: {release(args.workdir, args.command)} bytes"))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
 from wsrl.index import Index
 from wsrl.recommend.start_score import load_start_score
+from wsrl.zoo.bank import load_zoo_images
 from wsrl.zoo.manifest import MANIFEST, read_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -333,7 +334,8 @@ def test_linear_probes_are_of_models_that_know_nothing_of_the_task(tiny: Tiny):
     run = load_run(tiny.workdir)
     config = run.config.copy_and_resolve_references()
     config.starts.update(models=4, tasks=8)
-    probed = probe_models(config, run.zoo, run.records, run.examples.task, run.split["train"])
+    images = load_zoo_images(config.zoo, config.seed)
+    probed = probe_models(config, run.zoo, images, run.records, run.examples.task, run.split["train"])
     trained_on = {(run.examples.lineage[i], run.examples.task[i]) for i in range(len(run.records))}
     lineage = {record.id: own for record, own in zip(run.records, run.examples.lineage, strict=True)}
     assert probed.accuracy.shape == (len(probed.tasks), 4)

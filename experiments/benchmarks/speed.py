@@ -8,6 +8,7 @@ training them one after another. Networks are freshly initialised. Times are med
 methods take turns, after a round that compiles.
 """
 
+import argparse
 import os
 import resource
 import time
@@ -21,7 +22,6 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
 from tqdm import tqdm
 
 from configs import zoo
@@ -56,7 +56,6 @@ from wsrl.zoo.stacked import initialise
 from wsrl.zoo.tasks import draw_tasks
 from wsrl.zoo.training import Chunk, train_chunk
 
-QUICK = flags.DEFINE_bool("quick", False, "Few networks and rounds: whether it runs, not how fast.")
 PER_WEIGHT = "one edge a weight"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 
@@ -84,12 +83,13 @@ class Settings(NamedTuple):
 SMALL = Settings(("mlp",), 4, 16, 1, ("mlp",), 2, 4)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the tables."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    parser = argparse.ArgumentParser(prog="python -m experiments.benchmarks.speed", description="Measures speed.")
+    parser.add_argument("--quick", action="store_true", help="few networks and rounds: whether it runs, not how fast")
+    args = parser.parse_args(argv)
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # as the main job does
-    for part in measure(SMALL if QUICK.value else Settings()):
+    for part in measure(SMALL if args.quick else Settings()):
         print(part, flush=True)
 
 
@@ -314,4 +314,4 @@ def zoo_table(settings: Settings) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

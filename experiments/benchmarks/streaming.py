@@ -9,6 +9,7 @@ its own, so that its peak memory is its own; reading and the products are timed 
     floor   seconds of the embedding over those of multiplying matrices of the same shapes with 64 columns, float32
 """
 
+import argparse
 import json
 import math
 import multiprocessing
@@ -21,7 +22,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
 from tqdm import tqdm
 
 from wsrl.embedding import embed_files
@@ -30,7 +30,7 @@ from wsrl.readers import open_checkpoint
 
 Shapes = dict[str, tuple[int, ...]]
 
-MODELS = flags.DEFINE_list("models", ["bert-base", "decoder-1.5b", "zoo-1000"], "what to measure")
+MODELS = "bert-base,decoder-1.5b,zoo-1000"
 READ_BLOCK = 2**24  # bytes
 FILL_BLOCK = 2**24  # entries of random weights drawn at once
 
@@ -240,13 +240,14 @@ def rows_of_table(names: Sequence[str]) -> Iterator[list[str]]:
             yield [name, *measured_apart(paths).cells()]
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    for cells in rows_of_table(MODELS.value):
+    prog = "python -m experiments.benchmarks.streaming"
+    parser = argparse.ArgumentParser(prog=prog, description="Measures how checkpoints of any size are embedded.")
+    parser.add_argument("--models", default=MODELS, metavar="NAME,...", help=f"by default {MODELS}")
+    for cells in rows_of_table(parser.parse_args(argv).models.split(",")):
         print("".join(f"{cell:>14s}" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

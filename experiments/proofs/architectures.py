@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from wsrl.errors import InputError
+from wsrl.extras import require
 
 Inputs = tuple[Tensor, ...] | dict[str, Tensor]  # by position or by name
 
@@ -108,8 +109,7 @@ def transformers_model(name: str, *arguments: str, **config: object) -> Architec
 
     def build() -> nn.Module:
         _declare_torchvision_operators()  # transformers imports torchvision where there is one
-        import transformers
-
+        transformers = require("transformers", "permcheck")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         model = getattr(transformers, name)
@@ -120,7 +120,7 @@ def transformers_model(name: str, *arguments: str, **config: object) -> Architec
 
 def _timm() -> ModuleType:
     _declare_torchvision_operators()
-    return importlib.import_module("timm")
+    return require("timm", "permcheck")
 
 
 def _declare_torchvision_operators() -> None:

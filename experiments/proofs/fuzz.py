@@ -7,6 +7,7 @@ more memory than twice the file and 64 MiB. Anything else is a failure: the file
 exit status is 1. A reader, a seed and a number give the same damage again.
 """
 
+import argparse
 import importlib
 import shutil
 import signal
@@ -22,18 +23,12 @@ from random import Random
 from typing import NamedTuple
 
 import numpy as np
-from absl import app, flags
 from tqdm import tqdm
 
 from experiments.proofs import samples, samples_formats
 from experiments.proofs.mutations import mutate
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import READERS, open_checkpoint
-
-CHOSEN = flags.DEFINE_list("readers", ["all"], "Readers to test, e.g. safetensors,pytorch; `all` for all.")
-MUTATIONS = flags.DEFINE_integer("mutations", 10_000, "Damaged files for each reader.")
-SEED = flags.DEFINE_integer("seed", 0, "Decides on all damage.")
-KEEP = flags.DEFINE_string("keep", "fuzz-failures", "Folder for files on which a reader failed.")
 
 SAMPLES = samples.SAMPLES | samples_formats.SAMPLES
 SECONDS = 5
@@ -117,17 +112,23 @@ def fuzz(reader: str, mutations: int, seed: int, keep: Path) -> list[Outcome]:
     return outcomes
 
 
-def main(_: Sequence[str]) -> None:
-    """Prints a table, a reader a line; exits with 1 if any failed."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a table, a reader a line; returns the exit status, 1 if any failed."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.proofs.fuzz", description="Damages files for readers.")
+    parser.add_argument("--readers", default="all", metavar="NAME,...", help="e.g. safetensors,pytorch; by default all")
+    parser.add_argument("--mutations", type=int, default=10_000, metavar="N", help="damaged files for each reader")
+    parser.add_argument("--seed", type=int, default=0, help="decides on all damage")
+    parser.add_argument("--keep", type=Path, default=Path("fuzz-failures"), metavar="DIR", help="for failures")
+    args = parser.parse_args(argv)
     known = list(dict.fromkeys(name.partition("-")[0] for name in SAMPLES))
-    readers = known if CHOSEN.value == ["all"] else CHOSEN.value
+    readers = known if args.readers == "all" else args.readers.split(",")
     if unknown := set(readers) - set(known):
-        raise app.UsageError(f"--readers: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+        parser.error(f"--readers: unknown {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     columns = "{:18} {:>9} {:>7} {:>8} {:>8} {:>9} {:>11}"
     lines = [columns.format("reader", "mutations", "opened", "refused", "failures", "slowest s", "most MiB")]
     failures = 0
     for reader in readers:
-        outcomes = fuzz(reader, MUTATIONS.value, SEED.value, Path(KEEP.value))
+        outcomes = fuzz(reader, args.mutations, args.seed, args.keep)
         failed = sum(outcome.failure is not None for outcome in outcomes)
         opened = sum(outcome.opened and outcome.failure is None for outcome in outcomes)
         slowest, most = max(o.seconds for o in outcomes), max(o.memory for o in outcomes) / 2**20
@@ -135,8 +136,8 @@ def main(_: Sequence[str]) -> None:
         lines.append(columns.format(reader, *counts, f"{slowest:.2f}", f"{most:.1f}"))
         failures += failed
     print("\n".join(lines))
-    sys.exit(1 if failures else 0)
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(main())

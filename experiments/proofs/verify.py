@@ -30,6 +30,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from wsrl.errors import InputError
+from wsrl.extras import require
 from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
 from wsrl.wiring.claim import Claim
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-6  # relative error of the outputs
 SHORT = 8  # axes below this need not lie in groups
 SEED = 0
-EXTRA = "pip install 'wsrl[permcheck]'"
 
 Part = TypeVar("Part")
 
@@ -142,8 +142,9 @@ def chosen(names: str | None) -> dict[str, "Architecture"]:
     """Returns architectures by their names, comma-separated; by default all.
 
     Raises:
-      InputError: there is none of that name.
+      InputError: there is none of that name, or PyTorch is not installed.
     """
+    require("torch", "permcheck")
     from experiments.proofs.architectures import ARCHITECTURES, TIMM, any_of_timm
 
     found = {}
@@ -193,9 +194,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             for name, architecture in progress:
                 progress.set_description(name)
                 verdicts.append(verify(name, architecture))
-    except ModuleNotFoundError as error:
-        print(f"error: {InputError('experiments.proofs.verify', str(error), EXTRA)}", file=sys.stderr)
-        return 1
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

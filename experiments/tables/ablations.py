@@ -19,6 +19,7 @@ import safetensors.numpy
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from experiments.tables.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
@@ -28,7 +29,6 @@ from wsrl.encoder.encoder import Swept
 from wsrl.encoder.fisher import product_metric
 from wsrl.encoder.fit import fit_encoder, init_params, make_encoder
 from wsrl.encoder.readout import entropies
-from wsrl.errors import InputError
 from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import labels
 from wsrl.evaluation.retrieval import retrieval_scores
@@ -224,21 +224,20 @@ def _centred(run: FinishedRun, embedding: np.ndarray, parts: Sequence[np.ndarray
     return moved
 
 
+def make_table(workdir: Path) -> None:
+    """Writes and prints the table of a finished run."""
+    rows = table(load_run(workdir))
+    figure = bar_figure(rows, label="change", values=["mAP same", "mAP cross"], axis="mAP on unseen tasks")
+    write_table(workdir, NAME, "What each part of the encoder is worth", NOTE, rows, figure)
+    print_table(rows)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the table; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run of experiments.main")
     args = parser.parse_args(argv)
-    try:
-        run = load_run(args.workdir)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    rows = table(run)
-    figure = bar_figure(rows, label="change", values=["mAP same", "mAP cross"], axis="mAP on unseen tasks")
-    write_table(args.workdir, NAME, "What each part of the encoder is worth", NOTE, rows, figure)
-    print_table(rows)
-    return 0
+    return finish(lambda: make_table(args.workdir))
 
 
 if __name__ == "__main__":

@@ -38,8 +38,8 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.job.workdir import encoder_directories, read_config
-from experiments.tables.command import finish
 from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes
 from experiments.tables.starting_points import (
     Models,

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.fisher import fit_readout
@@ -144,6 +145,33 @@ def usable(run: FinishedRun, folds: Sequence[Fold]) -> list[Fold]:
     return [fold for fold in folds if len(np.unique(task[np.setdiff1d(training, fold.dropped)])) >= FEWEST]
 
 
+def make_tables(workdir: Path, resamples: int, seed: int) -> None:
+    """Writes and prints the tables of a finished run.
+
+    Raises:
+      InputError: it is not finished, or its zoo has nothing that could be left out.
+    """
+    run = load_run(workdir)
+    folds = {FAMILIES: usable(run, family_folds(run)), DATASETS: usable(run, dataset_folds(run))}
+    if not any(folds.values()):
+        raise InputError(workdir, "one family of networks, on one data set", "train on more of them")
+    everything = [fold for own in folds.values() for fold in own]
+    embedder = Embedder(run.encoders[0][0])  # encoders of all seeds have one shape
+    with tqdm(total=len(everything) * len(run.swept), desc="leave one out", unit="fold") as progress:
+        by_seed = [embed_folds(run, embedder, seed, everything, progress) for seed in range(len(run.swept))]
+    found = iter(zip(*by_seed, strict=True))
+    for name, own in folds.items():
+        rows = [row for fold in own for row in score_fold(run, fold, next(found), resamples, seed)]
+        if not rows:
+            print(f"{name}: no table, nothing could be left out", file=sys.stderr)
+            continue
+        title, note = TABLES[name]
+        labelled = [{**row, "fold": f"{row['without']}, {row['gallery']}"} for row in rows]
+        figure = bar_figure(labelled, "fold", [f"mAP {fit}" for fit in FITS], "mAP")
+        write_table(workdir, name, title, note, rows, figure)
+        print_table(rows)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the tables; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -151,30 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap and of the breaking of ties")
     args = parser.parse_args(argv)
-    try:
-        run = load_run(args.workdir)
-        folds = {FAMILIES: usable(run, family_folds(run)), DATASETS: usable(run, dataset_folds(run))}
-        if not any(folds.values()):
-            raise InputError(args.workdir, "one family of networks, on one data set", "train on more of them")
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    everything = [fold for own in folds.values() for fold in own]
-    embedder = Embedder(run.encoders[0][0])  # encoders of all seeds have one shape
-    with tqdm(total=len(everything) * len(run.swept), desc="leave one out", unit="fold") as progress:
-        by_seed = [embed_folds(run, embedder, seed, everything, progress) for seed in range(len(run.swept))]
-    found = iter(zip(*by_seed, strict=True))
-    for name, own in folds.items():
-        rows = [row for fold in own for row in score_fold(run, fold, next(found), args.resamples, args.seed)]
-        if not rows:
-            print(f"{name}: no table, nothing could be left out", file=sys.stderr)
-            continue
-        title, note = TABLES[name]
-        labelled = [{**row, "fold": f"{row['without']}, {row['gallery']}"} for row in rows]
-        figure = bar_figure(labelled, "fold", [f"mAP {fit}" for fit in FITS], "mAP")
-        write_table(args.workdir, name, title, note, rows, figure)
-        print_table(rows)
-    return 0
+    return finish(lambda: make_tables(args.workdir, args.resamples, args.seed))
 
 
 if __name__ == "__main__":

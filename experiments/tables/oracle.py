@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.command import finish
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.data import normalize
 from wsrl.encoder.embed import Embedder
@@ -130,24 +131,24 @@ def table(run: FinishedRun, images: int) -> list[Row]:
     return rows
 
 
+def make_table(workdir: Path, images: int) -> None:
+    """Writes and prints the table of a finished run; `images` a task are rounded up to whole chunks of the encoder."""
+    run = load_run(workdir)
+    count = max(1, -(-images // run.config.encoder.chunk)) * run.config.encoder.chunk
+    rows = table(run, count)
+    shown = [{**row, "method": f"{row['method']}, {row['gallery']}"} for row in rows if "/" not in str(row["method"])]
+    figure = bar_figure(shown, label="method", values=["P@1", "mAP"], axis="unseen tasks")
+    write_table(workdir, NAME, "Against a functional oracle", NOTE.format(images=count), rows, figure)
+    print_table(rows)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the table; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run of experiments.main")
     parser.add_argument("--images", metavar="N", type=int, default=64, help="held-out images a task (default 64)")
     args = parser.parse_args(argv)
-    try:
-        run = load_run(args.workdir)
-        count = max(1, -(-args.images // run.config.encoder.chunk)) * run.config.encoder.chunk
-        rows = table(run, count)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    shown = [{**row, "method": f"{row['method']}, {row['gallery']}"} for row in rows if "/" not in str(row["method"])]
-    figure = bar_figure(shown, label="method", values=["P@1", "mAP"], axis="unseen tasks")
-    write_table(args.workdir, NAME, "Against a functional oracle", NOTE.format(images=count), rows, figure)
-    print_table(rows)
-    return 0
+    return finish(lambda: make_table(args.workdir, args.images))
 
 
 if __name__ == "__main__":

@@ -31,9 +31,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.workdir import encoder_directories, read_config
-from experiments.tables.command import finish
 from experiments.tables.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import iterate_features

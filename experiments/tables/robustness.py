@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from numpy.typing import DTypeLike
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.job.trainable import final_checkpoints
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.checkpoint import Checkpoint
@@ -227,6 +228,21 @@ def table(run: FinishedRun, models: int, resamples: int, seed: int) -> tuple[lis
     return rows, NOTE.format(queries=len(chosen), gallery=len(places), digits=DIGITS, tuned=told)
 
 
+def make_table(args: argparse.Namespace) -> None:
+    """Writes and prints the table.
+
+    Raises:
+      InputError: no number that makes sense, or no finished run.
+    """
+    for name in ("models", "resamples"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 1 or more")
+    rows, note = table(load_run(args.workdir), args.models, args.resamples, args.seed)
+    figure = bar_figure(rows, "change", ["original first", "cosine"], "share of queries; cosine to the original")
+    write_table(args.workdir, NAME, TITLE, note, rows, figure)
+    print_table(rows)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Writes the table; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -235,19 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
     parser.add_argument("--seed", type=int, default=0, help="of all draws and of the bootstrap")
     args = parser.parse_args(argv)
-    try:
-        for name in ("models", "resamples"):
-            if getattr(args, name) < 1:
-                raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 1 or more")
-        run = load_run(args.workdir)
-        rows, note = table(run, args.models, args.resamples, args.seed)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    figure = bar_figure(rows, "change", ["original first", "cosine"], "share of queries; cosine to the original")
-    write_table(args.workdir, NAME, TITLE, note, rows, figure)
-    print_table(rows)
-    return 0
+    return finish(lambda: make_table(args))
 
 
 if __name__ == "__main__":

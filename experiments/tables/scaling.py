@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 from tqdm import tqdm
 
+from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.workdir import read_config, zoo_directory
 from experiments.tables.index_measures import ALONE, ROUNDS, SINGLY, K, measured_apart
@@ -210,6 +211,27 @@ def write_tables(workdir: Path, models: Models, scaling: Sequence[Row], quality:
         write_table(workdir, "scaling_quality", "Quality by size of the zoo", note, quality, figure)
 
 
+def make_tables(args: argparse.Namespace) -> None:
+    """Writes the tables into the workdir, if there is one, and prints them.
+
+    Raises:
+      InputError: arguments or files that cannot be used.
+    """
+    sizes = chosen_sizes(args.sizes)
+    if args.queries < FEWEST_QUERIES or args.seed < 0:
+        raise InputError("--queries, --seed", f"{args.queries}, {args.seed}", f"ask {FEWEST_QUERIES} or more; 0 on")
+    if args.embeddings is None and args.workdir is None:
+        raise InputError("command line", "neither --workdir nor --embeddings", "name a finished run, or a file")
+    models = read_npz(args.embeddings) if args.embeddings else read_workdir(args.workdir)
+    quality = quality_rows(models, args.queries, args.seed) if models.labelled and models.unseen.any() else []
+    scaling = scaling_rows(models, sizes, args.queries, args.seed)
+    if args.workdir:
+        write_tables(args.workdir, models, scaling, quality, args.queries)
+    for rows in (scaling, quality):
+        print_table(rows)
+        print()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints and writes the tables and returns the exit status: 1 if the input is bad."""
     prog = "python -m experiments.tables.scaling"
@@ -220,24 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--queries", type=int, default=1000, metavar="N", help="by default 1000")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    try:
-        sizes = chosen_sizes(args.sizes)
-        if args.queries < FEWEST_QUERIES or args.seed < 0:
-            raise InputError("--queries, --seed", f"{args.queries}, {args.seed}", f"ask {FEWEST_QUERIES} or more; 0 on")
-        if args.embeddings is None and args.workdir is None:
-            raise InputError("command line", "neither --workdir nor --embeddings", "name a finished run, or a file")
-        models = read_npz(args.embeddings) if args.embeddings else read_workdir(args.workdir)
-        quality = quality_rows(models, args.queries, args.seed) if models.labelled and models.unseen.any() else []
-        scaling = scaling_rows(models, sizes, args.queries, args.seed)
-        if args.workdir:
-            write_tables(args.workdir, models, scaling, quality, args.queries)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for rows in (scaling, quality):
-        print_table(rows)
-        print()
-    return 0
+    return finish(lambda: make_tables(args))
 
 
 def chosen_sizes(text: str) -> list[int]:
