@@ -1,15 +1,18 @@
 """A zoo to predict accuracies in, as the literature does: one data set, one kind of network, all sorts of recipes.
 
-python -m experiments.main --config=configs/accuracy.py --workdir=runs/accuracy --config.zoo.data_dir=DATA_DIR
-python -m experiments.accuracy --workdir=runs/accuracy
+Command: python -m experiments.main --config=configs/accuracy.py --workdir=runs/accuracy \
+    --config.zoo.data_dir=DATA_DIR
+  and then: python -m experiments.tables.accuracy --workdir=runs/accuracy
 
 After Unterthiner et al. (2020), whose networks of one architecture, trained on one data set with hyper-parameters from
 wide ranges, are told from weights how well they do. DATA_DIR holds Fashion-MNIST as TFDS prepares it (array_record).
 Tasks are its ten classes under ten transforms; test models of those that are trained on are the ones that count, and
 three checkpoints a run are taken for models of their own, as there. Retrieval is not the point.
 
-Cost on two CPU cores, beside other work: 7 minutes for the zoo, 6 for three encoders and everything else. Result:
-tau .83 [.80, .85] for wsrl, .80 for weight statistics; see the README on how well a model does.
+Cost: 13 minutes on two busy CPU cores, 7 for the zoo, 6 for three encoders and everything else; measured at 6b34052.
+
+Result: Kendall's tau of predicted accuracy on tasks trained on .84 [.82, .86], without the neighbors' predictions .83
+[.80, .85] (measured at 3a4ad33); weight statistics with boosted trees .80 [.76, .82] (5e57a18).
 """
 
 import ml_collections

@@ -1,11 +1,14 @@
 """A zoo of some 30,000 checkpoints and an encoder with learned inputs, for one host of a TPU or GPU pod.
 
-python -m experiments.main --config=configs/large.py --workdir=runs/large
+Command: python -m experiments.main --config=configs/large.py --workdir=runs/large --config.zoo.data_dir=DATA_DIR
 
-Needs MNIST and Fashion-MNIST prepared by TensorFlow Datasets as array_record (`--config.zoo.data_dir=DIR`).
-Not run yet: its shapes are tested without computing, its cost and its scores are not known. What can be reckoned: every
-step sweeps 1,024 networks, so with 512 inputs 5,000 steps are some 2.6e9 forward passes of small networks and as many
-backward, where the main job's encoder makes each network's 256 once.
+DATA_DIR holds MNIST and Fashion-MNIST prepared by TensorFlow Datasets as array_record.
+
+Cost: not measured, since it has not been run; its shapes are tested without computing. Every step sweeps 1,024
+networks, so with 512 inputs 5,000 steps are some 2.6e9 forward passes of small networks and as many backward, where
+the main job's encoder makes each network's 256 once.
+
+Result: none yet.
 """
 
 from typing import Any

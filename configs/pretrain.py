@@ -1,18 +1,21 @@
 """The encoder that ships: a zoo of hundreds of tasks, with data sets, widths and architectures for the test alone.
 
-python -m experiments.main --config=configs/pretrain.py --workdir=runs/pretrain
+Command: python -m experiments.main --config=configs/pretrain.py:full --workdir=runs/pretrain \
+    --config.zoo.data_dir=DATA_DIR
 
-takes data that packages carry (extra `tabular`). The encoder in the package was made with more,
+DATA_DIR holds MNIST and Fashion-MNIST as TFDS prepares them (array_record), and as .npz files notMNIST, spoken digits,
+signed digits, OpenCV's digits, three classes of Quick, Draw! and five alphabets of Omniglot: 20,000 models of 1,200
+tasks. Without `:full` and DATA_DIR it takes data that packages carry (extra `tabular`) for 224 tasks. `:gpu` has four
+runs in place of one for each task and family, trained for longer and swept with more inputs, for a machine with an
+accelerator; it has not been run.
 
-python -m experiments.main --config=configs/pretrain.py:full --workdir=runs/pretrain --config.zoo.data_dir=DATA_DIR
+Cost: 43 minutes on two busy cores of an AMD EPYC for `:full`, 23 for the zoo, 12 for sweeps, 8 for three encoders and
+everything else; measured at 6b34052.
 
-where DATA_DIR holds MNIST and Fashion-MNIST as TFDS prepares them (array_record), and as .npz files notMNIST, spoken
-digits, signed digits, OpenCV's digits, three classes of Quick, Draw! and five alphabets of Omniglot: 20,000 models of
-1,200 tasks. `:gpu` has four runs in place of one for each task and family, trained for longer and swept with more
-inputs, for a machine with an accelerator; it has not been run.
-
-Cost of `:full` on two CPU cores: 31 minutes for the zoo, 26 for three encoders and everything else. Result: the
-README's tables of data nobody trained on.
+Result: models of the same task among 1,141 test models of 16 tasks on unseen data sets, within an
+architecture and across. P@1 .92 [.89, .94] and .90 [.87, .93], mAP .90 [.88, .92] and .83 [.81, .86] (measured at
+6b34052); by embeddings alone P@1 .89 and .86, mAP .82 and .60; running all models on images of the query's task P@1
+.92 and .92, mAP .88 and .85 (70bc89c).
 """
 
 import ml_collections

@@ -1,8 +1,14 @@
 """The main job: a zoo of small classifiers, an encoder, an index, an evaluation, a report.
 
-python -m experiments.main --config=configs/zoo.py
+Command: python -m experiments.main --config=configs/zoo.py
 
-Cost: see the README's table of results, which this configuration makes.
+Cost: 11 minutes on two busy cores of an AMD EPYC, with training the zoo (132 s), sweeps (137 s), three encoders (58 s)
+and baselines (206 s); measured at 5108dc1.
+
+Result: models of the same task among 858 test models of 8 unseen tasks, within an architecture and across. P@10 .98
+[.97, .99] and .98 [.97, .99], mAP .97 [.96, .98] and .97 [.96, .98] (measured at 05bd9a1); by embeddings alone P@10 .95
+and .97, mAP .92 and .90; the best baseline's mAP .15 and .16 (6b34052). Kendall's tau of predicted accuracy .56
+[.52, .60] (9525569).
 """
 
 import ml_collections

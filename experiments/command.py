@@ -1,4 +1,4 @@
-"""How commands that make tables end."""
+"""How commands end."""
 
 import sys
 from collections.abc import Callable

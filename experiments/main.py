@@ -56,7 +56,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     # one CPU device a core: small networks keep a single device's cores half idle
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    from experiments.job import run  # after the devices are set
+    from experiments.job.run import run  # after the devices are set
 
     try:
         run(CONFIG.value, WORKDIR.value)

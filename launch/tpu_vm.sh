@@ -95,7 +95,7 @@ if [[ -d $workdir ]]; then
 fi
 # the image's own Python may be older than 3.11; uv brings one
 tpu ssh "$name" --command="cd wsrl && python3 -m pip install --user uv && python3 -m uv venv --python 3.12 \
-&& python3 -m uv pip install -e . 'jax[tpu]'"
+&& python3 -m uv pip install -e '.[train,report]' 'jax[tpu]'"
 job=".venv/bin/python -m experiments.main"
 for word in --config="$config" --workdir="$workdir" "$@"; do
     job+=" $(printf %q "$word")"

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.accuracy import drawn_anew, halves, main
+from experiments.tables.accuracy import drawn_anew, halves, main
 
 
 @given(st.lists(st.lists(st.booleans(), min_size=2, max_size=30), min_size=1, max_size=5), st.integers(0, 99))

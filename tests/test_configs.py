@@ -12,8 +12,8 @@ import pytest
 
 import configs
 from configs import large, pretrain, zoo
-from experiments.benchmark import fresh_network
-from experiments.job import check_settings
+from experiments.benchmarks.speed import fresh_network
+from experiments.job.settings import check_settings
 from wsrl.data import ImageSet
 from wsrl.encoder.fit import init_params, make_encoder
 from wsrl.encoder.losses import contrastive
@@ -50,8 +50,16 @@ def test_configurations_are_flat_and_share_their_fields(name):
     found, known = fields(CONFIGS[name]()), fields(zoo.get_config())
     assert {field: type(value) for field, value in found.items()} == {f: type(value) for f, value in known.items()}
     assert {type(value) for value in found.values()} <= {int, float, str, bool}
-    module = name.partition(":")[0]
-    assert f"--config=configs/{module}.py" in importlib.import_module(f"configs.{module}").__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_docstrings_give_command_cost_and_result(name):
+    text = importlib.import_module(f"configs.{name}").__doc__
+    assert re.search(rf"^Command: python -m experiments.main --config=configs/{name}.py", text, re.MULTILINE)
+    for heading in ("Cost", "Result"):
+        (paragraph,) = re.findall(rf"^{heading}[^:\n]*: (.+?)\n(?:\n|$)", text, re.MULTILINE | re.DOTALL)
+        figures = re.search(r"\d", paragraph)
+        assert not figures or name in ("tiny", "large") or re.search(r"\b[0-9a-f]{7}\b", paragraph), "no commit"
 
 
 @pytest.mark.parametrize("name", CONFIGS)

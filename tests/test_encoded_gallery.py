@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from small_zoo import SIZE, write_zoo
 
-from experiments import encoded_gallery
-from experiments.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
-from experiments.job import encoder_directories
+from experiments.job.workdir import encoder_directories
+from experiments.tables import encoded_gallery
+from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder

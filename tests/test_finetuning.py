@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from experiments.encoded_gallery import Asked, Encoded
-from experiments.finetuning import RECORDED, SCHEDULE, best_rates, main, measure, steps_to, summarize
-from experiments.starting_points import (
+from experiments.job.trainable import final_checkpoints, find_architecture
+from experiments.tables.encoded_gallery import Asked, Encoded
+from experiments.tables.finetuning import RECORDED, SCHEDULE, best_rates, main, measure, steps_to, summarize
+from experiments.tables.starting_points import (
     Models,
     Pick,
     by_start_score,
@@ -21,7 +22,6 @@ from experiments.starting_points import (
     measure_evidence,
     most_accurate,
 )
-from experiments.trainable import final_checkpoints, find_architecture
 from wsrl.errors import InputError
 from wsrl.recommend.probes import Query
 from wsrl.recommend.start_score import StartScore

@@ -8,7 +8,7 @@ import safetensors.numpy
 from small_zoo import write_zoo
 
 from configs import tiny
-from experiments.finished_run import load_run
+from experiments.tables.finished_run import load_run
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params

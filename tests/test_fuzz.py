@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from experiments import fuzz
+from experiments.proofs import fuzz
 from wsrl.checkpoint import Checkpoint, CheckpointError
 
 READERS = list(dict.fromkeys(name.partition("-")[0] for name in fuzz.SAMPLES))

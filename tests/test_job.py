@@ -20,15 +20,16 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments import finetuning
-from experiments.finished_run import load_run
-from experiments.ship import ship
-from experiments.starts import probe_models
+from experiments.job.starts import probe_models
+from experiments.release import release
+from experiments.tables import finetuning
+from experiments.tables.finished_run import load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
 from wsrl.index import Index
 from wsrl.recommend.start_score import load_start_score
+from wsrl.zoo.bank import load_zoo_images
 from wsrl.zoo.manifest import MANIFEST, read_manifest
 
 ROOT = Path(__file__).parents[1]
@@ -271,7 +272,7 @@ TABLES = {
 
 @pytest.mark.parametrize("name", TABLES)
 def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch: pytest.MonkeyPatch):
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(f"experiments.tables.{name}")
     if name == "ablations":
         labels = ("the encoder that ships", "first-order read-out", "inputs of noise (one encoder seed)")
         labels += ("embeddings centred within each architecture of the gallery", "searched by neighbourhoods of 5")
@@ -291,7 +292,7 @@ def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch:
 
 
 def test_accuracies_told_without_baselines_are_those_of_the_whole_table(tiny: Tiny):
-    module = importlib.import_module("experiments.accuracy")
+    module = importlib.import_module("experiments.tables.accuracy")
     assert module.main([f"--workdir={tiny.workdir}"]) == 0
     assert module.main([f"--workdir={tiny.workdir}", "--without-baselines"]) == 0
     tables = [(tiny.workdir / "tables" / f"{name}.csv").read_text() for name in ("accuracy", "accuracy_wsrl")]
@@ -299,7 +300,7 @@ def test_accuracies_told_without_baselines_are_those_of_the_whole_table(tiny: Ti
     assert len(whole) == 6 and whole[:2] == alone
 
 
-@pytest.mark.parametrize("name", [*TABLES, "ship"])
+@pytest.mark.parametrize("name", [*(f"tables.{table}" for table in TABLES), "release"])
 def test_tables_refuse_a_folder_without_a_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     module = importlib.import_module(f"experiments.{name}")
     assert module.main([f"--workdir={tmp_path}"]) == 1
@@ -333,7 +334,8 @@ def test_linear_probes_are_of_models_that_know_nothing_of_the_task(tiny: Tiny):
     run = load_run(tiny.workdir)
     config = run.config.copy_and_resolve_references()
     config.starts.update(models=4, tasks=8)
-    probed = probe_models(config, run.zoo, run.records, run.examples.task, run.split["train"])
+    images = load_zoo_images(config.zoo, config.seed)
+    probed = probe_models(config, run.zoo, images, run.records, run.examples.task, run.split["train"])
     trained_on = {(run.examples.lineage[i], run.examples.task[i]) for i in range(len(run.records))}
     lineage = {record.id: own for record, own in zip(run.records, run.examples.lineage, strict=True)}
     assert probed.accuracy.shape == (len(probed.tasks), 4)
@@ -344,8 +346,8 @@ def test_linear_probes_are_of_models_that_know_nothing_of_the_task(tiny: Tiny):
     assert np.isnan(probed.accuracy).any() and measured.min() >= 0 and 0.3 < measured.max() <= 1
 
 
-def test_the_best_encoder_on_validation_is_shipped(tiny: Tiny, tmp_path: Path):
-    size = ship(tiny.workdir, "the command", tmp_path)
+def test_the_best_encoder_on_validation_is_released(tiny: Tiny, tmp_path: Path):
+    size = release(tiny.workdir, "the command", tmp_path)
     assert size < 5_000_000
     made_by = json.loads((tmp_path / "made_by.json").read_text())
     assert made_by["command"] == "the command"

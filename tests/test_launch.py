@@ -25,7 +25,7 @@ def test_dry_run_prints_the_commands_in_order():
     )
     assert (done.returncode, done.stderr) == (0, "")
     install = "cd wsrl && python3 -m pip install --user uv && python3 -m uv venv --python 3.12 "
-    install += "&& python3 -m uv pip install -e . 'jax[tpu]'"
+    install += "&& python3 -m uv pip install -e '.[train,report]' 'jax[tpu]'"
     job = "cd wsrl && .venv/bin/python -m experiments.main --config=configs/large.py --workdir=runs/nowhere/large "
     job += r"--config.seed=1 --config.x=a\ b"
     assert [shlex.split(line) for line in done.stdout.splitlines()] == [

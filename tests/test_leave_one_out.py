@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from evaluation_records import make_record
 
-from experiments import leave_one_out
-from experiments.finished_run import FinishedRun
-from experiments.job import make_examples, places_by_split
-from experiments.leave_one_out import components, dataset_folds, family_folds, main, usable
+from experiments.job.records import indices_by_split, make_examples
+from experiments.tables import leave_one_out
+from experiments.tables.finished_run import FinishedRun
+from experiments.tables.leave_one_out import components, dataset_folds, family_folds, main, usable
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.fit import init_params
 
@@ -48,7 +48,7 @@ def made_up_run(datasets=DATASETS, families=FAMILIES) -> FinishedRun:
         swept.append(Swept(logits.astype(np.float32), templates, np.ones(logits.shape[:2], np.float32)))
     config = ml_collections.ConfigDict({"encoder": {"shrinkage": 1.0}})
     encoders = [(ENCODER, parameters())] * 2
-    split = places_by_split(records)
+    split = indices_by_split(records)
     return FinishedRun(Path("run"), Path("zoo"), config, records, examples, split, encoders, swept)
 
 

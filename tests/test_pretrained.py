@@ -8,7 +8,7 @@ import pytest
 from networks import draw_network
 from test_readme import check_main_job
 
-from experiments.ship import LARGEST, MADE_BY
+from experiments.release import LARGEST, MADE_BY
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder

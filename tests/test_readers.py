@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.samples import SAMPLES, arrays, safetensors_file, write
+from experiments.proofs.samples import SAMPLES, arrays, safetensors_file, write
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import READERS, open_checkpoint
 

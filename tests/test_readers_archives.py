@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.samples import write
+from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.archives import Archive, member_names, open_archive
 

@@ -1,4 +1,5 @@
 import struct
+import sys
 from pathlib import Path
 
 import gguf
@@ -7,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.samples_formats import GGUF_TYPES, SAMPLES
+from experiments.proofs.samples_formats import GGUF_TYPES, SAMPLES
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
-from wsrl.readers.gguf import _quantized
-from wsrl.readers.gguf_blocks import FORMATS, dequantize
+from wsrl.readers.gguf_quantized import BlockFormat, _known_format, block_format, dequantize, quantized_tensor
+
+NUMBERS = [int(kind) for kind in gguf.GGMLQuantizationType if gguf.GGML_QUANT_SIZES[kind][0] > 1]
+FORMATS = [known for number in NUMBERS if (known := block_format(number, Path("file")))]
 
 
 def test_tensors_and_metadata(tmp_path):
@@ -30,43 +33,47 @@ def test_tensors_and_metadata(tmp_path):
     assert "tokenizer.ggml.tokens" not in metadata  # long
 
 
-def finite_blocks(layout, count):
-    """Random blocks whose scales are not NaN or Inf."""
-    rng = np.random.default_rng(0)
-    blocks = rng.integers(0, 256, (count, layout.itemsize)).astype(np.uint8).view(layout)
-    for field in {"d", "m"} & set(layout.names):
-        kind = layout[field]
-        blocks[field] = (
-            rng.standard_normal(blocks[field].shape) if kind.kind == "f" else rng.integers(100, 140, kind.shape)
-        )
-    return blocks.view(np.uint8).reshape(-1)
+def finite_blocks(layout: BlockFormat, count: int) -> np.ndarray:
+    """Random blocks, those with a scale that is NaN or Inf left out."""
+    data = np.random.default_rng(0).integers(0, 256, (8 * count, layout.bytes)).astype(np.uint8)
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(gguf.quants.dequantize(data, layout.type)).all(1)
+    return data[finite][:count].reshape(-1)
 
 
-@pytest.mark.parametrize("number", FORMATS, ids=lambda number: FORMATS[number].name)
-def test_blocks_are_dequantised_as_by_ggml(number):
-    layout = FORMATS[number]
-    kind = gguf.GGMLQuantizationType(number)
-    assert kind.name.lower() == layout.name
-    assert gguf.GGML_QUANT_SIZES[kind] == (layout.entries, layout.layout.itemsize)
-    data = finite_blocks(layout.layout, 300)
-    if layout.name == "q8_k":  # not in the library: one scale, then the integers
-        blocks = data.view(layout.layout)
-        expected = blocks["d"][:, None] * blocks["q"].astype(np.float32)
-    else:
-        expected = gguf.quants.dequantize(data.reshape(300, -1), kind)
+def test_every_type_that_the_library_decodes_is_read():
+    names = {layout.name for layout in FORMATS}
+    assert {"q4_0", "q8_0", "q2_k", "q6_k", "iq1_s", "iq4_xs", "tq2_0", "mxfp4", "nvfp4"} <= names
+    assert "q8_k" not in names  # used while computing, not in files
+    for layout in FORMATS:
+        assert (layout.entries, layout.bytes) == gguf.GGML_QUANT_SIZES[layout.type]
+
+
+@pytest.mark.parametrize("layout", FORMATS, ids=lambda layout: layout.name)
+def test_blocks_are_decoded_a_stretch_at_a_time_as_all_at_once(layout, monkeypatch):
+    monkeypatch.setattr("wsrl.readers.gguf_quantized.AT_ONCE", 7 * layout.entries)
+    data = finite_blocks(layout, 30)
+    expected = gguf.quants.dequantize(data.reshape(30, -1), layout.type)
     np.testing.assert_array_equal(dequantize(data, layout), expected.reshape(-1))
 
 
-@given(st.sampled_from(sorted(FORMATS)), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.data())
-def test_rows_of_quantised_tensors(number, height, width, flat, data):
-    layout = FORMATS[number]
-    stored = finite_blocks(layout.layout, height * width)
+@given(st.sampled_from(FORMATS), st.integers(1, 3), st.integers(1, 3), st.booleans(), st.data())
+def test_rows_of_quantized_tensors(layout, height, width, flat, data):
+    stored = finite_blocks(layout, height * width)
     shape = (height * width * layout.entries,) if flat else (height, width * layout.entries)
-    tensor = _quantized(stored, layout, shape, Path("file"), "w")
+    tensor = quantized_tensor(stored, layout, shape, Path("file"), "w")
     whole = np.asarray(tensor)
     assert whole.shape == shape
     start, stop = sorted(data.draw(st.integers(0, shape[0])) for _ in range(2))
     np.testing.assert_array_equal(tensor.rows(start, stop), whole[start:stop])
+
+
+def test_without_the_library_plain_tensors_are_read_and_quantized_ones_name_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as if it were not installed
+    _known_format.cache_clear()
+    assert opened(tmp_path, [FINE]).tensors["w"].shape == (2, 4)
+    with pytest.raises(CheckpointError, match=r"a: holds quantized tensors.* gguf; pip install 'wsrl\[gguf\]'$"):
+        opened(tmp_path, [("w", (32,), Q8_0, 0)])
 
 
 def text(value):
@@ -93,7 +100,7 @@ def opened(tmp_path, *arguments, **options):
 
 def test_versions_and_unknown_types(tmp_path):
     for version in (2, 3):
-        assert opened(tmp_path, [FINE, ("odd", (32,), 16, 32)], version=version).metadata["left_out"] == ("odd",)
+        assert opened(tmp_path, [FINE, ("odd", (256,), 15, 32)], version=version).metadata["left_out"] == ("odd",)
     scalar = opened(tmp_path, [("s", (), F32, 0)], data=np.float32(3).tobytes()).tensors["s"]
     assert scalar.shape == () and np.asarray(scalar) == 3
 

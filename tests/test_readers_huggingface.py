@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests.samples_formats import CARD, SAMPLES, arrays
+from experiments.proofs.samples_formats import CARD, SAMPLES, arrays
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import huggingface, open_checkpoint
 

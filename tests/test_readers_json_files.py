@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.samples import write
+from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.json_files import LIMIT, parse_json_object, read_json_object
 

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.samples import write
+from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.mapped import HEAD, MARGIN, SMALL, checked_name, checked_shape, map_file, memory_limit, read_head
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from tests.samples import write
+from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

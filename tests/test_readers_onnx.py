@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.samples_formats import SAMPLES, arrays, onnx_model
+from experiments.proofs.samples_formats import SAMPLES, arrays, onnx_model
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import budget, open_checkpoint
 from wsrl.readers import onnx as reader

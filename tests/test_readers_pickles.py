@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.torch_files import Call, Name, dumps
+from experiments.proofs.torch_files import Call, Name, dumps
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.allowlist import ALLOWED, PickledArray
 from wsrl.readers.pickles import Global, Instance, read_pickle

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests import torch_files
-from tests.samples import write
-from tests.torch_files import Call, Name, Storage, ordered, storage, tensor, view, zip_bytes
+from experiments.proofs import torch_files
+from experiments.proofs.samples import write
+from experiments.proofs.torch_files import Call, Name, Storage, ordered, storage, tensor, view, zip_bytes
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

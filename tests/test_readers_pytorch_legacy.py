@@ -6,9 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests import torch_files
-from tests.samples import arrays, write
-from tests.torch_files import Call, Name, Storage, dumps, legacy_bytes, storage, view
+from experiments.proofs import torch_files
+from experiments.proofs.samples import arrays, write
+from experiments.proofs.torch_files import Call, Name, Storage, dumps, legacy_bytes, storage, view
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import mapped, open_checkpoint
 

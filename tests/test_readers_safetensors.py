@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes
 
-from tests.samples import write
+from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 from wsrl.readers.safetensors import DTYPES, matches, open_file

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from tests import torch_files
-from tests.samples import arrays, sharded_files, write
+from experiments.proofs import torch_files
+from experiments.proofs.samples import arrays, sharded_files, write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

@@ -4,8 +4,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests import torch_files
-from tests.samples import SAMPLES, arrays, write
+from experiments.proofs import torch_files
+from experiments.proofs.samples import SAMPLES, arrays, write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

@@ -3,7 +3,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.samples_formats import SAMPLES
+from experiments.proofs.samples_formats import SAMPLES
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from small_zoo import write_zoo
 from test_job import COMMAND, TABLES
 
-from tests.samples import perceptron_file
+from experiments.proofs.samples import perceptron_file
 from wsrl.cli.main import _parser, main
 
 # ml_collections reads configuration files by a method that Python will drop
@@ -69,12 +69,6 @@ def check_tpu(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def check_benchmark(words: list[str]) -> None:
-    """The module exists; its parts are run by its own test."""
-    assert find_spec("experiments.benchmark"), "no such module"
-    assert (ROOT / "tests" / "test_benchmark.py").exists(), "no test runs its parts"
-
-
 def check_ci(words: list[str]) -> None:
     """`.ci/run` runs it, as it stands there."""
     script = (ROOT / ".ci" / "run").read_text().splitlines()
@@ -87,13 +81,14 @@ def check_install(words: list[str]) -> None:
     target = re.fullmatch(r"\.(?:\[([\w,]+)\])?", words[-1])
     assert target, f"cannot install {words[-1]}"
     extras = target[1].split(",") if target[1] else []
-    assert all(f'"{extra}": [' in (ROOT / "setup.py").read_text() for extra in extras), "no such extra"
+    setup = (ROOT / "setup.py").read_text()
+    assert all(re.search(rf'"{extra}"(: |\] = )\[', setup) for extra in extras), "no such extra"
 
 
 def check_module(name: str) -> None:
     """The module exists; its parts are run by its own test."""
-    assert find_spec(f"experiments.{name}"), "no such module"
-    assert (ROOT / "tests" / f"test_{name}.py").exists(), "no test runs its parts"
+    assert find_spec(name), "no such module"
+    assert (ROOT / "tests" / f"test_{name.rpartition('.')[2]}.py").exists(), "no test runs its parts"
 
 
 def check_table(name: str) -> None:
@@ -109,15 +104,14 @@ def check_wsrl(command: str) -> None:
 
 CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python -m experiments\.main( .*)?", lambda words: check_main_job(words[2:])),
-    (r"python -m experiments\.benchmark( .*)?", check_benchmark),
     (
-        r"python -m experiments\.(fuzz|stream_benchmark|verify|robustness|leave_one_out)( .*)?"
-        r"|python -m experiments\.(recommendation|finetuning|scaling)( .*)?",
-        lambda words: check_module(words[2].split(".")[1]),
+        r"python -m experiments\.(benchmarks|proofs)\.\w+( .*)?"
+        r"|python -m experiments\.tables\.(leave_one_out|robustness|recommendation|finetuning|scaling)( .*)?",
+        lambda words: check_module(words[2]),
     ),
     (
-        r"python -m experiments\.(ablations|oracle|accuracy) --workdir=\S+",
-        lambda words: check_table(words[2].split(".")[1]),
+        r"python -m experiments\.tables\.(ablations|oracle|accuracy) --workdir=\S+",
+        lambda words: check_table(words[2].rpartition(".")[2]),
     ),
     (r"launch/tpu_vm\.sh .*", check_tpu),
     (r"pip install .*", check_install),
@@ -152,7 +146,7 @@ def test_the_tiny_command_is_the_one_that_test_job_runs():
 
 def test_the_main_commands_stand_in_the_readme():
     lines = [line for language, content in fences(README) if language in SHELLS for line in content.splitlines()]
-    assert "pip install -e . && python -m experiments.main --config=configs/zoo.py" in lines
+    assert "pip install -e '.[train,report]' && python -m experiments.main --config=configs/zoo.py" in lines
     assert "pip install -e '.[test]' && pytest" in lines
 
 

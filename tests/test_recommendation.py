@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments import recommendation
-from experiments.recommendation import METHODS, Run, draw_examples, main, measured, scores, summarize
+from experiments.tables import recommendation
+from experiments.tables.recommendation import METHODS, Run, draw_examples, main, measured, scores, summarize
 from wsrl.data import load_image_set
 from wsrl.zoo.load import Networks
 from wsrl.zoo.tasks import Task

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import draw_model
 
-from experiments.resweep import COUNT, NoMapsEncoder, RoundsEncoder, with_relu
+from experiments.tables.resweep import COUNT, NoMapsEncoder, RoundsEncoder, with_relu
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.encoder import Encoder
 from wsrl.graph.batching import make_batch

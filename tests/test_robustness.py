@@ -11,8 +11,8 @@ import pytest
 from evaluation_records import make_record
 
 from configs import tiny
-from experiments.finished_run import FinishedRun, load_run
-from experiments.robustness import CHANGES, TUNED, changed_copies, fine_tuned, gallery_places, main, score
+from experiments.tables.finished_run import FinishedRun, load_run
+from experiments.tables.robustness import CHANGES, TUNED, changed_copies, fine_tuned, gallery_places, main, score
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fisher import fit_readout

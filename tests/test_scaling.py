@@ -6,10 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import scaling
-from experiments.index_measures import SINGLY, K, measure_index, measured_apart, recall_of_queries, search_by_product
-from experiments.resampling import measure_spread, resample
-from experiments.scaling import FEWEST_QUERIES, Models, main, quality_rows, read_npz, read_workdir, vectors_of_size
+from experiments.tables import scaling
+from experiments.tables.index_measures import (
+    SINGLY,
+    K,
+    measure_index,
+    measured_apart,
+    recall_of_queries,
+    search_by_product,
+)
+from experiments.tables.resampling import measure_spread, resample
+from experiments.tables.scaling import (
+    FEWEST_QUERIES,
+    Models,
+    main,
+    quality_rows,
+    read_npz,
+    read_workdir,
+    vectors_of_size,
+)
 from wsrl.index import Index
 from wsrl.zoo.manifest import Record, append_records
 
@@ -198,7 +213,7 @@ def test_reads_a_run(tmp_path, monkeypatch, capsys):
     Index.build(zoo.embeddings[:2], ["m0", "stranger"]).save(tmp_path / "index")
     assert main([f"--workdir={tmp_path}", "--sizes=50"]) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "config.json: cannot be used" in errors[0] and "'stranger'" in errors[1]
+    assert len(errors) == 2 and "holds no run" in errors[0] and "'stranger'" in errors[1]
 
 
 @pytest.mark.parametrize(

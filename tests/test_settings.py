@@ -3,7 +3,7 @@ import re
 import pytest
 
 from configs import tiny
-from experiments.job import check_settings
+from experiments.job.settings import check_settings
 from wsrl.errors import InputError
 
 

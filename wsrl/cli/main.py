@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from wsrl import __version__
 from wsrl.cli.text import printable
 from wsrl.errors import InputError
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser(chosen: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wsrl", description="Search a model zoo by its weights.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"wsrl {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{name}: {summary}", allow_abbrev=False)

@@ -16,13 +16,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from orbax.checkpoint import v1 as ocp
-from tensorboard.summary import Writer
 from tqdm import tqdm
 
 from wsrl.annotations import Config
 from wsrl.encoder.losses import contrastive
 from wsrl.encoder.sampling import Targets
 from wsrl.errors import InputError
+from wsrl.extras import require
 from wsrl.files import write_atomically
 
 AXIS = "devices"
@@ -145,7 +145,7 @@ def train(
     with (
         ocp.training.Checkpointer(str(directory.resolve() / "checkpoints"), preservation_policy=LATEST) as checkpointer,
         ThreadPoolExecutor(1) as prefetch,
-        contextlib.closing(Writer(str(directory / "tensorboard"))) as writer,
+        contextlib.closing(require("tensorboard.summary", "train").Writer(str(directory / "tensorboard"))) as writer,
     ):
         if checkpointer.latest is not None:
             shape = {"state": state, "best": best, "score": np.zeros(())}

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_score
 from threadpoolctl import threadpool_limits
 
 from wsrl.evaluation.ranking import unit_vectors
 from wsrl.evaluation.relevance import labels
+from wsrl.extras import require
 from wsrl.zoo.manifest import Record
 
 
@@ -58,13 +56,14 @@ def _partition_scores(
     if not 2 <= classes < len(partition):
         return {"nmi": None, "ari": None, "silhouette": None}
     unit = unit_vectors(embeddings)
+    cluster, metrics = require("sklearn.cluster", "train"), require("sklearn.metrics", "train")
     # One thread: these fits are short, and OpenMP threads that wait for a busy core cost seconds.
     with warnings.catch_warnings(), threadpool_limits(1):
         # A method may give fewer distinct vectors than there are classes; its scores say so.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        clusters = KMeans(classes, n_init=2, random_state=seed).fit_predict(unit)  # pyright: ignore[reportArgumentType]
+        warnings.simplefilter("ignore", require("sklearn.exceptions", "train").ConvergenceWarning)
+        clusters = cluster.KMeans(classes, n_init=2, random_state=seed).fit_predict(unit)
     return {
-        "nmi": float(normalized_mutual_info_score(partition, clusters)),
-        "ari": float(adjusted_rand_score(partition, clusters)),
-        "silhouette": float(silhouette_score(unit, partition, metric="cosine")),
+        "nmi": float(metrics.normalized_mutual_info_score(partition, clusters)),
+        "ari": float(metrics.adjusted_rand_score(partition, clusters)),
+        "silhouette": float(metrics.silhouette_score(unit, partition, metric="cosine")),
     }

@@ -1,7 +1,7 @@
 """Reads GGUF files: counts, key-value metadata, descriptions of tensors, then their aligned bytes.
 
-The format: https://github.com/ggml-org/ggml, `docs/gguf.md`, versions 2 and 3. Quantised tensors are dequantised when
-their rows are read; types without a decoder are left out.
+The format: https://github.com/ggml-org/ggml, `docs/gguf.md`, versions 2 and 3. Headers are parsed here, because every
+count and offset of a file is checked before it is used; `gguf_quantized.py` says how quantized tensors are decoded.
 """
 
 import re
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
-from wsrl.readers.gguf_blocks import FORMATS, BlockFormat, dequantize
+from wsrl.readers.gguf_quantized import BlockFormat, block_format, quantized_tensor
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 
 PLAIN = {
@@ -160,34 +160,21 @@ def _arranged(entries: list[_Entry], metadata: dict, data: Bytes, path: Path) ->
             raise CheckpointError(path, f"tensor {name!r} occurs twice", MEND)
         if entry.offset < end:
             raise CheckpointError(path, f"tensor {name!r} overlaps the tensor before it", MEND)
-        stored = PLAIN.get(entry.type) or FORMATS.get(entry.type)
+        plain = PLAIN.get(entry.type)
+        stored = np.dtype(plain) if plain else block_format(entry.type, path)
         if stored is None:
             left_out.append(name)
             continue
-        quantized = isinstance(stored, BlockFormat)
-        block, in_block = (stored.layout, stored.entries) if quantized else (np.dtype(stored), 1)
+        in_block, size = (stored.entries, stored.bytes) if isinstance(stored, BlockFormat) else (1, stored.itemsize)
         if (shape[-1] if shape else 1) % in_block:
             raise CheckpointError(path, f"the rows of tensor {name!r} are not whole blocks of {in_block}", MEND)
-        end = entry.offset + prod(shape) // in_block * block.itemsize
+        end = entry.offset + prod(shape) // in_block * size
         if end > len(data):
             reason = f"tensor {name!r} ends at byte {end} of {len(data)} bytes of data"
             raise CheckpointError(path, reason, MEND)
-        stored_bytes = data[entry.offset : end]
-        if quantized:
-            tensors[name] = _quantized(stored_bytes, stored, shape, path, name)
+        part = data[entry.offset : end]
+        if isinstance(stored, BlockFormat):
+            tensors[name] = quantized_tensor(part, stored, shape, path, name)
         else:
-            tensors[name] = LazyTensor.of(stored_bytes.view(block).reshape(shape), path, name)
+            tensors[name] = LazyTensor.of(part.view(stored).reshape(shape), path, name)
     return _Part(metadata, tensors, tuple(left_out))
-
-
-def _quantized(data: Bytes, layout: BlockFormat, shape: tuple[int, ...], path: Path, name: str) -> LazyTensor:
-    row, size = prod(shape[1:]), layout.layout.itemsize
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        start, stop, _ = slice(start, stop).indices(shape[0] if shape else 1)
-        first, last = start * row // layout.entries, -(-stop * row // layout.entries)
-        values = dequantize(data[first * size : last * size], layout)
-        skipped = start * row - first * layout.entries  # a tensor of one axis has rows within blocks
-        return values[skipped : skipped + (stop - start) * row].reshape(stop - start, *shape[1:])
-
-    return LazyTensor(shape, layout.name, rows, str(path), name)

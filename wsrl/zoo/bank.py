@@ -1,15 +1,17 @@
 """The images of all tasks in one array on the device, and what each run takes from it."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8
 
+from wsrl.annotations import Config
 from wsrl.data import ImageSet
 from wsrl.errors import InputError
 from wsrl.zoo.recipes import Run
-from wsrl.zoo.tasks import Task, transform_images
+from wsrl.zoo.tasks import Task, load_tasks, transform_images
 
 EVALUATION_BATCH = 100  # held-out images are padded to a multiple of it
 
@@ -24,6 +26,30 @@ class ImageBank:
     images: UInt8[np.ndarray, "n h w"]
     train: dict[str, tuple[np.ndarray, np.ndarray]]
     test: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ZooImages:
+    """What a zoo is trained on, loaded once.
+
+    Attributes:
+        sets, tasks: see `load_tasks`.
+        test_images: held-out images a task, at most.
+    """
+
+    sets: list[ImageSet]
+    tasks: list[Task]
+    test_images: int
+
+    @functools.cached_property
+    def bank(self) -> ImageBank:
+        """Of all tasks; made when it is first asked for."""
+        return image_bank(self.sets, self.tasks, self.test_images)
+
+
+def load_zoo_images(config: Config, seed: int = 0) -> ZooImages:
+    """Load the image sets of a zoo and draw its tasks; arguments and errors are those of `load_tasks`."""
+    return ZooImages(*load_tasks(config, seed), config.test_images)
 
 
 def image_bank(image_sets: Sequence[ImageSet], tasks: Sequence[Task], test_images: int) -> ImageBank:

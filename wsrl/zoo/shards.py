@@ -8,10 +8,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-
-from array_record.python import array_record_module  # pyright: ignore[reportAttributeAccessIssue]
+from types import ModuleType
 
 from wsrl.checkpoint import CheckpointError, one_line
+from wsrl.extras import require
 
 WRITER = "group_size:1,uncompressed"  # weights hardly compress
 READER = "readahead_buffer_size:0,max_parallelism:0"  # for random access; one by one is as fast as reading the file
@@ -22,7 +22,7 @@ def write_shard(path: Path, contents: Iterable[bytes]) -> None:
     """Writes a shard under another name in the same folder, flushes to disk and renames; makes missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    with closing(array_record_module.ArrayRecordWriter(str(partial), WRITER)) as writer:
+    with closing(_library().ArrayRecordWriter(str(partial), WRITER)) as writer:
         for content in contents:
             writer.write(content)
     with open(partial, "rb") as file:
@@ -46,7 +46,7 @@ def stream_records(path: Path, positions: Sequence[int]) -> Iterator[bytes | Che
     """Yields records of a shard, one in memory at a time, or why one cannot be read; damage spares the others."""
     try:
         with open(path, "rb"):  # the library does not say why a file cannot be opened
-            reader = array_record_module.ArrayRecordReader(str(path), READER)
+            reader = _library().ArrayRecordReader(str(path), READER)
         if not reader.ok():
             reader.close()  # raises, and says what is wrong
         number = reader.num_records()
@@ -62,3 +62,7 @@ def stream_records(path: Path, positions: Sequence[int]) -> Iterator[bytes | Che
             yield reader.read([position])[0]
         except RuntimeError as error:
             yield CheckpointError(path, f"record {position} cannot be read ({one_line(error)})", MEND)
+
+
+def _library() -> ModuleType:
+    return require("array_record.python.array_record_module", "train")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.zoo.bank import ImageBank, draw_batches, image_bank, run_arrays
+from wsrl.zoo.bank import ImageBank, ZooImages, draw_batches, load_zoo_images, run_arrays
 from wsrl.zoo.copies import copy_chunks, draw_copies, make_copies
 from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest
 from wsrl.zoo.models import Classifier
@@ -29,7 +29,7 @@ from wsrl.zoo.predictions import predict
 from wsrl.zoo.recipes import Config, Run, draw_runs
 from wsrl.zoo.stacked import Tree, initialise, train_models
 from wsrl.zoo.storage import STORAGES, checkpoint_bytes, read_variables, write_checkpoints
-from wsrl.zoo.tasks import Task, load_tasks
+from wsrl.zoo.tasks import Task
 
 Batches = tuple[Int32[np.ndarray, "steps batch"], Int32[np.ndarray, "steps batch"]]  # rows of the bank, output units
 
@@ -197,13 +197,16 @@ def _open_zoo(directory: Path, settings: dict[str, Any]) -> tuple[dict[str, Any]
     return state, {record.get("run"): record for record in records}
 
 
-def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str, int | float]:
+def train_zoo(
+    config: Config, directory: str | Path, seed: int = 0, images: ZooImages | None = None
+) -> dict[str, int | float]:
     """Train all models of a zoo into a directory; goes on where an earlier build was interrupted.
 
     Args:
         config: the section `zoo`.
         directory: where `models.jsonl`, `zoo.json` and `checkpoints/` or `shards/` go.
         seed: fixes data, tasks, runs and training.
+        images: from `load_zoo_images` with the same arguments; loaded where they are not given.
 
     Returns counts: models and checkpoints trained now, seconds, diverged runs (left out of the zoo) and
     compiled programs. Raises InputError for unusable settings or a directory with another zoo.
@@ -217,10 +220,9 @@ def train_zoo(config: Config, directory: str | Path, seed: int = 0) -> dict[str,
     places = ("dir", "data_dir")  # a moved folder is the same zoo
     settings = {key: value for key, value in config.to_dict().items() if key not in places} | {"seed": seed}
     state, final = _open_zoo(directory, json.loads(json.dumps(settings)))
-    image_sets, drawn = load_tasks(config, seed)
-    tasks = {task.id: task for task in drawn}
-    bank = image_bank(image_sets, list(tasks.values()), config.test_images)
-    runs = draw_runs(config, list(tasks.values()), seed)
+    images = images or load_zoo_images(config, seed)
+    tasks, bank = {task.id: task for task in images.tasks}, images.bank
+    runs = draw_runs(config, images.tasks, seed)
     mesh = Mesh(np.array(jax.devices()), ("models",))
     device_bank = jax.device_put(bank.images, NamedSharding(mesh, PartitionSpec()))
     counts = {"models": 0, "checkpoints": 0}

@@ -1,0 +1,1 @@
+"""Commands that measure speed and memory, as ratios to references measured in the same run."""

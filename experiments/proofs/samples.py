@@ -1,0 +1,148 @@
+"""A small valid file of every format that the readers know, with the tensors that it holds.
+
+SAMPLES: name -> function(folder) that writes the file or folder and returns its path. A sample named `reader` or
+`reader-variant` belongs to the module wsrl.readers.<reader>.
+"""
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+from numpy.typing import DTypeLike
+
+from experiments.proofs import torch_files
+
+SAMPLES: dict[str, Callable[[Path], Path]] = {}
+
+
+def registrar(samples):
+    """Returns a decorator that enters a writer by a name; it gets a folder that exists."""
+
+    def sample(name):
+        def enter(write):
+            samples[name] = write
+            return write
+
+        return enter
+
+    return sample
+
+
+sample = registrar(SAMPLES)
+
+
+def arrays(dtype: DTypeLike = np.float32):
+    """A small network's tensors, and a counter."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "norm.weight": (4,), "fc.weight": (5, 4), "fc.bias": (5,)}
+    result = {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+    return result | {"temperature": np.array(2.0, dtype), "norm.num_batches_tracked": np.array(7)}
+
+
+def write(path, content):
+    """Writes bytes and returns the path."""
+    path.write_bytes(content)
+    return path
+
+
+@sample("safetensors")
+def safetensors_file(folder):
+    return write(folder / "model.safetensors", safetensors.numpy.save(arrays(), {"activation": "relu"}))
+
+
+@sample("safetensors-quantized")
+def quantized_file(folder):
+    rng = np.random.default_rng(0)
+    tensors = {
+        "a.weight": rng.integers(-127, 128, (6, 4)).astype(np.int8),
+        "a.weight_scale": rng.uniform(0.1, 1, (6, 1)).astype(np.float32),
+        "b.weight": rng.standard_normal((6, 4)).astype(ml_dtypes.float8_e4m3fn),
+        "b.weight_scale": np.array(0.5, ml_dtypes.bfloat16),
+    }
+    return write(folder / "model.safetensors", safetensors.numpy.save(tensors))
+
+
+@sample("sharded")
+def sharded_files(folder):
+    tensors = arrays()
+    names = list(tensors)
+    weight_map = {}
+    for number, part in enumerate((names[:3], names[3:]), 1):
+        file = f"model-{number:05}-of-00002.safetensors"
+        write(folder / file, safetensors.numpy.save({name: tensors[name] for name in part}))
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {"total_size": 600}, "weight_map": weight_map}
+    return write(folder / "model.safetensors.index.json", json.dumps(index).encode())
+
+
+@sample("pytorch")
+def pytorch_file(folder):
+    value, storages = torch_files.state_dict(arrays())
+    training = {"epoch": 3, "model": value, "optimizer": {"lr": 0.1, "seen": {1, 2}}, "names": ("a", None, True)}
+    return write(folder / "model.pt", torch_files.zip_bytes(training, storages))
+
+
+@sample("pytorch-deflated")
+def deflated_file(folder):
+    value, storages = torch_files.state_dict(arrays(ml_dtypes.bfloat16))
+    return write(folder / "model.pt", torch_files.zip_bytes(value, storages, compression=zipfile.ZIP_DEFLATED))
+
+
+@sample("pytorch-script")
+def script_file(folder):
+    value, storages = torch_files.state_dict(arrays())
+    pairs = {name: item for name, item in value.arguments[0]}
+    attributes = {"training": False, "conv": torch_files.script_module({"weight": pairs["conv.weight"]})} | pairs
+    module = torch_files.script_module(attributes | {"conv.weight": None})
+    return write(folder / "model.pt", torch_files.zip_bytes(module, storages, script=True))
+
+
+@sample("pytorch_legacy")
+def legacy_file(folder):
+    return write(folder / "model.pt", torch_files.legacy_bytes(*torch_files.state_dict(arrays())))
+
+
+@sample("pytorch_legacy-pickle")
+def pickle_file(folder):
+    return write(folder / "model.pkl", pickle.dumps({"model": arrays()}, protocol=4))
+
+
+@sample("stable_baselines3")
+def agent_file(folder):
+    policy = torch_files.zip_bytes(*torch_files.state_dict(arrays()), root="policy")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        settings = {"gamma": 0.99, "policy_class": {":type:": "<class>", ":serialized:": "gAWVBgAAAAAAAACMAm9zlC4="}}
+        archive.writestr("data", json.dumps(settings))
+        archive.writestr("policy.optimizer.pth", policy)
+        archive.writestr("policy.pth", policy)
+        archive.writestr("_stable_baselines3_version", "2.3.0")
+    return write(folder / "agent.zip", file.getvalue())
+
+
+@sample("npz")
+def npz_file(folder):
+    np.savez(folder / "model.npz", **arrays(), fortran=np.asfortranarray(np.arange(6.0).reshape(2, 3)))  # pyright: ignore[reportArgumentType]
+    return folder / "model.npz"
+
+
+@sample("npz-compressed")
+def compressed_npz_file(folder):
+    np.savez_compressed(folder / "model.npz", **arrays(np.float16))  # pyright: ignore[reportArgumentType]
+    return folder / "model.npz"
+
+
+def perceptron_file(path, seed):
+    """A network for images of 28 x 28 in ten classes, named as torch.nn.Sequential names it."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for i, (fan_in, units) in enumerate([(784, 64), (64, 64), (64, 10)]):
+        tensors[f"{2 * i}.weight"] = rng.normal(size=(units, fan_in)).astype(np.float32)
+        tensors[f"{2 * i}.bias"] = rng.normal(size=units).astype(np.float32)
+    safetensors.numpy.save_file(tensors, path)
