@@ -53,8 +53,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
     Returns:
       The checkpoint. Its metadata has `format`, `left_out` (what is in the file but not among the tensors, a tuple of
-      names) and `config` where a `config.json` lies beside the file. Where tensors are not read that are most likely
-      weights, `unread` maps their names to how many numbers they hold. `warnings` is a tuple of sentences, if any.
+      names) and `config` where a `config.json` lies beside the file; and where there is something to say
+        unread: names of tensors that are most likely weights but not read -> how many numbers they hold.
+        tied: names that are not among the tensors -> name of the tensor with the same storage.
+        warnings: a tuple of sentences.
 
     Raises:
       CheckpointError: the file is missing, of no known format, broken, holds no floating-point tensor, or most of its
@@ -121,4 +123,6 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         metadata["warnings"] = lines
     if unread:
         metadata["unread"] = unread
+    if not metadata.get("tied"):
+        metadata.pop("tied", None)
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
