@@ -125,3 +125,25 @@ def test_reading_needs_neither_jax_nor_torch(tmp_path):
     )
     root = Path(__file__).parent.parent
     subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True, cwd=root)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_complex_numbers_are_two(tmp_path, dtype):
+    array = (np.arange(6).reshape(3, 2) + 1j * np.arange(6, 12).reshape(3, 2)).astype(dtype)
+    np.savez(tmp_path / "a.npz", w=array, s=np.array(1 + 2j, dtype))
+    checkpoint = open_checkpoint(tmp_path / "a.npz")
+    expected = np.stack([array.real, array.imag], -1)
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["w"]), expected)
+    np.testing.assert_array_equal(checkpoint.tensors["w"].rows(1, 2), expected[1:2])
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["s"]), [1, 2])
+    assert checkpoint.metadata["warnings"][0].startswith("tensor 'w' and 1 more: complex")
+
+
+def test_empty_tensors_are_told(tmp_path):
+    empty, whole = np.empty(0, np.float32), np.ones(3, np.float32)
+    safetensors.numpy.save_file({"a": empty, "b": empty, "c": whole}, tmp_path / "a.safetensors")
+    (warning,) = open_checkpoint(tmp_path / "a.safetensors").metadata["warnings"]
+    assert warning.startswith("tensor 'a' and 1 more: empty, as DeepSpeed's ZeRO-3")
+    safetensors.numpy.save_file({"a": empty, "b": empty}, tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointError, match=r"all its tensors are empty.*; gather the weights"):
+        open_checkpoint(tmp_path / "b.safetensors")

@@ -68,8 +68,8 @@ def test_parameters_and_subclasses(tmp_path):
     parameter = Call(Name("torch._utils", "_rebuild_parameter"), (plain, True, ordered({})))
     rebuild = (Name("torch._utils", "_rebuild_tensor_v2"), Name("mypackage", "MyTensor"), plain.arguments, {})
     subclass = Call(Name("torch._tensor", "_rebuild_from_type_v2"), rebuild)
-    tensors = opened(tmp_path, {"p": parameter, "s": subclass}, [plain.arguments[0]]).tensors
-    for name in "ps":
+    for name, value in {"p": parameter, "s": subclass}.items():
+        tensors = opened(tmp_path, {name: value}, [plain.arguments[0]]).tensors
         np.testing.assert_array_equal(np.asarray(tensors[name]), ONE)
 
 
@@ -126,10 +126,33 @@ def test_frozen_script_modules(tmp_path):
     np.testing.assert_array_equal(np.asarray(found.tensors["constants.0"]), ONE)
 
 
-def test_whole_models_are_refused_with_a_mend(tmp_path):
-    model = Call(Name("__main__", "Net"), (), {"_parameters": {}})
-    with pytest.raises(CheckpointError, match=r"makes a __main__\.Net, .*; save the model's state_dict\(\) alone"):
-        opened(tmp_path, model, [])
+def module(kind, parameters, buffers=None, modules=None, **attributes):
+    """A module of PyTorch as pickle has it, of a class that need not exist."""
+    own = {"_parameters": parameters, "_buffers": buffers or {}, "_modules": modules or {}}
+    return Call(Name(*kind.split(" ")), (), {"training": True, **own, **attributes})
+
+
+def test_whole_models(tmp_path):
+    value, storages = torch_files.state_dict({"a": ONE, "b": ONE + 1, "c": ONE + 2, "d": ONE + 3, "e": ONE + 4})
+    a, b, c, d, e = (tensor for _, tensor in value.arguments[0])
+    head = module("torch.nn.modules.linear Linear", {"weight": a, "bias": None})
+    buffers = {"mean": c, "mask": d}
+    net = module("acme Net", {"scale": b}, buffers, {"head": head}, cache=e, _non_persistent_buffers_set={"mask"})
+    for value, prefix in ((net, ""), ({"model": net, "optimizer": Call(Name("torch.optim.adam", "Adam"), ())}, "")):
+        found = opened(tmp_path, value, storages)
+        assert list(found.tensors) == [prefix + name for name in ("scale", "mean", "head.weight")]
+        np.testing.assert_array_equal(np.asarray(found.tensors["mean"]), ONE + 2)
+    wrapped = module("torch.nn.parallel.data_parallel DataParallel", {}, {}, {"module": net})
+    assert next(iter(opened(tmp_path, wrapped, storages).tensors)) == "module.scale"
+
+
+def test_objects_beside_the_weights_are_passed_over(tmp_path):
+    value, storages = torch_files.state_dict({"w": ONE})
+    settings = Call(Name("omegaconf.dictconfig", "DictConfig"), (), {"_content": {"a": value}})
+    loss = Call(Name("functools", "partial"), (Name("torch.nn", "CrossEntropyLoss"),), (Name("torch.nn", "L1Loss"), ()))
+    saved = {"state_dict": value, "hyper_parameters": {"net": settings, "loss": loss}, ("a", "b"): 1}
+    found = opened(tmp_path, saved, storages)
+    assert list(found.tensors) == ["w"] and "hyper_parameters" in found.metadata["left_out"]
 
 
 def test_code_beside_the_weights_is_refused(tmp_path):
@@ -221,3 +244,69 @@ def test_infinite_values_are_refused_when_read(tmp_path):
     tensors = opened(tmp_path, value, storages).tensors
     with pytest.raises(CheckpointError, match="NaN or Inf"):
         np.asarray(tensors["w"])
+
+
+def qtensor(array, key):
+    stored = Storage("QInt8Storage", str(key), array.ravel())
+    strides = tuple(n // array.itemsize for n in array.strides)
+    arguments = (stored, 0, array.shape, strides, (Name("torch", "per_tensor_affine"), 0.5, 0), False, ordered({}))
+    return Call(Name("torch._utils", "_rebuild_qtensor"), arguments), stored
+
+
+PLACES = {
+    "state_dict": lambda weight, bias, scale, zero: {
+        "0.scale": scale,
+        "0.zero_point": zero,
+        "0._packed_params.dtype": Name("torch", "qint8"),
+        "0._packed_params._packed_params": (weight, bias),
+    },
+    "script": lambda weight, bias, scale, zero: {
+        "0": torch_files.script_module(
+            {
+                "scale": 0.5,
+                "_packed_params": torch_files.script_module(
+                    {"_packed_params": Call(Name("__torch__.torch.classes.quantized", "Base"), (), (weight, bias))}
+                ),
+            }
+        )
+    },
+    "convolution": lambda weight, bias, scale, zero: {
+        "0": Call(Name("__torch__.torch.ao.nn.quantized", "Conv2d"), (), (3, 4, (1, 1), weight, bias, 0.5, 0))
+    },
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_packed_parameters_are_plain_weights(tmp_path, place, with_bias):
+    array = np.arange(-4, 4, dtype=np.int8).reshape(2, 4)
+    weight, stored = qtensor(array, 0)
+    bias, scale, zero = tensor(ONE[0, :2], 1), tensor(np.float32(0.1), 2), tensor(np.int64(3), 3)
+    storages = [stored, *(t.arguments[0] for t in (bias, scale, zero))]
+    value = PLACES[place](weight, bias if with_bias else None, scale, zero)
+    found = opened(tmp_path, value, storages)
+    assert set(found.tensors) == {"0.weight", *(["0.bias"] if with_bias else [])}
+    np.testing.assert_array_equal(np.asarray(found.tensors["0.weight"]), array / 2)
+
+
+def test_tensors_of_one_storage_count_once(tmp_path):
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    weight = tensor(array, 0)
+    stored = weight.arguments[0]
+    rebuild = Name("torch._utils", "_rebuild_tensor_v2")
+    turned = Call(rebuild, (stored, 0, (3, 2), (1, 3), False, ordered({})))
+    half = Call(rebuild, (stored, 3, (1, 3), (3, 1), False, ordered({})))
+    value = {"flat.0": weight, "emb.weight": weight, "head.weight": weight, "turned": turned, "half": half}
+    found = opened(tmp_path, value, [stored])
+    assert list(found.tensors) == ["emb.weight", "half"]
+    assert found.metadata["tied"] == dict.fromkeys(("flat.0", "head.weight", "turned"), "emb.weight")
+
+
+@pytest.mark.parametrize("name", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
+def test_views_of_types_that_numpy_does_not_know(tmp_path, name):
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    array = np.arange(6, dtype=np.float32).reshape(2, 3).astype(dtype)
+    stored = Storage("UntypedStorage", "0", array.view(np.uint8).ravel())
+    arguments = (stored, 0, (3, 2), (1, 3), False, ordered({}), Name("torch", name))
+    found = opened(tmp_path, {"w": Call(Name("torch._utils", "_rebuild_tensor_v3"), arguments)}, [stored])
+    np.testing.assert_array_equal(np.asarray(found.tensors["w"]), array.astype(np.float32).T)

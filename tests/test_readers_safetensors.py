@@ -49,7 +49,7 @@ def test_files_of_the_library(tmp_path, dtype):
 @given(st.lists(array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4), min_size=1, max_size=6))
 def test_any_shapes(tmp_path_factory, shapes):
     path = tmp_path_factory.mktemp("any") / "a"
-    tensors = {f"t{i}": np.full(shape, i, np.float32) for i, shape in enumerate(shapes)}
+    tensors = {f"t{i}": np.full(shape, i, np.float32) for i, shape in enumerate([(2,), *shapes])}
     safetensors.numpy.save_file(tensors, path)
     found = open_checkpoint(path).tensors
     assert found.keys() == tensors.keys()

@@ -33,7 +33,7 @@ def stored(entries, shape, strides, offset=0, **more):
 
 def test_nothing_is_read_before_it_is_asked_for():
     storages = OneStorage(np.arange(12, dtype=np.float32))
-    tensor = lazy_tensors({"w": stored(12, (3, 4), (4, 1))}, storages)["w"]
+    tensor = lazy_tensors({"w": stored(12, (3, 4), (4, 1))}, storages)[0]["w"]
     assert storages.reads == 0
     np.testing.assert_array_equal(tensor.rows(1, 2), [[4, 5, 6, 7]])
     assert storages.reads == 1
@@ -42,7 +42,7 @@ def test_nothing_is_read_before_it_is_asked_for():
 def test_rows_take_the_memory_of_rows():
     storages = OneStorage(np.zeros(4_000_000, np.float16))
     tensor = StoredTensor(Storage("0", np.dtype(np.float16), 0), np.dtype(np.float16), 0, (2000, 2000), (2000, 1))
-    lazy = lazy_tensors({"w": tensor}, storages)["w"]
+    lazy = lazy_tensors({"w": tensor}, storages)[0]["w"]
     tracemalloc.start()
     lazy.rows(100, 110)
     assert tracemalloc.get_traced_memory()[1] < 1_000_000
@@ -51,7 +51,7 @@ def test_rows_take_the_memory_of_rows():
 
 def test_entries_that_repeat():
     storages = OneStorage(np.arange(3, dtype=np.float32))
-    tensor = lazy_tensors({"w": stored(3, (4, 3), (0, 1))}, storages)["w"]
+    tensor = lazy_tensors({"w": stored(3, (4, 3), (0, 1))}, storages)[0]["w"]
     np.testing.assert_array_equal(np.asarray(tensor), [[0, 1, 2]] * 4)
     with pytest.raises(CheckpointError, match="repeats few entries too often"):
         lazy_tensors({"w": stored(3, (2**24, 3), (0, 1))}, storages)
@@ -60,7 +60,7 @@ def test_entries_that_repeat():
 def test_arrays_in_the_pickle():
     array = PickledArray()
     array.array = np.arange(6.0).reshape(2, 3)
-    tensor = lazy_tensors({"w": array}, OneStorage(np.zeros(1)))["w"]
+    tensor = lazy_tensors({"w": array}, OneStorage(np.zeros(1)))[0]["w"]
     assert tensor.dtype == "float64"
     np.testing.assert_array_equal(np.asarray(tensor), array.array)
 

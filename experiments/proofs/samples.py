@@ -103,6 +103,18 @@ def script_file(folder):
     return write(folder / "model.pt", torch_files.zip_bytes(module, storages, script=True))
 
 
+@sample("pytorch-module")
+def module_file(folder):
+    """A whole module with two names for one storage, and settings beside it."""
+    value, storages = torch_files.state_dict(arrays())
+    tensors = dict(value.arguments[0]) | {"tied": value.arguments[0][0][1]}
+    name = torch_files.Name
+    state = {"training": True, "_parameters": tensors, "_buffers": {}, "_modules": {}}
+    partial = torch_files.Call(name("functools", "partial"), (name("torch.optim", "Adam"),))
+    saved = {"model": torch_files.Call(name("acme", "Net"), (), state), "extra": {("a", "b"): partial}}
+    return write(folder / "model.pt", torch_files.zip_bytes(saved, storages))
+
+
 @sample("pytorch_legacy")
 def legacy_file(folder):
     return write(folder / "model.pt", torch_files.legacy_bytes(*torch_files.state_dict(arrays())))

@@ -16,8 +16,12 @@ import importlib
 from pathlib import Path
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
+from wsrl.readers.adapters import adapter_scales
+from wsrl.readers.buffers import is_infinite_constant
+from wsrl.readers.derived import split_complex
 from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
+from wsrl.readers.parametrized import effective, unknown
 from wsrl.readers.quantized import dequantize
 
 # In this order: the readers whose files cannot be mistaken come first. Modules are imported when they are needed.
@@ -40,21 +44,28 @@ READERS = {
 # Integers of these types are most often codes for weights; longer ones are counters, indices or masks.
 CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float4_e2m1fn")
 FEW = 64  # entries
+WITHOUT_MASKS = ("Keras", "Orbax", "NumPy npz", "Flax msgpack")  # those hold weights alone, and may be compressed
+PYTORCH = ("safetensors", "PyTorch", "PyTorch legacy", "sharded")
+GATHER = "gather the weights before saving (zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint of any known format; its tensors stay in the file until they are read.
 
-    All tensors of the result are floating point: integers with scales are dequantized when they are read, other
-    integers and booleans (counters, position ids) are left out.
+    All tensors of the result are floating point: integers with scales are dequantized when they are read, weights that
+    are kept in parts (weight norm, spectral norm, pruning) are put together, complex numbers are two. Other integers,
+    booleans (counters, position ids) and constants of infinite entries (masks, bounds) are left out.
 
     Args:
       path: a file, a folder as Orbax or the Hugging Face hub lays it out, or `hf://owner/name`.
 
     Returns:
       The checkpoint. Its metadata has `format`, `left_out` (what is in the file but not among the tensors, a tuple of
-      names) and `config` where a `config.json` lies beside the file. Where tensors are not read that are most likely
-      weights, `unread` maps their names to how many numbers they hold. `warnings` is a tuple of sentences, if any.
+      names) and `config` where a `config.json` lies beside the file; and where there is something to say
+        unread: names of tensors that are most likely weights but not read -> how many numbers they hold.
+        adapter_scales: name of an adapted module -> what the product of its low-rank matrices is multiplied by.
+        tied: names that are not among the tensors -> name of the tensor with the same storage.
+        warnings: a tuple of sentences.
 
     Raises:
       CheckpointError: the file is missing, of no known format, broken, holds no floating-point tensor, or most of its
@@ -90,35 +101,55 @@ def _mend(error: OSError) -> str:
 
 
 def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    config = path.parent / "config.json"
-    if path.is_dir() or isinstance(checkpoint.metadata.get("config"), dict) or not config.is_file():
-        return checkpoint
-    metadata = {**checkpoint.metadata, "config": read_json_object(config)}
-    return Checkpoint(checkpoint.path, checkpoint.tensors, metadata)
+    """Adds the configurations that lie beside a file, of a model and of an adapter."""
+    beside = {name: path.parent / f"{name}.json" for name in ("config", "adapter_config")} if path.is_file() else {}
+    missing = {n: file for n, file in beside.items() if not isinstance(checkpoint.metadata.get(n), dict)}
+    configs = {name: read_json_object(file) for name, file in missing.items() if file.is_file()}
+    return Checkpoint(checkpoint.path, checkpoint.tensors, {**checkpoint.metadata, **configs})
 
 
 def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
+    """Makes floating-point tensors of what a reader returns, and says what is left out."""
     path, metadata = checkpoint.path, dict(checkpoint.metadata)
     if not isinstance(metadata.get("config"), dict):
         metadata.pop("config", None)  # a text of that name in the file
     lazy = {n: t if isinstance(t, LazyTensor) else LazyTensor.of(t, path, n) for n, t in checkpoint.tensors.items()}
+    masked = metadata.get("weights_format", name) not in WITHOUT_MASKS
+    constants = [n for n, t in lazy.items() if masked and is_infinite_constant(t)]
+    complex_ = [n for n, t in lazy.items() if t.dtype.startswith("complex")]
+    lazy |= {n: split_complex(lazy[n]) for n in complex_}
+    lazy = effective({n: t for n, t in lazy.items() if n not in constants})
     tensors, left_out = dequantize(lazy)
-    unread = {n: lazy[n].size for n in left_out if lazy[n].dtype in CODES and lazy[n].size > FEW}
-    told = metadata.get("left_out", ())
-    left_out = (*(told if isinstance(told, tuple) else ()), *left_out)
+    left_out = (*_texts(metadata.get("left_out")), *constants, *left_out)
+    unread = {n: lazy[n].size for n in left_out if n in lazy and lazy[n].dtype in CODES and lazy[n].size > FEW}
     if not tensors and not unread:
         names = ", ".join(map(ascii, left_out[:5])) or "nothing"
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
+    empty = [n for n, t in tensors.items() if t.shape == (0,)] if name in PYTORCH else []
+    if len(empty) == len(tensors) and not unread:
+        raise CheckpointError(path, "all its tensors are empty, as DeepSpeed's ZeRO-3 leaves them", GATHER)
     if sum(unread.values()) > sum(tensor.size for tensor in tensors.values()):
         first = max(unread, key=unread.__getitem__)
         reason = (
             f"most of its numbers are packed in a way that is not known, as tensor {first!a} of {lazy[first].dtype}"
         )
         raise CheckpointError(path, reason, "give the model before it was quantized")
-    warnings = metadata.pop("warnings", ())
-    lines = [f"tensor {n!a} is not read: {count:,} numbers of {lazy[n].dtype}" for n, count in unread.items()]
-    if lines := (*(warnings if isinstance(warnings, tuple) else ()), *lines):
-        metadata["warnings"] = lines
-    if unread:
-        metadata["unread"] = unread
+    lines = [*_texts(metadata.pop("warnings", ()))]
+    lines += [f"tensor {n!a} is not read: {count:,} numbers of {lazy[n].dtype}" for n, count in unread.items()]
+    lines += _told("empty, as DeepSpeed's ZeRO-3 leaves tensors: " + GATHER, empty)
+    lines += _told("held by a parametrization that is not known and taken as it is", unknown(tensors))
+    lines += _told("complex: real and imaginary parts count as two numbers along a last axis", complex_)
+    told = {"warnings": tuple(lines), "unread": unread, "tied": metadata.pop("tied", None)}
+    told["adapter_scales"] = adapter_scales(tensors, metadata.get("adapter_config"))
+    metadata |= {key: value for key, value in told.items() if value}
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
+
+
+def _told(what: str, names: list[str]) -> list[str]:
+    """A line that says the same of several tensors, none if there are none."""
+    more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+    return [f"tensor {names[0]!a}{more}: {what}"] if names else []
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, tuple) else ()

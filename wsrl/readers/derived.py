@@ -100,6 +100,18 @@ def computed(tensor: LazyTensor, function: Callable[[np.ndarray], np.ndarray], d
     return replace(tensor, dtype=dtype, read_rows=lambda start, stop: function(tensor.read_rows(start, stop)))
 
 
+def split_complex(tensor: LazyTensor) -> LazyTensor:
+    """Real and imaginary parts of complex numbers, along a last axis of two."""
+    part = np.dtype("float64" if tensor.dtype == "complex128" else "float32")
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        values = np.asarray(tensor.read_rows(start, stop))
+        return np.stack([np.real(values), np.imag(values)], axis=-1)
+
+    split = replace(tensor, shape=(*tensor.shape, 2), dtype=part.name, read_rows=rows)
+    return split if tensor.ndim else replace(split, read_rows=lambda start, stop: rows(0, 1)[0, start:stop])
+
+
 def unpacked(
     packed: UInt8[np.ndarray, " bytes"],
     bits: int,

@@ -15,6 +15,7 @@ RUNNING = frozenset(
         *("torch.jit", "torch.package", "torch.serialization", "torch.utils.cpp_extension"),
     )
 )
+INERT = ("functools.partial",)  # settings of training scripts hold it; what it would call is refused by its own name
 BUILTINS = ("builtins", "__builtin__", "__builtins__")
 HARMLESS = (
     *("set", "frozenset", "list", "dict", "tuple", "int", "long", "float", "bool", "str", "unicode", "bytes"),
@@ -26,5 +27,7 @@ def runs_code(module: str, attribute: str) -> bool:
     """Whether a module runs what it is told, or a builtin does."""
     if module in BUILTINS:
         return attribute not in HARMLESS
+    if f"{module}.{attribute}" in INERT:
+        return False
     parts = module.split(".")
     return any(".".join(parts[:n]) in RUNNING for n in range(1, len(parts) + 1))

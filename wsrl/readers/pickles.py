@@ -1,8 +1,9 @@
 """Reads pickles without running them: an interpreter that imports nothing and calls its own few functions only.
 
 The opcodes are those of the standard library's `pickletools`, which splits the stream. Names in the stream
-(`torch._utils _rebuild_tensor_v2`) are texts here: those on an allow-list are given to a function of this project, any
-other may lie in a value but not be called, and names that serve to run code are refused at sight.
+(`torch._utils _rebuild_tensor_v2`) are texts here: those on an allow-list are given to a function of this project.
+What any other would make is a Stub, which keeps what the pickle holds of it and does nothing; names that serve to run
+code are refused at sight.
 """
 
 import io
@@ -24,6 +25,9 @@ DISTRUST = "do not load this file anywhere; get the model from a source that you
 # Memory that an opcode may make the interpreter take, in bytes; what it carries itself is no more than the file.
 COST = 64
 COSTS = {"EMPTY_SET": 256, "FROZENSET": 256, "MEMOIZE": 128, "PUT": 128, "BINPUT": 128, "LONG_BINPUT": 128}
+STUB = 512
+LONGEST_KEY = 16  # texts in a tuple
+MAKERS = ("copyreg _reconstructor", "copy_reg _reconstructor", "copyreg __newobj__")  # called with a class
 LARGEST_KEY = 1 << 60  # larger integers collide in Python's tables, which makes them slow
 
 
@@ -43,6 +47,33 @@ class Instance:
     def build(self, state: object) -> None:
         """Keeps the state."""
         self.state.append(state)
+
+
+class Stub(Instance):
+    """An object of a class or a function that is not known here: what the pickle holds of it. Nothing is ever called.
+
+    Attributes:
+      name: of the class or function, as in Global.
+      arguments: what it would have been called with.
+    """
+
+    def __init__(self, name: str, arguments: tuple):
+        super().__init__()
+        self.name = name
+        self.arguments = arguments
+
+    def attributes(self) -> dict[object, object]:
+        """What was set on the object by name, by `__dict__` and `__slots__` alike, and as items of a mapping."""
+        result: dict[object, object] = {}
+        for state in self.state:
+            for part in state if isinstance(state, tuple) else (state,):
+                result |= part if isinstance(part, dict) else {}
+        return result
+
+    def items(self) -> list[tuple[object, object]]:
+        """All that the object holds: arguments and items of lists by number, attributes by name."""
+        listed = [item for state in self.state if isinstance(state, list) for item in state]
+        return [*enumerate((*self.arguments, *listed)), *self.attributes().items()]
 
 
 Stream = io.BytesIO | mmap.mmap
@@ -66,11 +97,11 @@ def read_pickle(
       persistent: makes the value of a persistent id; without it, there may be none.
 
     Returns:
-      None, numbers, texts, bytes, lists, tuples, dictionaries, sets, Global, Instance, and what the functions return.
-      Containers may contain themselves.
+      None, numbers, texts, bytes, lists, tuples, dictionaries, sets, Global, Instance, Stub, and what the functions
+      return. Containers may contain themselves.
 
     Raises:
-      CheckpointError: the pickle is broken, or names something that is not allowed.
+      CheckpointError: the pickle is broken, or names something that serves to run code.
     """
     machine = _Machine(allowed, path, persistent, Budget(path, size))
     try:
@@ -157,6 +188,8 @@ class _Machine:
         match self.stack[-1]:
             case list(target):
                 target.extend(values)
+            case Stub() as stub:
+                stub.build(list(values))
             case _:
                 raise TypeError("appends to what is no list")
 
@@ -173,6 +206,8 @@ class _Machine:
         match self.stack[-1]:
             case set(target):
                 target.update(map(_key, values))
+            case Stub() as stub:
+                stub.build(list(values))
             case _:
                 raise TypeError("adds to what is no set")
 
@@ -197,9 +232,14 @@ class _Machine:
         self.stack.append(self.call(function, arguments))
 
     def new_with_keywords(self, _) -> None:
-        if self.stack.pop() != {}:
-            raise TypeError("makes an object with keywords")
+        keywords = self.stack.pop()
         self.reduce(None)
+        if keywords != {}:
+            match self.stack[-1], keywords:
+                case Stub() as stub, dict():
+                    stub.build(keywords)
+                case _:
+                    raise TypeError("makes an object with keywords")
 
     def build(self, _) -> None:
         state = self.stack.pop()
@@ -231,7 +271,7 @@ class _Machine:
         return Global(name)
 
     def call(self, function: object, arguments: object) -> object:
-        """Makes a value by a function of the allow-list."""
+        """Makes a value by a function of the allow-list, or a Stub of what is not on it."""
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise TypeError("calls what is no function")
         self.budget.spend(sum(map(_weight, arguments), _weight(arguments)))  # what is made may be a copy of them
@@ -239,8 +279,9 @@ class _Machine:
             return self.allowed[function.name](*arguments)
         if function.name.startswith("__torch__"):  # classes of TorchScript, whose code lies elsewhere in the archive
             return Instance(*arguments)
-        reason = f"its pickle makes a {_shown(function.name)}, which is neither a tensor nor a plain container"
-        raise CheckpointError(self.path, reason, MEND)
+        self.budget.spend(STUB)
+        made = arguments[0] if arguments and function.name in MAKERS else function
+        return Stub(made.name if isinstance(made, Global) else function.name, arguments)
 
 
 STEPS: dict[str, Callable[[_Machine, Any], object]] = {
@@ -314,9 +355,11 @@ def _pairs(items: list) -> dict:
 
 def _key(value: object) -> object:
     match value:
-        case None | str() | bytes() | Global():
+        case None | str() | bytes() | Global() | Stub():  # stubs are told apart by what they are, not what they hold
             return value
         case int() if abs(value) < LARGEST_KEY:
+            return value
+        case tuple() if len(value) <= LONGEST_KEY and all(isinstance(part, str | bool | None) for part in value):
             return value
         case _:
             raise TypeError("a key that is neither a text nor a small number")

@@ -50,8 +50,9 @@ def open_torch_archive(archive: Archive) -> Checkpoint:
     else:
         (tensors, left_out), folder = find_state_dict(value, archive.path), "data"
     storages = _MemberStorages(archive, f"{root}{folder}/", _big_endian(archive, root))
-    metadata = {"framework": "torchscript" if script else "pytorch", "left_out": left_out}
-    return Checkpoint(str(archive.path), lazy_tensors(tensors, storages), metadata)
+    lazy, tied = lazy_tensors(tensors, storages)
+    metadata = {"framework": "torchscript" if script else "pytorch", "tied": tied, "left_out": left_out}
+    return Checkpoint(str(archive.path), lazy, metadata)
 
 
 class _MemberStorages(Storages):

@@ -14,7 +14,7 @@ import numpy as np
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.readers.allowlist import ALLOWED, Storage, typed_storage
 from wsrl.readers.mapped import SMALL, Bytes, map_file
-from wsrl.readers.pickles import Stream, read_pickle
+from wsrl.readers.pickles import Global, Stream, read_pickle
 from wsrl.readers.state_dict import find_state_dict
 from wsrl.readers.torch_tensors import Storages, lazy_tensors
 
@@ -43,7 +43,7 @@ def open_file(path: Path) -> Checkpoint:
     if value != MAGIC:
         tensors, left_out = find_state_dict(value, path)
         nothing = _FollowingStorages({}, np.empty(0, np.uint8), path, size, False)
-        return Checkpoint(str(path), lazy_tensors(tensors, nothing), {"framework": "numpy", "left_out": left_out})
+        return Checkpoint(str(path), lazy_tensors(tensors, nothing)[0], {"framework": "numpy", "left_out": left_out})
     storages: dict[str, Storage] = {}
     read_pickle(stream, {}, path, size)  # the version, which has always been 1001
     machine = read_pickle(stream, {}, path, size)
@@ -54,7 +54,8 @@ def open_file(path: Path) -> Checkpoint:
         raise CheckpointError(path, "its list of storages is broken", MEND)
     tensors, left_out = find_state_dict(value, path)
     following = _FollowingStorages({key: storages[key] for key in keys}, data[stream.tell() :], path, size, big_endian)
-    return Checkpoint(str(path), lazy_tensors(tensors, following), {"framework": "pytorch", "left_out": left_out})
+    lazy, tied = lazy_tensors(tensors, following)
+    return Checkpoint(str(path), lazy, {"framework": "pytorch", "tied": tied, "left_out": left_out})
 
 
 def _stream(path: Path, data: Bytes) -> Stream:
@@ -85,7 +86,7 @@ class _FollowingStorages(Storages):
         return len(found), lambda: found
 
 
-def _storage(storages: dict[str, Storage], path: Path, identity: object) -> Storage:
+def _storage(storages: dict[str, Storage], path: Path, identity: object) -> Storage | Global:
     match identity:
         case ("storage", kind, key, _, entries, None):
             storage = typed_storage(kind, key, entries)
@@ -95,6 +96,6 @@ def _storage(storages: dict[str, Storage], path: Path, identity: object) -> Stor
         case ("storage", _, _, _, _, _):
             reason = "holds views of storages, as PyTorch before 0.4 wrote them"
             raise CheckpointError(path, reason, "load it with PyTorch and save its state_dict() again")
-        case ("module", *_):
-            raise CheckpointError(path, "holds a whole model with its code", "save the model's state_dict() alone")
+        case ("module", Global() as kind, *_):  # beside the text of its code, which is of no use here
+            return kind
     raise ValueError("a persistent id that is no storage")

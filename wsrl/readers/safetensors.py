@@ -45,7 +45,7 @@ def open_file(path: Path) -> Checkpoint:
     if length > LIMIT:
         raise CheckpointError(path, f"its header claims {length} bytes, more than {LIMIT}", MEND)
     header = parse_json_object(data[8 : 8 + length].tobytes(), path, "its header")
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None) or {}  # some writers put null
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(path, "its metadata is not a table of texts", MEND)
     return _arranged(header, metadata, data[8 + length :], path)

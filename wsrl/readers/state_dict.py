@@ -1,7 +1,7 @@
 """Finds the model's tensors among all that a training script saved: the state_dict."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.allowlist import PickledArray, StoredTensor
 from wsrl.readers.mapped import checked_name
-from wsrl.readers.pickles import Instance
+from wsrl.readers.packed_params import owner, packed_tensors, without_activations
+from wsrl.readers.pickles import Instance, Stub
 
 Leaf = StoredTensor | PickledArray
 # Under these names training scripts save the model; the first of several of one size is taken.
@@ -20,6 +21,7 @@ MODEL = (
 )
 # Under names that begin so, they save what belongs to training.
 TRAINING = re.compile(r"(optim|sched|lr_|scaler|grad_scaler|amp|rng|cuda_rng|loops|callbacks|hyper_parameters|hparams)")
+NO_MODEL = ("torch.optim", "torch.cuda.amp", "torch.amp")  # classes whose tensors belong to training
 DEPTH = 100
 MOST_TENSORS = 200_000
 MEND = "save the model's state_dict() alone"
@@ -43,7 +45,7 @@ def find_state_dict(value: object, path: Path) -> tuple[dict[str, Leaf], tuple[s
     passed: set[int] = set()
     while isinstance(value, Mapping):
         passed.add(id(value))
-        nested = {key: flatten(value[key], path) for key in MODEL if isinstance(value.get(key), Mapping)}
+        nested = {key: flatten(value[key], path) for key in MODEL if isinstance(value.get(key), Mapping | Stub)}
         sizes = {key: sum(map(_entries, tensors.values())) for key, tensors in nested.items() if tensors}
         chosen = max(sizes, key=sizes.__getitem__, default=None)
         if chosen is None or id(value[chosen]) in passed:
@@ -53,7 +55,7 @@ def find_state_dict(value: object, path: Path) -> tuple[dict[str, Leaf], tuple[s
         value = value[chosen]
     if not isinstance(value, Mapping):
         return flatten(value, path), tuple(left_out)
-    kept = {k: v for k, v in value.items() if not (isinstance(v, Mapping | list) and TRAINING.match(str(k)))}
+    kept = {k: v for k, v in value.items() if not (isinstance(v, Mapping | list | Stub) and TRAINING.match(str(k)))}
     tensors = _flattened(kept, path, {id(value)})
     tops = {name.partition(".")[0] for name in tensors} | tensors.keys()
     left_out += [f"{prefix}{key!s:.80}" for key in value if tops.isdisjoint((str(key), str(key).partition(".")[0]))]
@@ -78,7 +80,7 @@ def _flattened(value: object, path: Path, seen: set[int]) -> dict[str, Leaf]:
         result[name] = leaf
         if len(result) > MOST_TENSORS:
             raise CheckpointError(path, f"holds more than {MOST_TENSORS} tensors", MEND)
-    return result
+    return without_activations(result)
 
 
 def _leaves(value: object, keys: tuple[str, ...], seen: set[int], path: Path) -> Iterator[tuple[str, Leaf]]:
@@ -88,9 +90,14 @@ def _leaves(value: object, keys: tuple[str, ...], seen: set[int], path: Path) ->
     match value:
         case Mapping():
             items = value.items()
+        case Stub():
+            items = _held(value)
         case Instance(state=[Mapping() as attributes]):
             items = attributes.items()
-        case Instance(state=items) | (list(items) | tuple(items)):
+        case Instance(state=[tuple(items)]) | Instance(state=items) | (list(items) | tuple(items)):
+            if not isinstance(value, list) and (packed := packed_tensors(items)):
+                yield from ((".".join((*owner(keys), name)), leaf) for name, leaf in packed.items())
+                return
             items = enumerate(items)
         case _:
             return
@@ -102,6 +109,19 @@ def _leaves(value: object, keys: tuple[str, ...], seen: set[int], path: Path) ->
     for key, item in items:
         if isinstance(key, int) or (isinstance(key, str) and checked_name(key, path) == key):
             yield from _leaves(item, (*keys, str(key)), seen, path)
+
+
+def _held(stub: Stub) -> Iterable[tuple[object, object]]:
+    """What an object holds; of a module of PyTorch, what its state_dict() does."""
+    attributes = stub.attributes()
+    own = [attributes.get(key) for key in ("_parameters", "_buffers", "_modules")]
+    if not all(isinstance(part, Mapping) for part in own):
+        return () if stub.name.startswith(NO_MODEL) else stub.items()
+    passing = attributes.get("_non_persistent_buffers_set")
+    passing = passing if isinstance(passing, set | list) else ()
+    return [
+        (key, item) for part in own if isinstance(part, Mapping) for key, item in part.items() if key not in passing
+    ]
 
 
 def _entries(leaf: Leaf) -> int:

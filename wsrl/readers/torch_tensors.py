@@ -34,23 +34,40 @@ class Storages(ABC):
         """Returns the size of a storage in bytes, and what reads it; raises CheckpointError if there is none."""
 
 
-def lazy_tensors(leaves: Mapping[str, Leaf], storages: Storages) -> dict[str, LazyTensor]:
-    """Makes lazy tensors of what a pickle tells.
+def lazy_tensors(leaves: Mapping[str, Leaf], storages: Storages) -> tuple[dict[str, LazyTensor], dict[str, str]]:
+    """Makes lazy tensors of what a pickle describes.
 
     Args:
       leaves: name -> view of a storage, or array.
       storages: where their bytes lie.
 
+    Returns:
+      The tensors, and tied ones: name -> name of the tensor that has the same entries of the same storage. Those are
+      not among the tensors. Of several names one that is no number in a list is preferred, then the first.
+
     Raises:
       CheckpointError: a view reaches beyond its storage, or a storage beyond its bytes.
     """
+    names: dict[object, list[str]] = {}
+    for name, leaf in leaves.items():
+        names.setdefault(_entries_of(leaf) or name, []).append(name)
+    chosen = {name: min(same, key=lambda n: n.rpartition(".")[2].isdigit()) for same in names.values() for name in same}
     result = {}
     for name, leaf in leaves.items():
         if isinstance(leaf, PickledArray):
             result[name] = LazyTensor.of(leaf.array, storages.path, name)
         else:
             result[name] = _lazy(name, leaf, storages)
-    return result
+    tied = {name: kept for name, kept in chosen.items() if name != kept}
+    return {name: tensor for name, tensor in result.items() if name not in tied}, tied
+
+
+def _entries_of(leaf: Leaf) -> object:
+    """Equal for views of the same entries, maybe with their axes in another order; None for an array and no entries."""
+    if isinstance(leaf, PickledArray) or not prod(leaf.shape) or len(leaf.shape) != len(leaf.strides):
+        return None
+    axes = sorted((stride, n) for n, stride in zip(leaf.shape, leaf.strides, strict=True) if n > 1)
+    return leaf.storage.key, leaf.dtype, leaf.offset, tuple(axes), leaf.quantizer
 
 
 def _lazy(name: str, tensor: StoredTensor, storages: Storages) -> LazyTensor:
@@ -94,9 +111,11 @@ class _View:
         if not self.reach:
             return np.empty(self.shape, self.dtype)[start:stop]
         size = self.dtype.itemsize
-        stored = self.read()[self.offset * size : (self.offset + self.reach) * size].view(self.dtype)
+        plain = np.dtype(f"V{size}")  # NumPy strides no arrays of types that are not its own
+        stored = self.read()[self.offset * size : (self.offset + self.reach) * size].view(plain)
         strides = tuple(size * stride for stride in self.strides) or (size,)
-        return np.lib.stride_tricks.as_strided(stored, self.shape or (1,), strides, writeable=False)[start:stop]
+        view = np.lib.stride_tricks.as_strided(stored, self.shape or (1,), strides, writeable=False)
+        return view[start:stop].view(self.dtype)
 
 
 class _Dequantized:

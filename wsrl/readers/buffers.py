@@ -1,0 +1,43 @@
+"""Tells constants of infinite entries, such as masks and bounds, from weights: a network learns no infinity."""
+
+import ml_dtypes
+import numpy as np
+
+from wsrl.checkpoint import LazyTensor
+
+SHARE = 1 / 8  # of infinite entries, from which on a matrix with finite ones other than zero is a mask
+
+
+def is_infinite_constant(tensor: LazyTensor) -> bool:
+    """Whether a tensor is a mask or bound.
+
+    Its first or last row has an infinite entry, none is NaN, and the finite entries are zero or, in a tensor of two
+    axes or more, the infinite ones many. The largest finite numbers of a type stand for infinity.
+
+    Args:
+      tensor: of floating point; two of its rows are read, and all if one of them is infinite.
+
+    Raises:
+      CheckpointError: rows cannot be read.
+    """
+    if not tensor.size or tensor.dtype not in LIMITS:
+        return False
+    last = tensor.num_rows - 1
+    if not any(_infinite(tensor, tensor.read_rows(row, row + 1)).any() for row in (0, last)):
+        return False
+    values = np.asarray(tensor.read_rows(0, tensor.num_rows))
+    infinite = _infinite(tensor, values)
+    finite = values[~infinite].astype(np.float32)
+    if np.isnan(finite).any():
+        return False
+    return not finite.any() or (tensor.ndim > 1 and bool(infinite.mean() >= SHARE))
+
+
+def _infinite(tensor: LazyTensor, values: np.ndarray) -> np.ndarray:
+    return np.abs(np.asarray(values).astype(np.float64)) >= LIMITS[tensor.dtype]
+
+
+LIMITS = {
+    **{np.dtype(kind).name: float(np.finfo(kind).max) for kind in (np.float64, np.float32, np.float16)},
+    "bfloat16": float(ml_dtypes.finfo(ml_dtypes.bfloat16).max),
+}
