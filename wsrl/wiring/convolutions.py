@@ -8,6 +8,7 @@ from wsrl.wiring.order import SECOND, SHORTCUT
 from wsrl.wiring.reading import read_value
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
+from wsrl.wiring.wiring import Fact
 
 SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
 TRANSPOSE = re.compile(r"transp|deconv|^up|upsam|conv_t|tconv|convt", re.I)
@@ -30,8 +31,11 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
             axis_in, axis_out = 0, 1
             flow.transposes = True
     fan_in, units = shape[axis_in], shape[axis_out]
-    flow.note(node, "conv")
-    if fan_in == 1 and max(shape) == max(shape[2:] if not node.transposed else shape[:-2]) and units == 1:
+    taps = shape[:-2] if node.transposed else shape[2:]
+    step = flow.note(
+        node, "conv" if node.transposed or axis_out == 0 else "transposed conv", facts={"kernel": Fact(taps, "shapes")}
+    )
+    if fan_in == 1 and max(shape) == max(taps) and units == 1:
         return _across_channels(flow, node, env)
     if fan_in == 1 and env.visible(units) and units > 1:  # depthwise
         entry = flow.pick(env, units, node, newest)
@@ -40,11 +44,13 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         if given is not None and _multiplies(node, size_of(given.value)):
             fix(given.value)
             fix(entry.value)
-        flow.put(name, axis_out, entry.value)
-        flow.put_vectors(node, entry.value)
+        flow.passes(name, axis_out, entry.value)
+        flow.writes_vectors(node, entry.value)
         entry.spatial = True
         if entry in env.entries:
             entry.read = False
+        step.passes = True
+        step.facts["groups"] = Fact(units, "shapes")
         return True
     if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
         flow.wanted.append((1, node))
@@ -59,21 +65,24 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         assert entry is not None
         value = entry.value
     else:
+        last = env.last()
         value = _grouped(flow, node, env, fan_in, units, newest) if flow.parts else None
-        if value is not None:
+        if value is not None and last is not None:
             out, value = value, None
-            flow.put(name, axis_out, out)
-            flow.put_vectors(node, out)
+            step.taken = last.value
+            step.facts["groups"] = Fact(size_of(last.value) // fan_in, "shapes")
+            flow.writes(name, axis_out, out)
+            flow.writes_vectors(node, out)
             env.add(out, spatial=True)
             return True
         value = read_value(flow, node, env, fan_in, newest)
     if value is None:
         return False
-    flow.put(name, axis_in, value)
+    flow.reads(name, axis_in, value)
     may_be_grouped = env.is_unknown() and (fan_in == 1 or any(n > 1 for n in node.weight[2:]))
     out = (Dim(units, fixed=may_be_grouped),)
-    flow.put(name, axis_out, out)
-    flow.put_vectors(node, out)
+    flow.writes(name, axis_out, out)
+    flow.writes_vectors(node, out)
     if flow.transposes and fan_in == units and max(shape[2:], default=1) > 1 and not node.transposed:
         tie_values(value, out)  # which axis is which cannot be told
     env.add(out, spatial=True)

@@ -7,7 +7,7 @@ nothing fits, what flows in and out is fixed and the modules below are looked at
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values
 from wsrl.wiring.order import (
@@ -28,9 +28,12 @@ from wsrl.wiring.order import (
     waits,
     zipped,
 )
+from wsrl.wiring.places import place_norms
 from wsrl.wiring.sources import feed, feed_encoders
+from wsrl.wiring.trace import Connector, Step, Trace
 from wsrl.wiring.tree import Node, Shape, sorted_children
 from wsrl.wiring.values import Entry, Env
+from wsrl.wiring.wiring import Fact, Operation, TensorAxis
 
 
 class Flow:
@@ -38,7 +41,7 @@ class Flow:
 
     Attributes:
       axes: tensor -> for each axis the value that lies along it, or None.
-      kinds: module path -> (kind, tensors).
+      trace: which modules have run.
       warnings: sentences.
       embedded: values that token embeddings return, with their tensors.
     """
@@ -49,7 +52,9 @@ class Flow:
         self.run_leaf = run_leaf
         self.axes: dict[str, list[Value | None]] = {}
         self.shapes: dict[str, Shape] = {}
-        self.kinds: dict[str, tuple[str, list[str]]] = {}
+        self.trace = Trace(root)
+        self._reads: set[TensorAxis] = set()
+        self._writes: set[TensorAxis] = set()
         self.warnings: list[str] = []
         self.wanted: list[tuple[int, Node]] = []
         self.embedded: list[Value] = []
@@ -59,6 +64,13 @@ class Flow:
         self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.made: set[int] = set()  # sizes that some module returns
+        self.made_early = {  # sizes that modules return which do not run late
+            leaf.units
+            for name, child in root.children.items()
+            if not LATE.search(name)
+            for leaf in child.leaves()
+            if leaf.kind in ("linear", "conv", "embedding")
+        }
         self.transposes = False  # whether there are transposed convolutions
         self.cyclic = False  # whether the first module was guessed
         for leaf in root.leaves():
@@ -84,21 +96,84 @@ class Flow:
         else:
             tie_values(before, value)
 
-    def put_vectors(self, node: Node, value: Value, skip: Iterable[str] = ("weight",)) -> None:
-        """Says that the vectors of a module hold one number a unit; one that does not fit fixes the units."""
+    def reads(self, tensor: str, axis: int, value: Value) -> None:
+        """Says that an axis holds what comes into a module."""
+        self.put(tensor, axis, value)
+        self._reads.add((tensor, axis))
+
+    def writes(self, tensor: str, axis: int, value: Value) -> None:
+        """Says that an axis holds what a module returns."""
+        self.put(tensor, axis, value)
+        self._writes.add((tensor, axis))
+
+    def passes(self, tensor: str, axis: int, value: Value) -> None:
+        """Says that an axis holds what comes into a module and, unit by unit, what it returns."""
+        self.reads(tensor, axis, value)
+        self._writes.add((tensor, axis))
+
+    def writes_vectors(self, node: Node, value: Value) -> None:
+        """Says that the tensors beside a module's weight hold one number for each unit that it returns."""
+        for tensor, axis in self._vectors(node, value, skip=("weight",)):
+            self.writes(tensor, axis, value)
+
+    def passes_vectors(self, node: Node, value: Value) -> None:
+        """Says that the tensors of a module hold one number for each unit that it reads and returns."""
+        for tensor, axis in self._vectors(node, value):
+            self.passes(tensor, axis, value)
+
+    def _vectors(self, node: Node, value: Value, skip: Iterable[str] = ()) -> list[TensorAxis]:
+        """The axes of vectors that have the length of a value; a tensor that does not fit fixes the units."""
+        found = []
         for name, (tensor, shape) in node.tensors.items():
             hits = [i for i, n in enumerate(shape) if n == size_of(value) and n > 1]
             others = [n for n in shape if n > 1]
             if name in skip or not others:
                 continue
             if len(hits) == 1 and len(others) == 1:
-                self.put(tensor, hits[0], value)
+                found.append((tensor, hits[0]))
             else:
                 fix(value)
+        return found
 
-    def note(self, node: Node, kind: str) -> None:
-        """Records the kind of a module."""
-        self.kinds[node.dotted] = (kind, [tensor for tensor, _ in node.tensors.values()])
+    def note(
+        self,
+        node: Node,
+        type: str,
+        taken: Value | None = None,
+        made: Value | None = None,
+        after: tuple[Step, ...] | None = None,
+        facts: Mapping[str, Fact] | None = None,
+    ) -> Step:
+        """Records an operation; see Step. What it takes and makes is read off its axes unless it is given."""
+        passes = type in ("norm", "batch norm", "parameter")
+        step = Step(node, type, dict(facts or {}), taken, made, after, passes)
+        self.trace.add(step)
+        return step
+
+    def operations(self) -> tuple[Operation, ...]:
+        """All operations in the order in which data flows, once everything has run."""
+        connector = Connector(self.axes, self._reads, self._writes)
+        place_norms(self.trace.root, connector.groups_of)
+        for leaf in self.trace.add_others(self.root):
+            self._direct_as_stored(leaf)
+        connector.run(self.trace.root)
+        return tuple(connector.operations)
+
+    def _direct_as_stored(self, leaf: Node) -> None:
+        """Says which axes a module that has not run reads and writes, by the form in which weights are stored."""
+        if leaf.kind in ("linear", "conv", "embedding"):
+            name, shape = leaf.tensors["weight"]
+            last = leaf.transposed or leaf.kind == "embedding"
+            read, written = (len(shape) - 2, len(shape) - 1) if last else (1, 0)
+            self._reads.add((name, read))
+            self._writes.add((name, written))
+            bias = leaf.tensors.get("bias")
+            if bias is not None and len(bias[1]) == 1:
+                self._writes.add((bias[0], 0))
+        elif leaf.kind == "norm":
+            vectors = {(name, 0) for name, shape in leaf.tensors.values() if len(shape) == 1}
+            self._reads |= vectors
+            self._writes |= vectors
 
     # what modules read
 
@@ -158,6 +233,12 @@ class Flow:
 
     def run(self, node: Node, env: Env, newest: bool = False) -> bool:
         """Runs a module; False if what it reads is not there yet. What it returns is put in reach in `env`."""
+        self.trace.open(node, certain=newest)
+        ran = self._run(node, env, newest)
+        self.trace.close(ran)
+        return ran
+
+    def _run(self, node: Node, env: Env, newest: bool) -> bool:
         for rule in self.special:
             ran = rule(self, node, env)
             if ran is not None:
@@ -169,12 +250,13 @@ class Flow:
     def run_list(self, node: Node, env: Env) -> bool:
         """Runs the members of a list one after the other; one that does not fit may be a branch."""
         inner = Env(env, only_last=True, node=node)
+        self.trace.scope.ordered = True
         members = sorted_children(node)
         bare = len(members) > 1 and all(m.kind in ("linear", "conv") for m in members)
         branches = len({first_read(m) for m in members} - {None}) == 1
         residual = bare and [m.name for m in members] == [str(i) for i in range(len(members))]
         for i, member in enumerate(members):
-            before = inner.last()
+            before, count = inner.last(), len(self.trace.scope.items)
             if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
@@ -183,6 +265,8 @@ class Flow:
                     self.run_lost([member], inner)
             elif residual and before and inner.entries and size_of(before.value) == size_of(inner.entries[-1].value):
                 tie_values(before.value, inner.entries[-1].value)  # bare layers may be run with residual connections
+            if node.name == "experts":
+                self.trace.run_beside(count)
         self.export(inner, env, node)
         return True
 
@@ -215,13 +299,16 @@ class Flow:
         pending = [c for c in children if c not in bare]
         ran_any = not pending
         for child in shortcuts(node):
+            count = len(self.trace.scope.items)
             if child in pending and self.run(child, inner):
+                self.trace.run_beside(count)
                 pending.remove(child)
         feed_encoders(self, node, inner)
         if chain:
             ran = self.run_chain(chain, inner)
             if not ran:
                 return False
+            self.trace.scope.ordered = True
             pending = [c for c in pending if c not in ran]
             ran_any = True
         elif env.parent is not None:

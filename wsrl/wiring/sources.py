@@ -35,14 +35,7 @@ def _made_before(flow: "Flow", node: Node) -> set[int]:
     """Sizes that some module returns, other than those that run late where this one runs early."""
     if not EARLY.search(node.path[0]):
         return flow.made
-    late = {n: c for n, c in flow.root.children.items() if LATE.search(n)}
-    return {
-        leaf.units
-        for n, c in flow.root.children.items()
-        if n not in late
-        for leaf in c.leaves()
-        if leaf.kind in ("linear", "conv", "embedding")
-    }
+    return flow.made_early
 
 
 def feed_encoders(flow: "Flow", node: Node, env: Env) -> None:

@@ -1,8 +1,9 @@
 """The tree of a checkpoint's modules, as the names of its tensors spell it out."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 Shape = tuple[int, ...]
 
@@ -19,9 +20,9 @@ EMBEDDING = re.compile(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """A module: its own tensors and its children.
+    """A module: its own tensors and its children. What follows from them is kept once it has been asked for.
 
     Attributes:
       path: names from the root down.
@@ -36,12 +37,12 @@ class Node:
     transposed: bool = False
     parent: "Node | None" = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Last name of the path."""
         return self.path[-1] if self.path else ""
 
-    @property
+    @cached_property
     def dotted(self) -> str:
         """The path as one word."""
         return ".".join(self.path)
@@ -55,7 +56,7 @@ class Node:
         """Shape of a field, None where the module has none."""
         return self.tensors[name][1] if name in self.tensors else None
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """`norm`, `linear`, `conv`, `embedding`, `recurrent`, `parameter` (bare) or `container`."""
         if any(re.match(r"weight_(ih|hh)(_l\d+)?", name) for name in self.tensors):
@@ -91,14 +92,26 @@ class Node:
         """Units or channels that a dense layer or convolution reads; of a grouped one, those of a group."""
         return self.weight[-2] if self.transposed else self.weight[1]
 
-    def leaves(self) -> Iterator["Node"]:
-        """Yields all modules with tensors below and including this one, in natural order."""
-        if self.tensors:
-            yield self
-        for child in sorted_children(self):
-            yield from child.leaves()
+    @cached_property
+    def _leaves(self) -> tuple["Node", ...]:
+        own = (self,) if self.tensors else ()
+        return own + tuple(leaf for child in sorted_children(self) for leaf in child.leaves())
+
+    @cached_property
+    def _sorted(self) -> tuple["Node", ...]:
+        return tuple(self.children[name] for name in sorted(self.children, key=natural))
+
+    def leaves(self) -> tuple["Node", ...]:
+        """All modules with tensors below and including this one, in natural order."""
+        return self._leaves
+
+    def forget(self) -> None:
+        """Drops what is kept; to be called where tensors or children of this module or one below it have changed."""
+        for name in ("kind", "_leaves", "_sorted"):
+            self.__dict__.pop(name, None)
 
 
+@lru_cache(maxsize=2**16)
 def natural(name: str) -> tuple:
     """Sorts `conv2` before `conv10`."""
     return tuple((1, int(s), "") if s.isdigit() else (0, 0, s) for s in re.split(r"(\d+)", name) if s)
@@ -106,7 +119,7 @@ def natural(name: str) -> tuple:
 
 def sorted_children(node: Node) -> list[Node]:
     """Children in natural order of their names."""
-    return [node.children[name] for name in sorted(node.children, key=natural)]
+    return list(node._sorted)
 
 
 def parse_tree(shapes: Mapping[str, Shape]) -> Node:
@@ -140,12 +153,13 @@ def parse_tree(shapes: Mapping[str, Shape]) -> Node:
         else:
             node.tensors["value"] = (name, shape)
     _own_vectors(root)
-    _transposed_linears(root)
     _set_parents(root)
+    _transposed_linears(root)
     return root
 
 
 def _set_parents(node: Node) -> None:
+    node.forget()
     for child in node.children.values():
         child.parent = node
         _set_parents(child)
