@@ -43,6 +43,7 @@ class Attention:
         self._shared_tables = any(TABLE.search(name) for name in shapes)
         self._heads: dict[int, list[Dim]] = {}  # groups of heads, by the number of query heads
         self._contacts: list[Node] = []
+        self._roles: dict[Node, tuple[dict[str, Node], list[Node]] | None] = {}
         self._tensors: set[str] = set()  # of attention layers
 
     def run(self, flow: Flow, node: Node, env: Env) -> bool | None:
@@ -56,7 +57,9 @@ class Attention:
         latent = run_latent_attention(flow, node, env, heads)
         if latent is not None:
             return latent
-        found = sort_by_role(node)
+        if node not in self._roles:
+            self._roles[node] = sort_by_role(node)
+        found = self._roles[node]
         layers = [leaf for leaf in found[1] if leaf.kind in ("linear", "conv")] if found else []
         if found and all(is_harmless(leaf, len(node.path), heads) for leaf in layers):
             return self._run(flow, node, env, *found)

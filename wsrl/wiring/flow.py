@@ -7,7 +7,9 @@ nothing fits, what flows in and out is fixed and the modules below are looked at
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values
 from wsrl.wiring.order import (
@@ -35,6 +37,17 @@ from wsrl.wiring.tree import Node, Shape, sorted_children
 from wsrl.wiring.values import Entry, Env
 from wsrl.wiring.wiring import Fact, Operation, TensorAxis
 
+Rule = Callable[["Flow", Node, Env], bool | None]
+
+
+class _Plan(NamedTuple):
+    """Modules of a block: bare parameters, others in the order in which they are tried, shortcuts, and the chain."""
+
+    bare: list[Node]
+    layers: list[Node]
+    shortcuts: list[Node]
+    chain: list[Node] | None
+
 
 class Flow:
     """Runs the tree; collects what the axes of the tensors hold.
@@ -46,9 +59,11 @@ class Flow:
       embedded: values that token embeddings return, with their tensors.
     """
 
-    def __init__(self, root: Node, special, run_leaf):
+    def __init__(self, root: Node, special: Sequence[Rule], special_leaves: Sequence[Rule], run_leaf: Callable):
         self.root = root
         self.special = special
+        self.special_leaves = special_leaves
+        self._plans: dict[Node, _Plan] = {}
         self.run_leaf = run_leaf
         self.axes: dict[str, list[Value | None]] = {}
         self.shapes: dict[str, Shape] = {}
@@ -56,6 +71,7 @@ class Flow:
         self._reads: set[TensorAxis] = set()
         self._writes: set[TensorAxis] = set()
         self.warnings: list[str] = []
+        self._marked: list[tuple[Entry, bool]] = []  # entries that were read, and whether they had been before
         self.wanted: list[tuple[int, Node]] = []
         self.embedded: list[Value] = []
         self.parts = False  # whether parts of values, or several, may be read
@@ -191,13 +207,13 @@ class Flow:
         elif newest and own and own[-1] is env.entries[-1]:
             found = [e for e in own if not e.read or e is own[-1]]
         elif own and not env.only_last:
-            found = found + [e for e in env.inputs if size_of(e.value) == size]
+            found = found + [e for e in env.inputs if e.size == size]
         if node.kind != "norm":
             found = [e for e in found if not e.heads] or found
         if env.is_unknown() and not (newest and own):
             for entry in found:
                 fix(entry.value)
-                entry.read = True
+                self._mark_read(entry)
             self.unknown_sizes.add(size)
             guess = Entry((Dim(size, fixed=True),), read=True)
             scope: Env | None = env
@@ -206,7 +222,7 @@ class Flow:
                 scope = scope.parent
             return guess
         if not found and self.far and FAR.search(node.dotted):
-            found = [e for e in env.made if e.returned and size_of(e.value) == size]
+            found = [e for e in env.made if e.returned and e.size == size]
         if not found:
             self.wanted.append((size, node))
             return None
@@ -218,7 +234,7 @@ class Flow:
         for other in found[1:]:
             tie_values(found[0].value, other.value)
         for entry in found:
-            entry.read = True
+            self._mark_read(entry)
             scope: Env | None = env
             while scope is not None and entry not in scope.entries:
                 if entry not in scope.inputs:
@@ -228,6 +244,19 @@ class Flow:
                 scope = scope.parent
             if scope is not None and scope.unknown:
                 fix(entry.value)
+
+    def _mark_read(self, entry: Entry) -> None:
+        self._marked.append((entry, entry.read))
+        entry.read = True
+
+    @contextmanager
+    def reading_on(self) -> Iterator[None]:
+        """What is read within it does not count as read: a norm hands it on."""
+        before, self._marked = self._marked, []
+        yield
+        for entry, was_read in reversed(self._marked):
+            entry.read = was_read
+        self._marked = before
 
     # running modules
 
@@ -239,7 +268,7 @@ class Flow:
         return ran
 
     def _run(self, node: Node, env: Env, newest: bool) -> bool:
-        for rule in self.special:
+        for rule in self.special if node.kind == "container" else self.special_leaves:
             ran = rule(self, node, env)
             if ran is not None:
                 return ran
@@ -263,7 +292,7 @@ class Flow:
                 if not branches or may_be_grouped(member, before) or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
                     self.run_lost([member], inner)
-            elif residual and before and inner.entries and size_of(before.value) == size_of(inner.entries[-1].value):
+            elif residual and before and inner.entries and before.size == inner.entries[-1].size:
                 tie_values(before.value, inner.entries[-1].value)  # bare layers may be run with residual connections
             if node.name == "experts":
                 self.trace.run_beside(count)
@@ -290,15 +319,14 @@ class Flow:
 
     def run_block(self, node: Node, env: Env) -> bool:
         """Runs named modules, then bare parameters; False if what they read is not there yet."""
-        chain = chain_of(node, self.norm_first.get(signature(node)))
+        plan = self._plan(node)
+        chain = plan.chain
         inner = Env(env, node=node)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
-        children = zipped(node) or order(node)
-        bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
-        pending = [c for c in children if c not in bare]
+        bare, pending = plan.bare, list(plan.layers)
         ran_any = not pending
-        for child in shortcuts(node):
+        for child in plan.shortcuts:
             count = len(self.trace.scope.items)
             if child in pending and self.run(child, inner):
                 self.trace.run_beside(count)
@@ -329,6 +357,16 @@ class Flow:
         if not (gate and self.is_scale(inner, read_before)):
             self.export(inner, env, node)
         return True
+
+    def _plan(self, node: Node) -> "_Plan":
+        """What names tell of a block's modules; asked for each time that the block tries to run."""
+        if node not in self._plans:
+            children = zipped(node) or order(node)
+            bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
+            layers = [c for c in children if c not in bare]
+            chain = chain_of(node, self.norm_first.get(signature(node)))
+            self._plans[node] = _Plan(bare, layers, shortcuts(node), chain)
+        return self._plans[node]
 
     def run_chain(self, chain: list[Node], inner: Env) -> list[Node]:
         """Runs modules whose order is known, apart from what is there already; returns those that ran."""
@@ -377,7 +415,7 @@ class Flow:
         """Whether a block only scales what it reads; then its value is tied to that, and nothing counts as read."""
         if not (inner.inputs and inner.entries) or inner.is_unknown():
             return False
-        sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
+        sources = [e for e in inner.inputs if e.size == inner.entries[-1].size]
         if not sources:
             return False
         tie_values(sources[0].value, inner.entries[-1].value)
@@ -423,7 +461,7 @@ class Flow:
         first: dict[int, Entry] = {}
         for entry in entries:
             if not entry.heads:
-                other = first.setdefault(size_of(entry.value), entry)
+                other = first.setdefault(entry.size, entry)
                 if other is not entry:
                     tie_values(other.value, entry.value)
 
@@ -444,9 +482,9 @@ class Flow:
         for node in nodes:
             own = Env(env, unknown=True)
             self.run(node, own)
-            self.unknown_sizes |= {size_of(e.value) for e in own.entries}
+            self.unknown_sizes |= {e.size for e in own.entries}
             for entry in [*env.entries, *env.inputs]:
-                if size_of(entry.value) in self.unknown_sizes:
+                if entry.size in self.unknown_sizes:
                     fix(entry.value)
 
     def export(self, inner: Env, env: Env, node: Node) -> None:
@@ -456,13 +494,13 @@ class Flow:
             entry.read = True  # from here on the entry outside counts
         first: dict[int, Entry] = {}
         for entry in returned:
-            size = size_of(entry.value)
+            size = entry.size
             if size in first and not entry.heads:
                 tie_values(first[size].value, entry.value)
                 continue
             first[size] = entry
             for source in inner.inputs:
-                if size_of(source.value) == size and not entry.heads and not source.heads:
+                if source.size == size and not entry.heads and not source.heads:
                     tie_values(source.value, entry.value)
         stage = node.name.isdigit() or env.parent is None
         for entry in first.values():

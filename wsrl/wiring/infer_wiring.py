@@ -61,7 +61,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         run_state_space,
         run_transform,
     )
-    flow = Flow(root, (run_unusual, *blocks, attention.run), run_module)
+    flow = Flow(root, (run_unusual, *blocks, attention.run), (run_token_mixing, run_position_features), run_module)
     env = Env()
     if adapters.base:
         _run_root(flow, env)

@@ -5,7 +5,7 @@ from itertools import pairwise
 from math import gcd
 
 from wsrl.wiring.convolutions import run_conv
-from wsrl.wiring.dims import Dim, fix, mark, size_of, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, mark, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.reading import joined_values, read_value, repeated
 from wsrl.wiring.recurrent import run_recurrent
@@ -60,21 +60,13 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     flow.note(node, norm_type(node))
     if size == 1:
         return True
-    read = {id(e): e.read for e in env.made}
-    entry = flow.pick(env, size, node, newest) if env.visible(size) or env.is_unknown() else None
+    with flow.reading_on():
+        entry = flow.pick(env, size, node, newest) if env.visible(size) or env.is_unknown() else None
+        value = entry.value if entry is not None else _merged(flow, node, env, size)
     if entry is None:
-        last = env.last()
-        merged = last is not None and size == 4 * size_of(last.value) and not last.spatial
-        value = repeated(flow, node, env, last, size) if last is not None and merged else None
-        value = value or joined_values(flow, env, size)
-        for own in env.made:
-            own.read = read.get(id(own), own.read)
-        if value is None:
-            return False
-        flow.passes_vectors(node, value)
-        return True
-    for own in env.made:  # a norm hands on what it reads
-        own.read = read.get(id(own), own.read)
+        if value is not None:
+            flow.passes_vectors(node, value)
+        return value is not None
     if (
         entry in env.entries
         and entry.dense
@@ -87,6 +79,14 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     _loosen_group_norm(node, entry)
     flow.passes_vectors(node, entry.value)
     return True
+
+
+def _merged(flow: Flow, node: Node, env: Env, size: int) -> Value | None:
+    """Several values, or several views of one, side by side."""
+    last = env.last()
+    merged = last is not None and size == 4 * last.size and not last.spatial
+    value = repeated(flow, node, env, last, size) if last is not None and merged else None
+    return value or joined_values(flow, env, size)
 
 
 def _loosen_group_norm(node: Node, entry: Entry) -> None:
@@ -139,7 +139,7 @@ def _parameter(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
 
 def _attach(flow: Flow, env: Env, tensor: str, axis: int) -> None:
     size = flow.shapes[tensor][axis]
-    found = env.visible(size) + [e for e in env.inputs if size_of(e.value) == size]
+    found = env.visible(size) + [e for e in env.inputs if e.size == size]
     if found:
         for other in found[1:]:
             tie_values(found[0].value, other.value)
