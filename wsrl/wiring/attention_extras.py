@@ -17,7 +17,7 @@ REDUCTION = re.compile(r"(^|[.])(sr|spatial_reduction|sequence_reduction|kv_down
 
 def put_weight(flow: Flow, leaf: Node, inputs: Value, outputs: Value) -> None:
     """Says what a dense layer or convolution reads and returns."""
-    name, shape = leaf.tensors["weight"]
+    name, shape = leaf.tensors.get("in_proj_weight") or leaf.tensors["weight"]
     last = len(shape) - 1
     axis_in, axis_out = (last - 1, last) if leaf.transposed else (1, 0)
     if size_of(inputs) == shape[axis_in]:

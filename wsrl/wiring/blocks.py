@@ -59,7 +59,7 @@ def run_dense_stages(flow: Flow, node: Node, env: Env) -> bool | None:
 def first_read_by_norm(layer: Node) -> int | None:
     """What a layer reads that starts with a norm."""
     norms = [leaf for leaf in layer.leaves() if leaf.kind == "norm"]
-    return norms[0].weight[0] if norms and "weight" in norms[0].tensors else None
+    return norms[0].weight[0] if norms and norms[0].shape("weight") else None
 
 
 def run_token_mixing(flow: Flow, node: Node, env: Env) -> bool | None:

@@ -19,7 +19,7 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     name, shape = node.tensors["weight"]
     last_axis = len(shape) - 1
     axis_in, axis_out = (last_axis - 1, last_axis) if node.transposed else (1, 0)
-    bias = node.shape("bias")
+    bias = node.shape("bias") or None
     if not node.transposed:
         swapped = bias is not None and bias[0] == shape[1] != shape[0]
         named = (bias is None or bias[0] == shape[1]) and bool(TRANSPOSE.search(node.dotted))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.errors import InputError
@@ -47,7 +48,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         shown = GraphFlow(graph, shapes, RULES)
         shown.run()
         return _to_wiring(shown, shapes, shown.operations())
-    adapters = Adapters(shapes)
+    adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
@@ -120,6 +121,9 @@ def _to_wiring(
             )
         return tuple(found) if any(s.group for s in found) else None
 
-    axes = {name: tuple(segments(value) for value in flow.axes[name]) for name in sorted(shapes, key=natural)}
+    axes = {
+        name: tuple(segments(value) for value in flow.axes.get(name, [None] * len(shapes[name])))
+        for name in sorted(shapes, key=natural)
+    }
     shapes = {n: shapes[n] for n in axes}
     return Wiring(groups, shapes, axes, operations, tuple(products), warnings=tuple(flow.warnings))

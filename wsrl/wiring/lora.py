@@ -66,7 +66,8 @@ class Adapters:
         """Gives tensors of operations their own names again, and puts the pairs after their base layers."""
         if not self.pairs:
             return tuple(operations)
-        pairs = {self._base_weight(down) or down: (down, up) for down, up in self.pairs}
+        matrices = [(d, u) for d, u in self.pairs if min(len(self.shapes[d]), len(self.shapes[u])) > 1]
+        pairs = {self._base_weight(down) or down: (down, up) for down, up in matrices}
         found: list[Operation] = []
         ends: list[tuple[int, ...]] = []  # of each operation: its own new index, and that of what is added to it
         for operation in operations:

@@ -146,9 +146,9 @@ def norm_first_by_names(root: Node) -> dict[frozenset[str], bool | None]:
             match = re.fullmatch(r"(?:bn|norm)_?(\d+)", name)
             conv = node.children.get(f"conv{match[1]}") if match else None
             if match and conv is not None and conv.kind == "conv" and child.kind == "norm" and not conv.transposed:
-                size = child.tensors[next(iter(child.tensors))][1][0]
-                vote[0] &= size == conv.weight[1]
-                vote[1] &= size == conv.weight[0]
+                size = child.tensors[next(iter(child.tensors))][1][:1]
+                vote[0] &= size == conv.weight[1:2]
+                vote[1] &= size == conv.weight[:1]
     return {key: None if before == after else before for key, (before, after) in votes.items()}
 
 
@@ -200,7 +200,7 @@ def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
     current = 0
     for child in chain:
         if child.kind == "norm":
-            if current not in (0, child.tensors[next(iter(child.tensors))][1][0]):
+            if child.tensors[next(iter(child.tensors))][1][:1] not in ((), (current,)) and current:
                 return None
             continue
         out, fan_in = child.weight[:2]

@@ -59,10 +59,8 @@ class Node:
     @cached_property
     def kind(self) -> str:
         """`norm`, `linear`, `conv`, `embedding`, `recurrent`, `parameter` (bare) or `container`."""
-        if any(re.match(r"weight_(ih|hh)(_l\d+)?", name) for name in self.tensors):
-            return "recurrent"
-        if "recurrent_kernel" in self.tensors:
-            return "recurrent"
+        if any(re.match(r"weight_(ih|hh)|recurrent_kernel", name) for name in self.tensors):
+            return "recurrent" if self._is_recurrent() else "parameter"
         if "in_proj_weight" in self.tensors:
             return "container"
         if "mean" in self.tensors and "variance" in self.tensors:
@@ -76,6 +74,23 @@ class Node:
             looked_up = EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
             return "embedding" if looked_up and "bias" not in self.tensors else "linear"
         return "conv"
+
+    def _is_recurrent(self) -> bool:
+        """Whether weights of inputs and of states make whole cells, in PyTorch's or in Keras' convention."""
+        if "recurrent_kernel" in self.tensors:
+            kernel, recurrent = self.shape("weight") or (), self.shape("recurrent_kernel") or ()
+            return len(kernel) == len(recurrent) == 2 and kernel[1] == recurrent[1] and recurrent[1] % recurrent[0] == 0
+        suffixes = {name[9:] for name in self.tensors if re.match(r"weight_(ih|hh)", name)}
+        for suffix in suffixes:
+            inputs, states = (self.shape(f"weight_{side}{suffix}") or () for side in ("ih", "hh"))
+            projection = self.shape(f"weight_hr{suffix}") or states
+            if not len(inputs) == len(states) == len(projection) == 2 or inputs[0] != states[0]:
+                return False
+            if states[0] % projection[1] or projection[0] != (states[1] if projection is not states else states[0]):
+                return False
+            if any(self.shape(f"bias_{side}{suffix}") not in (None, states[:1]) for side in ("ih", "hh")):
+                return False
+        return "" in suffixes or "_l0" in suffixes
 
     def _scales(self) -> bool:
         """Whether a weight with one long axis is a gain, [channels, 1, 1] or with a bias of its shape."""
@@ -172,7 +187,11 @@ def _own_vectors(node: Node) -> None:
     if not node.tensors or not node.children or "in_proj_weight" in node.tensors:
         return
     if "weight" in node.tensors and all(c.kind == "parameter" for c in node.children.values()):
-        node.tensors |= {"." + c.name: c.tensors["value"] for c in node.children.values()}
+        node.tensors |= {
+            f".{c.name}" if role == "value" else f".{c.name}.{role}": tensor
+            for c in node.children.values()
+            for role, tensor in c.tensors.items()
+        }
         node.children.clear()
         return
     for name in list(node.tensors):
