@@ -1,12 +1,13 @@
-"""Small networks with claims written by hand, and random members of their symmetries."""
+"""Small networks with wirings written by hand, and random members of their symmetries."""
 
 from dataclasses import replace
 
 import numpy as np
+from claims import operation
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring.claim import Claim, Module, Neurons, Product, Segment, Slice
 from wsrl.wiring.permute import mixed, permuted, rescaled
+from wsrl.wiring.wiring import Neurons, Product, Segment, Slice, Wiring
 
 
 def hidden(size, scale="none"):
@@ -54,9 +55,13 @@ class Builder:
             for name, axes in self.axes.items()
             for axis, n in zip(axes, shapes[name], strict=True)
         )
-        modules = tuple(Module(path, kind, tuple(names)) for path, (kind, names) in sorted(self.modules.items()))
-        claim = Claim(self.groups, shapes, self.axes, modules, tuple(self.products))
-        return Checkpoint("hand-made", self.tensors, {}), claim
+        operations = tuple(
+            operation(path or names[0], kind, {name: shapes[name] for name in names}, [i - 1] if i else [])
+            for i, (path, (kind, names)) in enumerate(self.modules.items())
+        )
+        return Checkpoint("hand-made", self.tensors, {}), Wiring(
+            self.groups, shapes, self.axes, operations, tuple(self.products)
+        )
 
 
 def transformer(seed=0, heads=3, dim=4, repeat=1, layers=2, qk=True):
@@ -184,7 +189,7 @@ def convolutional(seed=0):
     b.add("0.bias", (6,), "a", kind="conv")
     for field in ("weight", "bias", "running_mean", "running_var"):
         power = 1 if field in ("weight", "bias") else 0
-        b.add(f"1.{field}", (6,), ("a", 1, 1, power), kind="norm", positive=field != "bias")
+        b.add(f"1.{field}", (6,), ("a", 1, 1, power), kind="batch norm", positive=field != "bias")
     b.add("2.weight", (6, 6, 1, 1), "d", ("a", 1, 1, -1), None, None, kind="conv")
     b.add("3.weight", (6, 1, 3, 3), "d", None, None, None, kind="conv")
     b.add("4.weight", (4, 6, 3, 3), ("e", 1, 1, 1), "d", None, None, kind="conv")

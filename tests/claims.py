@@ -1,16 +1,43 @@
-"""Checkpoints with hand-made claims: a perceptron, a small ResNet, a network named like BERT."""
+"""Checkpoints with hand-made wirings: a perceptron, a small ResNet, a network named like BERT."""
 
 import re
 
 import numpy as np
 
-from wsrl.wiring.claim import Claim, Module, Neurons, Segment
+from wsrl.wiring.wiring import Fact, Neurons, Operation, Segment, Wiring
 
 FIXED = "-"
 
 
-def make(groups, kinds, tensors, ignored=(), warnings=()):
-    """Claim and arrays from `tensors`, name -> (lengths, groups): an axis is `g`, `3*g`, `g*64` or fixed, `-`."""
+NORM_ROLES = {"weight": "gain", "bias": "shift", "running_mean": "mean", "running_var": "variance"}
+
+
+def operation(path, type, shapes, inputs=()):
+    """The operation of the tensors of a module; weights of PyTorch write their first axis, others their last ones."""
+    tensors, reads, writes = {}, [], []
+    for name, shape in shapes.items():
+        role = re.split("[./]", name)[-1] or "value"
+        every = [(name, axis) for axis in range(len(shape))]
+        if "norm" in type:
+            role = NORM_ROLES[role]
+            reads, writes = reads + every, writes + every
+        elif "bias" in role:
+            writes += every
+        elif type in ("embedding", "parameter") or role == "kernel":
+            split = 1 if path.rpartition("/")[2] in ("key", "query", "value") else len(shape) - 1
+            reads, writes = reads + every[:split], writes + every[split:]
+        else:
+            reads, writes = reads + every[1:2], writes + every[:1]
+        tensors["weight" if role == "kernel" else role] = name
+    facts = {"epsilon": Fact(1e-5, "assumed")} if "norm" in type else {}
+    return Operation(path, type, tensors, tuple(reads), tuple(writes), tuple(inputs), "names", facts)
+
+
+def make(groups, types, tensors, ignored=(), warnings=()):
+    """A wiring from `tensors`, name -> (lengths, groups): an axis is `g`, `3*g`, `g*64` or fixed, `-`.
+
+    Operations come in the order of the tensors, each reading the one before it.
+    """
 
     def axis(text, length):
         if text == FIXED:
@@ -22,22 +49,25 @@ def make(groups, kinds, tensors, ignored=(), warnings=()):
 
     axes = {n: tuple(axis(t, k) for t, k in zip(a.split(), s, strict=True)) for n, (s, a) in tensors.items()}
     modules = {}
-    for name in tensors:
+    for name, (shape, _) in tensors.items():
         if name not in ignored:
-            modules.setdefault(name.rpartition(".")[0], []).append(name)
-    kind = {path: next(k for pattern, k in kinds.items() if re.search(pattern, path)) for path in modules}
-    return Claim(
+            modules.setdefault(name.rpartition(".")[0], {})[name] = shape
+    type = {path: next(t for pattern, t in types.items() if re.search(pattern, path)) for path in modules}
+    return Wiring(
         groups=groups,
         shapes={n: s for n, (s, _) in tensors.items()},
         axes=axes,
-        modules=tuple(Module(path, kind[path], tuple(names)) for path, names in modules.items()),
+        operations=tuple(
+            operation(path, type[path], shapes, [i - 1] if i else [])
+            for i, (path, shapes) in enumerate(modules.items())
+        ),
         ignored=tuple(ignored),
         warnings=tuple(warnings),
     )
 
 
-def arrays(claim, dtype=np.float32):
-    return {name: np.full(shape, 0.5, dtype) for name, shape in claim.shapes.items()}
+def arrays(wiring, dtype=np.float32):
+    return {name: np.full(shape, 0.5, dtype) for name, shape in wiring.shapes.items()}
 
 
 def mlp():
@@ -71,23 +101,23 @@ def resnet():
         tensors[f"{path}.weight"] = ((groups[out].size, fan_in, taps, taps), f"{out} {into} - -")
 
     def block(path, inputs, hidden, outputs):
-        norm(f"{path}.bn1", hidden)
-        norm(f"{path}.bn2", outputs)
-        conv(f"{path}.conv1", hidden, inputs)
-        conv(f"{path}.conv2", outputs, hidden)
         if inputs != outputs:
             conv(f"{path}.downsample.0", outputs, inputs, taps=1)
             norm(f"{path}.downsample.1", outputs)
+        conv(f"{path}.conv1", hidden, inputs)
+        norm(f"{path}.bn1", hidden)
+        conv(f"{path}.conv2", outputs, hidden)
+        norm(f"{path}.bn2", outputs)
 
-    norm("bn1", "g0")
     conv("conv1", "g0", FIXED)
-    tensors["fc.weight"] = ((10, 32), "g6 g3")
-    tensors["fc.bias"] = ((10,), "g6")
+    norm("bn1", "g0")
     for i, (inputs, hidden, outputs) in enumerate(
         [("g0", "g1", "g0"), ("g0", "g2", "g0"), ("g0", "g4", "g3"), ("g3", "g5", "g3")]
     ):
         block(f"layer{i // 2 + 1}.{i % 2}", inputs, hidden, outputs)
-    return make(groups, {r"bn|downsample\.1": "batch_norm", "conv|downsample": "conv", "fc": "linear"}, tensors)
+    tensors["fc.weight"] = ((10, 32), "g6 g3")
+    tensors["fc.bias"] = ((10,), "g6")
+    return make(groups, {r"bn|downsample\.1": "batch norm", "conv|downsample": "conv", "fc": "linear"}, tensors)
 
 
 def bert(layers=12, width=64, heads=4, vocabulary=1000):
@@ -102,26 +132,26 @@ def bert(layers=12, width=64, heads=4, vocabulary=1000):
     def norm(path):
         tensors[f"{path}.weight"] = tensors[f"{path}.bias"] = ((width,), "g0")
 
-    norm("embeddings.LayerNorm")
     for name, rows in (("position", 128), ("token_type", 2), ("word", vocabulary)):
         tensors[f"embeddings.{name}_embeddings.weight"] = ((rows, width), "- g0")
+    norm("embeddings.LayerNorm")
     for i in range(layers):
         attended, hidden = f"g{2 * i + 1}", f"g{2 * i + 2}"
         groups |= {attended: Neurons(heads, "hidden", True), hidden: Neurons(4 * width, "hidden", True)}
         path, inner_heads = f"encoder.layer.{i}", f"{attended}*{inner}"
-        norm(f"{path}.attention.output.LayerNorm")
-        linear(f"{path}.attention.output.dense", width, width, "g0", inner_heads)
         for name in ("key", "query", "value"):
             linear(f"{path}.attention.self.{name}", width, width, inner_heads, "g0")
+        linear(f"{path}.attention.output.dense", width, width, "g0", inner_heads)
+        norm(f"{path}.attention.output.LayerNorm")
         linear(f"{path}.intermediate.dense", 4 * width, width, hidden, "g0")
-        norm(f"{path}.output.LayerNorm")
         linear(f"{path}.output.dense", width, 4 * width, "g0", hidden)
+        norm(f"{path}.output.LayerNorm")
     groups["pooled"] = Neurons(width, "hidden", True)
     linear("pooler.dense", width, width, "pooled", "g0")
     tensors["embeddings.position_ids"] = ((1, 128), "- -")
     return make(
         groups,
-        {"LayerNorm": "layer_norm", "embeddings": "embedding", "": "linear"},
+        {"LayerNorm": "norm", "embeddings": "embedding", "": "linear"},
         tensors,
         ignored=("embeddings.position_ids",),
         warnings=("nothing reads the outputs of pooler.dense",),

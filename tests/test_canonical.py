@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from claim_networks import (
@@ -22,9 +24,10 @@ from wsrl.canonical.norms import find_folds
 from wsrl.canonical.products import Part, balancing, moments, parts_of
 from wsrl.checkpoint import Checkpoint
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.claim import Product, Slice
 from wsrl.wiring.groups import claim as family_claim
-from wsrl.wiring.infer import infer_wiring
+from wsrl.wiring.infer import infer_wiring as infer_program
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Product, Slice
 from wsrl.wiring.wiring_file import parse_wiring
 
 IMAGES = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
@@ -164,17 +167,23 @@ def test_a_slice_may_go_on_over_later_axes():
     np.testing.assert_array_equal(heads[:, 1, 0, :, 0], rows[:, 1])
 
 
+def zoo_wiring(checkpoint):
+    """The groups and scales of a network of the zoo, and the operations that are inferred from its names."""
+    claimed = family_claim(infer_program(checkpoint), checkpoint)
+    wiring = parse_wiring(claimed, {n: t.shape for n, t in checkpoint.tensors.items()}, "claim")
+    return replace(wiring, operations=infer_wiring(checkpoint).operations)
+
+
 @pytest.mark.parametrize("case", [("mlp", 1), ("cnn_flatten", 0), ("resnet", 0), ("vit", 0)])
 def test_zoo_networks_compute_the_same_and_lose_their_symmetries(case):
     checkpoint, variables = draw_network(*case)
-    wiring = infer_wiring(checkpoint)
-    claim = parse_wiring(family_claim(wiring, checkpoint), {n: t.shape for n, t in checkpoint.tensors.items()}, "claim")
+    claim = zoo_wiring(checkpoint)
     ours = canonical(checkpoint, claim)
     expected = logits(*case, variables, IMAGES)
     np.testing.assert_allclose(
         logits(*case, variables_of(ours), IMAGES), expected, rtol=1e-4, atol=2e-6 * np.abs(expected).max()
     )
-    moved = random_symmetry(checkpoint, wiring, np.random.default_rng(1), permute=False)
+    moved = random_symmetry(checkpoint, infer_program(checkpoint), np.random.default_rng(1), permute=False)
     assert difference(canonical(moved, claim), ours) < 1e-5
 
 
@@ -201,26 +210,22 @@ def test_dead_units_stay():
 
 def test_norms_fold_into_the_weights_that_they_follow():
     checkpoint, _ = draw_network("resnet", 0)
-    wiring = infer_wiring(checkpoint)
-    claim = parse_wiring(family_claim(wiring, checkpoint), {n: t.shape for n, t in checkpoint.tensors.items()}, "claim")
+    claim = zoo_wiring(checkpoint)
     folds = {fold.weight: fold.fields["mean"] for fold in find_folds(claim)}
     assert len(folds) == 6
     for weight, mean in folds.items():
         assert mean == weight.replace("params", "batch_stats").replace("Conv", "BatchNorm").replace("kernel", "mean")
 
 
-def test_ambiguous_norms_are_left_alone():
-    _, claim = convolutional()
-    names = {"0.weight": "conv1.weight", "1.": "later.norm."}
+def test_norms_that_do_not_alone_read_one_layer_are_left_alone():
+    _, wiring = convolutional()
+    conv, norm, *others = wiring.operations
+    assert len(find_folds(wiring)) == 1
 
-    def rename(name):
-        return next((name.replace(old, new) for old, new in names.items() if name.startswith(old)), name)
+    def folds(conv, norm, other):
+        return find_folds(replace(wiring, operations=(conv, norm, other, *others[1:])))
 
-    def moved(mapping):
-        return {rename(n): v for n, v in mapping.items()}
-
-    modules = tuple(
-        type(m)(rename(m.name + ".")[:-1], m.kind, tuple(rename(n) for n in m.tensors)) for m in claim.modules
-    )
-    other = type(claim)(claim.groups, moved(claim.shapes), moved(claim.axes), modules)
-    assert len(find_folds(claim)) == 1 and not find_folds(other)
+    assert not folds(conv, norm, replace(others[0], inputs=(0, 1)))  # something else reads the layer
+    assert not folds(conv, replace(norm, inputs=()), others[0])  # what the norm reads is not known
+    assert not folds(conv, replace(norm, source="assumed"), others[0])
+    assert not folds(replace(conv, type="attention"), norm, others[0])

@@ -7,8 +7,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from wsrl.readers import open_checkpoint
+from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.permute import permuted
-from wsrl.wiring.solve import solve
 
 rng = np.random.default_rng(0)
 
@@ -107,7 +107,7 @@ def test_permuted_network_computes_the_same(name, tmp_path):
     x = rng.normal(size=(2, *shape)).astype(np.float32)
     before = save(path, nodes, shape, tensors).run(None, {"x": x})[0]
     checkpoint = open_checkpoint(path)
-    claim = solve(checkpoint)
+    claim = infer_wiring(checkpoint)
     for tensor, size in expected.items():
         groups = [claim.groups[s.group] for axis in claim.axes[tensor] for s in axis or () if s.group]
         assert any(g.permutable and g.size == size for g in groups), tensor
@@ -122,6 +122,6 @@ def test_what_an_unknown_node_reads_stays_fixed(tmp_path):
     tensors, nodes, shape, _ = unknown()
     path = tmp_path / "model.onnx"
     save(path, nodes, shape, tensors)
-    claim = solve(open_checkpoint(path))
+    claim = infer_wiring(open_checkpoint(path))
     assert claim.axes["w1"][0] is None and claim.axes["b1"][0] is None
     assert any("CumSum" in warning for warning in claim.warnings)

@@ -3,7 +3,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import claims
 import numpy as np
@@ -11,12 +10,12 @@ import pytest
 import safetensors.numpy
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.cli.fold import fold_groups, fold_modules
 from wsrl.cli.main import main
-from wsrl.cli.plot import plot
 from wsrl.cli.table import print_table
 from wsrl.cli.text import brace, bytes_text, printable
-from wsrl.wiring.claim import Claim, Module
+from wsrl.drawing.fold import fold_groups, fold_operations
+from wsrl.drawing.plot import plot
+from wsrl.wiring.wiring import Operation, Wiring
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLES = ("mlp", "resnet", "bert")
@@ -35,7 +34,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def solved(monkeypatch):
     def use(claim):
-        monkeypatch.setitem(sys.modules, "wsrl.wiring.solve", SimpleNamespace(solve=lambda checkpoint: claim))
+        monkeypatch.setattr("wsrl.cli.inspect.infer_wiring", lambda checkpoint: claim)
         return claim
 
     return use
@@ -123,7 +122,7 @@ def test_an_interrupt_ends_quietly(folder, solved, capsys, monkeypatch):
     def interrupted(checkpoint):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(sys.modules, "wsrl.wiring.solve", SimpleNamespace(solve=interrupted))
+    monkeypatch.setattr("wsrl.cli.inspect.infer_wiring", interrupted)
     assert main(["inspect", file]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -161,7 +160,9 @@ def test_a_reader_that_leaves_is_no_error(folder):
 
 def test_names_cannot_steer_the_terminal(capsys):
     name = "a\x1b[2J\x07[bold]b\ud800"
-    claim = Claim({}, {name: (3,)}, {name: (None,)}, (Module(name, "linear", (name,)),), warnings=("\r\x1b]0;x\x07",))
+    claim = Wiring(
+        {}, {name: (3,)}, {name: (None,)}, (Operation(name, "linear", {"value": name}),), warnings=("\r\x1b]0;x\x07",)
+    )
     print_table(Checkpoint(name, {name: np.zeros(3, np.float32)}, {}), claim, width=100)
     out = capsys.readouterr().out
     assert out.isascii()
@@ -171,14 +172,14 @@ def test_names_cannot_steer_the_terminal(capsys):
 
 @pytest.mark.parametrize("names", [["a." * 5000 + "b"], ["7" * 9000, "8" * 9000], ["", "."], ["٣.w", "٤.w"]])
 def test_names_that_no_framework_writes(names, capsys):
-    claim = Claim({}, {name: (2, 2) for name in names}, {name: (None, None) for name in names})
+    claim = Wiring({}, {name: (2, 2) for name in names}, {name: (None, None) for name in names})
     print_table(Checkpoint("a", {name: np.zeros((2, 2), np.float32) for name in names}, {}), claim)
     assert plot(claim, "a")
     assert capsys.readouterr().out.startswith("a: unknown format, ")
 
 
 def test_many_warnings_are_counted(capsys):
-    claim = Claim({}, {"a": (3,)}, {"a": (None,)}, warnings=tuple(f"warning {i}" for i in range(30)))
+    claim = Wiring({}, {"a": (3,)}, {"a": (None,)}, warnings=tuple(f"warning {i}" for i in range(30)))
     checkpoint = Checkpoint("a", {"a": np.zeros(3, np.float32)}, {"left_out": ("steps",)})
     print_table(checkpoint, claim, width=100)
     assert "- 21 more, shown by --all\n" in capsys.readouterr().out
@@ -190,21 +191,21 @@ def test_folding_keeps_every_module_tensor_and_group():
     for name in SAMPLES:
         claim = getattr(claims, name)()
         for unfold in (False, True):
-            rows = fold_modules(claim, unfold)
-            assert sorted(t for row in rows for m in row.modules for t in m.tensors) == sorted(claim.shapes)
+            rows = fold_operations(claim, unfold)
+            assert sorted(t for row in rows for o in row.operations for t in o.tensors.values()) == sorted(claim.shapes)
             assert sum(row.parameters for row in rows) == claim.parameters
             groups = fold_groups(claim, rows)
             assert sorted(g for row in groups for g in row.ids) == sorted(claim.groups)
 
 
 def test_three_hundred_layers_fit_on_a_screen():
-    assert len(fold_modules(claims.bert(layers=300))) == len(fold_modules(claims.bert(layers=2)))
+    assert len(fold_operations(claims.bert(layers=300))) == len(fold_operations(claims.bert(layers=2)))
 
 
 def test_blocks_that_differ_are_not_folded():
     claim = claims.bert(layers=4)
     shapes = {**claim.shapes, "encoder.layer.2.output.dense.bias": (63,)}
-    rows = fold_modules(Claim(claim.groups, shapes, claim.axes, claim.modules))
+    rows = fold_operations(Wiring(claim.groups, shapes, claim.axes, claim.operations))
     names = {row.name for row in rows}
     assert {f"encoder.layer.{k}.output.dense" for k in ("{0..1}", "2", "3")} <= names
 
@@ -212,9 +213,9 @@ def test_blocks_that_differ_are_not_folded():
 def test_nested_blocks_are_folded():
     names = [f"stages.{i}.blocks.{j}.{k}" for i in range(3) for j in range(2) for k in ("conv", "norm")]
     shapes = {f"{name}.weight": (4, 4) for name in names}
-    modules = tuple(Module(name, "linear", (f"{name}.weight",)) for name in names)
-    claim = Claim({}, shapes, {name: (None, None) for name in shapes}, modules)
-    rows = fold_modules(claim)
+    operations = tuple(Operation(name, "linear", {"weight": f"{name}.weight"}) for name in names)
+    claim = Wiring({}, shapes, {name: (None, None) for name in shapes}, operations)
+    rows = fold_operations(claim)
     assert [row.name for row in rows] == ["stages.{0..2}.blocks.{0..1}.conv", "stages.{0..2}.blocks.{0..1}.norm"]
     assert rows[0].blocks == (("stages.{0..2}", 3), ("stages.{0..2}.blocks.{0..1}", 2))
 

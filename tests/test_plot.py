@@ -8,18 +8,18 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrl.cli.fold import fold_groups, fold_modules
-from wsrl.cli.layout import arrange, find_nets
 from wsrl.cli.main import main
-from wsrl.cli.plot import plot
-from wsrl.wiring.claim import Claim, Module, Neurons, Segment
+from wsrl.drawing.fold import fold_groups, fold_operations
+from wsrl.drawing.layout import arrange, find_nets
+from wsrl.drawing.plot import plot
+from wsrl.wiring.wiring import Neurons, Operation, Segment, Wiring
 
 SVG = "{http://www.w3.org/2000/svg}"
 SAMPLES = ("mlp", "resnet", "bert")
 
 
 def layers(claim, unfold=False):
-    rows = fold_modules(claim, unfold)
+    rows = fold_operations(claim, unfold)
     groups = fold_groups(claim, rows)
     return arrange(rows, groups), groups
 
@@ -64,19 +64,17 @@ def pre_norm(blocks=3):
     """A transformer whose names, in their natural order, tell nothing of the order of its layers."""
     groups = {g: Neurons(8, "hidden", True) for g in ("stream", *(f"{k}{i}" for i in range(blocks) for k in "am"))}
     groups["out"] = Neurons(8, "output", False)
-    tensors = {}
+    tensors = {"stem.weight": ((8, 8), "stream -")}
     for i in range(blocks):
         tensors |= {
+            f"blocks.{i}.norm1.weight": ((8,), "stream"),
+            f"blocks.{i}.self_attn.qkv.weight": ((8, 8), f"a{i} stream"),
+            f"blocks.{i}.self_attn.out.weight": ((8, 8), f"stream a{i}"),
+            f"blocks.{i}.norm2.weight": ((8,), "stream"),
             f"blocks.{i}.mlp.fc1.weight": ((8, 8), f"m{i} stream"),
             f"blocks.{i}.mlp.fc2.weight": ((8, 8), f"stream m{i}"),
-            f"blocks.{i}.norm1.weight": ((8,), "stream"),
-            f"blocks.{i}.norm2.weight": ((8,), "stream"),
-            f"blocks.{i}.self_attn.out.weight": ((8, 8), f"stream a{i}"),
-            f"blocks.{i}.self_attn.qkv.weight": ((8, 8), f"a{i} stream"),
         }
-    tensors["head.weight"] = ((8, 8), "out stream")
-    tensors["norm.weight"] = ((8,), "stream")
-    tensors["stem.weight"] = ((8, 8), "stream -")
+    tensors |= {"norm.weight": ((8,), "stream"), "head.weight": ((8, 8), "out stream")}
     return claims.make(groups, {"norm": "norm", "attn": "attention", "": "linear"}, tensors)
 
 
@@ -120,8 +118,8 @@ def test_the_drawing_shows_every_layer_inside_its_canvas(name):
     assert all(0 <= float(x) <= width and 0 <= float(y) <= height for x, y in points)
     shown = texts(svg)
     assert shown[0] == "title & <more>"
-    for row in fold_modules(claim):
-        if row.kind != "ignored":
+    for row in fold_operations(claim):
+        if row.type != "ignored":
             assert any(row.name.endswith(text) for text in shown)
 
 
@@ -146,11 +144,11 @@ def test_repeats_are_framed():
 def test_nested_repeats_are_framed_within_one_another():
     names = [f"s.{i}.b.{j}.{k}" for i in range(3) for j in range(2) for k in ("c", "n")]
     names = sorted([*names, *(f"s.{i}.a" for i in range(3))])
-    claim = Claim(
+    claim = Wiring(
         {"g": Neurons(4, "hidden", True)},
         {name: (4, 4) for name in names},
         {name: ((Segment("g", 4),), None) for name in names},
-        tuple(Module(name, "linear", (name,)) for name in names),
+        tuple(Operation(name, "linear", {"weight": name}) for name in names),
     )
     frames = [
         e.attrib for e in ElementTree.fromstring(plot(claim, "nested")).iter(f"{SVG}rect") if e.attrib["rx"] == "8"
@@ -162,15 +160,15 @@ def test_nested_repeats_are_framed_within_one_another():
 
 def test_a_network_that_is_not_understood_is_boxes_alone():
     names = [f"{letter}.weight" for letter in "abcde"]
-    claim = Claim({}, {n: (3, 3) for n in names}, {n: (None, None) for n in names})
+    claim = Wiring({}, {n: (3, 3) for n in names}, {n: (None, None) for n in names})
     assert order(claim) == [names[:4], names[4:]]
     assert not list(ElementTree.fromstring(plot(claim, "x")).iter(f"{SVG}polyline"))
 
 
 def test_an_empty_claim_and_names_that_xml_has_no_signs_for():
-    ElementTree.fromstring(plot(Claim({}, {}, {}), "empty"))
+    ElementTree.fromstring(plot(Wiring({}, {}, {}), "empty"))
     name = "a\x00\x1b<&\ud800"
-    svg = plot(Claim({}, {name: (2,)}, {name: (None,)}, (Module(name, "k\x01", (name,)),)), name)
+    svg = plot(Wiring({}, {name: (2,)}, {name: (None,)}, (Operation(name, "k\x01", {"value": name}),)), name)
     assert "a\\x00\\x1b<&\\ud800" in texts(svg)
 
 
@@ -181,14 +179,16 @@ TANGLED = st.tuples(st.sampled_from(["", "blocks.0.", "blocks.1.", "a.b.c."]), G
 def tangle(layers):
     """Layers that read and write whatever they like."""
     groups = {f"g{i}": Neurons(4, "hidden", True) for i in range(4)}
-    modules, shapes, axes = [], {}, {}
+    operations, shapes, axes = [], {}, {}
     for i, (prefix, out, into, norm) in enumerate(layers):
         path = f"{prefix}m{i}"
         chosen = [out] if norm else [out, into]
         shapes[f"{path}.weight"] = (4,) * len(chosen)
         axes[f"{path}.weight"] = tuple(None if g is None else (Segment(g, 4),) for g in chosen)
-        modules.append(Module(path, "layer_norm" if norm else "linear", (f"{path}.weight",)))
-    return Claim(groups, shapes, axes, tuple(sorted(modules, key=lambda m: m.name)))
+        name = f"{path}.weight"
+        reads, writes = (((name, 0),), ((name, 0),)) if norm else (((name, 1),), ((name, 0),))
+        operations.append(Operation(path, "norm" if norm else "linear", {"weight": name}, reads, writes))
+    return Wiring(groups, shapes, axes, tuple(operations))
 
 
 @settings(deadline=None, max_examples=30)
@@ -198,7 +198,7 @@ def test_any_tangle_can_be_drawn(drawn):
     arranged, _ = layers(claim)
     nets = find_nets(arranged)
     boxes = [box for row in arranged for box in row]
-    assert sum(len(box.row.modules) for box in boxes) == len(claim.modules)
+    assert sum(len(box.row.operations) for box in boxes) == len(claim.operations)
     for box in boxes:
         assert {net.group for net in nets if box in net.targets} == box.reads
         assert {net.group for net in nets if box in net.sources} == box.writes

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests import torch_files
-from tests.samples import write
+from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import open_checkpoint
 from wsrl.readers.buffers import is_infinite_constant

@@ -9,8 +9,8 @@ import pytest
 
 from experiments.proofs import verify
 from tests import claims
-from wsrl.wiring.claim import Neurons, Product, Segment, Slice
-from wsrl.wiring.solve import solve
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Neurons, Product, Segment, Slice
 
 NAMES = ["mlp", "vgg", "resnet18", "mobilenetv2", "convnext", "vit", "swin", "bert", "gpt2", "llama", "mixtral", "t5"]
 NAMES += ["lstm"]
@@ -75,7 +75,7 @@ def tensor_forgotten(claim):
     [("mlp", inputs_moved), ("vgg", inner_swapped), ("lstm", gates_swapped), ("bert", tensor_forgotten)],
 )
 def test_false_groups_are_named(architectures, name, change):
-    verdict = verify.verify(name, architectures[name], lambda checkpoint: change(solve(checkpoint)))
+    verdict = verify.verify(name, architectures[name], lambda checkpoint: change(infer_wiring(checkpoint)))
     assert len(verdict.false_groups) == 1 < verdict.groups and not verdict.holds and verdict.strong < 1
 
 
@@ -94,7 +94,7 @@ def with_scale(claim, scale):
 
 @pytest.mark.parametrize("scale, false", [("positive", 0), ("sign", 3)])
 def test_scales_of_relu_are_positive(architectures, scale, false):
-    verdict = verify.verify("mlp", architectures["mlp"], lambda checkpoint: with_scale(solve(checkpoint), scale))
+    verdict = verify.verify("mlp", architectures["mlp"], lambda checkpoint: with_scale(infer_wiring(checkpoint), scale))
     assert (verdict.scales, len(verdict.false_scales), verdict.false_groups) == (3, false, ())
 
 
@@ -111,7 +111,9 @@ def llama_products(claim):
 
 @pytest.mark.filterwarnings("default")
 def test_false_products_are_named(architectures):
-    verdict = verify.verify("llama", architectures["llama"], lambda checkpoint: llama_products(solve(checkpoint)))
+    verdict = verify.verify(
+        "llama", architectures["llama"], lambda checkpoint: llama_products(infer_wiring(checkpoint))
+    )
     path = "model.layers.0.self_attn"
     assert verdict.products == 2
     assert verdict.false_products == (f"{path}.k_proj.weight x {path}.q_proj.weight",)
@@ -147,7 +149,7 @@ def test_command(architectures, tmp_path, monkeypatch, capsys):
     assert [line.split()[0] for line in lines] == ["model", "mlp", "lstm"]
     saved = json.loads((tmp_path / "verdicts.json").read_text())
     assert [verdict["model"] for verdict in saved] == ["mlp", "lstm"] and saved[0]["false_groups"] == []
-    monkeypatch.setattr(verify.verify, "__defaults__", (lambda checkpoint: inputs_moved(solve(checkpoint)),))
+    monkeypatch.setattr(verify.verify, "__defaults__", (lambda checkpoint: inputs_moved(infer_wiring(checkpoint)),))
     assert verify.main(["--models", "mlp"]) == 1
     assert "mlp: false groups: x" in capsys.readouterr().out
 

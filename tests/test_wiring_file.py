@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.errors import InputError
-from wsrl.wiring.claim import Product, Slice
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Product, Slice
 from wsrl.wiring.wiring_file import parse_wiring, read_wiring
 
 SHAPES = {"a.weight": (6, 4), "a.bias": (6,), "b.weight": (3, 10), "scalar": ()}
@@ -25,6 +26,9 @@ SHORT = {
         "b.weight": {"axes": [None, [{"group": "g1", "power": -1}, {"group": None, "size": 4}]]},
     },
 }
+
+
+OPERATION = {"name": "a", "type": "linear", "tensors": {"weight": "a.weight"}}
 
 
 def whole(claim):
@@ -52,11 +56,15 @@ def test_the_short_form():
     [first, second] = claim.axes["b.weight"][1]
     assert (first.group, first.size, first.outer, first.inner, first.power) == ("g1", 6, 1, 1, -1)
     assert (second.group, second.length) == (None, 4)
-    assert [(m.name, m.kind, m.tensors) for m in claim.modules] == [
-        ("a", "other", ("a.weight", "a.bias")),
-        ("b", "other", ("b.weight",)),
-        ("scalar", "other", ("scalar",)),
-    ]
+    assert claim.operations == ()
+
+
+def test_operations_are_inferred_where_the_file_names_none(tmp_path):
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}
+    (tmp_path / "w.json").write_text(json.dumps(SHORT))
+    wiring = read_wiring(tmp_path / "w.json", Checkpoint("m", tensors, {}))
+    assert [(o.name, o.tensors.get("bias")) for o in wiring.operations][:2] == [("a", "a.bias"), ("b", None)]
+    assert wiring.groups["g1"].scale == "positive"
 
 
 def edit(path, value):
@@ -100,9 +108,18 @@ PRODUCT = {"left": SLICE, "right": {**SLICE, "tensor": "a.bias"}, "heads": 2, "d
         (("parameters",), 3, "parameters: is 3, the checkpoint has 61"),
         (("ignored",), ["a.weight"], "tensor 'a.weight': is ignored and yet"),
         (("ignored",), ["c"], "ignored: the checkpoint has no tensor 'c'"),
-        (("modules",), [{"name": "a", "kind": "linear", "tensors": ["c"]}], "module 0: the checkpoint has no tensor"),
-        (("modules",), [{"name": "a", "kind": "linear", "tensors": []}], "tensors of module 0: is an empty list"),
-        (("modules",), [{"name": "a", "kind": "k", "tensors": ["scalar"]}] * 2, "module 1: a module 'a' has been"),
+        (("operations",), [{**OPERATION, "tensors": {"weight": "c"}}], "operation 0: the checkpoint has no tensor"),
+        (
+            ("operations",),
+            [{**OPERATION, "reads": [["a.weight", 2]]}],
+            "reads of operation 0: tensor 'a.weight'",
+        ),
+        (("operations",), [{**OPERATION, "inputs": [0]}], "inputs of operation 0: .* are not all earlier"),
+        (
+            ("operations",),
+            [{**OPERATION, "facts": {"a": {"value": {}, "source": "graph"}}}],
+            "fact 'a' of operation 0",
+        ),
         (("products",), [{**PRODUCT, "heads": 3}], "left of product 0: covers 6 entries, heads x dim asks for 9"),
         (("products",), [{**PRODUCT, "left": {**SLICE, "stop": 7}}], "0 to 7 is no stretch of axis 0 of 'a.weight'"),
         (("products",), [{**PRODUCT, "left": {**SLICE, "axis": 2}}], "tensor 'a.weight' has no axis 2"),
@@ -145,7 +162,8 @@ def test_a_file_is_read_against_the_tensors(tmp_path):
     path = tmp_path / "w.json"
     path.write_text(json.dumps(SHORT))
     checkpoint = Checkpoint("a", {name: np.zeros(shape, np.float32) for name, shape in SHAPES.items()}, {})
-    assert read_wiring(path, checkpoint) == parse_wiring(SHORT, SHAPES, path)
+    inferred = infer_wiring(checkpoint).operations
+    assert read_wiring(path, checkpoint) == replace(parse_wiring(SHORT, SHAPES, path), operations=inferred)
 
 
 @settings(deadline=None)

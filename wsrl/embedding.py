@@ -22,14 +22,14 @@ from wsrl.encoder.group_sweep import Sweep
 from wsrl.encoder.group_weights import StackedWeights, StreamedWeights, Weights
 from wsrl.errors import InputError
 from wsrl.readers import open_checkpoint
-from wsrl.wiring.claim import Claim
-from wsrl.wiring.solve import solve
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Wiring
 
 SMALL = 2**21  # parameters; larger models are streamed
 STACK = 32  # models swept at once
 PENDING = 2**26  # parameters that wait in memory for others of their architecture
 
-Wire = Callable[[Checkpoint], Claim]
+Wire = Callable[[Checkpoint], Wiring]
 
 
 class Embeddings(NamedTuple):
@@ -66,12 +66,12 @@ class _Architecture:
     @property
     def parameters(self) -> int:
         """Of one model."""
-        return self.canonicalize.claim.parameters
+        return self.canonicalize.wiring.parameters
 
 
 def embed_files(
     sources: Sequence[str],
-    wire: Wire = solve,
+    wire: Wire = infer_wiring,
     skip_broken: bool = False,
     progress: bool = False,
     small: int = SMALL,
@@ -80,7 +80,7 @@ def embed_files(
 
     Args:
       sources: what `wsrl.readers.open_checkpoint` takes; they become the ids.
-      wire: finds the claim of a checkpoint.
+      wire: finds the wiring of a checkpoint.
       skip_broken: go on where a checkpoint cannot be used.
       progress: show progress lines on stderr.
       small: parameters up to which models are stacked.
@@ -159,7 +159,7 @@ class _Run:
         places = [place for place, _ in architecture.waiting]
         stacked = {
             name: np.stack([tensors[name] for _, tensors in architecture.waiting])
-            for name in architecture.canonicalize.claim.shapes
+            for name in architecture.canonicalize.wiring.shapes
         }
         architecture.waiting.clear()
         yield from zip(places, _swept(architecture.schedule, StackedWeights(stacked)), strict=True)
@@ -169,8 +169,8 @@ class _Run:
         told = {key: value for key, value in checkpoint.metadata.items() if key in ("config", "graph")}
         key = (tuple((name, t.shape) for name, t in checkpoint.tensors.items()), repr(told))
         if key not in self.architectures:
-            claim = self.wire(checkpoint)
-            self.architectures[key] = _Architecture(Canonicalizer(claim), make_schedule(claim))
+            wiring = self.wire(checkpoint)
+            self.architectures[key] = _Architecture(Canonicalizer(wiring), make_schedule(wiring))
         return self.architectures[key]
 
 
@@ -185,7 +185,7 @@ def embed_streamed(
 
     Args:
       checkpoint: not yet canonical.
-      canonicalize, schedule: of its claim.
+      canonicalize, schedule: of its wiring.
       progress: show a progress line on stderr.
       entries: numbers read at a time.
 

@@ -33,9 +33,9 @@ from wsrl.errors import InputError
 from wsrl.extras import require
 from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
-from wsrl.wiring.claim import Claim
+from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.permute import mixed, permuted, rescaled
-from wsrl.wiring.solve import solve
+from wsrl.wiring.wiring import Wiring
 
 if TYPE_CHECKING:
     from experiments.proofs.architectures import Architecture
@@ -75,8 +75,8 @@ class Verdict:
         return not (self.false_groups or self.false_products or self.false_scales)
 
 
-def verify(name: str, architecture: "Architecture", infer: Callable = solve) -> Verdict:
-    """Judges what `infer` (Checkpoint -> Claim) claims about an architecture with random weights."""
+def verify(name: str, architecture: "Architecture", infer: Callable = infer_wiring) -> Verdict:
+    """Judges what `infer` (Checkpoint -> Wiring) claims about an architecture with random weights."""
     from experiments.proofs.random_model import RandomModel
 
     start = time.perf_counter()
@@ -117,7 +117,7 @@ def find_false(broken: Callable[[Collection[Part]], bool], parts: Sequence[Part]
     return find_false(broken, parts[:middle]) + find_false(broken, parts[middle:]) or list(parts)
 
 
-def strong_coverage(claim: Claim, convolutions: Collection[str], false: Collection[str] = ()) -> float:
+def strong_coverage(claim: Wiring, convolutions: Collection[str], false: Collection[str] = ()) -> float:
     """Share of the parameters of tensors with two axes or more that the claim wires wholly.
 
     Args:

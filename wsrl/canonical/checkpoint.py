@@ -9,26 +9,26 @@ from wsrl.canonical.products import Part, multiply, product_matrices
 from wsrl.canonical.rows import ReadRows, forget_pages, row_reader
 from wsrl.canonical.scales import Scaling, fix_scales, plan_scales
 from wsrl.checkpoint import Checkpoint, LazyTensor, Tensor
-from wsrl.wiring.claim import Claim
+from wsrl.wiring.wiring import Wiring
 
 
-def canonical_checkpoint(checkpoint: Checkpoint, claim: Claim) -> Checkpoint:
+def canonical_checkpoint(checkpoint: Checkpoint, wiring: Wiring) -> Checkpoint:
     """Returns a checkpoint with the same function whose scales, signs and products are fixed; see `Canonicalizer`."""
-    return Canonicalizer(claim)(checkpoint)
+    return Canonicalizer(wiring)(checkpoint)
 
 
 class Canonicalizer:
-    """Brings checkpoints of one claim into canonical form.
+    """Brings checkpoints of one wiring into canonical form.
 
     Batch norms are folded into the weights before them, each unit's incoming weights get length 1 (or a positive sum
     of cubes), and products are balanced. What that takes is measured at once, in pieces; the weights themselves are
     changed when they are read, whatever rows are asked for.
     """
 
-    def __init__(self, claim: Claim):
-        self.claim = claim
-        self.folds = find_folds(claim)
-        self.steps = plan_scales(claim, self.folds)
+    def __init__(self, wiring: Wiring):
+        self.wiring = wiring
+        self.folds = find_folds(wiring)
+        self.steps = plan_scales(wiring, self.folds)
 
     def __call__(self, checkpoint: Checkpoint) -> Checkpoint:
         """Returns the canonical form.
@@ -46,7 +46,7 @@ class Canonicalizer:
         for name in {name for name, _ in scaling.along}:
             tensors[name] = self._lazy(checkpoint, name, _Scaled(name, tensors[name], scaling))
         changes: dict[str, list[tuple[Part, np.ndarray]]] = {}
-        for part, matrices in product_matrices(tensors, self.claim.products, self.claim.shapes):
+        for part, matrices in product_matrices(tensors, self.wiring.products, self.wiring.shapes):
             with np.errstate(over="ignore"):  # told of when the tensor is read
                 changes.setdefault(part.along.tensor, []).append((part, matrices.astype(np.float32)))
             forget_pages(checkpoint.tensors[part.along.tensor])
@@ -55,7 +55,7 @@ class Canonicalizer:
         return replace(checkpoint, tensors=tensors)
 
     def _lazy(self, checkpoint: Checkpoint, name: str, read: ReadRows) -> LazyTensor:
-        return LazyTensor(self.claim.shapes[name], "float32", read, checkpoint.path, name)
+        return LazyTensor(self.wiring.shapes[name], "float32", read, checkpoint.path, name)
 
 
 class _Scaled:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64
 
 from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import Tensor
-from wsrl.wiring.claim import Product, Slice
+from wsrl.wiring.wiring import Product, Slice
 
 NEGLIGIBLE = 1e-7  # of the largest singular value of a product: below is rounding noise
 

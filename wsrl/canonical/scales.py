@@ -14,8 +14,7 @@ from jaxtyping import Float64
 from wsrl.canonical.norms import Fold
 from wsrl.canonical.rows import forget_pages, read_whole, row_chunks
 from wsrl.checkpoint import Tensor
-from wsrl.wiring.claim import Claim, Segment
-from wsrl.wiring.direction import directions
+from wsrl.wiring.wiring import Segment, Wiring
 
 SMALLEST = 1e-30  # units whose incoming weights have a smaller norm are dead and left as they are
 
@@ -70,21 +69,21 @@ class Step:
     scaled: Mapping[tuple[str, int], tuple[Segment, ...]]
 
 
-def plan_scales(claim: Claim, folds: Sequence[Fold]) -> list[Step]:
-    """Returns the steps that fix the scales and signs of a claim's groups, in the order in which they are to be done.
+def plan_scales(wiring: Wiring, folds: Sequence[Fold]) -> list[Step]:
+    """Returns the steps that fix the scales and signs of a wiring's groups, in the order in which they are to be done.
 
     A group is measured by the first weights that write it and whose own inputs have been measured before, so its
     factors depend on no other group's. A group that nothing but itself feeds stays as it is.
     """
-    powers = _powers(claim, folds)
+    powers = _powers(wiring, folds)
     shifts = {fold.weight: fold.fields.get("shift", fold.fields["mean"]) for fold in folds}
-    waiting = {name for name, group in claim.groups.items() if group.scale != "none"}
+    waiting = {name for name, group in wiring.groups.items() if group.scale != "none"}
     writers = [
-        (name, axis, shifts.get(name, direction.bias if len(direction.writes) == 1 else None))
-        for module in claim.modules
-        for name, direction in directions(claim, module).items()
-        for axis in direction.writes
-        if (name, axis) in powers
+        (name, axis, shifts.get(name, bias if len(axes) == 1 else None))
+        for operation in wiring.operations
+        for name, axes, bias in operation.weights()
+        for axis in axes
+        if len(wiring.shapes[name]) > 1 and (name, axis) in powers
     ]
     steps: list[Step] = []
     while waiting:
@@ -92,7 +91,7 @@ def plan_scales(claim: Claim, folds: Sequence[Fold]) -> list[Step]:
             (group, name, axis, bias)
             for name, axis, bias in writers
             for group in sorted(waiting)
-            if _power(powers[name, axis], group) > 0 and not _waits(powers, claim, name, axis, waiting)
+            if _power(powers[name, axis], group) > 0 and not _waits(powers, wiring, name, axis, waiting)
         )
         found = next(ready, None)
         if found is None:
@@ -100,8 +99,8 @@ def plan_scales(claim: Claim, folds: Sequence[Fold]) -> list[Step]:
         group, name, axis, bias = found
         waiting.remove(group)
         scaled = {key: own for key, own in powers.items() if any(s.group == group and s.power for s in own)}
-        segments, power = claim.axes[name][axis] or (), _power(powers[name, axis], group)
-        own = claim.groups[group]
+        segments, power = wiring.axes[name][axis] or (), _power(powers[name, axis], group)
+        own = wiring.groups[group]
         steps.append(Step(group, own.scale, own.size, name, axis, bias, segments, power, scaled))
     return steps
 
@@ -115,14 +114,14 @@ def fix_scales(scaling: Scaling, steps: Sequence[Step]) -> None:
         forget_pages(scaling.tensors[step.tensor])
 
 
-def _powers(claim: Claim, folds: Sequence[Fold]) -> dict[tuple[str, int], tuple[Segment, ...]]:
+def _powers(wiring: Wiring, folds: Sequence[Fold]) -> dict[tuple[str, int], tuple[Segment, ...]]:
     """(tensor, axis) -> segments. Weights before a folded norm take over the powers of its gain, or of its shift."""
-    powers = {(n, a): axis for n, axes in claim.axes.items() for a, axis in enumerate(axes) if axis is not None}
+    powers = {(n, a): axis for n, axes in wiring.axes.items() for a, axis in enumerate(axes) if axis is not None}
     for fold in folds:
         own = fold.fields.get("gain", fold.fields.get("shift"))
         if own is not None:
-            powers[fold.weight, fold.axis] = powers[own, 0]
-            powers[fold.fields.get("shift", fold.fields["mean"]), 0] = powers[own, 0]
+            powers[fold.weight, fold.axis] = powers.get((own, 0), ())
+            powers[fold.fields.get("shift", fold.fields["mean"]), 0] = powers.get((own, 0), ())
         for name in (fold.fields.get("gain"), fold.fields["variance"], fold.bias):
             powers.pop((name or "", 0), None)
         if "shift" in fold.fields:
@@ -134,9 +133,9 @@ def _power(segments: tuple[Segment, ...], group: str) -> int:
     return max((s.power for s in segments if s.group == group), default=0)
 
 
-def _waits(powers: Mapping, claim: Claim, name: str, axis: int, waiting: set[str]) -> bool:
+def _waits(powers: Mapping, wiring: Wiring, name: str, axis: int, waiting: set[str]) -> bool:
     """Whether another axis of a tensor is scaled by a group that has not been measured."""
-    others = (powers.get((name, a), ()) for a in range(len(claim.shapes[name])) if a != axis)
+    others = (powers.get((name, a), ()) for a in range(len(wiring.shapes[name])) if a != axis)
     return any(s.group in waiting and s.power for segments in others for s in segments)
 
 

@@ -8,15 +8,16 @@ from wsrl.checkpoint import Checkpoint
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
-from wsrl.wiring.claim import Claim
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Wiring
 from wsrl.wiring.wiring_file import read_wiring
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("file", metavar="FILE", help="a checkpoint: a file, a folder or hf://owner/name")
-    parser.add_argument("--json", action="store_true", help="print the whole claim as JSON, and nothing else")
-    parser.add_argument("--all", action="store_true", help="show every layer, group and warning; fold nothing")
+    parser.add_argument("--json", action="store_true", help="print the whole wiring as JSON, and nothing else")
+    parser.add_argument("--all", action="store_true", help="show every operation, group and warning; fold nothing")
     parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw the layer graph")
     parser.add_argument(
         "--wiring", metavar="FILE.json", help="use this wiring, of the form of --json, and infer nothing"
@@ -32,24 +33,22 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and args.plot.suffix != ".svg":  # it would be written over, be it the checkpoint itself
         raise InputError(args.plot, "is not the name of an SVG file", "give a name that ends in .svg")
     checkpoint = open_checkpoint(args.file)
-    claim = _claim(checkpoint, args.wiring)
+    wiring = _wiring(checkpoint, args.wiring)
     if args.plot:
-        from wsrl.cli.plot import plot  # not needed otherwise: the command starts fast
+        from wsrl.drawing.plot import plot  # not needed otherwise: the command starts fast
 
-        write_atomically(args.plot, plot(claim, Path(args.file).name, unfold=args.all))
+        write_atomically(args.plot, plot(wiring, Path(args.file).name, unfold=args.all))
     if args.json:
         about = {"file": args.file, "format": checkpoint.metadata.get("format", "unknown")}
-        print(json.dumps({**about, **claim.to_json()}))
+        print(json.dumps({**about, **wiring.to_json()}))
     else:
         from wsrl.cli.table import print_table
 
-        print_table(checkpoint, claim, unfold=args.all)
+        print_table(checkpoint, wiring, unfold=args.all)
     return 0
 
 
-def _claim(checkpoint: Checkpoint, wiring: str | None) -> Claim:
-    if wiring is not None:
-        return read_wiring(wiring, checkpoint)
-    from wsrl.wiring.solve import solve
-
-    return solve(checkpoint)
+def _wiring(checkpoint: Checkpoint, path: str | None) -> Wiring:
+    if path is not None:
+        return read_wiring(path, checkpoint)
+    return infer_wiring(checkpoint)

@@ -8,6 +8,7 @@ import argparse
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -26,16 +27,21 @@ PIPE_CLOSED = 128 + 13  # as a shell tells of SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status; bad input is told in one line on stderr, with status 1."""
+    """Runs the command line and returns its exit status; bad input is told in one line on stderr, with status 1.
+
+    With `--debug` before the command the traceback of bad input is printed too.
+    """
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of tensors may be more than a terminal can show
-    args = _parser(argv[0] if argv else "").parse_args(argv)
+    args = _parser(next((a for a in argv if not a.startswith("-")), "")).parse_args(argv)
     try:
         status = args.run(args)
         sys.stdout.flush()
         return status
     except InputError as error:
+        if args.debug:
+            traceback.print_exc()
         return _fail(f"error: {error}")
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would raise again
@@ -50,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser(chosen: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="wsrl", description="Search a model zoo by its weights.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"wsrl {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where in the program an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{name}: {summary}", allow_abbrev=False)

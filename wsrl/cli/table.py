@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.cli.fold import GroupRow, Row, fold_groups, fold_modules
 from wsrl.cli.text import brace, bytes_text, printable, shape_text
-from wsrl.wiring.claim import Claim
+from wsrl.drawing.fold import GroupRow, Row, fold_groups, fold_operations
+from wsrl.wiring.wiring import Wiring
 
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
 BREAK = "\x1f"  # in a cell: a long name may go on in the next line here; as wide as nothing, not printed
@@ -20,29 +20,34 @@ SHOWN_NAMES = 2  # of those that hold a group, say
 SHOWN_WARNINGS = 10
 
 
-def print_table(checkpoint: Checkpoint, claim: Claim, unfold: bool = False, width: int | None = None) -> None:
-    """Prints header, layers, groups, coverage and warnings to stdout; plain text where it is no terminal.
+def print_table(checkpoint: Checkpoint, wiring: Wiring, unfold: bool = False, width: int | None = None) -> None:
+    """Prints header, operations, groups, coverage, assumptions and warnings to stdout; plain text if it is no terminal.
 
     Args:
-      unfold: show every layer, group and warning.
+      unfold: show every operation, group and warning.
       width: in characters; by default the terminal's, or that of COLUMNS.
     """
     console = Console(highlight=False, markup=False, emoji=False, width=width)
     if width is None and not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
-    rows = fold_modules(claim, unfold)
+    rows = fold_operations(wiring, unfold)
     with console.capture() as capture:
         for part in (
             Text(_header(checkpoint)),
-            _title("Layers"),
-            _layers(rows),
+            _title("Operations"),
+            _operations(rows),
             _title("Groups"),
-            _groups(fold_groups(claim, rows), claim, unfold),
+            _groups(fold_groups(wiring, rows), wiring, unfold),
             _title("Coverage"),
-            Text(_coverage(claim)),
+            Text(_coverage(wiring)),
         ):
             console.print(part)
-        warnings = [*claim.warnings, *_left_out(checkpoint, unfold)]
+        assumed = list(_assumed(rows, unfold))
+        if assumed:
+            console.print(_title("Assumed"))
+        for line in assumed:
+            console.print(Text(f"- {printable(line)}"))
+        warnings = [*wiring.warnings, *_left_out(checkpoint, unfold)]
         if warnings:
             console.print(_title("Warnings"))
         for line in _shortened(warnings, unfold):
@@ -84,17 +89,17 @@ def _table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]]) ->
     return table
 
 
-def _layers(rows: Sequence[Row]) -> Table:
+def _operations(rows: Sequence[Row]) -> Table:
     columns = (
-        ("module", "wrap"), ("", "right"), ("kind", "left"), ("weight", "left"), ("parameters", "right"),
-        ("in -> out", "wrap"),
+        ("operation", "wrap"), ("", "right"), ("type", "left"), ("weight", "left"), ("parameters", "right"),
+        ("reads -> writes", "wrap"),
     )  # fmt: skip
     cells = []
     for row in rows:
-        flow = f"{_side([f.inputs for f in row.flows])} -> {_side([f.outputs for f in row.flows])}"
-        flow = "-" if row.kind == "ignored" else flow
+        sides = f"{_side([s.reads for s in row.sides])} -> {_side([s.writes for s in row.sides])}"
+        sides = "-" if row.type == "ignored" else sides
         shape = shape_text(row.shape)
-        cells.append((row.name, _times(row.modules), row.kind, shape, f"{row.parameters:,}", flow))
+        cells.append((row.name, _times(row.operations), row.type, shape, f"{row.parameters:,}", sides))
     return _table(columns, cells)
 
 
@@ -111,14 +116,14 @@ def _side(sides: Sequence[tuple]) -> str:
     return ", ".join(places) or "-"
 
 
-def _groups(groups: Sequence[GroupRow], claim: Claim, unfold: bool) -> Table:
+def _groups(groups: Sequence[GroupRow], wiring: Wiring, unfold: bool) -> Table:
     columns = (
         ("group", "left"), ("", "right"), ("size", "right"), ("role", "left"), ("scale", "left"),
         ("permutable", "left"), ("held by", "wrap"),
     )  # fmt: skip
     cells = []
     for group in groups:
-        neurons = claim.groups[group.ids[0]]
+        neurons = wiring.groups[group.ids[0]]
         permutable = "yes" if neurons.permutable else "no"
         name, size = brace(group.ids), f"{neurons.size:,}"
         cells.append(
@@ -127,8 +132,24 @@ def _groups(groups: Sequence[GroupRow], claim: Claim, unfold: bool) -> Table:
     return _table(columns, cells)
 
 
-def _coverage(claim: Claim) -> str:
-    return ", ".join(f"{share} {100 * value:.1f} %" for share, value in claim.coverage.items()) + " of the parameters"
+def _coverage(wiring: Wiring) -> str:
+    return ", ".join(f"{share} {100 * value:.1f} %" for share, value in wiring.coverage.items()) + " of the parameters"
+
+
+def _assumed(rows: Sequence[Row], unfold: bool) -> Iterator[str]:
+    """What is assumed of operations, a line for each kind of fact and value."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        if row.operations[0].source == "assumed":
+            found["the place among the other operations"].append(row.name)
+        for name, fact in row.operations[0].facts.items():
+            if fact.source == "assumed" and fact.value is None:
+                scale = ", so that the scale of units is none" if name == "activation" else ""
+                found[f"{name} is unknown{scale}"].append(row.name)
+            elif fact.source == "assumed":
+                found[f"{name} is {fact.value}"].append(row.name)
+    for line, names in found.items():
+        yield f"{line}: {_some(names, unfold)}"
 
 
 def _left_out(checkpoint: Checkpoint, unfold: bool) -> Iterator[str]:

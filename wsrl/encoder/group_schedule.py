@@ -3,14 +3,23 @@
 All of it follows from names and shapes, so models of one architecture share a schedule.
 """
 
+import re
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from math import prod
 
 from wsrl.canonical.norms import find_folds
 from wsrl.canonical.products import Part, parts_of
-from wsrl.wiring.claim import Claim, Segment
-from wsrl.wiring.direction import Direction, directions, path_of
+from wsrl.wiring.wiring import Segment, Wiring
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Axes of a tensor that are read and written, and what is added to what it writes."""
+
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    bias: str | None
 
 
 @dataclass(frozen=True)
@@ -117,18 +126,21 @@ class Schedule:
       normed: groups that are normed before they are read, residual streams as a rule.
     """
 
-    claim: Claim
+    claim: Wiring
     visits: tuple[Visit, ...]
     vectors: tuple[Vector, ...]
     normed: frozenset[str]
 
 
-def make_schedule(claim: Claim) -> Schedule:
+def make_schedule(claim: Wiring) -> Schedule:
     """Orders the tensors of a claim so that neurons are written before they are read, as far as names can tell."""
     folds = {fold.weight: fold for fold in find_folds(claim)}
     folded = {name for fold in folds.values() for name in fold.fields.values()}
     found = {
-        name: d for module in claim.modules for name, d in directions(claim, module).items() if prod(claim.shapes[name])
+        name: Direction(tuple(a for a in range(len(claim.shapes[name])) if a not in axes), axes, bias)
+        for operation in claim.operations
+        for name, axes, bias in operation.weights()
+        if len(axes) < len(claim.shapes[name]) and prod(claim.shapes[name])
     }
     links, opaque = _links(claim, found)
     visits = []
@@ -158,7 +170,7 @@ def make_schedule(claim: Claim) -> Schedule:
     return Schedule(claim, tuple(visits), tuple(vectors), frozenset(normed))
 
 
-def _side(claim: Claim, name: str, axes: tuple[int, ...]) -> Side:
+def _side(claim: Wiring, name: str, axes: tuple[int, ...]) -> Side:
     """Puts the axes with neurons first; the other axes are taps."""
     shape = claim.shapes[name]
     grouped = [a for a in axes if claim.axes[name][a] is not None]
@@ -185,7 +197,7 @@ def _span(part: Part, directions_of: dict[str, Direction]) -> tuple[Span, bool] 
     return None
 
 
-def _links(claim: Claim, found: dict[str, Direction]) -> tuple[list[Link], list[Span]]:
+def _links(claim: Wiring, found: dict[str, Direction]) -> tuple[list[Link], list[Span]]:
     """Returns the links that products make, and what else of a product is written."""
     values, scores = [], []
     for product in claim.products:
@@ -205,6 +217,11 @@ def _links(claim: Claim, found: dict[str, Direction]) -> tuple[list[Link], list[
         key, query = beside[0] if len(beside) == 1 else (None, None)
         links.append(Link(reader, writer, key, query))
     return links, [span for pair in scores for span in pair] + [writer for writer, _ in values]
+
+
+def path_of(tensor: str) -> tuple[str, ...]:
+    """Names of a tensor's path without the last one, and without the collections of Flax."""
+    return tuple(p for p in re.split(r"[./]", tensor)[:-1] if p not in ("params", "batch_stats"))
 
 
 def _parent(tensor: str) -> tuple[str, ...]:

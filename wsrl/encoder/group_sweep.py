@@ -26,7 +26,7 @@ from jaxtyping import Float, Float64
 from wsrl.encoder.group_schedule import Link, Schedule, Side, Span, Vector, Visit
 from wsrl.encoder.group_weights import Weights
 from wsrl.encoder.probes import COLUMNS, fixed_states, shifts, signs
-from wsrl.wiring.claim import Segment
+from wsrl.wiring.wiring import Segment
 
 TINY = 1e-20  # root mean squares below are those of zeros
 

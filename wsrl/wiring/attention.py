@@ -1,7 +1,7 @@
 """Attention: multi-head or grouped-query, fused or not, with relative positions, norms and reductions."""
 
 from wsrl.wiring.attention_config import Settings
-from wsrl.wiring.attention_extras import is_harmless, put_extras, put_weight
+from wsrl.wiring.attention_extras import is_harmless, note_attention, put_extras, put_weight
 from wsrl.wiring.attention_heads import (
     TABLE,
     Site,
@@ -14,7 +14,6 @@ from wsrl.wiring.attention_heads import (
     widths,
 )
 from wsrl.wiring.attention_roles import fan_in, is_cross, listed_heads, looks_like_attention, sort_by_role, units
-from wsrl.wiring.claim import Product
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.latent_attention import run_latent_attention
@@ -22,6 +21,7 @@ from wsrl.wiring.reading import read_value
 from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
+from wsrl.wiring.wiring import Fact, Product
 
 
 class Attention:
@@ -43,6 +43,7 @@ class Attention:
         self._shared_tables = any(TABLE.search(name) for name in shapes)
         self._heads: dict[int, list[Dim]] = {}  # groups of heads, by the number of query heads
         self._contacts: list[Node] = []
+        self._roles: dict[Node, tuple[dict[str, Node], list[Node]] | None] = {}
         self._tensors: set[str] = set()  # of attention layers
 
     def run(self, flow: Flow, node: Node, env: Env) -> bool | None:
@@ -56,7 +57,9 @@ class Attention:
         latent = run_latent_attention(flow, node, env, heads)
         if latent is not None:
             return latent
-        found = sort_by_role(node)
+        if node not in self._roles:
+            self._roles[node] = sort_by_role(node)
+        found = self._roles[node]
         layers = [leaf for leaf in found[1] if leaf.kind in ("linear", "conv")] if found else []
         if found and all(is_harmless(leaf, len(node.path), heads) for leaf in layers):
             return self._run(flow, node, env, *found)
@@ -89,8 +92,7 @@ class Attention:
         if site.heads is not None:
             self._heads.setdefault(heads, []).append(site.heads)
         put_extras(site)
-        for leaf in parts.values():
-            flow.note(leaf, "attention")
+        note_attention(site, self._heads_as_facts(site, heads))
         if "o" not in parts:
             env.add((site.result,), heads=True)
             return True
@@ -102,14 +104,21 @@ class Attention:
         env.add(out)
         return True
 
+    def _heads_as_facts(self, site: Site, heads: int) -> dict[str, Fact]:
+        """Numbers of heads, and of those of keys and values, where they are known exactly."""
+        if site.heads is None:
+            return {}
+        source = "config" if self.settings.heads(site.node) else "shapes"
+        return {"heads": Fact(heads, source), "key_value_heads": Fact(site.heads.size, source)}
+
     def _put_projections(self, site: Site) -> None:
         """Says what queries, keys and values read and return."""
         flow, node = site.flow, site.node
         if site.parts.get("qkv") is node:
-            flow.put(node.tensors["in_proj_weight"][0], 0, site.rows("qkv"))
-            flow.put(node.tensors["in_proj_weight"][0], 1, site.read)
+            flow.writes(node.tensors["in_proj_weight"][0], 0, site.rows("qkv"))
+            flow.reads(node.tensors["in_proj_weight"][0], 1, site.read)
             if "in_proj_bias" in node.tensors:
-                flow.put(node.tensors["in_proj_bias"][0], 0, site.rows("qkv"))
+                flow.writes(node.tensors["in_proj_bias"][0], 0, site.rows("qkv"))
             return
         for role, leaf in site.parts.items():
             if role == "o":
@@ -142,6 +151,7 @@ class Attention:
         group = Dim(heads) if known and all(rows_by_head(leaf, site.rest) for leaf in fused) else None
         if group:
             self._heads.setdefault(heads, []).append(group)
+            site.heads = group
         else:
             flow.warnings.append(f"the heads of {site.node.dotted} are not understood")
 
@@ -156,6 +166,7 @@ class Attention:
             self._norms_beside(site, leaf, value)
         for leaf in site.rest:
             self._extra_of_whole_heads(site, leaf, group, out)
+        note_attention(site, self._heads_as_facts(site, heads))
         if "o" not in parts:
             flow.lost(env, site.node)
             return True
@@ -170,8 +181,7 @@ class Attention:
         for other in site.rest:
             beside = other.path[:-1] == leaf.path[:-1] and len(other.path) > len(site.node.path) + 1
             if beside and other.kind == "norm" and max(s[0] for _, s in other.tensors.values() if s) == size_of(value):
-                site.flow.put_vectors(other, value, skip=())
-                site.flow.note(other, "norm")
+                site.flow.passes_vectors(other, value)
 
     @staticmethod
     def _extra_of_whole_heads(site: Site, leaf: Node, group: Dim | None, out: Value) -> None:
@@ -179,7 +189,7 @@ class Attention:
             for tensor, shape in leaf.tensors.values():
                 axis = 0 if "attention_biases" in leaf.name else len(shape) - 1
                 if len(shape) == 2 and shape[axis] == group.size:
-                    site.flow.put(tensor, axis, (group,))
+                    site.flow.passes(tensor, axis, (group,))
         elif not any(any(site.flow.axes[tensor]) for tensor, _ in leaf.tensors.values()):
             for _, shape in leaf.tensors.values():
                 for value in (site.read, site.memory, out):
@@ -196,7 +206,7 @@ class Attention:
             value += tuple(dim for entry in own.entries for dim in entry.value)
         result = (Dim(units(out)),)
         put_weight(flow, out, value, result)
-        flow.note(out, "attention")
+        flow.note(out, "attention", value, result, facts={"part": Fact("o", "names")})
         env.add(result)
         return True
 
@@ -219,7 +229,7 @@ class Attention:
             for heads, groups in self._heads.items():
                 axes = [axis for axis in (0, 1) if shape[axis] == heads == groups[0].size]
                 if len(axes) == 1:
-                    flow.put(tensor, axes[0], (groups[0],))
+                    flow.passes(tensor, axes[0], (groups[0],))
                 elif axes:
                     fix(groups)
         for groups in self._heads.values():
@@ -233,7 +243,7 @@ class Attention:
             name, shape = leaf.tensors.get("weight", ("", ()))
             fits = [g for g in self._heads.values() if len(shape) == 2 and shape[1] == sum(group.size for group in g)]
             if fits:
-                flow.put(name, 1, tuple(fits[0]))
+                flow.reads(name, 1, tuple(fits[0]))
                 flow.note(leaf, "linear")
             else:
                 fix([group for groups in self._heads.values() for group in groups])

@@ -1,12 +1,15 @@
 """What lies in attention beside its projections: norms, tables of relative positions, reductions, biases."""
 
 import re
+from collections.abc import Mapping
 
 from wsrl.wiring.attention_heads import BIAS, BIAS_MLP, PER_HEAD, Q_NORM, TABLE, Site
 from wsrl.wiring.attention_roles import units
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values, view
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.trace import Step, groups
 from wsrl.wiring.tree import Node, Shape
+from wsrl.wiring.wiring import Fact
 
 SUB_NORM = re.compile(r"sub_?(layer)?norm|sub_?ln|inner.*(norm|ln)", re.I)
 REDUCTION = re.compile(r"(^|[.])(sr|spatial_reduction|sequence_reduction|kv_down|down|pool)", re.I)
@@ -14,16 +17,71 @@ REDUCTION = re.compile(r"(^|[.])(sr|spatial_reduction|sequence_reduction|kv_down
 
 def put_weight(flow: Flow, leaf: Node, inputs: Value, outputs: Value) -> None:
     """Says what a dense layer or convolution reads and returns."""
-    name, shape = leaf.tensors["weight"]
+    name, shape = leaf.tensors.get("in_proj_weight") or leaf.tensors["weight"]
     last = len(shape) - 1
     axis_in, axis_out = (last - 1, last) if leaf.transposed else (1, 0)
     if size_of(inputs) == shape[axis_in]:
-        flow.put(name, axis_in, inputs)
+        flow.reads(name, axis_in, inputs)
     else:  # a grouped convolution
         fix(inputs)
         fix(outputs)
-    flow.put(name, axis_out, outputs)
-    flow.put_vectors(leaf, outputs)
+    flow.writes(name, axis_out, outputs)
+    flow.writes_vectors(leaf, outputs)
+
+
+def note_attention(site: Site, facts: Mapping[str, Fact]) -> None:
+    """Records the operations of an attention layer: what prepares its input, projections, what acts on them, output."""
+    flow, rest = site.flow, list(site.rest)
+    prepares = [leaf for leaf in rest if leaf.kind in ("linear", "conv") and REDUCTION.search(_relative(site, leaf))]
+    for leaf in prepares:
+        flow.note(leaf, leaf.kind, site.memory, site.memory)
+    before, after = _stream_norms(site)
+    for leaf in before:
+        flow.note(leaf, "norm").source = "assumed"
+    steps: dict[str, Step] = {}
+    for role in sorted(site.parts.keys() - {"o"}, key=("q", "qk", "qkv", "k", "kv", "v").index):
+        taken = site.memory if role in ("k", "v", "kv") else site.read
+        own = {"part": Fact(role, "names"), **facts}
+        steps[role] = flow.note(site.parts[role], "attention", taken, facts=own)
+    projections = tuple(steps.values())
+    mixed = list(projections)
+    for leaf in rest:
+        if leaf in (*prepares, *before, *after):
+            continue
+        normed: Step | None = None
+        if Q_NORM.search(_relative(site, leaf)):
+            letter = "k" if _is_key(_relative(site, leaf)) else "q"
+            normed = next((s for role, s in steps.items() if letter in role), None)
+        layer = leaf.kind in ("norm", "linear", "conv")
+        mixed.append(flow.note(leaf, leaf.kind if layer else "parameter", after=(normed,) if normed else projections))
+    if "o" in site.parts:
+        own = {"part": Fact("o", "names"), **facts}
+        flow.note(site.parts["o"], "attention", after=tuple(mixed), facts=own)
+    for leaf in after:
+        flow.note(leaf, "norm").joins = True
+
+
+def _stream_norms(site: Site) -> tuple[list[Node], list[Node]]:
+    """Norms of what attention reads, and norms of what its output projection returns or is added to."""
+    out = site.parts.get("o")
+    stream = groups((*site.read, *site.memory))
+    before: list[Node] = []
+    after: list[Node] = []
+    for leaf in site.rest:
+        axes = [value for tensor, _ in leaf.tensors.values() for value in site.flow.axes[tensor] if value is not None]
+        if leaf.kind != "norm" or not any(group in stream for value in axes for group in groups(value)):
+            continue
+        beside_out = out is not None and leaf.path[:-1] == out.path[:-1] and len(out.path) > len(site.node.path) + 1
+        (after if beside_out else before).append(leaf)
+    return before, after
+
+
+def _relative(site: Site, leaf: Node) -> str:
+    return ".".join(leaf.path[len(site.node.path) :])
+
+
+def _is_key(relative: str) -> bool:
+    return bool(re.search(r"(^|_)k(_|$|n)|key", relative, re.I))
 
 
 def is_harmless(leaf: Node, depth: int, heads: int) -> bool:
@@ -42,27 +100,26 @@ def put_extras(site: Site) -> None:
     """Wires all that lies in an attention layer beside its projections; what is not understood is fixed."""
     _bias_mlp(site.flow, [leaf for leaf in site.rest if BIAS_MLP.search(leaf.dotted)], site.q)
     for leaf in site.rest:
-        site.flow.note(leaf, "norm" if leaf.kind == "norm" else "parameter")
         if not BIAS_MLP.search(leaf.dotted):
             _extra(site, leaf)
 
 
 def _extra(site: Site, leaf: Node) -> None:
-    flow, relative = site.flow, ".".join(leaf.path[len(site.node.path) :])
+    flow, relative = site.flow, _relative(site, leaf)
     shapes = [shape for _, shape in leaf.tensors.values()]
     narrow = leaf.kind == "conv" and leaf.weight[1] == 1 and leaf.weight[0] < size_of(site.read)
     if re.search(r"pool_[qkv]|norm_v", relative):  # of each head
         fix((site.q, site.k, site.v))
     elif "pos_embed" in relative and all(s[-1] == size_of(site.read) != site.q.find()[2] for s in shapes):
         for tensor, shape in leaf.tensors.values():
-            flow.put(tensor, len(shape) - 1, site.read)
+            flow.passes(tensor, len(shape) - 1, site.read)
     elif TABLE.search(leaf.dotted) or PER_HEAD.search(leaf.dotted) or narrow:
         _per_head(flow, leaf, site.q)
     elif BIAS.fullmatch(leaf.name) and leaf.kind == "parameter":
         tensor, shape = leaf.tensors["value"]
         (dim,) = site.rows(leaf.name[0])
         if shape == (dim.size,):
-            flow.put(tensor, 0, (dim,))
+            flow.passes(tensor, 0, (dim,))
         else:
             fix((dim,))
     elif leaf.kind == "norm":
@@ -92,8 +149,8 @@ def _reduction(site: Site, leaf: Node) -> None:
     if shape[0] == size_of(site.read) == shape[1]:
         put_weight(site.flow, leaf, site.memory, site.memory)
     elif shape[1] == 1 and shape[0] == size_of(site.read):
-        site.flow.put(name, 0, site.memory)
-        site.flow.put_vectors(leaf, site.memory)
+        site.flow.passes(name, 0, site.memory)
+        site.flow.writes_vectors(leaf, site.memory)
     else:
         fix(site.memory)
 
@@ -105,11 +162,11 @@ def _bias_mlp(flow: Flow, leaves: list[Node], q: Dim) -> None:
     for leaf in leaves:
         if leaf.kind != "linear":
             if before is not None and leaf.kind == "norm":
-                flow.put_vectors(leaf, before, skip=())
+                flow.passes_vectors(leaf, before)
             continue
         name, shape = leaf.tensors["weight"]
         if before is not None and size_of(before) == shape[1]:
-            flow.put(name, 1, before)
+            flow.reads(name, 1, before)
         elif before is not None:
             fix(before)
         root, outer, _ = q.find()
@@ -121,9 +178,8 @@ def _bias_mlp(flow: Flow, leaves: list[Node], q: Dim) -> None:
             before = (Dim(shape[0], fixed=True),)
             if outer == 1:
                 fix((q,))
-        flow.put(name, 0, before)
-        flow.put_vectors(leaf, before)
-        flow.note(leaf, "linear")
+        flow.writes(name, 0, before)
+        flow.writes_vectors(leaf, before)
 
 
 def _per_head(flow: Flow, leaf: Node, q: Dim) -> None:
@@ -141,7 +197,7 @@ def _norm(site: Site, leaf: Node, relative: str) -> None:
     size = max((max(shape, default=1) for _, shape in leaf.tensors.values()), default=1)
     if SUB_NORM.search(leaf.name):
         if size == site.result.size:
-            site.flow.put_vectors(leaf, (site.result,), skip=())
+            site.flow.passes_vectors(leaf, (site.result,))
         else:
             fix((site.v, *site.read))
     elif Q_NORM.search(relative):
@@ -152,7 +208,7 @@ def _norm(site: Site, leaf: Node, relative: str) -> None:
 
 def _query_norm(site: Site, leaf: Node, relative: str, size: int) -> None:
     """A norm of queries or keys, whole or head by head."""
-    is_key = re.search(r"(^|_)k(_|$|n)|key", relative, re.I)
+    is_key = _is_key(relative)
     is_query = re.search(r"q", leaf.name + relative.split(".")[0], re.I)
     own = site.q if is_query and not is_key else site.k
     root, _, inner = own.find()
@@ -161,9 +217,9 @@ def _query_norm(site: Site, leaf: Node, relative: str, size: int) -> None:
     if re.search(r"\d", relative) or own.size % size:  # a norm for each head
         fix((site.q, site.k))
     elif size == own.size:
-        site.flow.put_vectors(leaf, (own,), skip=())
+        site.flow.passes_vectors(leaf, (own,))
     elif size % width == 0:
-        site.flow.put_vectors(leaf, (view(root, outer=size // width, inner=inner),), skip=())
+        site.flow.passes_vectors(leaf, (view(root, outer=size // width, inner=inner),))
     elif not whole_blocks:
         fix((site.q, site.k))
 
@@ -178,13 +234,13 @@ def _norm_of_part(site: Site, leaf: Node, size: int) -> bool:
         if alone and role != "o":
             value = site.rows(role)
             if size == size_of(value):
-                site.flow.put_vectors(leaf, value, skip=())
+                site.flow.passes_vectors(leaf, value)
             else:
                 fix((site.q, site.k, site.v))
             return True
         if role == "o" and size == units(part):
             out = site.flow.axes[part.tensors["weight"][0]][0]
-            site.flow.put_vectors(leaf, site.read if size == size_of(site.read) else out or site.read, skip=())
+            site.flow.passes_vectors(leaf, site.read if size == size_of(site.read) else out or site.read)
             return True
     return False
 
@@ -199,13 +255,13 @@ def _norm_of_stream(site: Site, leaf: Node, size: int) -> None:
     layers = [other for other in site.node.leaves() if other.kind in ("conv", "linear")]
     reduces = any(REDUCTION.search(".".join(other.path[len(site.node.path) :])) for other in layers)
     if size == size_of(site.read) and not (inner and not reduces and "qkv" in site.parts):
-        site.flow.put_vectors(leaf, site.read, skip=())
+        site.flow.passes_vectors(leaf, site.read)
         if site.memory is not site.read and size == size_of(site.memory):
             tie_values(site.read, site.memory)
     elif size == size_of(site.memory) and site.memory is not site.read:
-        site.flow.put_vectors(leaf, site.memory, skip=())
+        site.flow.passes_vectors(leaf, site.memory)
     elif size == site.v.size and not reduces:
-        site.flow.put_vectors(leaf, (site.v,), skip=())
+        site.flow.passes_vectors(leaf, (site.v,))
         if size == size_of(site.read):
             fix(site.read)
     else:

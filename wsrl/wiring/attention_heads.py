@@ -12,10 +12,10 @@ from math import gcd
 
 from wsrl.wiring.attention_config import Settings
 from wsrl.wiring.attention_roles import BY_HEAD, fan_in, units
-from wsrl.wiring.claim import Product, Slice
 from wsrl.wiring.dims import Dim, Value, fix, tie, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
+from wsrl.wiring.wiring import Product, Slice
 
 TABLE = re.compile(
     r"bias_table|relative_attention_bias|attention_biases|rel_pos_bias|relative_position_bias|pos_bias", re.I

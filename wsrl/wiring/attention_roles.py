@@ -55,7 +55,8 @@ def sort_by_role(node: Node) -> tuple[dict[str, Node], list[Node]] | None:
     """Returns the projections of an attention layer by role and what else lies in it; None where they are not clear."""
     if "in_proj_weight" in node.tensors:
         out = node.children.get("out_proj")
-        return ({"qkv": node, "o": out}, []) if out else None
+        whole = out is not None and out.kind == "linear" and len(node.tensors["in_proj_weight"][1]) == 2
+        return ({"qkv": node, "o": out}, []) if out is not None and whole else None
     depth = len(node.path)
     leaves = [leaf for leaf in node.leaves() if leaf is not node]
     if not 2 <= len(leaves) <= 40:

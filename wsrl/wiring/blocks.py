@@ -2,7 +2,7 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, mark, size_of
+from wsrl.wiring.dims import Dim, mark
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.order import SERIES, first_read
 from wsrl.wiring.tree import Node, sorted_children
@@ -59,7 +59,7 @@ def run_dense_stages(flow: Flow, node: Node, env: Env) -> bool | None:
 def first_read_by_norm(layer: Node) -> int | None:
     """What a layer reads that starts with a norm."""
     norms = [leaf for leaf in layer.leaves() if leaf.kind == "norm"]
-    return norms[0].weight[0] if norms and "weight" in norms[0].tensors else None
+    return norms[0].weight[0] if norms and norms[0].shape("weight") else None
 
 
 def run_token_mixing(flow: Flow, node: Node, env: Env) -> bool | None:
@@ -75,7 +75,7 @@ def run_token_mixing(flow: Flow, node: Node, env: Env) -> bool | None:
     own.add((Dim(tokens, role="input"),))
     ran = flow.run_leaf(flow, node, own, False) if node.kind == "linear" else flow.run_block(node, own)
     for entry in own.made:
-        if size_of(entry.value) == tokens:
+        if entry.size == tokens:
             mark(entry.value, "input")
     return ran
 

@@ -2,12 +2,13 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.order import SECOND, SHORTCUT
 from wsrl.wiring.reading import read_value
-from wsrl.wiring.tree import Node
+from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.values import Env
+from wsrl.wiring.wiring import Fact
 
 SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
 TRANSPOSE = re.compile(r"transp|deconv|^up|upsam|conv_t|tconv|convt", re.I)
@@ -18,40 +19,41 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     name, shape = node.tensors["weight"]
     last_axis = len(shape) - 1
     axis_in, axis_out = (last_axis - 1, last_axis) if node.transposed else (1, 0)
-    bias = node.shape("bias")
+    bias = node.shape("bias") or None
     if not node.transposed:
         swapped = bias is not None and bias[0] == shape[1] != shape[0]
-        unreadable = not env.visible(shape[1]) and bool(env.visible(shape[0])) and shape[1] > 1
-        if (
-            swapped
-            or (TRANSPOSE.search(node.name) and (bias is None or bias[0] == shape[1]))
-            or (unreadable and TRANSPOSE.search(node.dotted) and (bias is None or bias[0] == shape[1]))
-        ):
+        named = (bias is None or bias[0] == shape[1]) and bool(TRANSPOSE.search(node.dotted))
+        if swapped or (named and (TRANSPOSE.search(node.name) or _reads_first_axis(env, shape))):
             axis_in, axis_out = 0, 1
             flow.transposes = True
     fan_in, units = shape[axis_in], shape[axis_out]
-    flow.note(node, "conv")
-    if fan_in == 1 and max(shape) == max(shape[2:] if not node.transposed else shape[:-2]) and units == 1:
+    taps = shape[:-2] if node.transposed else shape[2:]
+    step = flow.note(
+        node, "conv" if node.transposed or axis_out == 0 else "transposed conv", facts={"kernel": Fact(taps, "shapes")}
+    )
+    if fan_in == 1 and max(shape) == max(taps) and units == 1:
         return _across_channels(flow, node, env)
     if fan_in == 1 and env.visible(units) and units > 1:  # depthwise
         entry = flow.pick(env, units, node, newest)
         assert entry is not None
         given = env.parent.last() if env.parent is not None else None
-        if given is not None and _multiplies(node, size_of(given.value)):
+        if given is not None and _multiplies(node, given.size):
             fix(given.value)
             fix(entry.value)
-        flow.put(name, axis_out, entry.value)
-        flow.put_vectors(node, entry.value)
+        flow.passes(name, axis_out, entry.value)
+        flow.writes_vectors(node, entry.value)
         entry.spatial = True
         if entry in env.entries:
             entry.read = False
+        step.passes = True
+        step.facts["groups"] = Fact(units, "shapes")
         return True
     if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
         flow.wanted.append((1, node))
         return False
-    unread = any(not e.read for e in env.visible(fan_in))
     follows = (bool(env.entries) and (flow.ordered or newest)) or bool(SECOND.search(node.dotted))
-    unflattened = _unflattened(flow, env, fan_in) if follows and not unread and not env.is_unknown() else None
+    may_unflatten = follows and all(e.read for e in env.visible(fan_in)) and not env.is_unknown()
+    unflattened = _unflattened(flow, env, fan_in) if may_unflatten else None
     if unflattened is not None:
         value: Value | None = unflattened
     elif env.visible(fan_in) or env.is_unknown():
@@ -59,25 +61,33 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         assert entry is not None
         value = entry.value
     else:
+        last = env.last()
         value = _grouped(flow, node, env, fan_in, units, newest) if flow.parts else None
-        if value is not None:
+        if value is not None and last is not None:
             out, value = value, None
-            flow.put(name, axis_out, out)
-            flow.put_vectors(node, out)
+            step.taken = last.value
+            step.facts["groups"] = Fact(last.size // fan_in, "shapes")
+            flow.writes(name, axis_out, out)
+            flow.writes_vectors(node, out)
             env.add(out, spatial=True)
             return True
         value = read_value(flow, node, env, fan_in, newest)
     if value is None:
         return False
-    flow.put(name, axis_in, value)
+    flow.reads(name, axis_in, value)
     may_be_grouped = env.is_unknown() and (fan_in == 1 or any(n > 1 for n in node.weight[2:]))
     out = (Dim(units, fixed=may_be_grouped),)
-    flow.put(name, axis_out, out)
-    flow.put_vectors(node, out)
+    flow.writes(name, axis_out, out)
+    flow.writes_vectors(node, out)
     if flow.transposes and fan_in == units and max(shape[2:], default=1) > 1 and not node.transposed:
         tie_values(value, out)  # which axis is which cannot be told
     env.add(out, spatial=True)
     return True
+
+
+def _reads_first_axis(env: Env, shape: Shape) -> bool:
+    """Whether only the first axis of a weight has a length that something in reach has."""
+    return shape[1] > 1 and not env.visible(shape[1]) and bool(env.visible(shape[0]))
 
 
 def _multiplies(node: Node, given: int) -> bool:
@@ -111,7 +121,7 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
     last = env.last()
     if last is None or not last.spatial or node.transposed or env.is_unknown() or len(last.value) != 1 or fan_in == 3:
         return None
-    width = size_of(last.value)
+    width = last.size
     groups = width // fan_in
     if width % fan_in or groups < 2 or units % groups or fan_in == 1:
         return None
@@ -152,16 +162,9 @@ def _made_beside(node: Node, squeezed: bool) -> set[int]:
 def _unflattened(flow: Flow, env: Env, channels: int) -> Value | None:
     """A dense layer's units, read as maps of channels."""
     last = env.last()
-    if (
-        last is None
-        or last.read
-        or not last.dense
-        or len(last.value) != 1
-        or size_of(last.value) % channels
-        or channels <= 4
-    ):
+    if last is None or last.read or not last.dense or len(last.value) != 1 or last.size % channels or channels <= 4:
         return None
-    taps = size_of(last.value) // channels
+    taps = last.size // channels
     if taps < 4 or round(taps**0.5) ** 2 != taps:
         return None
     flow.read(env, [last])

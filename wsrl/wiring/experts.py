@@ -30,15 +30,15 @@ def run_experts(flow: Flow, node: Node, env: Env) -> bool | None:
         fix(entry.value)
     else:
         in_axis = 2 if rows else 1
-        flow.put(up_name, in_axis, entry.value)
-        flow.put(up_name, 3 - in_axis, (inner,))
-        flow.put(down_name, in_axis, (unit,))
-        flow.put(down_name, 3 - in_axis, entry.value)
+        flow.reads(up_name, in_axis, entry.value)
+        flow.writes(up_name, 3 - in_axis, (inner,))
+        flow.reads(down_name, in_axis, (unit,))
+        flow.writes(down_name, 3 - in_axis, entry.value)
         if bias is not None:
-            flow.put(bias.tensors["value"][0], 1, (inner,))
+            flow.writes(bias.tensors["value"][0], 1, (inner,))
         out_bias = node.children.get("down_proj_bias")
         if out_bias is not None:
-            flow.put(out_bias.tensors["value"][0], 1, entry.value)
+            flow.writes(out_bias.tensors["value"][0], 1, entry.value)
     for child in node.children.values():
         flow.note(child, "experts")
     return True

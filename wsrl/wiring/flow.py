@@ -7,7 +7,9 @@ nothing fits, what flows in and out is fixed and the modules below are looked at
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values
 from wsrl.wiring.order import (
@@ -28,9 +30,23 @@ from wsrl.wiring.order import (
     waits,
     zipped,
 )
+from wsrl.wiring.places import place_norms
 from wsrl.wiring.sources import feed, feed_encoders
+from wsrl.wiring.trace import Connector, Step, Trace
 from wsrl.wiring.tree import Node, Shape, sorted_children
 from wsrl.wiring.values import Entry, Env
+from wsrl.wiring.wiring import Fact, Operation, TensorAxis
+
+Rule = Callable[["Flow", Node, Env], bool | None]
+
+
+class _Plan(NamedTuple):
+    """Modules of a block: bare parameters, others in the order in which they are tried, shortcuts, and the chain."""
+
+    bare: list[Node]
+    layers: list[Node]
+    shortcuts: list[Node]
+    chain: list[Node] | None
 
 
 class Flow:
@@ -38,19 +54,24 @@ class Flow:
 
     Attributes:
       axes: tensor -> for each axis the value that lies along it, or None.
-      kinds: module path -> (kind, tensors).
+      trace: which modules have run.
       warnings: sentences.
       embedded: values that token embeddings return, with their tensors.
     """
 
-    def __init__(self, root: Node, special, run_leaf):
+    def __init__(self, root: Node, special: Sequence[Rule], special_leaves: Sequence[Rule], run_leaf: Callable):
         self.root = root
         self.special = special
+        self.special_leaves = special_leaves
+        self._plans: dict[Node, _Plan] = {}
         self.run_leaf = run_leaf
         self.axes: dict[str, list[Value | None]] = {}
         self.shapes: dict[str, Shape] = {}
-        self.kinds: dict[str, tuple[str, list[str]]] = {}
+        self.trace = Trace(root)
+        self._reads: set[TensorAxis] = set()
+        self._writes: set[TensorAxis] = set()
         self.warnings: list[str] = []
+        self._marked: list[tuple[Entry, bool]] = []  # entries that were read, and whether they had been before
         self.wanted: list[tuple[int, Node]] = []
         self.embedded: list[Value] = []
         self.parts = False  # whether parts of values, or several, may be read
@@ -59,6 +80,13 @@ class Flow:
         self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.made: set[int] = set()  # sizes that some module returns
+        self.made_early = {  # sizes that modules return which do not run late
+            leaf.units
+            for name, child in root.children.items()
+            if not LATE.search(name)
+            for leaf in child.leaves()
+            if leaf.kind in ("linear", "conv", "embedding")
+        }
         self.transposes = False  # whether there are transposed convolutions
         self.cyclic = False  # whether the first module was guessed
         for leaf in root.leaves():
@@ -84,21 +112,84 @@ class Flow:
         else:
             tie_values(before, value)
 
-    def put_vectors(self, node: Node, value: Value, skip: Iterable[str] = ("weight",)) -> None:
-        """Says that the vectors of a module hold one number a unit; one that does not fit fixes the units."""
+    def reads(self, tensor: str, axis: int, value: Value) -> None:
+        """Says that an axis holds what comes into a module."""
+        self.put(tensor, axis, value)
+        self._reads.add((tensor, axis))
+
+    def writes(self, tensor: str, axis: int, value: Value) -> None:
+        """Says that an axis holds what a module returns."""
+        self.put(tensor, axis, value)
+        self._writes.add((tensor, axis))
+
+    def passes(self, tensor: str, axis: int, value: Value) -> None:
+        """Says that an axis holds what comes into a module and, unit by unit, what it returns."""
+        self.reads(tensor, axis, value)
+        self._writes.add((tensor, axis))
+
+    def writes_vectors(self, node: Node, value: Value) -> None:
+        """Says that the tensors beside a module's weight hold one number for each unit that it returns."""
+        for tensor, axis in self._vectors(node, value, skip=("weight",)):
+            self.writes(tensor, axis, value)
+
+    def passes_vectors(self, node: Node, value: Value) -> None:
+        """Says that the tensors of a module hold one number for each unit that it reads and returns."""
+        for tensor, axis in self._vectors(node, value):
+            self.passes(tensor, axis, value)
+
+    def _vectors(self, node: Node, value: Value, skip: Iterable[str] = ()) -> list[TensorAxis]:
+        """The axes of vectors that have the length of a value; a tensor that does not fit fixes the units."""
+        found = []
         for name, (tensor, shape) in node.tensors.items():
             hits = [i for i, n in enumerate(shape) if n == size_of(value) and n > 1]
             others = [n for n in shape if n > 1]
             if name in skip or not others:
                 continue
             if len(hits) == 1 and len(others) == 1:
-                self.put(tensor, hits[0], value)
+                found.append((tensor, hits[0]))
             else:
                 fix(value)
+        return found
 
-    def note(self, node: Node, kind: str) -> None:
-        """Records the kind of a module."""
-        self.kinds[node.dotted] = (kind, [tensor for tensor, _ in node.tensors.values()])
+    def note(
+        self,
+        node: Node,
+        type: str,
+        taken: Value | None = None,
+        made: Value | None = None,
+        after: tuple[Step, ...] | None = None,
+        facts: Mapping[str, Fact] | None = None,
+    ) -> Step:
+        """Records an operation; see Step. What it takes and makes is read off its axes unless it is given."""
+        passes = type in ("norm", "batch norm", "parameter")
+        step = Step(node, type, dict(facts or {}), taken, made, after, passes)
+        self.trace.add(step)
+        return step
+
+    def operations(self) -> tuple[Operation, ...]:
+        """All operations in the order in which data flows, once everything has run."""
+        connector = Connector(self.axes, self._reads, self._writes)
+        place_norms(self.trace.root, connector.groups_of)
+        for leaf in self.trace.add_others(self.root):
+            self._direct_as_stored(leaf)
+        connector.run(self.trace.root)
+        return tuple(connector.operations)
+
+    def _direct_as_stored(self, leaf: Node) -> None:
+        """Says which axes a module that has not run reads and writes, by the form in which weights are stored."""
+        if leaf.kind in ("linear", "conv", "embedding"):
+            name, shape = leaf.tensors["weight"]
+            last = leaf.transposed or leaf.kind == "embedding"
+            read, written = (len(shape) - 2, len(shape) - 1) if last else (1, 0)
+            self._reads.add((name, read))
+            self._writes.add((name, written))
+            bias = leaf.tensors.get("bias")
+            if bias is not None and len(bias[1]) == 1:
+                self._writes.add((bias[0], 0))
+        elif leaf.kind == "norm":
+            vectors = {(name, 0) for name, shape in leaf.tensors.values() if len(shape) == 1}
+            self._reads |= vectors
+            self._writes |= vectors
 
     # what modules read
 
@@ -116,13 +207,13 @@ class Flow:
         elif newest and own and own[-1] is env.entries[-1]:
             found = [e for e in own if not e.read or e is own[-1]]
         elif own and not env.only_last:
-            found = found + [e for e in env.inputs if size_of(e.value) == size]
+            found = found + [e for e in env.inputs if e.size == size]
         if node.kind != "norm":
             found = [e for e in found if not e.heads] or found
         if env.is_unknown() and not (newest and own):
             for entry in found:
                 fix(entry.value)
-                entry.read = True
+                self._mark_read(entry)
             self.unknown_sizes.add(size)
             guess = Entry((Dim(size, fixed=True),), read=True)
             scope: Env | None = env
@@ -131,7 +222,7 @@ class Flow:
                 scope = scope.parent
             return guess
         if not found and self.far and FAR.search(node.dotted):
-            found = [e for e in env.made if e.returned and size_of(e.value) == size]
+            found = [e for e in env.made if e.returned and e.size == size]
         if not found:
             self.wanted.append((size, node))
             return None
@@ -143,7 +234,7 @@ class Flow:
         for other in found[1:]:
             tie_values(found[0].value, other.value)
         for entry in found:
-            entry.read = True
+            self._mark_read(entry)
             scope: Env | None = env
             while scope is not None and entry not in scope.entries:
                 if entry not in scope.inputs:
@@ -154,11 +245,30 @@ class Flow:
             if scope is not None and scope.unknown:
                 fix(entry.value)
 
+    def _mark_read(self, entry: Entry) -> None:
+        self._marked.append((entry, entry.read))
+        entry.read = True
+
+    @contextmanager
+    def reading_on(self) -> Iterator[None]:
+        """What is read within it does not count as read: a norm hands it on."""
+        before, self._marked = self._marked, []
+        yield
+        for entry, was_read in reversed(self._marked):
+            entry.read = was_read
+        self._marked = before
+
     # running modules
 
     def run(self, node: Node, env: Env, newest: bool = False) -> bool:
         """Runs a module; False if what it reads is not there yet. What it returns is put in reach in `env`."""
-        for rule in self.special:
+        self.trace.open(node, certain=newest)
+        ran = self._run(node, env, newest)
+        self.trace.close(ran)
+        return ran
+
+    def _run(self, node: Node, env: Env, newest: bool) -> bool:
+        for rule in self.special if node.kind == "container" else self.special_leaves:
             ran = rule(self, node, env)
             if ran is not None:
                 return ran
@@ -169,20 +279,23 @@ class Flow:
     def run_list(self, node: Node, env: Env) -> bool:
         """Runs the members of a list one after the other; one that does not fit may be a branch."""
         inner = Env(env, only_last=True, node=node)
+        self.trace.scope.ordered = True
         members = sorted_children(node)
         bare = len(members) > 1 and all(m.kind in ("linear", "conv") for m in members)
         branches = len({first_read(m) for m in members} - {None}) == 1
         residual = bare and [m.name for m in members] == [str(i) for i in range(len(members))]
         for i, member in enumerate(members):
-            before = inner.last()
+            before, count = inner.last(), len(self.trace.scope.items)
             if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
                 if not branches or may_be_grouped(member, before) or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
                     self.run_lost([member], inner)
-            elif residual and before and inner.entries and size_of(before.value) == size_of(inner.entries[-1].value):
+            elif residual and before and inner.entries and before.size == inner.entries[-1].size:
                 tie_values(before.value, inner.entries[-1].value)  # bare layers may be run with residual connections
+            if node.name == "experts":
+                self.trace.run_beside(count)
         self.export(inner, env, node)
         return True
 
@@ -206,22 +319,24 @@ class Flow:
 
     def run_block(self, node: Node, env: Env) -> bool:
         """Runs named modules, then bare parameters; False if what they read is not there yet."""
-        chain = chain_of(node, self.norm_first.get(signature(node)))
+        plan = self._plan(node)
+        chain = plan.chain
         inner = Env(env, node=node)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
-        children = zipped(node) or order(node)
-        bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
-        pending = [c for c in children if c not in bare]
+        bare, pending = plan.bare, list(plan.layers)
         ran_any = not pending
-        for child in shortcuts(node):
+        for child in plan.shortcuts:
+            count = len(self.trace.scope.items)
             if child in pending and self.run(child, inner):
+                self.trace.run_beside(count)
                 pending.remove(child)
         feed_encoders(self, node, inner)
         if chain:
             ran = self.run_chain(chain, inner)
             if not ran:
                 return False
+            self.trace.scope.ordered = True
             pending = [c for c in pending if c not in ran]
             ran_any = True
         elif env.parent is not None:
@@ -242,6 +357,16 @@ class Flow:
         if not (gate and self.is_scale(inner, read_before)):
             self.export(inner, env, node)
         return True
+
+    def _plan(self, node: Node) -> "_Plan":
+        """What names tell of a block's modules; asked for each time that the block tries to run."""
+        if node not in self._plans:
+            children = zipped(node) or order(node)
+            bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
+            layers = [c for c in children if c not in bare]
+            chain = chain_of(node, self.norm_first.get(signature(node)))
+            self._plans[node] = _Plan(bare, layers, shortcuts(node), chain)
+        return self._plans[node]
 
     def run_chain(self, chain: list[Node], inner: Env) -> list[Node]:
         """Runs modules whose order is known, apart from what is there already; returns those that ran."""
@@ -290,7 +415,7 @@ class Flow:
         """Whether a block only scales what it reads; then its value is tied to that, and nothing counts as read."""
         if not (inner.inputs and inner.entries) or inner.is_unknown():
             return False
-        sources = [e for e in inner.inputs if size_of(e.value) == size_of(inner.entries[-1].value)]
+        sources = [e for e in inner.inputs if e.size == inner.entries[-1].size]
         if not sources:
             return False
         tie_values(sources[0].value, inner.entries[-1].value)
@@ -336,7 +461,7 @@ class Flow:
         first: dict[int, Entry] = {}
         for entry in entries:
             if not entry.heads:
-                other = first.setdefault(size_of(entry.value), entry)
+                other = first.setdefault(entry.size, entry)
                 if other is not entry:
                     tie_values(other.value, entry.value)
 
@@ -357,9 +482,9 @@ class Flow:
         for node in nodes:
             own = Env(env, unknown=True)
             self.run(node, own)
-            self.unknown_sizes |= {size_of(e.value) for e in own.entries}
+            self.unknown_sizes |= {e.size for e in own.entries}
             for entry in [*env.entries, *env.inputs]:
-                if size_of(entry.value) in self.unknown_sizes:
+                if entry.size in self.unknown_sizes:
                     fix(entry.value)
 
     def export(self, inner: Env, env: Env, node: Node) -> None:
@@ -369,13 +494,13 @@ class Flow:
             entry.read = True  # from here on the entry outside counts
         first: dict[int, Entry] = {}
         for entry in returned:
-            size = size_of(entry.value)
+            size = entry.size
             if size in first and not entry.heads:
                 tie_values(first[size].value, entry.value)
                 continue
             first[size] = entry
             for source in inner.inputs:
-                if size_of(source.value) == size and not entry.heads and not source.heads:
+                if source.size == size and not entry.heads and not source.heads:
                     tie_values(source.value, entry.value)
         stage = node.name.isdigit() or env.parent is None
         for entry in first.values():

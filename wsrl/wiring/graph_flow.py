@@ -8,9 +8,12 @@ Operators: https://onnx.ai/onnx/operators and the TFLite schema.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values, view
+from wsrl.wiring.graph_facts import ROLES, TYPES, Readers, facts_of_node
 from wsrl.wiring.tree import Shape
+from wsrl.wiring.wiring import Operation, TensorAxis
 
 Axis = Value | None
 Axes = list[Axis]
@@ -23,6 +26,18 @@ PASS_FLAT = (  # and that hand it on
 )
 RANK_OF_WEIGHT = ("Conv", "ConvTranspose", "Gemm", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MatMul")
 IGNORED = ("Shape", "SHAPE", "Constant", "ConstantOfShape", "Range")  # they read no numbers of the network
+
+
+@dataclass(eq=False)
+class _Layer:
+    """A node that reads tensors; see Operation. `output` is what it returns, its bias added."""
+
+    node: Mapping
+    tensors: dict[str, str]
+    inputs: tuple[int, ...]
+    output: str
+    reads: list[TensorAxis] = field(default_factory=list)
+    writes: list[TensorAxis] = field(default_factory=list)
 
 
 class GraphFlow:
@@ -47,7 +62,10 @@ class GraphFlow:
         self.untied = {id(dim): (name, i) for name, i, dim in places}  # where each of the tensors' own dims lies
         self.flat: dict[str, tuple[Value, bool]] = {}  # flattened values: (channels, whether they vary slowest)
         self.read: set[str] = set()
-        self.kinds: dict[str, tuple[str, list[str]]] = {}
+        self._layers: list[_Layer] = []
+        self._running: _Layer | None = None
+        self._origins: dict[str, tuple[int, ...]] = {}  # value -> operations that it comes from
+        self._readers = Readers(graph)
         self.warnings: list[str] = []
 
     def run(self) -> None:
@@ -69,10 +87,7 @@ class GraphFlow:
         rule = self.rules.get(node["op"])
         inputs = [name for name in node["inputs"] if name]
         self.read |= set(inputs)
-        weights = [name for name in inputs if name in self.shapes]
-        if weights:
-            label = node["name"] or node["outputs"][0]
-            self.kinds[label] = (node["op"].lower().replace("_", " "), weights)
+        self._note(node)
         lost = [name for name in inputs if name not in self.constants and self.values.get(name) is None]
         known = not lost or (lost == inputs[:1] and len(inputs) > 1 and node["op"] in RANK_OF_WEIGHT)
         flattened = [name for name in inputs if name in self.flat]
@@ -91,6 +106,80 @@ class GraphFlow:
                 self._fix(name)
         for name in node["outputs"]:
             self.values[name] = list(result) if result is not None else None
+
+    def _note(self, node: Mapping) -> None:
+        """Records a node that reads tensors as an operation, or passes on where its inputs come from."""
+        weights = {i: name for i, name in enumerate(node["inputs"]) if name in self.shapes}
+        origins = [i for name in node["inputs"] for i in self._origins.get(name, ())]
+        self._running = None
+        if weights:
+            biased = self._biased(node, weights)
+            if biased is not None:
+                own = self._layers.index(biased)
+                biased.tensors["bias"] = next(iter(weights.values()))
+                biased.writes.append((biased.tensors["bias"], 0))
+                biased.output = node["outputs"][0]
+            else:
+                own = len(self._layers)
+                self._running = _Layer(node, self._roles(node, weights), tuple(sorted({*origins})), node["outputs"][0])
+                self._layers.append(self._running)
+            origins = [own]
+        for name in node["outputs"]:
+            self._origins[name] = tuple(dict.fromkeys(origins))
+
+    def _roles(self, node: Mapping, weights: Mapping[int, str]) -> dict[str, str]:
+        roles = ROLES.get(TYPES.get(node["op"], ""), {})
+        found: dict[str, str] = {}
+        for place, name in weights.items():
+            role = roles.get(place, "value")
+            found[role if role not in found else f"{role}_{place}"] = name
+        return found
+
+    def _biased(self, node: Mapping, weights: Mapping[int, str]) -> "_Layer | None":
+        """The layer that a vector is added to, if a node does no more than that."""
+        others = [name for i, name in enumerate(node["inputs"]) if i not in weights]
+        if node["op"] not in ("Add", "ADD") or len(weights) != 1 or len(others) != 1:
+            return None
+        shape = self.shapes[next(iter(weights.values()))]
+        for layer in self._layers:
+            if layer.output == others[0] and self._readers.only(layer.output) is not None:
+                last = TYPES.get(layer.node["op"]) == "linear" or layer.node["op"].isupper()
+                units = [self.shapes[name][axis] for name, axis in layer.writes]
+                plain = layer.node["attributes"].get("activation", "NONE") == "NONE"
+                return layer if last and plain and "bias" not in layer.tensors and [*shape] == units else None
+        return None
+
+    def reads(self, node: Mapping, place: int, axis: int) -> None:
+        """Says that an axis of an input holds what comes into the operation, if that input is a tensor of the file."""
+        self._direct(node, place, axis, "reads")
+
+    def writes(self, node: Mapping, place: int, axis: int) -> None:
+        """Says that an axis of an input holds what the operation returns, if that input is a tensor of the file."""
+        self._direct(node, place, axis, "writes")
+
+    def passes(self, node: Mapping, place: int, axis: int) -> None:
+        """Says that an axis of an input holds what comes in and, unit by unit, what is returned."""
+        self.reads(node, place, axis)
+        self.writes(node, place, axis)
+
+    def _direct(self, node: Mapping, place: int, axis: int, side: str) -> None:
+        name = node["inputs"][place] if place < len(node["inputs"]) else ""
+        if name in self.shapes and self._running is not None:
+            getattr(self._running, side).append((name, axis % len(self.shapes[name])))
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Nodes that read tensors, in the order of the graph."""
+        found = []
+        for layer in self._layers:
+            node = layer.node
+            facts = facts_of_node(node, self.shapes)
+            type = str(TYPES.get(node["op"], node["op"].lower().replace("_", " ")))
+            if type in TYPES.values() and type != "embedding":
+                facts |= self._readers.facts(layer.output, facts.get("activation"))
+            name = node["name"] or node["outputs"][0]
+            reads, writes = tuple(dict.fromkeys(layer.reads)), tuple(dict.fromkeys(layer.writes))
+            found.append(Operation(name, type, layer.tensors, reads, writes, layer.inputs, "graph", facts))
+        return tuple(found)
 
     def _fix(self, name: str) -> None:
         for axis in self.values.get(name) or ():

@@ -55,6 +55,10 @@ def _broadcast(flow: GraphFlow, node: Mapping) -> Axes:
                 continue  # broadcast along this axis
             axis, started = (flow.tie(axis, axes[-i]), True) if started else (axes[-i], True)
         result.append(axis)
+    for place, name in enumerate(node["inputs"]):
+        for i, n in enumerate(flow.shapes.get(name, ())):
+            if n > 1:
+                flow.passes(node, place, i)
     return result[::-1]
 
 
@@ -64,9 +68,13 @@ def _conv(flow: GraphFlow, node: Mapping) -> Axes:
     groups = node["attributes"].get("group", 1)
     _fix_all(weight[2:])
     out = weight[0]
+    flow.writes(node, 1, 0)
+    flow.writes(node, 2, 0)
     if groups == 1:
+        flow.reads(node, 1, 1)
         flow.tie(x[1], weight[1])
     elif shape[1] == 1 and shape[0] == groups:
+        flow.reads(node, 1, 0)
         out = flow.tie(x[1], weight[0])
     else:
         _tie_groups(x[1], weight[0], groups)
@@ -82,6 +90,9 @@ def _conv_transpose(flow: GraphFlow, node: Mapping) -> Axes:
     _fix_all(weight[2:])
     if node["attributes"].get("group", 1) != 1:
         raise ValueError("grouped")
+    flow.reads(node, 1, 0)
+    flow.writes(node, 1, 1)
+    flow.writes(node, 2, 0)
     flow.tie(x[1], weight[0])
     if len(node["inputs"]) > 2:
         flow.tie(weight[1], flow.of(node, 2)[0])
@@ -107,6 +118,9 @@ def _gemm(flow: GraphFlow, node: Mapping) -> Axes:
     size = flow.shapes.get(node["inputs"][1], (0, 0))[1 if transposed else 0]
     if node["attributes"].get("transA", 0):
         raise ValueError("transposed input")
+    flow.reads(node, 1, 1 if transposed else 0)
+    flow.writes(node, 1, 0 if transposed else 1)
+    flow.writes(node, 2, -1)
     flow.tie(flow.unflatten(name, size) if name in flow.flat else flow.of(node, 0)[-1], fan_in)
     if len(node["inputs"]) > 2:
         flow.tie(units, flow.of(node, 2)[-1])
@@ -116,6 +130,10 @@ def _gemm(flow: GraphFlow, node: Mapping) -> Axes:
 def _matmul(flow: GraphFlow, node: Mapping) -> Axes:
     name, other = node["inputs"][:2]
     b = flow.of(node, 1)
+    flow.reads(node, 1, -2)
+    flow.writes(node, 1, -1)
+    flow.reads(node, 0, -1)
+    flow.writes(node, 0, -2)
     if name in flow.flat:
         flow.tie(flow.unflatten(name, flow.shapes[other][0]), b[0])
         return [None, b[-1]]
@@ -129,6 +147,7 @@ def _matmul(flow: GraphFlow, node: Mapping) -> Axes:
 def _batch_norm(flow: GraphFlow, node: Mapping) -> Axes:
     x = flow.of(node, 0)
     for place in range(1, min(5, len(node["inputs"]))):
+        flow.passes(node, place, 0)
         flow.tie(x[1], flow.of(node, place)[0])
     return x
 
@@ -138,6 +157,7 @@ def _layer_norm(flow: GraphFlow, node: Mapping) -> Axes:
     if node["attributes"].get("axis", -1) not in (-1, len(x) - 1):
         raise ValueError("over several axes")
     for place in range(1, len(node["inputs"])):
+        flow.passes(node, place, -1)
         flow.tie(x[-1], flow.of(node, place)[-1])
     return x
 
@@ -229,6 +249,8 @@ def _gather(flow: GraphFlow, node: Mapping) -> Axes:
     table, places = flow.of(node, 0), flow.values.get(node["inputs"][1])
     if node["attributes"].get("axis", 0) != 0 or node["inputs"][0] not in flow.shapes:
         raise ValueError("not a table")
+    flow.reads(node, 0, 0)
+    flow.writes(node, 0, 1)
     mark(table[0] or (), "input")
     return [*[None] * (len(places) if places is not None else 1), *table[1:]]
 
@@ -241,6 +263,10 @@ def _recurrent(flow: GraphFlow, node: Mapping) -> Axes:
         raise ValueError("both directions, or states from outside")
     hidden = Dim(width)
     gates: Value = (view(hidden, outer=rows // width),)
+    for place in (1, 2):
+        flow.reads(node, place, 2)
+        flow.writes(node, place, 1)
+    flow.writes(node, 3, 1)
     flow.tie(x[-1], w[2])
     flow.tie(w[1], gates)
     flow.tie(r[1], gates)
@@ -256,6 +282,9 @@ def _lite_conv(flow: GraphFlow, node: Mapping) -> Axes:
     """TFLite's [out, height, width, in] reads channels on the last axis."""
     x, weight = flow.of(node, 0), flow.of(node, 1)
     _fix_all(weight[1:-1])
+    flow.reads(node, 1, -1)
+    flow.writes(node, 1, 0)
+    flow.writes(node, 2, 0)
     flow.tie(x[-1], weight[-1])
     if len(node["inputs"]) > 2 and node["inputs"][2]:
         flow.tie(weight[0], flow.of(node, 2)[0])
@@ -266,6 +295,8 @@ def _lite_depthwise(flow: GraphFlow, node: Mapping) -> Axes:
     """TFLite's [1, height, width, channels x multiplier]."""
     x, weight = flow.of(node, 0), flow.of(node, 1)
     _fix_all(weight[1:-1])
+    flow.passes(node, 1, -1)
+    flow.writes(node, 2, 0)
     units, times = weight[-1], node["attributes"].get("depth_multiplier", 1)
     if units is not None and times > 1 and x[-1] is not None and len(x[-1]) == 1:
         units = flow.tie(units, (view(x[-1][0], inner=times),))
@@ -280,6 +311,9 @@ def _lite_dense(flow: GraphFlow, node: Mapping) -> Axes:
     """TFLite's [out, in]."""
     name, weight = node["inputs"][0], flow.of(node, 1)
     size = flow.shapes.get(node["inputs"][1], (0, 0))[1]
+    flow.reads(node, 1, 1)
+    flow.writes(node, 1, 0)
+    flow.writes(node, 2, 0)
     x = [None, flow.unflatten(name, size)] if name in flow.flat else flow.of(node, 0)
     flow.tie(x[-1], weight[1])
     if len(node["inputs"]) > 2 and node["inputs"][2]:

@@ -2,8 +2,15 @@
 
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values, view
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.trace import Step
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
+
+PARTS = (  # in order
+    *("q_proj", "q_a_proj", "q_a_layernorm", "q_b_proj"),
+    *("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj"),
+)
+MIXED = ("q_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")  # what attention computes its result from
 
 
 def run_latent_attention(flow: Flow, node: Node, env: Env, heads: int) -> bool | None:
@@ -27,17 +34,17 @@ def run_latent_attention(flow: Flow, node: Node, env: Env, heads: int) -> bool |
 
     def attach(name: str, inputs: Value, outputs: Value) -> None:
         child = node.children[name]
-        flow.put(child.tensors["weight"][0], 1, inputs)
-        flow.put(child.tensors["weight"][0], 0, outputs)
-        flow.put_vectors(child, outputs)
+        flow.reads(child.tensors["weight"][0], 1, inputs)
+        flow.writes(child.tensors["weight"][0], 0, outputs)
+        flow.writes_vectors(child, outputs)
 
     attach("kv_a_proj_with_mqa", entry.value, (latent, rotary))
-    flow.put_vectors(node.children["kv_a_layernorm"], (latent,), skip=())
+    flow.passes_vectors(node.children["kv_a_layernorm"], (latent,))
     attach("kv_b_proj", (latent,), by_head(up[1][0]))
     if "q_b_proj" in node.children:
         query = Dim(node.children["q_b_proj"].weight[1])
         attach("q_a_proj", entry.value, (query,))
-        flow.put_vectors(node.children["q_a_layernorm"], (query,), skip=())
+        flow.passes_vectors(node.children["q_a_layernorm"], (query,))
         attach("q_b_proj", (query,), by_head(node.children["q_b_proj"].weight[0]))
     elif "q_proj" in node.children:
         attach("q_proj", entry.value, by_head(node.children["q_proj"].weight[0]))
@@ -45,19 +52,14 @@ def run_latent_attention(flow: Flow, node: Node, env: Env, heads: int) -> bool |
         fix(entry.value)
     result = (Dim(out[1][0]),)
     attach("o_proj", by_head(out[1][1]), result)
-    known = {
-        "kv_a_proj_with_mqa",
-        "kv_a_layernorm",
-        "kv_b_proj",
-        "o_proj",
-        "q_a_proj",
-        "q_a_layernorm",
-        "q_b_proj",
-        "q_proj",
-    }
-    for name, child in node.children.items():
-        flow.note(child, "attention")
-        if name not in known:
+    others = [name for name in node.children if name not in PARTS]
+    steps: list[Step] = []
+    for name in (*PARTS, *others):
+        if name in node.children:
+            child = node.children[name]
+            after = tuple(s for s in steps if s.node.name in MIXED) if name == "o_proj" else None
+            steps.append(flow.note(child, "norm" if child.kind == "norm" else "attention", after=after))
+        if name in others:
             fix((*entry.value, latent, group))
     if size_of(result) == size_of(entry.value):
         tie_values(result, entry.value)

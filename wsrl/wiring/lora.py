@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
 
-from wsrl.wiring.claim import Product, Slice
 from wsrl.wiring.dims import Dim, Value, fix, size_of
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Shape
+from wsrl.wiring.wiring import Operation, Product, Slice
 
 DOWN = re.compile(r"lora_A|lora_down|lora\.down")
 UP = {"lora_A": "lora_B", "lora_down": "lora_up", "lora.down": "lora.up"}
@@ -60,16 +60,41 @@ class Adapters:
         kept = [p for p in products if not updated & {p.left.tensor, p.right.tensor}]
         for base, name in self._names.items():
             flow.axes[name] = flow.axes.pop(base)
-        flow.kinds = {
-            path: (kind, [self._names.get(t, t) for t in names]) for path, (kind, names) in flow.kinds.items()
-        }
         return [self._renamed(p) for p in kept] + [p for p in adapted if p is not None]
+
+    def operations(self, operations: Sequence[Operation]) -> tuple[Operation, ...]:
+        """Gives tensors of operations their own names again, and puts the pairs after their base layers."""
+        if not self.pairs:
+            return tuple(operations)
+        matrices = [(d, u) for d, u in self.pairs if min(len(self.shapes[d]), len(self.shapes[u])) > 1]
+        pairs = {self._base_weight(down) or down: (down, up) for down, up in matrices}
+        found: list[Operation] = []
+        ends: list[tuple[int, ...]] = []  # of each operation: its own new index, and that of what is added to it
+        for operation in operations:
+            inputs = tuple(new for old in operation.inputs for new in ends[old])
+            ends.append((len(found),))
+            found.append(self._with_own_names(replace(operation, inputs=inputs)))
+            for tensor in operation.tensors.values():
+                if tensor in pairs:
+                    ends[-1] += (len(found) + 1,)
+                    found += _pair(*pairs.pop(tensor), inputs, len(found))
+        for down, up in pairs.values():
+            found += _pair(down, up, (), len(found))
+        return tuple(found)
+
+    def _with_own_names(self, operation: Operation) -> Operation:
+        names = {tensor: self._names.get(tensor, tensor) for tensor in operation.tensors.values()}
+        return replace(
+            operation,
+            tensors={role: names[tensor] for role, tensor in operation.tensors.items()},
+            reads=tuple((names[tensor], axis) for tensor, axis in operation.reads),
+            writes=tuple((names[tensor], axis) for tensor, axis in operation.writes),
+        )
 
     def _attach(self, flow: Flow, down: str, up: str) -> Product | None:
         a, b = self.shapes[down], self.shapes[up]
         inputs, outputs = self._base_of(flow, down)
         flow.axes[down], flow.axes[up] = [None] * len(a), [None] * len(b)
-        flow.kinds[DOWN.split(down)[0].rstrip(".")] = ("low rank", [down, up])
         # linear layers store [rank, in] and [out, rank], convolutions have kernels after that, of one tap in `up`
         if len(a) < 2 or len(b) < 2 or a[0] != b[1] or prod(b[2:]) != 1 or a[0] >= min(prod(a[1:]), b[0]):
             self._fix_base(flow, down)
@@ -111,3 +136,12 @@ class Adapters:
             part = getattr(product, key)
             own[key] = part and replace(part, tensor=self._names[part.tensor])
         return replace(product, **own)
+
+
+def _pair(down: str, up: str, inputs: tuple[int, ...], start: int) -> list[Operation]:
+    """The two operations of a pair, the first of which gets the index `start`."""
+    sides = ((down, inputs), (up, (start,)))
+    return [
+        Operation(tensor.removesuffix(".weight"), "low rank", {"weight": tensor}, ((tensor, 1),), ((tensor, 0),), own)
+        for tensor, own in sides
+    ]

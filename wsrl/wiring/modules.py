@@ -5,10 +5,11 @@ from itertools import pairwise
 from math import gcd
 
 from wsrl.wiring.convolutions import run_conv
-from wsrl.wiring.dims import Dim, fix, mark, size_of, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, mark, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.reading import joined_values, read_value, repeated
 from wsrl.wiring.recurrent import run_recurrent
+from wsrl.wiring.trace import norm_type
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
 
@@ -43,10 +44,10 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     value = read_value(flow, node, env, shape[axis_in], newest)
     if value is None:
         return False
-    flow.put(name, axis_in, value)
+    flow.reads(name, axis_in, value)
     out = (Dim(shape[axis_out]),)
-    flow.put(name, axis_out, out)
-    flow.put_vectors(node, out)
+    flow.writes(name, axis_out, out)
+    flow.writes_vectors(node, out)
     if MOMENTS.fullmatch(node.name):
         mark(out, "output")
     flow.note(node, "linear")
@@ -56,24 +57,16 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
 
 def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     size = max(max(shape, default=1) for _, shape in node.tensors.values())
-    flow.note(node, "batch norm" if "mean" in node.tensors else "norm")
+    flow.note(node, norm_type(node))
     if size == 1:
         return True
-    read = {id(e): e.read for e in env.made}
-    entry = flow.pick(env, size, node, newest) if env.visible(size) or env.is_unknown() else None
+    with flow.reading_on():
+        entry = flow.pick(env, size, node, newest) if env.visible(size) or env.is_unknown() else None
+        value = entry.value if entry is not None else _merged(flow, node, env, size)
     if entry is None:
-        last = env.last()
-        merged = last is not None and size == 4 * size_of(last.value) and not last.spatial
-        value = repeated(flow, node, env, last, size) if last is not None and merged else None
-        value = value or joined_values(flow, env, size)
-        for own in env.made:
-            own.read = read.get(id(own), own.read)
-        if value is None:
-            return False
-        flow.put_vectors(node, value, skip=())
-        return True
-    for own in env.made:  # a norm hands on what it reads
-        own.read = read.get(id(own), own.read)
+        if value is not None:
+            flow.passes_vectors(node, value)
+        return value is not None
     if (
         entry in env.entries
         and entry.dense
@@ -84,8 +77,16 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         for outside in env.parent.visible(size):  # the norm may follow a sum
             tie_values(entry.value, outside.value)
     _loosen_group_norm(node, entry)
-    flow.put_vectors(node, entry.value, skip=())
+    flow.passes_vectors(node, entry.value)
     return True
+
+
+def _merged(flow: Flow, node: Node, env: Env, size: int) -> Value | None:
+    """Several values, or several views of one, side by side."""
+    last = env.last()
+    merged = last is not None and size == 4 * last.size and not last.spatial
+    value = repeated(flow, node, env, last, size) if last is not None and merged else None
+    return value or joined_values(flow, env, size)
 
 
 def _loosen_group_norm(node: Node, entry: Entry) -> None:
@@ -107,9 +108,9 @@ def _loosen_group_norm(node: Node, entry: Entry) -> None:
 
 def _embedding(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     name, shape = node.tensors["weight"]
-    flow.put(name, 0, (Dim(shape[0], role="input"),))
+    flow.reads(name, 0, (Dim(shape[0], role="input"),))
     out = (Dim(shape[1]),)
-    flow.put(name, 1, out)
+    flow.writes(name, 1, out)
     flow.note(node, "embedding")
     if not POSITIONS.search(node.name):
         flow.embedded.append(out)
@@ -138,11 +139,11 @@ def _parameter(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
 
 def _attach(flow: Flow, env: Env, tensor: str, axis: int) -> None:
     size = flow.shapes[tensor][axis]
-    found = env.visible(size) + [e for e in env.inputs if size_of(e.value) == size]
+    found = env.visible(size) + [e for e in env.inputs if e.size == size]
     if found:
         for other in found[1:]:
             tie_values(found[0].value, other.value)
-        flow.put(tensor, axis, found[0].value)
+        flow.passes(tensor, axis, found[0].value)
 
 
 RUN = {

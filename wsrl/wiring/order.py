@@ -2,34 +2,44 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
-from wsrl.wiring.dims import size_of
 from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Entry
 
-EARLY = re.compile(
+NAMES = 2**14  # that are kept
+
+
+class Words:
+    """A regular expression for names, which recur: what it has found is kept."""
+
+    def __init__(self, pattern: str, flags: re.RegexFlag = re.NOFLAG):
+        compiled = re.compile(pattern, flags)
+        self.search = lru_cache(maxsize=NAMES)(compiled.search)
+        self.fullmatch = lru_cache(maxsize=NAMES)(compiled.fullmatch)
+
+
+EARLY = Words(
     r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$",
     re.I,
 )
-LATE = re.compile(
+LATE = Words(
     r"head|classif|^fc$|^cls$|logits|^pool|^out|^last|^final|^end|proj_out|^lm_|fc_out|aux|conv_out|predict|_post$",
     re.I,
 )
-INPUTS = re.compile(r"embed|patch|stem|encoder|vision|audio|image|feature_proj", re.I)
-SECOND = re.compile(r"decod|critic|^up|generator|^dec", re.I)
-SIDE = re.compile(
-    r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I
-)
-CROSS = re.compile(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
-SHORTCUT = re.compile(
+INPUTS = Words(r"embed|patch|stem|encoder|vision|audio|image|feature_proj", re.I)
+SECOND = Words(r"decod|critic|^up|generator|^dec", re.I)
+SIDE = Words(r"down_?sample|shortcut|^skip|^identity|res_?conv|^residual|^proj$|^se$|squeeze|se_|^attn|^ca$|^eca", re.I)
+CROSS = Words(r"cross|encoder_attn|encdec|multihead_attn|enc_attn|src_attn|enc_dec|context_att|memory", re.I)
+SHORTCUT = Words(
     r"^(down_?sample|shortcut|skip|proj_shortcut|res_?conv|residual_conv|identity_conv|skip_connection)$", re.I
 )
-FAR = re.compile(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
-GATE = re.compile(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
-STEM = re.compile(
+FAR = Words(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
+GATE = Words(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
+STEM = Words(
     r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?"
 )
-SERIES = re.compile(r"(denseblock|transition)(\d+)")
+SERIES = Words(r"(denseblock|transition)(\d+)")
 NORM_STEMS = ("bn", "norm", "batchnorm", "layernorm")
 
 
@@ -136,9 +146,9 @@ def norm_first_by_names(root: Node) -> dict[frozenset[str], bool | None]:
             match = re.fullmatch(r"(?:bn|norm)_?(\d+)", name)
             conv = node.children.get(f"conv{match[1]}") if match else None
             if match and conv is not None and conv.kind == "conv" and child.kind == "norm" and not conv.transposed:
-                size = child.tensors[next(iter(child.tensors))][1][0]
-                vote[0] &= size == conv.weight[1]
-                vote[1] &= size == conv.weight[0]
+                size = child.tensors[next(iter(child.tensors))][1][:1]
+                vote[0] &= size == conv.weight[1:2]
+                vote[1] &= size == conv.weight[:1]
     return {key: None if before == after else before for key, (before, after) in votes.items()}
 
 
@@ -155,7 +165,7 @@ def may_be_grouped(node: Node, before: Entry | None) -> bool:
     leaf = next((leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv")), None)
     if leaf is None or leaf.kind != "conv" or before is None or leaf.transposed:
         return False
-    groups, rest = divmod(size_of(before.value), leaf.weight[1])
+    groups, rest = divmod(before.size, leaf.weight[1])
     return groups > 1 and rest == 0 and leaf.units % groups == 0 and max(leaf.weight[2:]) > 1
 
 
@@ -190,7 +200,7 @@ def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
     current = 0
     for child in chain:
         if child.kind == "norm":
-            if current not in (0, child.tensors[next(iter(child.tensors))][1][0]):
+            if child.tensors[next(iter(child.tensors))][1][:1] not in ((), (current,)) and current:
                 return None
             continue
         out, fan_in = child.weight[:2]

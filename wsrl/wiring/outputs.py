@@ -16,8 +16,8 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
         origin = entry
         while origin.source is not None:
             origin = origin.source
-        if tied and not entry.read and not origin.looked_up and size_of(entry.value) in widths:
-            tie_values(entry.value, widths[size_of(entry.value)])
+        if tied and not entry.read and not origin.looked_up and entry.size in widths:
+            tie_values(entry.value, widths[entry.size])
             entry.read = True
     if flow.cyclic:
         flow.warnings.append("which module reads the input is not certain")
@@ -29,7 +29,7 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
             fix(entry.value)
     for entry in env.made:
         listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
-        if listed and size_of(entry.value) in flow.unknown_sizes:
+        if listed and entry.size in flow.unknown_sizes:
             fix(entry.value)
         if entry.heads and not entry.read:  # something else reads what attention returns
             _fix_beside(entry)
@@ -53,22 +53,19 @@ def _fix_beside(unread: Entry) -> None:
 def _fix_parts(unread: Entry, vocabularies: set[int]) -> None:
     """What nothing is known to read may have been cut into maps, shuffled into pixels, used as scales and shifts of
     narrower values beside it or as a matrix that multiplies them, or joined with others: those are fixed."""
-    size = size_of(unread.value)
+    size = unread.size
     entry: Entry | None = unread
     while entry is not None and entry.env is not None and not entry.env.unknown:
         tables = sum(e.looked_up for e in entry.env.entries)
         for other in entry.env.entries:
-            times, rest = divmod(size, size_of(other.value))
+            times, rest = divmod(size, other.size)
             cut = (
-                rest == 0
-                and size not in vocabularies
-                and (times in SHUFFLED or 1 < times == size_of(other.value))
-                and other.read
+                rest == 0 and size not in vocabularies and (times in SHUFFLED or 1 < times == other.size) and other.read
             )
-            joined = entry.looked_up and tables > 2 and size_of(other.value) > size
+            joined = entry.looked_up and tables > 2 and other.size > size
             if (cut or joined) and all(d.find()[0].role == "hidden" for d in other.value):
                 fix(other.value)
-        if entry.source is None and _deep(entry.env) and size not in {size_of(e.value) for e in entry.env.inputs}:
+        if entry.source is None and _deep(entry.env) and size not in {e.size for e in entry.env.inputs}:
             for other in (*entry.env.entries, *entry.env.inputs):
                 fix(other.value)
         entry = entry.source

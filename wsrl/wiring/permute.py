@@ -1,4 +1,4 @@
-"""Random members of the symmetries that a claim names: if it is true, none of them changes what the network computes.
+"""Random members of the symmetries that a wiring names: if it is true, none of them changes what the network computes.
 
 `permuted` moves the units of groups, `rescaled` multiplies them by factors, `mixed` acts on the heads of products.
 """
@@ -9,23 +9,23 @@ from math import prod
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from wsrl.wiring.claim import Claim, Product, Segment, Slice
+from wsrl.wiring.wiring import Product, Segment, Slice, Wiring
 
 Arrays = Mapping[str, Float[np.ndarray, "..."]]
 
 
 def permuted(
-    tensors: Arrays, claim: Claim, seed: int, groups: Collection[str] | None = None
+    tensors: Arrays, wiring: Wiring, seed: int, groups: Collection[str] | None = None
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """Returns the tensors after a random permutation of every permutable group, in which no unit keeps its place.
 
     Args:
-      tensors: all that the claim names; not changed.
+      tensors: all that the wiring names; not changed.
       seed: decides on the permutations; that of a group does not depend on `groups`.
       groups: permute only these.
     """
     rng = np.random.default_rng(seed)
-    orders = {name: _cycle(rng, group.size) for name, group in claim.groups.items() if group.permutable}
+    orders = {name: _cycle(rng, group.size) for name, group in wiring.groups.items() if group.permutable}
     if groups is not None:
         orders = {name: order for name, order in orders.items() if name in groups}
 
@@ -35,7 +35,7 @@ def permuted(
 
     moved = {}
     for name, tensor in tensors.items():
-        for axis, segments in enumerate(claim.axes[name]):
+        for axis, segments in enumerate(wiring.axes[name]):
             if segments is not None and any(s.group in orders for s in segments):
                 starts = np.cumsum([0, *(s.length for s in segments[:-1])])
                 index = [start + places(s).ravel() for start, s in zip(starts, segments, strict=True)]
@@ -45,18 +45,18 @@ def permuted(
 
 
 def rescaled(
-    tensors: Arrays, claim: Claim, seed: int, groups: Collection[str] | None = None, largest: float = 4.0
+    tensors: Arrays, wiring: Wiring, seed: int, groups: Collection[str] | None = None, largest: float = 4.0
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """Returns the tensors after the units of every group with a scale are multiplied by random factors.
 
     Args:
-      tensors: all that the claim names; not changed. The products have the type that NumPy gives them with float64.
+      tensors: all that the wiring names; not changed. The products have the type that NumPy gives them with float64.
       seed: decides on the factors; those of a group do not depend on `groups`.
       groups: scale only these.
       largest: positive factors are log-uniform in [1 / largest, largest].
     """
     rng = np.random.default_rng(seed)
-    drawn = {name: _factors(rng, group.size, group.scale, largest) for name, group in claim.groups.items()}
+    drawn = {name: _factors(rng, group.size, group.scale, largest) for name, group in wiring.groups.items()}
     factors = {name: drawn[name] for name in drawn if groups is None or name in groups}
 
     def along(s: Segment) -> Float64[np.ndarray, "outer size inner"]:
@@ -65,7 +65,7 @@ def rescaled(
 
     scaled = {}
     for name, tensor in tensors.items():
-        for axis, segments in enumerate(claim.axes[name]):
+        for axis, segments in enumerate(wiring.axes[name]):
             if segments is not None and any(s.power and s.group in factors for s in segments):
                 vector = np.concatenate([along(s).ravel() for s in segments])
                 tensor = tensor * vector.reshape(-1, *[1] * (tensor.ndim - axis - 1))
@@ -74,21 +74,21 @@ def rescaled(
 
 
 def mixed(
-    tensors: Arrays, claim: Claim, seed: int, products: Collection[Product] | None = None, largest: float = 1.0
+    tensors: Arrays, wiring: Wiring, seed: int, products: Collection[Product] | None = None, largest: float = 1.0
 ) -> dict[str, Float[np.ndarray, "..."]]:
     """Returns the tensors after a random member of GL(dim), of condition 4 at most, acts on every head.
 
     The left matrix of a head is multiplied by the member, the right one by its inverse transposed.
 
     Args:
-      tensors: all that the claim names; not changed.
+      tensors: all that the wiring names; not changed.
       seed: decides on the members; those of a product do not depend on `products`.
       products: mix only these.
       largest: members are scaled by a factor a head, log-uniform in [1 / largest, largest].
     """
     rng = np.random.default_rng(seed)
     changed = dict(tensors)
-    for product in claim.products:
+    for product in wiring.products:
         rotations = np.linalg.qr(rng.standard_normal((2, product.heads, product.dim, product.dim)))[0]
         member = rotations[0] * rng.uniform(0.5, 2.0, (product.heads, 1, product.dim)) @ rotations[1]
         member *= np.exp(rng.uniform(-np.log(largest), np.log(largest), (product.heads, 1, 1)))

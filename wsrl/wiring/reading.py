@@ -2,7 +2,7 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
@@ -19,12 +19,12 @@ SKIPPED = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc", re.I)
 def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False) -> Value | None:
     """Returns the value that a layer reads: a whole one, half of a gated one, a flattened or a joined one."""
     heads = [e for e in env.reachable() if e.heads and not e.read]
-    if len(heads) > 1 and sum(size_of(e.value) for e in heads) == size:  # heads of attention in modules of their own
+    if len(heads) > 1 and sum(e.size for e in heads) == size:  # heads of attention in modules of their own
         for entry in heads:
             flow.read(env, [entry])
         return tuple(dim for e in heads for dim in e.value)
     own = [e for e in env.entries if not e.read]
-    if len(own) > 1 and size not in {size_of(e.value) for e in env.entries} and not env.only_last:
+    if len(own) > 1 and size not in {e.size for e in env.entries} and not env.only_last:
         joined = joined_values(flow, env, size)
         if joined is not None:
             return joined
@@ -33,7 +33,7 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
         return entry.value if entry else None
     last = env.last()
     if flow.parts and last is not None and not env.is_unknown():
-        width = size_of(last.value)
+        width = last.size
         own = last in env.entries
         if width == 2 * size and own and NARROWING.fullmatch(node.name) and len(last.value) == 1:
             mixed = _mixed_parts(node, size)
@@ -68,8 +68,8 @@ def _mixed_parts(node: Node, size: int) -> list[int]:
 
 def repeated(flow: Flow, node: Node, env: Env, last: Entry, size: int) -> Value | None:
     """Several views of the newest value side by side: four pixels that are merged, or the first token and the mean."""
-    times = size // size_of(last.value)
-    if size % size_of(last.value) or times not in (2, 3, 4) or not MERGED.search(node.dotted) or last.spatial:
+    times = size // last.size
+    if size % last.size or times not in (2, 3, 4) or not MERGED.search(node.dotted) or last.spatial:
         return None
     flow.read(env, [last])
     return last.value * times
@@ -80,13 +80,13 @@ def _skipped(flow: Flow, env: Env, size: int) -> Value | None:
     last = env.last()
     if last is None or last.read or not last.spatial:
         return None
-    rest = size - size_of(last.value)
+    rest = size - last.size
     found = [e for e in env.everywhere(rest) if e is not last and e.spatial] if rest > 0 else []
     if not found:
         return None
     flow.read(env, found)
     flow.read(env, [last])
-    if rest == size_of(last.value):
+    if rest == last.size:
         tie_values(last.value, found[-1].value)
         return last.value * 2
     fix(last.value)
@@ -100,9 +100,9 @@ def joined_values(flow: Flow, env: Env, size: int) -> Value | None:
     scope = env.parent
     while len(unread) < 2 and scope is not None and not env.entries:
         unread, scope = [e for e in scope.entries if not e.read], scope.parent
-    if len(unread) < 2 or sum(size_of(e.value) for e in unread) != size:
+    if len(unread) < 2 or sum(e.size for e in unread) != size:
         return None
-    if len({size_of(e.value) for e in unread}) == 1 and not any(e.looked_up for e in unread):
+    if len({e.size for e in unread}) == 1 and not any(e.looked_up for e in unread):
         flow.read(env, unread)  # they are tied, for their order is not known
         return tuple(dim for e in unread for dim in e.value)
     for entry in unread:

@@ -16,7 +16,7 @@ def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     value = read_value(flow, node, env, tensors[first][1][1], newest)
     if value is None:
         return False
-    layer = 0
+    given, layer = value, 0
     while True:
         outputs: list[Dim] = []
         for suffix in (f"_l{layer}", f"_l{layer}_reverse", "") if layer == 0 else (f"_l{layer}", f"_l{layer}_reverse"):
@@ -28,22 +28,22 @@ def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
             hidden = Dim(flow.shapes[tensors[f"weight_hr{suffix}"][0]][1] if projected else width)
             out = Dim(width) if projected else hidden
             gates = (view(hidden, outer=rows // hidden.size),)
-            flow.put(name_ih, 0, gates)
-            flow.put(name_ih, 1, value)
-            flow.put(name_hh, 0, gates)
-            flow.put(name_hh, 1, (out,))
+            flow.writes(name_ih, 0, gates)
+            flow.reads(name_ih, 1, value)
+            flow.writes(name_hh, 0, gates)
+            flow.reads(name_hh, 1, (out,))
             for bias in (f"bias_ih{suffix}", f"bias_hh{suffix}"):
                 if bias in tensors:
-                    flow.put(tensors[bias][0], 0, gates)
+                    flow.writes(tensors[bias][0], 0, gates)
             if projected:
-                flow.put(tensors[f"weight_hr{suffix}"][0], 0, (out,))
-                flow.put(tensors[f"weight_hr{suffix}"][0], 1, (hidden,))
+                flow.writes(tensors[f"weight_hr{suffix}"][0], 0, (out,))
+                flow.reads(tensors[f"weight_hr{suffix}"][0], 1, (hidden,))
             outputs.append(out)
         if not outputs:
             break
         value = tuple(outputs)
         layer += 1
-    flow.note(node, "recurrent")
+    flow.note(node, "recurrent", given, value)
     env.add(value)
     return True
 
@@ -57,13 +57,13 @@ def _keras_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     width, rows = flow.shapes[recurrent]
     hidden = Dim(width)
     gates = (view(hidden, outer=rows // width),)
-    flow.put(kernel, 0, value)
-    flow.put(kernel, 1, gates)
-    flow.put(recurrent, 0, (hidden,))
-    flow.put(recurrent, 1, gates)
+    flow.reads(kernel, 0, value)
+    flow.writes(kernel, 1, gates)
+    flow.reads(recurrent, 0, (hidden,))
+    flow.writes(recurrent, 1, gates)
     if "bias" in node.tensors:
         bias = node.tensors["bias"][0]
-        flow.put(bias, len(flow.shapes[bias]) - 1, gates)
-    flow.note(node, "recurrent")
+        flow.writes(bias, len(flow.shapes[bias]) - 1, gates)
+    flow.note(node, "recurrent", value, (hidden,))
     env.add((hidden,))
     return True

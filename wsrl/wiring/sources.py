@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from wsrl.wiring.dims import Dim, size_of
+from wsrl.wiring.dims import Dim
 from wsrl.wiring.order import EARLY, INPUTS, LATE, STEM, order, rank
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def feed(flow: "Flow", env: Env) -> bool:
     """Makes an input of the network where a module waits for a size that nothing produces."""
     wanted, flow.wanted = [(s, n) for s, n in flow.wanted if n.kind != "norm"], []
-    produced = {size_of(e.value) for e in env.entries}
+    produced = {e.size for e in env.entries}
     sums = {a + b for a in produced for b in produced} | {k * a for a in produced for k in range(2, 65)}
     images = [
         (s, n)
@@ -35,14 +35,7 @@ def _made_before(flow: "Flow", node: Node) -> set[int]:
     """Sizes that some module returns, other than those that run late where this one runs early."""
     if not EARLY.search(node.path[0]):
         return flow.made
-    late = {n: c for n, c in flow.root.children.items() if LATE.search(n)}
-    return {
-        leaf.units
-        for n, c in flow.root.children.items()
-        if n not in late
-        for leaf in c.leaves()
-        if leaf.kind in ("linear", "conv", "embedding")
-    }
+    return flow.made_early
 
 
 def feed_encoders(flow: "Flow", node: Node, env: Env) -> None:

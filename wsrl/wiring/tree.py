@@ -1,8 +1,9 @@
 """The tree of a checkpoint's modules, as the names of its tensors spell it out."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 Shape = tuple[int, ...]
 
@@ -19,9 +20,9 @@ EMBEDDING = re.compile(
 )
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
-    """A module: its own tensors and its children.
+    """A module: its own tensors and its children. What follows from them is kept once it has been asked for.
 
     Attributes:
       path: names from the root down.
@@ -36,12 +37,12 @@ class Node:
     transposed: bool = False
     parent: "Node | None" = field(default=None, repr=False)
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Last name of the path."""
         return self.path[-1] if self.path else ""
 
-    @property
+    @cached_property
     def dotted(self) -> str:
         """The path as one word."""
         return ".".join(self.path)
@@ -55,13 +56,11 @@ class Node:
         """Shape of a field, None where the module has none."""
         return self.tensors[name][1] if name in self.tensors else None
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """`norm`, `linear`, `conv`, `embedding`, `recurrent`, `parameter` (bare) or `container`."""
-        if any(re.match(r"weight_(ih|hh)(_l\d+)?", name) for name in self.tensors):
-            return "recurrent"
-        if "recurrent_kernel" in self.tensors:
-            return "recurrent"
+        if any(re.match(r"weight_(ih|hh)|recurrent_kernel", name) for name in self.tensors):
+            return "recurrent" if self._is_recurrent() else "parameter"
         if "in_proj_weight" in self.tensors:
             return "container"
         if "mean" in self.tensors and "variance" in self.tensors:
@@ -75,6 +74,23 @@ class Node:
             looked_up = EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
             return "embedding" if looked_up and "bias" not in self.tensors else "linear"
         return "conv"
+
+    def _is_recurrent(self) -> bool:
+        """Whether weights of inputs and of states make whole cells, in PyTorch's or in Keras' convention."""
+        if "recurrent_kernel" in self.tensors:
+            kernel, recurrent = self.shape("weight") or (), self.shape("recurrent_kernel") or ()
+            return len(kernel) == len(recurrent) == 2 and kernel[1] == recurrent[1] and recurrent[1] % recurrent[0] == 0
+        suffixes = {name[9:] for name in self.tensors if re.match(r"weight_(ih|hh)", name)}
+        for suffix in suffixes:
+            inputs, states = (self.shape(f"weight_{side}{suffix}") or () for side in ("ih", "hh"))
+            projection = self.shape(f"weight_hr{suffix}") or states
+            if not len(inputs) == len(states) == len(projection) == 2 or inputs[0] != states[0]:
+                return False
+            if states[0] % projection[1] or projection[0] != (states[1] if projection is not states else states[0]):
+                return False
+            if any(self.shape(f"bias_{side}{suffix}") not in (None, states[:1]) for side in ("ih", "hh")):
+                return False
+        return "" in suffixes or "_l0" in suffixes
 
     def _scales(self) -> bool:
         """Whether a weight with one long axis is a gain, [channels, 1, 1] or with a bias of its shape."""
@@ -91,14 +107,26 @@ class Node:
         """Units or channels that a dense layer or convolution reads; of a grouped one, those of a group."""
         return self.weight[-2] if self.transposed else self.weight[1]
 
-    def leaves(self) -> Iterator["Node"]:
-        """Yields all modules with tensors below and including this one, in natural order."""
-        if self.tensors:
-            yield self
-        for child in sorted_children(self):
-            yield from child.leaves()
+    @cached_property
+    def _leaves(self) -> tuple["Node", ...]:
+        own = (self,) if self.tensors else ()
+        return own + tuple(leaf for child in sorted_children(self) for leaf in child.leaves())
+
+    @cached_property
+    def _sorted(self) -> tuple["Node", ...]:
+        return tuple(self.children[name] for name in sorted(self.children, key=natural))
+
+    def leaves(self) -> tuple["Node", ...]:
+        """All modules with tensors below and including this one, in natural order."""
+        return self._leaves
+
+    def forget(self) -> None:
+        """Drops what is kept; to be called where tensors or children of this module or one below it have changed."""
+        for name in ("kind", "_leaves", "_sorted"):
+            self.__dict__.pop(name, None)
 
 
+@lru_cache(maxsize=2**16)
 def natural(name: str) -> tuple:
     """Sorts `conv2` before `conv10`."""
     return tuple((1, int(s), "") if s.isdigit() else (0, 0, s) for s in re.split(r"(\d+)", name) if s)
@@ -106,7 +134,7 @@ def natural(name: str) -> tuple:
 
 def sorted_children(node: Node) -> list[Node]:
     """Children in natural order of their names."""
-    return [node.children[name] for name in sorted(node.children, key=natural)]
+    return list(node._sorted)
 
 
 def parse_tree(shapes: Mapping[str, Shape]) -> Node:
@@ -140,12 +168,13 @@ def parse_tree(shapes: Mapping[str, Shape]) -> Node:
         else:
             node.tensors["value"] = (name, shape)
     _own_vectors(root)
-    _transposed_linears(root)
     _set_parents(root)
+    _transposed_linears(root)
     return root
 
 
 def _set_parents(node: Node) -> None:
+    node.forget()
     for child in node.children.values():
         child.parent = node
         _set_parents(child)
@@ -158,7 +187,11 @@ def _own_vectors(node: Node) -> None:
     if not node.tensors or not node.children or "in_proj_weight" in node.tensors:
         return
     if "weight" in node.tensors and all(c.kind == "parameter" for c in node.children.values()):
-        node.tensors |= {"." + c.name: c.tensors["value"] for c in node.children.values()}
+        node.tensors |= {
+            f".{c.name}" if role == "value" else f".{c.name}.{role}": tensor
+            for c in node.children.values()
+            for role, tensor in c.tensors.items()
+        }
         node.children.clear()
         return
     for name in list(node.tensors):

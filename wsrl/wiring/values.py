@@ -19,6 +19,7 @@ class Entry:
       env: where it was put in reach.
       looked_up: whether it comes from an embedding.
       source: the value within a block that the block returned as this one.
+      size: entries of the value.
     """
 
     value: Value
@@ -30,6 +31,10 @@ class Entry:
     looked_up: bool = False
     env: "Env | None" = None
     source: "Entry | None" = None
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = size_of(self.value)
 
 
 @dataclass(eq=False)
@@ -64,17 +69,23 @@ class Env:
 
     def visible(self, size: int) -> list[Entry]:
         """Entries of a size here, or else further up."""
-        entries = self.entries[-1:] if self.only_last else self.entries + self.inputs
-        found = [e for e in entries if size_of(e.value) == size]
-        if not self.only_last and self.entries and not any(e in self.entries for e in found):
-            found = []
-        if found or (self.only_last and self.entries) or self.unknown or self.parent is None:
-            return found
-        return self.parent.visible(size)
+        env: Env = self
+        while True:
+            if env.only_last:
+                found = [e for e in env.entries[-1:] if e.size == size]
+            elif env.entries:
+                found = [e for e in env.entries if e.size == size]
+                if found and env.inputs:
+                    found += [e for e in env.inputs if e.size == size]
+            else:
+                found = [e for e in env.inputs if e.size == size] if env.inputs else []
+            if found or (env.only_last and env.entries) or env.unknown or env.parent is None:
+                return found
+            env = env.parent
 
     def everywhere(self, size: int) -> list[Entry]:
         """Entries of a size here and all the way up."""
-        own = [e for e in self.entries if size_of(e.value) == size]
+        own = [e for e in self.entries if e.size == size]
         return own + (self.parent.everywhere(size) if self.parent else [])
 
     def reachable(self) -> list[Entry]:
@@ -89,8 +100,12 @@ class Env:
 
     def is_unknown(self) -> bool:
         """Whether anything may flow here."""
-        known = self.only_last and self.entries
-        return self.unknown or (not known and self.parent is not None and self.parent.is_unknown())
+        env: Env | None = self
+        while env is not None and not env.unknown:
+            if env.only_last and env.entries:
+                return False
+            env = env.parent
+        return env is not None
 
     def add(self, value: Value, source: Entry | None = None, **more: bool) -> Entry:
         """Puts a new value in reach."""

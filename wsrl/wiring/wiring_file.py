@@ -1,12 +1,13 @@
-"""Reads a wiring that a user hands over: a claim in the JSON form of `wsrl.wiring.claim`, checked against a checkpoint.
+"""Reads a wiring that a user hands over, in the JSON form of `wsrl.wiring.wiring`, checked against a checkpoint.
 
 What `wsrl inspect --json` prints is such a file. Only `groups` and `tensors` are needed; `outer`, `inner` and `power`
-of a segment may be left out, and its `size` where it names a group. Tensors that the file does not name stay fixed.
+of a segment may be left out, and its `size` where it names a group. Tensors that the file does not name stay fixed, and
+operations are inferred where the file names none.
 """
 
 import math
-import re
 from collections.abc import Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import NoReturn
@@ -14,19 +15,20 @@ from typing import NoReturn
 from wsrl.checkpoint import Checkpoint
 from wsrl.errors import InputError
 from wsrl.readers.json_files import read_json_object
-from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Product, Segment, Slice
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import SOURCES, Axis, Fact, Neurons, Operation, Product, Segment, Slice, TensorAxis, Wiring
 
 ROLES = ("input", "hidden", "output")
 SCALES = ("positive", "sign", "none")
 POWERS = (-1, 0, 1)
 DERIVED = ("coverage", "file", "format")  # what `wsrl inspect --json` adds; not read back
-KEYS = ("parameters", "groups", "tensors", "modules", "products", "ignored", "warnings", *DERIVED)
+KEYS = ("parameters", "groups", "tensors", "operations", "products", "ignored", "warnings", *DERIVED)
 LARGEST = 2**48  # entries; no axis is longer
 LONGEST = 300  # characters of a reason
 FORM = "see what `wsrl inspect --json` prints for the form"
 
 
-def read_wiring(path: str | PathLike[str], checkpoint: Checkpoint) -> Claim:
+def read_wiring(path: str | PathLike[str], checkpoint: Checkpoint) -> Wiring:
     """Reads a user's wiring of a checkpoint.
 
     Raises:
@@ -36,32 +38,33 @@ def read_wiring(path: str | PathLike[str], checkpoint: Checkpoint) -> Claim:
         data = read_json_object(Path(path))
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give a wiring file in JSON") from error
-    return parse_wiring(data, {name: tensor.shape for name, tensor in checkpoint.tensors.items()}, path)
+    wiring = parse_wiring(data, {name: tensor.shape for name, tensor in checkpoint.tensors.items()}, path)
+    return wiring if "operations" in data else replace(wiring, operations=infer_wiring(checkpoint).operations)
 
 
-def parse_wiring(data: object, shapes: Mapping[str, tuple[int, ...]], file: str | PathLike[str]) -> Claim:
-    """Returns the claim that JSON values state about tensors of these shapes.
+def parse_wiring(data: object, shapes: Mapping[str, tuple[int, ...]], file: str | PathLike[str]) -> Wiring:
+    """Returns the wiring that JSON values state for tensors of these shapes; without operations if they name none.
 
     Args:
-      data: what `Claim.to_json` returns, or a shorter form of it.
+      data: what `Wiring.to_json` returns, or a shorter form of it.
       shapes: tensor -> shape, of all tensors of the checkpoint.
       file: for messages.
 
     Raises:
       InputError: see read_wiring.
     """
-    return _Parser(file, shapes).claim(data)
+    return _Parser(file, shapes).wiring(data)
 
 
 class _Parser:
-    """Checks JSON values of one file and turns them into a claim."""
+    """Checks JSON values of one file and turns them into a wiring."""
 
     def __init__(self, file: str | PathLike[str], shapes: Mapping[str, tuple[int, ...]]):
         self.file = file
         self.shapes = dict(shapes)
         self.groups: dict[str, Neurons] = {}
 
-    def claim(self, data: object) -> Claim:
+    def wiring(self, data: object) -> Wiring:
         data = self._object(data, "the file", required=("groups", "tensors"), optional=KEYS)
         total = sum(map(math.prod, self.shapes.values()))
         if data.get("parameters", total) != total:
@@ -77,14 +80,14 @@ class _Parser:
         for name in ignored:
             if any(axis is not None for axis in axes[name]):
                 self._fail(f"tensor {name!r}", "is ignored and yet has axes that are not null", "remove one of the two")
-        modules = self._list(data["modules"], "modules") if "modules" in data else None
+        operations = self._list(data.get("operations", []), "operations")
         products = self._list(data.get("products", []), "products")
         warnings = self._list(data.get("warnings", []), "warnings")
-        return Claim(
+        return Wiring(
             groups=self.groups,
             shapes=self.shapes,
             axes=axes,
-            modules=self._modules(modules) if modules is not None else self._modules_by_name(),
+            operations=tuple(self._operation(entry, i) for i, entry in enumerate(operations)),
             products=tuple(self._product(entry, f"product {i}") for i, entry in enumerate(products)),
             ignored=tuple(dict.fromkeys(ignored)),
             warnings=tuple(self._string(text, f"warning {i}") for i, text in enumerate(warnings)),
@@ -147,26 +150,45 @@ class _Parser:
             self._fail(f"power of {where}", f"is {power!r}", "give -1, 0 or 1")
         return Segment(group, size, outer, inner, power)
 
-    def _modules(self, entries: list) -> tuple[Module, ...]:
-        modules: dict[str, Module] = {}
-        for i, entry in enumerate(entries):
-            where = f"module {i}"
-            entry = self._object(entry, where, required=("name", "kind", "tensors"))
-            name = self._string(entry["name"], f"name of {where}")
-            if name in modules:
-                self._fail(where, f"a module {name!r} has been described before", "describe it once")
-            tensors = self._list(entry["tensors"], f"tensors of {where}", empty=False)
-            tensors = tuple(self._tensor(tensor, where) for tensor in tensors)
-            modules[name] = Module(name, self._string(entry["kind"], f"kind of {where}"), tensors)
-        return tuple(modules.values())
+    def _operation(self, entry: object, index: int) -> Operation:
+        where = f"operation {index}"
+        optional = ("reads", "writes", "inputs", "source", "facts")
+        entry = self._object(entry, where, required=("name", "type", "tensors"), optional=optional)
+        tensors = self._map(entry["tensors"], f"tensors of {where}")
+        inputs = self._list(entry.get("inputs", []), f"inputs of {where}")
+        if any(type(i) is not int or not 0 <= i < index for i in inputs):
+            self._fail(f"inputs of {where}", f"{inputs!r} are not all earlier operations", "count operations from 0")
+        facts = self._map(entry.get("facts", {}), f"facts of {where}")
+        return Operation(
+            name=self._string(entry["name"], f"name of {where}"),
+            type=self._string(entry["type"], f"type of {where}"),
+            tensors={role: self._tensor(tensor, where) for role, tensor in tensors.items()},
+            reads=self._tensor_axes(entry.get("reads", []), f"reads of {where}"),
+            writes=self._tensor_axes(entry.get("writes", []), f"writes of {where}"),
+            inputs=tuple(inputs),
+            source=self._choice(entry.get("source", "names"), SOURCES, f"source of {where}"),
+            facts={name: self._fact(fact, f"fact {name!r} of {where}") for name, fact in facts.items()},
+        )
 
-    def _modules_by_name(self) -> tuple[Module, ...]:
-        """Tensors whose names differ only in their last part."""
-        found: dict[str, list[str]] = {}
-        for name in self.shapes:
-            path = re.fullmatch(r"(.+)[./][^./]+", name)
-            found.setdefault(path.group(1) if path else name, []).append(name)
-        return tuple(Module(name, "other", tuple(tensors)) for name, tensors in found.items())
+    def _tensor_axes(self, entries: object, where: str) -> tuple[TensorAxis, ...]:
+        found = []
+        for pair in self._list(entries, where):
+            pair = self._list(pair, where)
+            if len(pair) != 2:
+                self._fail(where, f"{pair!r} is not a tensor and an axis", FORM)
+            name, axis = self._tensor(pair[0], where), pair[1]
+            if type(axis) is not int or not 0 <= axis < len(self.shapes[name]):
+                self._fail(where, f"tensor {name!r} has no axis {axis!r}", "count axes from 0")
+            found.append((name, axis))
+        return tuple(found)
+
+    def _fact(self, entry: object, where: str) -> Fact:
+        entry = self._object(entry, where, required=("value", "source"))
+        value = tuple(entry["value"]) if isinstance(entry["value"], list) else entry["value"]
+        plain = isinstance(value, bool | int | float | str | None)
+        if not plain and not (isinstance(value, tuple) and all(type(n) is int for n in value)):
+            self._fail(where, f"{value!r} is no number, text or list of integers", "give one, or null")
+        return Fact(value, self._choice(entry["source"], SOURCES, f"source of {where}"))
 
     def _product(self, entry: object, where: str) -> Product:
         optional = ("repeat", "left_bias", "right_bias")

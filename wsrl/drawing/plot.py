@@ -1,15 +1,15 @@
-"""Draws the layer graph of a claim as SVG: boxes for layers, frames for repeated blocks, lines for groups."""
+"""Draws the layer graph of a wiring as SVG: boxes for layers, frames for repeated blocks, lines for groups."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from wsrl.cli.fold import GroupRow, fold_groups, fold_modules
-from wsrl.cli.layout import Box, Net, arrange, find_nets
-from wsrl.cli.svg import Canvas, Pixels
 from wsrl.cli.text import brace, printable, shape_text
-from wsrl.wiring.claim import Claim
+from wsrl.drawing.fold import GroupRow, fold_groups, fold_operations
+from wsrl.drawing.layout import Box, Net, arrange, find_nets
+from wsrl.drawing.svg import Canvas, Pixels
+from wsrl.wiring.wiring import Wiring
 
 # pixels
 MARGIN = 24
@@ -30,7 +30,7 @@ MUTED, LINE, FRAME_BORDER = "#52606d", "#7b8794", "#cbd2d9"
 FRAMES = ("#f5f7fa", "#ffffff")  # outer, within it, ...
 NOTE = "Lines: neuron groups and their sizes. Thick: groups that distant layers share. Frames: repeated blocks."
 RAILS = ("#d64545", "#2f6fdf", "#d9822b", "#0f9d8a", "#8a4fd3", "#b8379b")
-FILLS = {  # the first that the kind's name holds: (fill, border)
+FILLS = {  # the first that the type's name holds: (fill, border)
     "norm": ("#fdf3c7", "#c9a227"),
     "conv": ("#d3f2dc", "#3a9d5d"),
     "linear": ("#d6e6fb", "#3f7bc8"),
@@ -56,23 +56,23 @@ class _Place:
         return self.x + self.width / 2
 
 
-def plot(claim: Claim, title: str, unfold: bool = False) -> bytes:
+def plot(wiring: Wiring, title: str, unfold: bool = False) -> bytes:
     """Returns the layer graph as an SVG file in UTF-8.
 
     Args:
       title: written above the drawing.
       unfold: draw every layer instead of one of each repeated block.
     """
-    rows = fold_modules(claim, unfold)
-    groups = fold_groups(claim, rows)
-    return _Drawing(claim, groups, arrange(rows, groups)).svg(title)
+    rows = fold_operations(wiring, unfold)
+    groups = fold_groups(wiring, rows)
+    return _Drawing(wiring, groups, arrange(rows, groups)).svg(title)
 
 
 class _Drawing:
     """Places boxes and lines, then writes them."""
 
-    def __init__(self, claim: Claim, groups: Sequence[GroupRow], arranged: list[list[Box]]):
-        self.claim = claim
+    def __init__(self, wiring: Wiring, groups: Sequence[GroupRow], arranged: list[list[Box]]):
+        self.wiring = wiring
         self.groups = groups
         self.arranged = arranged
         self.nets: dict[int, list[Net]] = defaultdict(list)
@@ -143,7 +143,7 @@ class _Drawing:
         """Name within the innermost block, and what it is."""
         name, block = box.row.name, box.row.blocks[-1][0] if box.row.blocks else ""
         name = name[len(block) + 1 :] if name.startswith(block) and len(name) > len(block) > 0 else name
-        return printable(name), printable(f"{box.row.kind} · {shape_text(box.row.shape)}")
+        return printable(name), printable(f"{box.row.type} · {shape_text(box.row.shape)}")
 
     def _width(self, box: Box) -> Pixels:
         name, what = self._label(box)
@@ -157,9 +157,9 @@ class _Drawing:
     def svg(self, title: str) -> bytes:
         """Returns the file."""
         title = printable(title)
-        about = f"{self.claim.parameters:,} parameters, {100 * self.claim.coverage['graph']:.1f} % in the graph"
-        kinds = list(dict.fromkeys(box.row.kind for row in self.arranged for box in row))
-        legend = [(kind, SMALL_CHARACTER * len(kind) + 36) for kind in kinds]
+        about = f"{self.wiring.parameters:,} parameters, {100 * self.wiring.coverage['graph']:.1f} % in the graph"
+        types = list(dict.fromkeys(box.row.type for row in self.arranged for box in row))
+        legend = [(type, SMALL_CHARACTER * len(type) + 36) for type in types]
         longest = max(len(about), len(NOTE))
         wide = max(1.2 * CHARACTER * len(title), SMALL_CHARACTER * longest, sum(width for _, width in legend))
         height = self.bottom + LEGEND + MARGIN
@@ -174,9 +174,9 @@ class _Drawing:
         for box, place in self.places.items():
             self._draw_box(canvas, box, place)
         x, y = MARGIN, height - MARGIN - 30
-        for kind, width in legend:
-            canvas.rectangle(x, y, 14, 14, *_colours(kind), 3)
-            canvas.text(x + 20, y + 11, printable(kind), MUTED, SMALL)
+        for type, width in legend:
+            canvas.rectangle(x, y, 14, 14, *_colours(type), 3)
+            canvas.text(x + 20, y + 11, printable(type), MUTED, SMALL)
             x += width
         canvas.text(MARGIN, y + 32, NOTE, MUTED, SMALL)
         return canvas.to_bytes()
@@ -245,7 +245,7 @@ class _Drawing:
         return self.places[box].middle + PORT * (side.index(net) - (len(side) - 1) / 2)
 
     def _draw_box(self, canvas: Canvas, box: Box, place: _Place) -> None:
-        canvas.rectangle(place.x, place.y, place.width, place.height, *_colours(box.row.kind), 5)
+        canvas.rectangle(place.x, place.y, place.width, place.height, *_colours(box.row.type), 5)
         name, what = self._label(box)
         if box.is_norm:
             canvas.text(place.x + 12, place.y + 16, name)
@@ -262,7 +262,7 @@ class _Drawing:
 
     def _name(self, group: int) -> str:
         ids = self.groups[group].ids
-        return printable(f"{brace(ids)} · {self.claim.groups[ids[0]].size:,}")
+        return printable(f"{brace(ids)} · {self.wiring.groups[ids[0]].size:,}")
 
 
 def _frames(arranged: Sequence[Sequence[Box]]) -> list[tuple[tuple[str, int], ...]]:
@@ -283,5 +283,5 @@ def _shared(one: Sequence, other: Sequence) -> int:
     return count
 
 
-def _colours(kind: str) -> tuple[str, str]:
-    return next(colours for word, colours in FILLS.items() if word in kind)
+def _colours(type: str) -> tuple[str, str]:
+    return next(colours for word, colours in FILLS.items() if word in type)

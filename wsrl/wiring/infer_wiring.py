@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from math import prod
 
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
+from wsrl.errors import InputError
 from wsrl.wiring.attention import Attention
 from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_features, run_token_mixing
-from wsrl.wiring.claim import Axis, Claim, Module, Neurons, Product, Segment
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
+from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
@@ -21,17 +23,32 @@ from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
 from wsrl.wiring.values import Env
+from wsrl.wiring.wiring import Axis, Neurons, Operation, Product, Segment, Wiring
 
 
-def solve(checkpoint: Checkpoint) -> Claim:
-    """Infers the wiring of any checkpoint; what is not understood stays fixed and is named in the warnings."""
+def infer_wiring(checkpoint: Checkpoint) -> Wiring:
+    """Infers the wiring of any checkpoint; what is not understood stays fixed and is named in the warnings.
+
+    Raises:
+      CheckpointError: the wiring cannot be inferred at all.
+    """
+    try:
+        return _infer(checkpoint)
+    except InputError:
+        raise
+    except Exception as error:  # rules meet files of all kinds; whatever goes wrong concerns this file alone
+        reason = f"its wiring cannot be inferred ({type(error).__name__}: {one_line(error)})"
+        raise CheckpointError(checkpoint.path, reason, "give a wiring of your own (--wiring), or report it") from error
+
+
+def _infer(checkpoint: Checkpoint) -> Wiring:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     graph = checkpoint.metadata.get("graph")
     if isinstance(graph, Mapping):
         shown = GraphFlow(graph, shapes, RULES)
         shown.run()
-        return to_claim(shown, shapes)
-    adapters = Adapters(shapes)
+        return _to_wiring(shown, shapes, shown.operations())
+    adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
     config = checkpoint.metadata.get("config")
     config = config if isinstance(config, dict) else {}
@@ -45,7 +62,7 @@ def solve(checkpoint: Checkpoint) -> Claim:
         run_state_space,
         run_transform,
     )
-    flow = Flow(root, (run_unusual, *blocks, attention.run), run_module)
+    flow = Flow(root, (run_unusual, *blocks, attention.run), (run_token_mixing, run_position_features), run_module)
     env = Env()
     if adapters.base:
         _run_root(flow, env)
@@ -57,8 +74,9 @@ def solve(checkpoint: Checkpoint) -> Claim:
         for value in flow.embedded + attention.streams:
             fix(value)
     finish(flow, env, tied_head(config, adapters.base))
-    claim = to_claim(flow, shapes, adapters.attach(flow, attention.products))
-    return with_scales(claim, checkpoint.metadata.get("activation"))
+    operations = with_facts(adapters.operations(flow.operations()), checkpoint.metadata)
+    wiring = _to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products))
+    return with_scales(wiring, checkpoint.metadata.get("activation"))
 
 
 def _run_root(flow: Flow, env: Env) -> None:
@@ -80,7 +98,9 @@ def tied_head(config: dict, shapes: dict) -> bool:
     return len(prefixes) == 1 and prefixes <= {"transformer", "model", "bert", "roberta", "gpt"}
 
 
-def to_claim(flow: Flow | GraphFlow, shapes: dict, products: Sequence[Product] = ()) -> Claim:
+def _to_wiring(
+    flow: Flow | GraphFlow, shapes: dict, operations: tuple[Operation, ...], products: Sequence[Product] = ()
+) -> Wiring:
     """Names the groups in the order in which tensors show them."""
     groups: dict[str, Neurons] = {}
     names: dict[int, str] = {}
@@ -101,9 +121,9 @@ def to_claim(flow: Flow | GraphFlow, shapes: dict, products: Sequence[Product] =
             )
         return tuple(found) if any(s.group for s in found) else None
 
-    axes = {name: tuple(segments(value) for value in flow.axes[name]) for name in sorted(shapes, key=natural)}
-    modules = tuple(
-        Module(path, kind, tuple(tensors))
-        for path, (kind, tensors) in sorted(flow.kinds.items(), key=lambda i: natural(i[0]))
-    )
-    return Claim(groups, {n: shapes[n] for n in axes}, axes, modules, tuple(products), warnings=tuple(flow.warnings))
+    axes = {
+        name: tuple(segments(value) for value in flow.axes.get(name, [None] * len(shapes[name])))
+        for name in sorted(shapes, key=natural)
+    }
+    shapes = {n: shapes[n] for n in axes}
+    return Wiring(groups, shapes, axes, operations, tuple(products), warnings=tuple(flow.warnings))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from wsrl.checkpoint import Checkpoint
+from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.permute import mixed, permuted
-from wsrl.wiring.solve import solve
 
 rng = np.random.default_rng(0)
 
@@ -17,7 +17,7 @@ def checkpoint(shapes, **metadata):
 
 
 def claim_of(shapes, **metadata):
-    return solve(checkpoint(shapes, **metadata))
+    return infer_wiring(checkpoint(shapes, **metadata))
 
 
 def norm(path, size):
@@ -301,14 +301,14 @@ CNN |= linear("fc", 4, 5 * 16)
 def test_a_permutation_changes_the_weights_but_not_the_outputs(shapes, outputs, inputs):
     network = checkpoint(shapes)
     x = rng.standard_normal(inputs)
-    other = permuted(network.tensors, solve(network), 1)
+    other = permuted(network.tensors, infer_wiring(network), 1)
     assert any(not np.array_equal(other[name], network.tensors[name]) for name in shapes)
     np.testing.assert_allclose(outputs(other, x), outputs(network.tensors, x), rtol=1e-4, atol=1e-4)
 
 
 def test_a_member_of_gl_changes_a_pair_but_not_its_product():
     network = checkpoint({"x.lora_A.weight": (3, 10), "x.lora_B.weight": (12, 3)})
-    other = mixed(network.tensors, solve(network), 1)
+    other = mixed(network.tensors, infer_wiring(network), 1)
     down, up = "x.lora_A.weight", "x.lora_B.weight"
     assert not np.allclose(other[down], network.tensors[down])
     np.testing.assert_allclose(

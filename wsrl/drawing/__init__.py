@@ -1,0 +1,1 @@
+"""Draws the layer graph of a wiring."""

@@ -1,0 +1,115 @@
+"""What a graph's nodes say of the operations beside their tensors: strides, padding, epsilons, what follows them.
+
+ONNX: https://onnx.ai/onnx/operators; TFLite: the options of the schema's built-in operators.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from wsrl.wiring.tree import Shape
+from wsrl.wiring.wiring import Fact, Value
+
+TYPES = {
+    **dict.fromkeys(("Conv", "CONV_2D", "DEPTHWISE_CONV_2D"), "conv"),
+    **dict.fromkeys(("ConvTranspose", "TRANSPOSE_CONV"), "transposed conv"),
+    **dict.fromkeys(("Gemm", "MatMul", "FULLY_CONNECTED"), "linear"),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), "recurrent"),
+    **{"BatchNormalization": "batch norm", "LayerNormalization": "norm", "Gather": "embedding", "GATHER": "embedding"},
+}
+ROLES = {
+    **{type: {0: "weight", 1: "weight", 2: "bias"} for type in ("conv", "transposed conv", "linear")},
+    **{"recurrent": {1: "weight_ih", 2: "weight_hh", 3: "bias"}, "embedding": {0: "weight"}},
+    **{"batch norm": {1: "gain", 2: "shift", 3: "mean", 4: "variance"}, "norm": {1: "gain", 2: "shift"}},
+}
+ACTIVATIONS = {
+    **{"Relu": "relu", "LeakyRelu": "leaky_relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Gelu": "gelu", "Elu": "elu"},
+    **{"HardSwish": "hard_swish", "Selu": "selu", "Softplus": "softplus", "Mish": "mish", "Softmax": "softmax"},
+    **{"RELU": "relu", "RELU6": "relu6", "LEAKY_RELU": "leaky_relu", "TANH": "tanh", "LOGISTIC": "sigmoid"},
+    **{"GELU": "gelu", "ELU": "elu", "HARD_SWISH": "hard_swish", "SOFTMAX": "softmax", "LogSoftmax": "log_softmax"},
+    **{"LOG_SOFTMAX": "log_softmax", "Clip": "clip"},
+}
+POOLS = {
+    **{
+        "MaxPool": "max",
+        "AveragePool": "average",
+        "GlobalAveragePool": "global average",
+        "GlobalMaxPool": "global max",
+    },
+    **{"MAX_POOL_2D": "max", "AVERAGE_POOL_2D": "average"},
+}
+LINEAR = (  # operators that read a value as it is
+    *("Add", "Concat", "Flatten", "Reshape", "Identity", "Pad", "Transpose", "Squeeze", "ReduceMean"),
+    *("ADD", "CONCATENATION", "RESHAPE", "PAD", "TRANSPOSE", "SQUEEZE", "MEAN"),
+    *(*POOLS, *TYPES),
+)
+EPSILON = 1e-5  # ONNX's default
+
+
+def facts_of_node(node: Mapping, shapes: Mapping[str, Shape]) -> dict[str, Fact]:
+    """Returns what a node's own attributes say."""
+    attributes, type = node["attributes"], TYPES.get(node["op"])
+    found: dict[str, Value] = {}
+    if type in ("conv", "transposed conv"):
+        shape = shapes.get(node["inputs"][1], ())
+        lite = node["op"].isupper()
+        found["kernel"] = shape[1:-1] if lite else shape[2:]
+        strides = (attributes.get("stride_h"), attributes.get("stride_w")) if lite else attributes.get("strides")
+        found["stride"] = _integers(strides) or (1,) * len(shape[2:])
+        groups = shape[-1] if node["op"] == "DEPTHWISE_CONV_2D" else attributes.get("group", 1)
+        found["groups"] = groups // attributes.get("depth_multiplier", 1) if lite else groups
+        automatic = attributes.get("padding") if lite else attributes.get("auto_pad", "NOTSET")
+        padding = None if automatic in (None, "NOTSET") else str(automatic).lower()
+        found["padding"] = padding or _integers(attributes.get("pads")) or (0,) * 2 * len(shape[2:])
+    elif type in ("norm", "batch norm"):
+        found["epsilon"] = attributes.get("epsilon", EPSILON)
+    fused = attributes.get("activation", "NONE")
+    if fused != "NONE":
+        found["activation"] = ACTIVATIONS.get(fused, str(fused).lower())
+    return {name: Fact(value, "graph") for name, value in found.items()}
+
+
+def _integers(values: object) -> tuple[int, ...] | None:
+    whole = isinstance(values, Sequence) and bool(values) and all(type(n) is int for n in values)
+    return tuple(values) if whole else None  # type: ignore[arg-type]
+
+
+class Readers:
+    """Which nodes of a graph read which value."""
+
+    def __init__(self, graph: Mapping):
+        self._nodes: dict[str, list[Mapping]] = {}
+        for node in graph["nodes"]:
+            for name in dict.fromkeys(node["inputs"]):
+                self._nodes.setdefault(name, []).append(node)
+        self._outputs = {value["name"] for value in graph["outputs"] if value}
+
+    def only(self, value: str) -> Mapping | None:
+        """The node that alone reads a value which is no output of the network."""
+        nodes = self._nodes.get(value, [])
+        return nodes[0] if len(nodes) == 1 and value not in self._outputs else None
+
+    def facts(self, value: str, fused: Fact | None) -> dict[str, Fact]:
+        """Returns `activation` and `pooling`, where it is plain what follows a value.
+
+        Args:
+          fused: activation of the operation that returns the value, if its node says so.
+        """
+        found: dict[str, Fact] = {"activation": fused} if fused else {}
+        node, nodes = self.only(value), self._nodes.get(value, [])
+        if fused is None and node is not None and node["op"] in ACTIVATIONS:
+            found["activation"] = Fact(ACTIVATIONS[node["op"]], "graph")
+            value = node["outputs"][0]
+        elif fused is None and self._is_swish(nodes):
+            found["activation"] = Fact("silu", "graph")
+        elif fused is None and all(n["op"] in LINEAR for n in nodes):
+            found["activation"] = Fact("none", "graph")
+        node = self.only(value)
+        if node is not None and node["op"] in POOLS:
+            found["pooling"] = Fact(POOLS[node["op"]], "graph")
+        return found
+
+    @staticmethod
+    def _is_swish(nodes: Sequence[Mapping]) -> bool:
+        """Whether a value is multiplied by its sigmoid and read by nothing else."""
+        gate = next((n for n in nodes if n["op"] in ("Sigmoid", "LOGISTIC")), None)
+        product = next((n for n in nodes if n["op"] in ("Mul", "MUL")), None)
+        return len(nodes) == 2 and gate is not None and product is not None and gate["outputs"][0] in product["inputs"]
