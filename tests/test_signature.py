@@ -16,7 +16,7 @@ from wsrl.signature.digest import content_digest, tensor_digest, weights_digest
 from wsrl.signature.hashing import gaussian, rademacher, uniform
 from wsrl.signature.kernel_mean import distinct, embed
 from wsrl.signature.weights_vector import DIM, NARROW, WIDE, sign, version_hash
-from wsrl.wiring.solve import solve
+from wsrl.wiring.infer_wiring import infer_wiring
 
 SHAPES = st.sampled_from([(8, 6), (12, 12), (5, 4, 3), (6, 5, 3, 3), (1, 9, 7), (7, 8, 1, 1)])
 
@@ -164,7 +164,7 @@ def checkpoint(layers: list[tuple[np.ndarray, np.ndarray]], flax: bool = False) 
 def signed(layers: list[tuple[np.ndarray, np.ndarray]], flax: bool = False):
     """The signature of an MLP."""
     own = checkpoint(layers, flax)
-    return sign(own, solve(own))
+    return sign(own, infer_wiring(own))
 
 
 def permuted(layers: list[tuple[np.ndarray, np.ndarray]], seed: int, scale: bool):
@@ -205,7 +205,7 @@ def test_a_repeated_head_counts_once():
     words = rng.normal(size=(50, 16)).astype(np.float32)
     tied = {"embed_tokens.weight": words, "layers.0.weight": rng.normal(size=(16, 16)).astype(np.float32)}
     repeated = {**tied, "lm_head.weight": words}
-    own, copy = (sign(c, solve(c)) for c in (Checkpoint("x", tied, {}), Checkpoint("x", repeated, {})))
+    own, copy = (sign(c, infer_wiring(c)) for c in (Checkpoint("x", tied, {}), Checkpoint("x", repeated, {})))
     np.testing.assert_allclose(copy.vector, own.vector, atol=1e-6)
     assert copy.digest == own.digest
 
@@ -224,20 +224,20 @@ def test_a_child_is_nearer_to_its_parent_than_to_the_parents_siblings():
 
 def test_a_network_of_vectors_alone_has_a_vector():
     own = Checkpoint("x", {"lin.weight": tensor(0, (1, 64, 1, 1))}, {})
-    assert np.linalg.norm(sign(own, solve(own)).vector) == pytest.approx(1)
+    assert np.linalg.norm(sign(own, infer_wiring(own)).vector) == pytest.approx(1)
 
 
 def test_a_network_of_zeros_is_refused():
     own = Checkpoint("x.pt", {"weight": np.zeros((8, 8), np.float32)}, {})
     with pytest.raises(CheckpointError, match=r"x\.pt: all weights are 0"):
-        sign(own, solve(own))
+        sign(own, infer_wiring(own))
 
 
 def test_inputs_are_the_anchor_and_outputs_where_there_are_none():
     own = checkpoint(mlp())
-    found = anchored.find_anchors(solve(own), list(own.tensors))
+    found = anchored.find_anchors(infer_wiring(own), list(own.tensors))
     assert {name: anchor.fixed for name, anchor in found.items()} == {"0.weight": (1,)}
-    found = anchored.find_anchors(solve(own), ["2.weight", "4.weight"])
+    found = anchored.find_anchors(infer_wiring(own), ["2.weight", "4.weight"])
     assert {name: anchor.fixed for name, anchor in found.items()} == {"4.weight": (0,)}
 
 

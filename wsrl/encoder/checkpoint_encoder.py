@@ -21,8 +21,8 @@ from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector
 from wsrl.signature.digest import content_digest
 from wsrl.signature.weights_vector import Signature, sign
-from wsrl.wiring.claim import Claim
-from wsrl.wiring.solve import solve
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Wiring
 
 if TYPE_CHECKING:
     from wsrl.encoder.embed import Embedder
@@ -57,7 +57,7 @@ class Encoder:
         self.directory = directory
         self.weights_dim = weights_vector.DIM
         self._embedder: tuple[Embedder, Any] | None = None
-        self._wirings: dict[object, Claim] = {}
+        self._wirings: dict[object, Wiring] = {}
 
     @property
     def hash(self) -> str:
@@ -118,24 +118,24 @@ class Encoder:
             wrapped.__cause__ = error
             return wrapped
 
-    def _wire(self, checkpoint: Checkpoint) -> Claim:
+    def _wire(self, checkpoint: Checkpoint) -> Wiring:
         """Infers the wiring, unless one of the same names, shapes and configuration has been inferred before."""
         facts = {key: value for key, value in checkpoint.metadata.items() if key in ("config", "graph")}
         key = (tuple((name, t.shape) for name, t in checkpoint.tensors.items()), repr(facts))
         if key not in self._wirings:
             if len(self._wirings) == WINDOW:
                 self._wirings.clear()
-            self._wirings[key] = solve(checkpoint)
+            self._wirings[key] = infer_wiring(checkpoint)
         return self._wirings[key]
 
     def _prepare(self, row: Embedded, checkpoint: Checkpoint) -> _Opened:
         """Makes the graph of a network that can be run."""
-        from wsrl.wiring.infer import infer_wiring
+        from wsrl.wiring.infer import infer_wiring as infer_program
 
         if row.parameters > RUN_BELOW:
             return _Opened(replace(row, no_function=f"more than {RUN_BELOW:,} parameters"))
         try:
-            infer_wiring(checkpoint)  # without JAX
+            infer_program(checkpoint)  # without JAX
             from wsrl.graph.collection import checkpoint_graph
             from wsrl.graph.kind import network_kind
 
@@ -189,7 +189,7 @@ def load_encoder(directory: str | Path | None = None) -> Encoder:
     return Encoder(path)
 
 
-def _row(source: str, checkpoint: Checkpoint, wiring: Claim, signature: Signature) -> Embedded:
+def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signature) -> Embedded:
     config = checkpoint.metadata.get("config")
     model_type = config.get("model_type") if isinstance(config, Mapping) else None
     place = source if not source.startswith("hf://") else str(checkpoint.metadata.get("folder", ""))

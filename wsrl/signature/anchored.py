@@ -17,7 +17,7 @@ from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import Tensor
 from wsrl.signature.binormalization import DEAD
 from wsrl.signature.hashing import rademacher
-from wsrl.wiring.claim import Axis, Claim, Segment
+from wsrl.wiring.wiring import Axis, Segment, Wiring
 
 COLUMNS = 22
 PAIRS = np.triu_indices(COLUMNS)
@@ -38,7 +38,7 @@ class Anchor:
     others: tuple[int, ...]
 
 
-def find_anchors(wiring: Claim, tensors: Iterable[str]) -> dict[str, Anchor]:
+def find_anchors(wiring: Wiring, tensors: Iterable[str]) -> dict[str, Anchor]:
     """Returns how tensors touch the network's inputs or, if none does, its outputs; the others are left out.
 
     Outputs are the weaker anchor: a fine-tuned network has a new head, and what no known operation reads, the scores of
@@ -51,7 +51,7 @@ def find_anchors(wiring: Claim, tensors: Iterable[str]) -> dict[str, Anchor]:
     return {}
 
 
-def _anchor(axes: Sequence[Axis], wiring: Claim, role: str) -> Anchor | None:
+def _anchor(axes: Sequence[Axis], wiring: Wiring, role: str) -> Anchor | None:
     touching = [i for i, axis in enumerate(axes) if axis is not None and _roles(axis, wiring) == {role}]
     # a matrix has no taps: where its other axis is not known to be neurons, it is not understood
     taps = [i for i, axis in enumerate(axes) if axis is None] if len(axes) > 2 else []
@@ -59,7 +59,7 @@ def _anchor(axes: Sequence[Axis], wiring: Claim, role: str) -> Anchor | None:
     return Anchor((*touching, *taps), tuple(others)) if len(touching) == 1 and others else None
 
 
-def _roles(axis: tuple[Segment, ...], wiring: Claim) -> set[str]:
+def _roles(axis: tuple[Segment, ...], wiring: Wiring) -> set[str]:
     return {wiring.groups[s.group].role if s.group is not None else "unknown" for s in axis}
 
 

@@ -26,25 +26,22 @@ class Descriptor:
         binormalization, where the mean of t^2 is 1.
       spreads: of the two longest axes, how unlike their slices are: the standard deviation of the mean |t| of a slice,
         the standard deviation and the mean of the logarithm of its mean t^4. Dead slices do not count.
+      gain: logarithm of a scale that is not free; 0 for most tensors.
     """
 
     entries: int
     lengths: tuple[int, ...]
     moments: Float64[np.ndarray, "4"]
     spreads: Float64[np.ndarray, "6"]
+    gain: float = 0.0
 
     @property
-    def is_vector(self) -> bool:
-        """Whether the tensor has one axis longer than 1."""
-        return self.lengths[1] == 1
-
-    @property
-    def values(self) -> Float64[np.ndarray, "10"]:
-        """Moments, then spreads."""
-        return np.concatenate([self.moments, self.spreads])
+    def values(self) -> Float64[np.ndarray, "11"]:
+        """Moments, spreads, gain."""
+        return np.concatenate([self.moments, self.spreads, [self.gain]])
 
 
-def describe(tensor: Tensor) -> Descriptor | None:
+def describe(tensor: Tensor, gain: float = 0.0) -> Descriptor | None:
     """Describes a tensor; None for tensors of fewer than 8 entries and those that are 0 everywhere.
 
     Raises:
@@ -89,6 +86,7 @@ def describe(tensor: Tensor) -> Descriptor | None:
         tuple(sorted(shape, reverse=True)),
         np.log(sums / entries),
         np.array([value for axis in spreads[:2] for value in axis[1:]]),
+        gain,
     )
 
 

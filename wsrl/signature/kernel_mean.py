@@ -25,7 +25,7 @@ class Kernel:
       purpose: names the random numbers.
       features: dimensions of the embedding.
       entries, lengths, taps: of the logarithms of a tensor's entries, of its two longest axes, and of the rest.
-      moments, spreads: see `Descriptor`.
+      moments, spreads: see `Descriptor`; its gain counts as entries do.
       network: of the logarithms of the network's entries and of its number of tensors.
       size_power: a tensor of n entries has the weight n ** size_power.
     """
@@ -67,6 +67,7 @@ def embed(descriptors: Collection[Descriptor], kernel: Kernel) -> Float64[np.nda
             np.log(entries / longest.prod(1))[:, None] * kernel.taps,
             np.stack([d.moments for d in descriptors]) * kernel.moments,
             np.stack([d.spreads for d in descriptors]) * kernel.spreads,
+            np.array([[d.gain] for d in descriptors]) * kernel.entries,
             np.tile(network * kernel.network, (len(entries), 1)),
         ],
         axis=1,

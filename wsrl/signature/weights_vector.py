@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
-from math import prod
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
 from wsrl.canonical.rows import forget_pages
-from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.signature import anchored
 from wsrl.signature.anchored import find_anchors
 from wsrl.signature.descriptor import Descriptor, describe
 from wsrl.signature.digest import TensorDigest, tensor_digest, weights_digest
 from wsrl.signature.kernel_mean import Kernel, distinct, embed
-from wsrl.wiring.claim import Claim
+from wsrl.signature.matrices import Matrix, matrices
+from wsrl.wiring.wiring import Wiring
 
 VERSION = "wsrl-weights-1"  # to be changed whenever vectors change
 # Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies
@@ -55,7 +55,7 @@ def version_hash() -> str:
     return sha256(f"{VERSION} {WIDE} {NARROW} {SHARES} {SKETCH_SIZE} {anchored.COLUMNS}".encode()).hexdigest()
 
 
-def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
+def sign(checkpoint: Checkpoint, wiring: Wiring) -> Signature:
     """Reads all matrices of a checkpoint and returns its signature.
 
     The vector has three parts. Two are kernel mean embeddings of the tensors' descriptors, which need no wiring: a wide
@@ -65,12 +65,12 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     Raises:
       CheckpointError: a tensor holds NaN or Inf or cannot be read, or all weights are 0.
     """
-    kept = _describe(checkpoint, matrices=True) or _describe(checkpoint, matrices=False)
+    kept = _describe(checkpoint, wiring) or _describe(checkpoint, wiring, vectors=True)
     if not kept:
         raise CheckpointError(checkpoint.path, "all weights are 0, or there are fewer than 8", "give a trained network")
     descriptors = {name: own for name, (own, _) in kept.items()}
     once = distinct(descriptors)
-    anchors = find_anchors(wiring, kept)
+    anchors = find_anchors(wiring, [name for name in kept if name in wiring.axes])
     touching = distinct({name: descriptors[name] for name in anchors})
     sketches = [anchored.sketch(checkpoint.tensors[name], anchors[name]) for name in touching]
     parts = {
@@ -85,19 +85,25 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     return Signature(vector.astype(np.float32), {name: _short(own) for name, own in descriptors.items()}, digest)
 
 
-def _describe(checkpoint: Checkpoint, matrices: bool) -> dict[str, tuple[Descriptor, TensorDigest]]:
-    """Reads the matrices of a checkpoint, or all tensors: each in a few numbers, and its digest."""
+def _describe(
+    checkpoint: Checkpoint, wiring: Wiring, vectors: bool = False
+) -> dict[str, tuple[Descriptor, TensorDigest]]:
+    """Reads the matrices of a checkpoint, or its vectors: each in a few numbers, and its digest."""
 
-    def read(tensor: LazyTensor | np.ndarray) -> tuple[Descriptor, TensorDigest] | None:
-        own = describe(tensor)
+    def read(matrix: Matrix) -> tuple[Descriptor, TensorDigest] | None:
+        own = describe(matrix.tensor, matrix.gain)
         if own is None:
             return None
-        digest = tensor_digest(tensor)
-        forget_pages(tensor)
+        digest = tensor_digest(matrix.tensor)
+        forget_pages(matrix.tensor)
         return own, digest
 
-    wanted = {n: t for n, t in checkpoint.tensors.items() if not matrices or sum(k > 1 for k in t.shape) > 1}
-    if sum(prod(tensor.shape) for tensor in wanted.values()) < THREADED:
+    wanted = {
+        name: matrix
+        for name, matrix in matrices(checkpoint, wiring).items()
+        if (sum(length > 1 for length in matrix.tensor.shape) < 2) is vectors
+    }
+    if wiring.parameters < THREADED:
         results = list(map(read, wanted.values()))
     else:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets other threads run while it computes
