@@ -22,7 +22,7 @@ from wsrl.wiring.wiring import Wiring
 VERSION = "wsrl-weights-1"  # to be changed whenever vectors change
 # Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies
 # and other versions first; none is sensitive to a factor of two.
-WIDE = Kernel("wide", 512, entries=0.5, lengths=0.5, taps=1.0, moments=6.0, spreads=1.0, network=0.5, size_power=0.25)
+WIDE = Kernel("wide", 512, entries=0.5, lengths=1.0, taps=1.0, moments=6.0, spreads=1.0, network=0.25, size_power=0.25)
 NARROW = Kernel(
     "narrow", 256, entries=5.0, lengths=5.0, taps=5.0, moments=10.0, spreads=5.0, network=0.0, size_power=0.25
 )
