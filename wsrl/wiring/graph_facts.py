@@ -5,6 +5,7 @@ ONNX: https://onnx.ai/onnx/operators; TFLite: the options of the schema's built-
 
 from collections.abc import Mapping, Sequence
 
+from wsrl.wiring.scale import LAYERS, SCALES
 from wsrl.wiring.tree import Shape
 from wsrl.wiring.wiring import Fact, Value
 
@@ -41,6 +42,11 @@ LINEAR = (  # operators that read a value as it is
     *("ADD", "CONCATENATION", "RESHAPE", "PAD", "TRANSPOSE", "SQUEEZE", "MEAN"),
     *(*POOLS, *TYPES),
 )
+ODD = (  # operators that treat a value and its opposite alike
+    *("AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Identity", "Transpose", "Squeeze", "ReduceMean"),
+    *("AVERAGE_POOL_2D", "RESHAPE", "PAD", "TRANSPOSE", "SQUEEZE", "MEAN"),
+)
+HOMOGENEOUS = (*ODD, "MaxPool", "GlobalMaxPool", "MAX_POOL_2D")  # under positive factors
 EPSILON = 1e-5  # ONNX's default
 
 
@@ -106,6 +112,25 @@ class Readers:
         if node is not None and node["op"] in POOLS:
             found["pooling"] = Fact(POOLS[node["op"]], "graph")
         return found
+
+    def scale(self, value: str, fused: Fact | None) -> str | None:
+        """The scale of units that an operation returns, if one operation reads them after a homogeneous activation.
+
+        Args:
+          value: that the operation returns.
+          fused: activation of the operation, if its node says so.
+        """
+        activation, node = fused.value if fused else None, self.only(value)
+        if activation is None and node is not None:
+            activation = ACTIVATIONS.get(node["op"])
+            node = self.only(node["outputs"][0])
+        scale = SCALES.get(str(activation))
+        while node is not None and node["op"] in (HOMOGENEOUS if scale == "positive" else ODD):
+            if node["attributes"].get("activation", "NONE") != "NONE":
+                return None
+            node = self.only(node["outputs"][0])
+        reads = node is not None and TYPES.get(node["op"]) in LAYERS
+        return scale if reads else None
 
     @staticmethod
     def _is_swish(nodes: Sequence[Mapping]) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values, view
 from wsrl.wiring.graph_facts import ROLES, TYPES, Readers, facts_of_node
+from wsrl.wiring.scale import LAYERS
 from wsrl.wiring.tree import Shape
 from wsrl.wiring.wiring import Operation, TensorAxis
 
@@ -180,6 +181,16 @@ class GraphFlow:
             reads, writes = tuple(dict.fromkeys(layer.reads)), tuple(dict.fromkeys(layer.writes))
             found.append(Operation(name, type, layer.tensors, reads, writes, layer.inputs, "graph", facts))
         return tuple(found)
+
+    def scales(self) -> dict[int, str]:
+        """Operation -> scale of the units that it writes, where one operation alone reads them."""
+        found = {}
+        for i, layer in enumerate(self._layers):
+            fused = facts_of_node(layer.node, self.shapes).get("activation")
+            scale = self._readers.scale(layer.output, fused) if TYPES.get(layer.node["op"]) in LAYERS else None
+            if scale is not None:
+                found[i] = scale
+        return found
 
     def _fix(self, name: str) -> None:
         for axis in self.values.get(name) or ():

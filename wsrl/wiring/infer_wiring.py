@@ -18,7 +18,7 @@ from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.order import numbered
 from wsrl.wiring.outputs import finish
-from wsrl.wiring.scale import with_scales
+from wsrl.wiring.scale import scales_of_chain, with_scales
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
@@ -47,7 +47,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     if isinstance(graph, Mapping):
         shown = GraphFlow(graph, shapes, RULES)
         shown.run()
-        return _to_wiring(shown, shapes, shown.operations())
+        return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
     config = checkpoint.metadata.get("config")
@@ -76,7 +76,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     finish(flow, env, tied_head(config, adapters.base))
     operations = with_facts(adapters.operations(flow.operations()), checkpoint.metadata)
     wiring = _to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products))
-    return with_scales(wiring, checkpoint.metadata.get("activation"))
+    return with_scales(wiring, scales_of_chain(wiring, checkpoint.metadata.get("activation")))
 
 
 def _run_root(flow: Flow, env: Env) -> None:

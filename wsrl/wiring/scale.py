@@ -1,37 +1,59 @@
-"""Which units may be scaled: those of plain chains, where the activation is known.
+"""Which units may be scaled: those that one layer writes and one reads with nothing but the activation in between.
 
-Only where every layer is linear or a convolution does one layer write a group and one read it with nothing but the
-activation between them; norms, sums and products are left alone.
+Where names alone tell the order, only plain chains are trusted, of linear layers and convolutions that share one known
+activation; norms, sums and products are left alone. A graph shows what lies between two layers.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from wsrl.wiring.wiring import Axis, Wiring
+from wsrl.wiring.wiring import Axis, TensorAxis, Wiring
 
 SCALES = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign"}
+LAYERS = {"linear", "conv", "transposed conv"}
 
 
-def with_scales(wiring: Wiring, activation: object) -> Wiring:
-    """Returns the wiring with the scalings that all hidden units of a plain chain allow, else as it is.
+def scales_of_chain(wiring: Wiring, activation: object) -> dict[int, str]:
+    """Returns the scale of what each operation writes, where all are one plain chain; nothing for other networks.
 
     Args:
-      activation: that all hidden layers share, as the file says; any other value leaves the wiring as it is.
+      activation: that all hidden layers share, as the file says; any other value allows no scale.
     """
     scale = SCALES.get(str(activation).lower())
-    if scale is None or {operation.type for operation in wiring.operations} - {"linear", "conv", "transposed conv"}:
+    plain = all(operation.type in LAYERS for operation in wiring.operations)
+    return dict.fromkeys(range(len(wiring.operations)), scale) if scale is not None and plain else {}
+
+
+def with_scales(wiring: Wiring, scales: Mapping[int, str]) -> Wiring:
+    """Returns the wiring with the scalings that hidden units allow.
+
+    Args:
+      scales: operation -> `positive` or `sign`, where what it writes may be scaled as long as a single operation reads
+        it.
+    """
+    if not scales:
         return wiring
-    powers: dict[tuple[str, int], int] = {}
-    for operation in wiring.operations:
+    powers: dict[TensorAxis, int] = {}
+    writers: dict[TensorAxis, int] = {}
+    for i, operation in enumerate(wiring.operations):
+        writers |= dict.fromkeys(operation.writes, i)
         for sides, sign in ((operation.writes, 1), (operation.reads, -1)):
             for side in sides:
                 powers[side] = powers.get(side, 0) + sign
     uses: dict[str, list[int]] = {}
+    written: dict[str, int] = {}
     for name, axes in wiring.axes.items():
-        for number, axis in enumerate(axes):
-            for segment in axis or () if len(axes) > 1 else ():
+        for side in ((name, number) for number in range(len(axes))):
+            for segment in axes[side[1]] or () if len(axes) > 1 else ():
                 if segment.group is not None:
-                    uses.setdefault(segment.group, []).append(powers.get((name, number), 0))
-    chained = {g for g, found in uses.items() if wiring.groups[g].permutable and sorted(found) == [-1, 1]}
+                    uses.setdefault(segment.group, []).append(powers.get(side, 0))
+                    if powers.get(side) == 1:
+                        written[segment.group] = writers[side]
+    chained = {
+        group: scales[written[group]]
+        for group, found in uses.items()
+        if wiring.groups[group].permutable and sorted(found) == [-1, 1] and written[group] in scales
+    }
 
     def scaled(axis: Axis, power: int) -> Axis:
         return axis and tuple(replace(s, power=power) if s.group in chained else s for s in axis)
@@ -40,5 +62,5 @@ def with_scales(wiring: Wiring, activation: object) -> Wiring:
         name: tuple(scaled(axis, powers.get((name, i), 1)) for i, axis in enumerate(all_axes))
         for name, all_axes in wiring.axes.items()
     }
-    groups = {name: replace(g, scale=scale) if name in chained else g for name, g in wiring.groups.items()}
+    groups = {name: replace(g, scale=chained.get(name, g.scale)) for name, g in wiring.groups.items()}
     return replace(wiring, groups=groups, axes=axes)
