@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.command import finish
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
@@ -146,24 +147,25 @@ def readme_page(root: Path) -> str:
     return "".join([before, start, "\n\n", "\n".join(tables), "\n", end, after])
 
 
+def update(root: Path, check: bool) -> None:
+    """Writes the pages, or only checks them.
+
+    Raises:
+      InputError: what the pages are made of cannot be used, or a page differs from it and `check` is set.
+    """
+    for path, text in ((PAGE, results_page(root)), (README, readme_page(root))):
+        if not check:
+            write_atomically(root / path, text.encode())
+        elif not (root / path).exists() or (root / path).read_text() != text:
+            raise InputError(path, "differs from the CSV files", "run python -m experiments.results_page")
+
+
 def main(argv: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    """Writes or checks the pages; returns the exit status."""
+    """Writes or checks the pages; returns the exit status: 1 if one is not up to date or cannot be made."""
     parser = argparse.ArgumentParser(prog="python -m experiments.results_page", description="Writes docs/results.md.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is not up to date")
     args = parser.parse_args(argv)
-    try:
-        pages = {PAGE: results_page(root), README: readme_page(root)}
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    status = 0
-    for path, text in pages.items():
-        if not args.check:
-            write_atomically(root / path, text.encode())
-        elif not (root / path).exists() or (root / path).read_text() != text:
-            print(f"error: {path}: differs from the CSV files; run python -m experiments.results_page", file=sys.stderr)
-            status = 1
-    return status
+    return finish(lambda: update(root, args.check))
 
 
 if __name__ == "__main__":
