@@ -1,9 +1,12 @@
-"""Links of the README and the other pages lead somewhere, and blocks name their language."""
+"""Links of the README and the other pages lead somewhere; blocks name their language, and their Python exists."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+
+import wsrl
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +47,14 @@ def test_no_link_is_broken(page):
 def test_every_block_names_its_language(page):
     opening = [block.split("\n")[0] for block in BLOCK.findall(page.read_text())]
     assert all(len(line) > 3 for line in opening), opening
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_uses_what_the_package_exports(page):
+    for code in re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL):
+        names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)]
+        used = {node.attr for node in names if isinstance(node.value, ast.Name) and node.value.id == "wsrl"}
+        assert used and used <= set(dir(wsrl)), code
 
 
 def test_the_readme_leads_to_every_page():
