@@ -12,6 +12,7 @@ import csv
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ FOLDER, PAGE, README = Path("docs/results"), Path("docs/results.md"), Path("READ
 START, END = "<!-- results: written by python -m experiments.results_page -->", "<!-- end of results -->"
 BOUNDS = ("_low", "_high")
 SIGNIFICANT = 3  # digits that are shown; the CSV holds all
+WIDTH = 120  # characters of a line of text
 NOTHING = "–"  # in place of a number that there is not
 
 INTRODUCTION = """# Results
@@ -108,9 +110,10 @@ def readable(text: str) -> str:
 
 
 def markdown(rows: Sequence[dict[str, str]]) -> str:
-    """Returns a table in Markdown; all columns but the first are aligned right."""
+    """Returns a table in Markdown; columns of numbers are aligned right."""
     columns = list(rows[0])
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *(list(row.values()) for row in rows)]
+    numeric = [all(re.match(rf"-?\d|{NOTHING}$", row[column]) for row in rows) for column in columns]
+    lines = [columns, ["---:" if right else "---" for right in numeric], *(list(row.values()) for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -122,7 +125,8 @@ def results_page(root: Path) -> str:
         table = markdown(read_rows(root / FOLDER / entry.file))
         source = f"[{entry.file}]({FOLDER.name}/{entry.file})"
         made = f"Made at {entry.commit} on {entry.machine}; all digits are in {source}."
-        parts.append(f"## {entry.title}\n\n{entry.reading}\n\n{table}\n{made}\n\n```sh\n{entry.command}\n```\n")
+        reading, made = (textwrap.fill(text, WIDTH, break_on_hyphens=False) for text in (entry.reading, made))
+        parts.append(f"## {entry.title}\n\n{reading}\n\n{table}\n{made}\n\n```sh\n{entry.command}\n```\n")
     return "\n".join(parts)
 
 
