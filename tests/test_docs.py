@@ -62,6 +62,11 @@ def test_the_readme_leads_to_every_page():
     assert set(PAGES[1:]) <= linked
 
 
+def test_the_inspected_file_is_shown_as_it_is_printed():
+    printed = (ROOT / "tests" / "golden" / "inspect_mlp.txt").read_text()
+    assert f"```text\n{printed}```" in (ROOT / "docs" / "checkpoints.md").read_text()
+
+
 def test_the_readme_is_short():
     assert len(PAGES[0].read_text().splitlines()) <= 160
 
