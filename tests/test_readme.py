@@ -1,4 +1,4 @@
-"""Every command of the README is run by a test, or checked here without being run."""
+"""Every command of the README and of docs is run by a test, or checked here without being run."""
 
 import re
 import shlex
@@ -130,9 +130,10 @@ def check(command: str) -> None:
 
 
 README = (ROOT / "README.md").read_text()
+DOCS = "".join(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))
 
 
-@pytest.mark.parametrize("command", dict.fromkeys(commands(README)))
+@pytest.mark.parametrize("command", dict.fromkeys(commands(README + DOCS)))
 def test_every_command_is_covered(command: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     check(command)
