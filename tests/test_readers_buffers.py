@@ -2,7 +2,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests import torch_files
+from experiments.proofs import torch_files
 from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import open_checkpoint
