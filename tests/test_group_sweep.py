@@ -184,7 +184,7 @@ def test_layers_are_visited_before_they_are_read():
         *(
             f"layers.{i}.{n}.weight"
             for i in range(2)
-            for n in ("attn.k", "attn.q", "attn.v", "attn.o", "mlp.up", "mlp.down")
+            for n in ("attn.q", "attn.k", "attn.v", "attn.o", "mlp.up", "mlp.down")
         ),
         "head.weight",
     ]

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import claims
@@ -15,7 +16,8 @@ from wsrl.cli.table import print_table
 from wsrl.cli.text import brace, bytes_text, printable
 from wsrl.drawing.fold import fold_groups, fold_operations
 from wsrl.drawing.plot import plot
-from wsrl.wiring.wiring import Operation, Wiring
+from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.wiring import Fact, Operation, Wiring
 
 GOLDEN = Path(__file__).parent / "golden"
 SAMPLES = ("mlp", "resnet", "bert")
@@ -176,6 +178,43 @@ def test_names_that_no_framework_writes(names, capsys):
     print_table(Checkpoint("a", {name: np.zeros((2, 2), np.float32) for name in names}, {}), claim)
     assert plot(claim, "a")
     assert capsys.readouterr().out.startswith("a: unknown format, ")
+
+
+def test_operations_stand_in_the_order_of_the_data_and_assumptions_are_listed(capsys):
+    shapes = {"head.weight": (3, 8), "bn1.weight": (8,), "bn1.bias": (8,), "bn1.running_mean": (8,)}
+    shapes |= {"bn1.running_var": (8,), "conv1.weight": (8, 3, 3, 3), "conv2.weight": (8, 8, 3, 3)}
+    checkpoint = Checkpoint("a", {name: np.ones(shape, np.float32) for name, shape in shapes.items()}, {})
+    print_table(checkpoint, infer_wiring(checkpoint), width=110)
+    out = capsys.readouterr().out
+    rows = out[out.index("Operations") : out.index("Groups")].splitlines()[2:-1]
+    assert [row.split()[0] for row in rows] == ["conv1", "bn1", "conv2", "head"]
+    assumed = out[out.index("Assumed") :]
+    assert "- activation is unknown, so that the scale of units is none: bn1, conv2\n" in assumed
+    assert "- epsilon is 1e-05: bn1\n" in assumed
+
+
+def test_scales_are_not_said_to_be_none_where_they_are_not(capsys):
+    wiring = claims.mlp()
+    unknown = {"activation": Fact(None, "assumed")}
+    wiring = replace(wiring, operations=tuple(replace(o, facts=unknown) for o in wiring.operations))
+    print_table(Checkpoint("a", claims.arrays(wiring), {}), wiring, width=110)
+    assert "- activation is unknown: 0, 2, 1 more\n" in capsys.readouterr().out
+
+
+def test_debug_shows_where_an_error_comes_from(folder, solved, capsys, monkeypatch):
+    file = save("mlp", solved(claims.mlp()))
+
+    def broken(*_):
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr("wsrl.cli.inspect.infer_wiring", infer_wiring)
+    monkeypatch.setattr("wsrl.wiring.infer_wiring.Adapters", broken)
+    assert main(["inspect", file]) == 1
+    assert capsys.readouterr().err.startswith("error: mlp.safetensors: its wiring cannot be inferred (IndexError: ")
+    assert main(["--debug", "inspect", file]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err and "in broken" in err
+    assert err.splitlines()[-1].startswith("error: mlp.safetensors: ")
 
 
 def test_many_warnings_are_counted(capsys):

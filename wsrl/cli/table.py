@@ -42,7 +42,7 @@ def print_table(checkpoint: Checkpoint, wiring: Wiring, unfold: bool = False, wi
             Text(_coverage(wiring)),
         ):
             console.print(part)
-        assumed = list(_assumed(rows, unfold))
+        assumed = list(_assumed(rows, wiring, unfold))
         if assumed:
             console.print(_title("Assumed"))
         for line in assumed:
@@ -136,15 +136,16 @@ def _coverage(wiring: Wiring) -> str:
     return ", ".join(f"{share} {100 * value:.1f} %" for share, value in wiring.coverage.items()) + " of the parameters"
 
 
-def _assumed(rows: Sequence[Row], unfold: bool) -> Iterator[str]:
+def _assumed(rows: Sequence[Row], wiring: Wiring, unfold: bool) -> Iterator[str]:
     """What is assumed of operations, a line for each kind of fact and value."""
     found: dict[str, list[str]] = defaultdict(list)
+    scaled = any(group.scale != "none" for group in wiring.groups.values())
     for row in rows:
         if row.operations[0].source == "assumed":
             found["the place among the other operations"].append(row.name)
         for name, fact in row.operations[0].facts.items():
             if fact.source == "assumed" and fact.value is None:
-                scale = ", so that the scale of units is none" if name == "activation" else ""
+                scale = ", so that the scale of units is none" if name == "activation" and not scaled else ""
                 found[f"{name} is unknown{scale}"].append(row.name)
             elif fact.source == "assumed":
                 found[f"{name} is {fact.value}"].append(row.name)

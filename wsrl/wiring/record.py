@@ -1,4 +1,4 @@
-"""What rules say while modules run: what lies along axes of tensors, what is read and written, and in which order."""
+"""What rules say while modules run: what lies along axes, what is read and written, and in which order."""
 
 from collections.abc import Iterable, Mapping
 

@@ -78,17 +78,13 @@ class Node:
     def _is_recurrent(self) -> bool:
         """Whether weights of inputs and of states make whole cells, in PyTorch's or in Keras' convention."""
         if "recurrent_kernel" in self.tensors:
-            kernel, recurrent = self.shape("weight") or (), self.shape("recurrent_kernel") or ()
-            return len(kernel) == len(recurrent) == 2 and kernel[1] == recurrent[1] and recurrent[1] % recurrent[0] == 0
+            kernel, states = self.shape("weight"), self.shape("recurrent_kernel")
+            return _is_cell(kernel and kernel[::-1], states and states[::-1], None)
         suffixes = {name[9:] for name in self.tensors if re.match(r"weight_(ih|hh)", name)}
         for suffix in suffixes:
-            inputs, states = (self.shape(f"weight_{side}{suffix}") or () for side in ("ih", "hh"))
-            projection = self.shape(f"weight_hr{suffix}") or states
-            if not len(inputs) == len(states) == len(projection) == 2 or inputs[0] != states[0]:
-                return False
-            if states[0] % projection[1] or projection[0] != (states[1] if projection is not states else states[0]):
-                return False
-            if any(self.shape(f"bias_{side}{suffix}") not in (None, states[:1]) for side in ("ih", "hh")):
+            inputs, states, projection = (self.shape(f"weight_{side}{suffix}") for side in ("ih", "hh", "hr"))
+            biases = (self.shape(f"bias_{side}{suffix}") for side in ("ih", "hh"))
+            if not _is_cell(inputs, states, projection) or any(b not in (None, (states or ())[:1]) for b in biases):
                 return False
         return "" in suffixes or "_l0" in suffixes
 
@@ -124,6 +120,15 @@ class Node:
         """Drops what is kept; to be called where tensors or children of this module or one below it have changed."""
         for name in ("kind", "_leaves", "_sorted"):
             self.__dict__.pop(name, None)
+
+
+def _is_cell(inputs: Shape | None, states: Shape | None, projection: Shape | None) -> bool:
+    """Whether weights [gates x hidden, in], [gates x hidden, state] and, if any, [state, hidden] fit each other."""
+    if inputs is None or states is None or len(inputs) != 2 or len(states) != 2 or inputs[0] != states[0]:
+        return False
+    if projection is None:
+        return states[0] % states[1] == 0
+    return len(projection) == 2 and projection[0] == states[1] and states[0] % projection[1] == 0
 
 
 @lru_cache(maxsize=2**16)

@@ -131,7 +131,7 @@ class Operation:
         of the network does.
       source: of `reads`, `writes`, `inputs` and the place in the order, see Fact.
       facts: `activation`, `epsilon`, `groups`, `heads`, `kernel`, `key_value_heads`, `padding`, `part` (of attention:
-        `q`, `k`, `v`, `o` or several of them), `pooling`, `position` and `stride`, where there is something to say.
+        `q`, `k`, `v`, `o` or several of them), `pooling` and `stride`, where there is something to say.
     """
 
     name: str
