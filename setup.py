@@ -87,6 +87,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
+    classifiers=[
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["wsrl", "wsrl.*"]),
     package_data={"wsrl": ["py.typed"], "wsrl.report": ["*.html"], "wsrl.encoder": ["pretrained/*"]},
     install_requires=CORE,
