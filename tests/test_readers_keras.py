@@ -1,3 +1,4 @@
+import io
 import json
 import zipfile
 
@@ -219,3 +220,46 @@ def test_rows_of_a_grid_of_chunks(data):
     start, stop = sorted(data.draw(st.integers(0, rows)) for _ in range(2))
     expected = (array if shape else array.reshape(1))[start:stop]
     np.testing.assert_array_equal(ChunkGrid(shape, array.dtype, chunk, read).rows(start, stop), expected)
+
+
+def test_quantized_layers(tmp_path):
+    checkpoint = open_checkpoint(SAMPLES["keras-quantized"](tmp_path))
+    tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+    layers = ("dense/kernel", "dense/bias", "embedding/embeddings", "dense_1/kernel", "dense_1/bias")
+    more = ("embedding_1/embeddings", "einsum_dense/kernel", "dense_2/kernel", "dense_2/bias")
+    assert set(tensors) == {*layers, *more} and "unread" not in checkpoint.metadata
+    rng = np.random.default_rng(0)
+    codes, group = rng.integers(-127, 128, (4, 6)).astype(np.int8), [0, 0, 1, 1]
+    scale, zero = rng.uniform(1, 2, (2, 3)).astype(np.float32), rng.integers(-8, 8, (2, 3))
+    bytes_ = codes[:, :2].astype(np.uint8)
+    nibbles = np.stack([bytes_ & 15, bytes_ >> 4], -1).reshape(4, 4).astype(int)
+    nibbles -= 16 * (nibbles > 7)
+    expected = {
+        "dense/kernel": codes / np.arange(1, 7),
+        "embedding/embeddings": codes / np.arange(1, 5)[:, None],
+        "dense_1/kernel": (nibbles[:, :3] - zero[group]) * scale[group],
+        "embedding_1/embeddings": (nibbles[:3] - zero.T[:, group]) * scale.T[:, group],
+        "einsum_dense/kernel": codes.reshape(4, 2, 3) / 2,
+    }
+    for name, array in expected.items():
+        np.testing.assert_allclose(tensors[name], array, rtol=1e-5)
+        np.testing.assert_allclose(checkpoint.tensors[name].rows(1, 3), array[1:3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "read"), [("int8", True), ("int4", False)])
+def test_codes_are_left_where_the_configuration_packs_them_in_another_way(tmp_path, mode, read):
+    codes, scale = np.ones((20, 6), np.int8), np.ones(6, np.float32)
+    config = {"name": "dense", "dtype": {"class_name": "QuantizedDTypePolicy", "config": {"mode": mode}}}
+    model = {"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense", "config": config}]}}
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for layer, arrays in {"dense": (codes, scale), "dense_1": (np.ones((20, 10), np.float32),)}.items():
+            held = file.create_group(f"layers/{layer}/vars")
+            held.attrs["name"] = layer
+            for i, array in enumerate(arrays):
+                held.create_dataset(str(i), data=array)
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(model))
+        archive.writestr("model.weights.h5", weights.getvalue())
+    checkpoint = open_checkpoint(tmp_path / "a.keras")
+    assert ("dense/kernel" in checkpoint.tensors) == read == ("unread" not in checkpoint.metadata)

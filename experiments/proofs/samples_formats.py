@@ -114,6 +114,32 @@ def keras_archive(folder):
     return path
 
 
+@sample("keras-quantized")
+def keras_quantized(folder):
+    """Layers of int8, of int4 in two groups, and of float8, as Keras 3 numbers their weights."""
+    path = folder / "model.weights.h5"
+    rng = np.random.default_rng(0)
+    codes = rng.integers(-127, 128, (4, 6)).astype(np.int8)
+    group = np.float32([0, 0, 1, 1])
+    scale, zero = rng.uniform(1, 2, (2, 3)).astype(np.float32), rng.integers(-8, 8, (2, 3)).astype(np.int8)
+    history = [np.float32(1), np.ones(1024, np.float32)]
+    variables = {
+        "dense": (codes, np.ones(6, np.float32), np.arange(1, 7, dtype=np.float32)),
+        "embedding": (codes, np.arange(1, 5, dtype=np.float32)),
+        "dense_1": (codes[:, :2].copy(), np.ones(3, np.float32), scale, zero, group),
+        "embedding_1": (codes[:3, :2].copy(), scale.T.copy(), zero.T.copy(), group),
+        "einsum_dense": (codes.reshape(4, 2, 3), np.full((1, 1, 2, 3), 2, np.float32)),
+        "dense_2": (np.ones((4, 6), np.float32), np.ones(6, np.float32), *history * 3),
+    }
+    with h5py.File(path, "w") as file:
+        for key, arrays_ in variables.items():
+            held = file.create_group(f"layers/{key}/vars")
+            held.attrs["name"] = key
+            for i, array in enumerate(arrays_):
+                held.create_dataset(str(i), data=array)
+    return path
+
+
 def onnx_model(tensors, nodes, inputs=(("x", ["batch", 4]),), outputs=(("y", ["batch", 2]),)):
     """A ModelProto; tensors are TensorProtos or arrays by name."""
     x, y = ([helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in side] for side in (inputs, outputs))

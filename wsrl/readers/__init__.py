@@ -21,6 +21,7 @@ from wsrl.readers.buffers import is_infinite_constant
 from wsrl.readers.derived import split_complex
 from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
+from wsrl.readers.packed_weights import unpack_words
 from wsrl.readers.parametrized import effective, unknown
 from wsrl.readers.quantized import dequantize
 
@@ -41,7 +42,9 @@ READERS = {
     "Flax msgpack": "flax_msgpack",
 }
 
-# Integers of these types are most often codes for weights; longer ones are counters, indices or masks.
+# Integers of these types are most often codes for weights; longer ones are counters, indices or masks, but for words of
+# several codes.
+WORDS = ("int32", "uint32", "int16", "uint16")
 CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float4_e2m1fn")
 FEW = 64  # entries
 WITHOUT_MASKS = ("Keras", "Orbax", "NumPy npz", "Flax msgpack")  # those hold weights alone, and may be compressed
@@ -119,9 +122,10 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     complex_ = [n for n, t in lazy.items() if t.dtype.startswith("complex")]
     lazy |= {n: split_complex(lazy[n]) for n in complex_}
     lazy = effective({n: t for n, t in lazy.items() if n not in constants})
+    lazy = unpack_words(lazy, metadata.get("config"))
     tensors, left_out = dequantize(lazy)
     left_out = (*_texts(metadata.get("left_out")), *constants, *left_out)
-    unread = {n: lazy[n].size for n in left_out if n in lazy and lazy[n].dtype in CODES and lazy[n].size > FEW}
+    unread = {n: lazy[n].size for n in left_out if n in lazy and _holds_codes(lazy[n], "graph" in metadata)}
     if not tensors and not unread:
         names = ", ".join(map(ascii, left_out[:5])) or "nothing"
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
@@ -143,6 +147,12 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     told["adapter_scales"] = adapter_scales(tensors, metadata.get("adapter_config"))
     metadata |= {key: value for key, value in told.items() if value}
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
+
+
+def _holds_codes(tensor: LazyTensor, graph: bool) -> bool:
+    """Whether integers are most likely codes for weights; with a graph wide ones are known to be indices."""
+    words = tensor.dtype in WORDS and tensor.ndim > 1 and not graph
+    return tensor.size > FEW and (words or tensor.dtype in CODES)
 
 
 def _told(what: str, names: list[str]) -> list[str]:

@@ -27,14 +27,16 @@ def is_infinite_constant(tensor: LazyTensor) -> bool:
         return False
     values = np.asarray(tensor.read_rows(0, tensor.num_rows))
     infinite = _infinite(tensor, values)
-    finite = values[~infinite].astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        finite = values[~infinite].astype(np.float32)
     if np.isnan(finite).any():
         return False
     return not finite.any() or (tensor.ndim > 1 and bool(infinite.mean() >= SHARE))
 
 
 def _infinite(tensor: LazyTensor, values: np.ndarray) -> np.ndarray:
-    return np.abs(np.asarray(values).astype(np.float64)) >= LIMITS[tensor.dtype]
+    with np.errstate(invalid="ignore"):  # of signaling NaN
+        return np.abs(np.asarray(values).astype(np.float64)) >= LIMITS[tensor.dtype]
 
 
 LIMITS = {

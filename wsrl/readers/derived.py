@@ -161,6 +161,6 @@ def expanded(packed: LazyTensor, bits: int, length: int, order: Sequence[int] = 
     def rows(start: int, stop: int) -> np.ndarray:
         words = np.asarray(packed.read_rows(start, stop)).view(word)
         codes = np.stack([words >> word.type(bits * place) for place in places], axis=-1) & word.type((1 << bits) - 1)
-        return codes.astype(np.uint8).reshape(*words.shape[:-1], -1)[..., :length]
+        return codes.astype(np.uint8).reshape(*words.shape[:-1], words.shape[-1] * per_word)[..., :length]
 
     return replace(packed, shape=(*packed.shape[:-1], length), dtype=f"uint{bits}", read_rows=rows)

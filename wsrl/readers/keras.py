@@ -15,6 +15,7 @@ from wsrl.readers.archives import Archive, member_names, open_archive
 from wsrl.readers.hdf5 import SIGNATURE, Group, open_hdf5
 from wsrl.readers.json_files import LIMIT, parse_json_object
 from wsrl.readers.keras_names import layer_configs, weight_names
+from wsrl.readers.keras_quantized import dequantized, quantized_names
 from wsrl.readers.mapped import map_file
 
 CONFIG, WEIGHTS, VERSIONS = "config.json", "model.weights.h5", "metadata.json"  # members of a `.keras` archive
@@ -60,6 +61,7 @@ def open_file(path: Path) -> Checkpoint:
         if name in tensors:
             raise CheckpointError(path, f"two tensors are called {name!r}", "save the model with unique layer names")
         tensors[name] = tensor
+    tensors = dequantized(tensors, layer_configs(config))
     told = {"keras_config": config, "keras_version": version}
     left_out = (*root.left_out, *(name for name in OPTIMIZER if name in root.groups))
     return Checkpoint(str(path), tensors, {k: v for k, v in told.items() if v} | {"left_out": left_out})
@@ -121,8 +123,11 @@ def _numbered(
     if own := group.groups.get("vars"):
         numbers = sorted(own.tensors, key=lambda number: (len(number), number))
         shapes = [own.tensors[number].shape for number in numbers]
-        names = weight_names(key, shapes, configs.get(str(own.attributes.get("name"))))
-        yield from ((prefix + name, own.tensors[number]) for name, number in zip(names, numbers, strict=True))
+        dtypes = [own.tensors[number].dtype for number in numbers]
+        config = configs.get(str(own.attributes.get("name")))
+        stem = "embeddings" if "embedding" in key else "kernel"
+        names = quantized_names(stem, shapes, dtypes) or weight_names(key, shapes, config)
+        yield from ((prefix + name, own.tensors[number]) for name, number in zip(names, numbers, strict=True) if name)
     inner = {k: g for k, g in group.groups.items() if k != "vars" and (prefix or k not in OPTIMIZER)}
     own_names = {k: g.groups["vars"].attributes.get("name") for k, g in inner.items() if "vars" in g.groups}
     times = Counter(own_names.values())

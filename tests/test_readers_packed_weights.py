@@ -1,0 +1,68 @@
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tests.samples import packed_tensors, packed_words
+from wsrl.checkpoint import CheckpointError, LazyTensor
+from wsrl.readers import open_checkpoint
+from wsrl.readers.packed_weights import unpack_words
+
+PACKED = packed_tensors()
+
+
+def lazy(arrays):
+    return {name: LazyTensor.of(np.asarray(array), "file", name) for name, array in arrays.items()}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_conventions(name):
+    arrays, target, expected = PACKED[name]
+    tensors = unpack_words(lazy({"a.bias": np.ones(3, np.float32), **arrays, "z.bias": np.ones(3, np.float32)}), None)
+    assert list(tensors) == ["a.bias", target, "z.bias"]
+    assert tensors[target].shape == expected.shape and tensors[target].name == target
+    np.testing.assert_allclose(np.asarray(tensors[target]), expected, rtol=1e-5)
+    for start, stop in ((1, 2), (0, 3), (2, 2)):
+        np.testing.assert_allclose(tensors[target].rows(start, stop), expected[start:stop], rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_other_widths_and_the_second_version_of_gptq(bits):
+    rng = np.random.default_rng(0)
+    codes, zero = rng.integers(0, 1 << bits, (32, 16)), rng.integers(0, 1 << bits, (2, 16))
+    scale = rng.uniform(1, 2, (2, 16)).astype(np.float32)
+    arrays = {"qweight": packed_words(codes.T, bits).T.copy(), "qzeros": packed_words(zero, bits), "scales": scale}
+    for version, less in (("gptq", 1), ("gptq_v2", 0)):
+        config = {"quantization_config": {"checkpoint_format": version}}
+        found = np.asarray(unpack_words(lazy(arrays), config)["weight"])
+        group = np.arange(32) // 16
+        np.testing.assert_allclose(found, ((codes - zero[group] - less) * scale[group]).T, rtol=1e-5)
+
+
+def test_bytes_that_are_stored_as_numbers_of_another_type():
+    arrays, _, expected = PACKED["nf4"]
+    pairs = arrays["w.weight"][:14].reshape(-1, 1).view(np.uint8)
+    flat = np.concatenate([pairs.ravel(), arrays["w.weight"][14:].ravel(), np.zeros(1, np.uint8)])
+    stored = flat.view(ml_dtypes.bfloat16).reshape(-1, 1)
+    tensor = unpack_words(lazy({**arrays, "w.weight": stored}), None)["w.weight"]
+    np.testing.assert_allclose(np.asarray(tensor), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_parts_that_are_missing_or_do_not_fit_leave_the_rest(name):
+    arrays, _, _ = PACKED[name]
+    for part, array in arrays.items():
+        if not part.endswith(("g_idx", "zero_point")):
+            missing = {n: a for n, a in arrays.items() if n != part}
+            assert set(unpack_words(lazy(missing), None)) == set(missing)
+        misfit = {**arrays, part: np.zeros((3, *array.shape), array.dtype)}
+        assert set(unpack_words(lazy(misfit), None)) == set(misfit)
+
+
+def test_words_that_are_not_understood_are_told(tmp_path):
+    arrays = {"w.qweight": np.ones((3, 32), np.int32), "w.scales": np.ones((200, 1), np.float16)}
+    safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")
+    assert open_checkpoint(tmp_path / "a.safetensors").metadata["unread"] == {"w.qweight": 96}
+    safetensors.numpy.save_file(arrays | {"w.scales": np.ones(2, np.float16)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"packed in a way that is not known, as tensor 'w.qweight' of int32"):
+        open_checkpoint(tmp_path / "a.safetensors")
