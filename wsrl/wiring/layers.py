@@ -14,8 +14,9 @@ positions (the pixels of a convolution's output, the tokens of a transformer; 1 
 A link carries another layer's maps through a kernel: output position (y, x) reads the input positions
 (oy + stride y - padding + ky, ox + stride x - padding + kx), where (oy, ox) is the link's origin. A dense layer has a
 1 x 1 kernel; one that follows a flatten has a kernel as large as the map. So flatten, convolution and dense layer are
-one thing. Layers may share tensors, as the steps of a recurrent network do. Positions outside of a map are zero, and never
-the largest of a window; a mean divides by the kernel's size, padding included, as PyTorch and Flax do by default.
+one thing. Layers may share tensors, as the steps of a recurrent network do.
+Positions outside of a map are zero, and never the largest of a window; a mean divides by the kernel's size, padding
+included, as PyTorch and Flax do by default.
 """
 
 from collections.abc import Mapping
