@@ -1,11 +1,13 @@
 """`wsrl embed --encoder`: files go the way that the main job goes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import safetensors.numpy
 from networks import draw_network
 
-from wsrl.checkpoint import CheckpointError
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.cli.main import main
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder
@@ -13,7 +15,9 @@ from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.trained_embedding import embed_trained
+from wsrl.trained_embedding import FunctionEncoder, embed_trained
+from wsrl.zoo.load import file_hints
+from wsrl.zoo.manifest import Record, append_records, read_manifest
 
 ENCODER = Encoder(probes=8, dim=16, chunk=4)
 
@@ -67,3 +71,33 @@ def test_bad_input_is_named(trained, tmp_path):
     safetensors.numpy.save_file(cell, other)
     with pytest.raises(CheckpointError, match="other"):
         embed_trained([str(other)], folder / "encoder")
+
+
+def test_hints_run_a_file_as_its_zoo_does(trained, tmp_path):
+    """A file without metadata, in a zoo whose manifest says what it lacks, gets the vector that the zoo gives it."""
+    folder, _, expected = trained
+    checkpoint = draw_network("cnn_gap", 0)[0]
+    safetensors.numpy.save_file(dict(checkpoint.tensors), tmp_path / "model.safetensors")
+    told = {"input_shape": checkpoint.metadata["input_shape"], "strides": checkpoint.metadata["strides"]}
+    line = Record("model", "model.safetensors", "task", "data", "cnn_gap", "relu", 0, None, 1, 0.5, None, extra=told)
+    append_records(tmp_path, [line])
+    source = f"{tmp_path}/../{tmp_path.name}/model.safetensors"
+    hints = file_hints(tmp_path, read_manifest(tmp_path)[0])[Path(source).resolve()]
+    found, _ = embed_trained([source], folder / "encoder", hints={source: hints})
+    np.testing.assert_allclose(found.vectors[0], expected[1], atol=1e-5)
+
+
+def test_encoder_says_what_it_assumed_and_why_a_network_has_no_vector(trained):
+    folder, _, expected = trained
+    known = draw_network("mlp", 0)[0]
+    bare = Checkpoint("bare.pt", {"0.weight": np.eye(9, 784, dtype=np.float32), "2.weight": np.eye(9)}, {})
+    encoder = FunctionEncoder(folder / "encoder")
+    first, second, third = encoder(
+        [(known, None), (Checkpoint("none.pt", {}, {}), None), (bare, {"activation": "tanh"})]
+    )
+    np.testing.assert_allclose(first.vector, expected[0], atol=1e-5)
+    assert first.assumed == () and first.kind == "dense" and 0 <= first.accuracy <= 1
+    assert isinstance(second, CheckpointError)
+    assert third.assumed == () and third.program.input_shape == (28, 28, 1)
+    (again,) = encoder([(bare, None)])
+    assert [fact.split(":")[0] for fact in again.assumed] == ["activation"]

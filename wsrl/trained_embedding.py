@@ -1,37 +1,133 @@
-"""From checkpoint files to vectors by an encoder of the main job, for the families that it sweeps exactly."""
+"""From checkpoints to vectors of what they answer to natural images, for the families that can be run exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float32
 from tqdm import tqdm
 
 from wsrl.annotations import Graph
-from wsrl.checkpoint import CheckpointError, read_checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError, read_checkpoint
 from wsrl.embedding import Embeddings, check_sources
+from wsrl.encoder.assumptions import IMAGES, likeliest
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import encoder_hash, load_encoder
-from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.encoder.encoder import fit_inputs
+from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
+from wsrl.graph.collection import Planner, checkpoint_graph
 from wsrl.graph.kind import network_kind
+from wsrl.wiring.infer import Program, read_programs
 
 TILE = 16  # neurons; embeddings do not depend on it
+WINDOW = 1024  # networks in memory at a time
+
+Hints = Mapping[str, object]  # see `wsrl.wiring.hints.HINTS`
 
 
-def read_graph(source: str) -> Graph:
-    """The graph of a checkpoint, for any encoder. Raises CheckpointError as `embed_trained`."""
-    return checkpoint_graph(read_checkpoint(source), TILE)
+class FunctionVector(NamedTuple):
+    """What an encoder says of a network.
+
+    Attributes:
+      vector: of length 1.
+      accuracy: predicted, 0 to 1.
+      kind: of the network, see `wsrl.graph.kind.network_kind`.
+      program: that it ran as, with what was assumed.
+    """
+
+    vector: Float32[np.ndarray, " dim"]
+    accuracy: float
+    kind: str
+    program: Program
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What neither the file nor hints say, e.g. `activation: tanh`."""
+        return self.program.assumed
+
+
+class FunctionEncoder:
+    """An encoder of what networks answer to natural images.
+
+    Args:
+      directory: holds `encoder.json` and `encoder.safetensors`, e.g. `runs/zoo/encoder_0`; see `encoder_directory`.
+
+    Raises:
+      InputError: the encoder cannot be read.
+    """
+
+    def __init__(self, directory: str | Path = PRETRAINED):
+        self.encoder, self.params = load_encoder(Path(directory))
+        self.hash = encoder_hash(self.encoder, self.params)
+        self._embedder, self._planner = Embedder(self.encoder), Planner()
+        inputs = np.asarray(self.params["inputs"])
+        few = inputs[:: max(1, len(inputs) // IMAGES)][:IMAGES]
+        self._images = cache(lambda shape: np.asarray(fit_inputs(jnp.asarray(few), shape)))
+
+    def program(self, checkpoint: Checkpoint, hints: Hints | None = None) -> Program:
+        """Returns how a network runs: from hints, metadata and shapes, and else what its weights speak for.
+
+        Raises:
+          CheckpointError: it is no network of these families, or a hint is not of its form.
+        """
+        return likeliest(checkpoint, read_programs(checkpoint, hints), self._images)
+
+    def __call__(
+        self, networks: Iterable[tuple[Checkpoint, Hints | None]], progress: str | None = None
+    ) -> Iterator[FunctionVector | CheckpointError]:
+        """Yields the vector of each network, in their order, or why it has none; `WINDOW` are in memory at a time.
+
+        Args:
+          networks: checkpoints, whose tensors are read when their turn comes, with what else is known of them.
+          progress: label of a progress line, or None for no line.
+        """
+        remaining = iter(networks)
+        while window := list(islice(remaining, WINDOW)):
+            read = [self._graph(checkpoint, hints) for checkpoint, hints in window]
+            graphs = [entry[1] for entry in read if not isinstance(entry, CheckpointError)]
+            answers = iter(())
+            if graphs:
+                answers = zip(*self._embedder(self.params, self._planner.buckets(graphs), progress), strict=True)
+            for entry in read:
+                if isinstance(entry, CheckpointError):
+                    yield entry
+                else:
+                    program, graph = entry
+                    vector, accuracy = next(answers)
+                    yield FunctionVector(vector, float(accuracy), network_kind(graph), program)
+
+    def _graph(self, checkpoint: Checkpoint, hints: Hints | None) -> tuple[Program, Graph] | CheckpointError:
+        try:
+            program = self.program(checkpoint, hints)
+            return program, checkpoint_graph(checkpoint, TILE, program.wiring)
+        except CheckpointError as error:
+            return error
+
+
+def read_graph(source: str, hints: Hints | None = None) -> Graph:
+    """The graph of a checkpoint as its most usual program. Raises CheckpointError as `embed_trained`."""
+    checkpoint = read_checkpoint(source)
+    return checkpoint_graph(checkpoint, TILE, read_programs(checkpoint, hints)[0].wiring)
 
 
 def embed_trained(
-    sources: Sequence[str], directory: Path, skip_broken: bool = False, progress: bool = False
+    sources: Sequence[str],
+    directory: Path,
+    skip_broken: bool = False,
+    progress: bool = False,
+    hints: Mapping[str, Hints] | None = None,
 ) -> tuple[Embeddings, str]:
     """Embeds checkpoints as the main job does.
 
     Args:
       sources: what `wsrl.readers.open_checkpoint` takes; they become the ids.
-      directory: holds `encoder.json` and `encoder.safetensors`, e.g. `runs/zoo/encoder_0`.
+      directory: see `FunctionEncoder`.
       skip_broken: go on where a checkpoint cannot be used.
       progress: show progress lines on stderr.
+      hints: what is known of a source beside its file, by source.
 
     Returns:
       The vectors with the kinds of networks and the predicted accuracies, and the hash of the encoder.
@@ -41,19 +137,30 @@ def embed_trained(
       CheckpointError: a checkpoint cannot be used, or is no network of these families, and `skip_broken` is not set.
     """
     check_sources(sources)
-    encoder, params = load_encoder(directory)
-    ids, graphs, broken = [], [], []
-    for source in tqdm(sources, desc="graphs", unit="model", disable=not progress, mininterval=1.0):
-        try:
-            graphs.append(read_graph(source))
-            ids.append(source)
-        except CheckpointError as error:
-            if not skip_broken:
-                raise
-            broken.append(error)
-    digest = encoder_hash(encoder, params)
-    if not graphs:
-        return Embeddings(ids, Embeddings.none(encoder.dim), broken, [], np.zeros(0, np.float32)), digest
-    found = Embedder(encoder)(params, make_buckets(graphs), "embedding" if progress else None)
-    kinds = [network_kind(graph) for graph in graphs]
-    return Embeddings(ids, found.embedding, broken, kinds, found.accuracy), digest
+    encoder = FunctionEncoder(directory)
+    broken: list[CheckpointError] = []
+    readable: list[str] = []
+
+    def networks() -> Iterator[tuple[Checkpoint, Hints | None]]:
+        for source in tqdm(sources, desc="graphs", unit="model", disable=not progress, mininterval=1.0):
+            try:
+                checkpoint = read_checkpoint(source)
+            except CheckpointError as error:
+                if not skip_broken:
+                    raise
+                broken.append(error)
+                continue
+            readable.append(source)
+            yield checkpoint, (hints or {}).get(source)
+
+    found: dict[str, FunctionVector] = {}
+    for place, answer in enumerate(encoder(networks(), "embedding" if progress else None)):
+        if not isinstance(answer, CheckpointError):
+            found[readable[place]] = answer
+        elif skip_broken:
+            broken.append(answer)
+        else:
+            raise answer
+    vectors = np.stack([f.vector for f in found.values()]) if found else Embeddings.none(encoder.encoder.dim)
+    accuracy = np.array([f.accuracy for f in found.values()], np.float32)
+    return Embeddings(list(found), vectors, broken, [f.kind for f in found.values()], accuracy), encoder.hash

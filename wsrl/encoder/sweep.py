@@ -14,7 +14,7 @@ import jraph
 from jaxtyping import Array, Float, Int
 
 from wsrl.graph.batching import Batch, LevelSchedule
-from wsrl.graph.plans import ATTENTION, NORM, Plan
+from wsrl.graph.plans import ATTENTION, MAX, NORM, Plan
 from wsrl.wiring.layers import ACTIVATIONS
 
 FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -66,6 +66,24 @@ def normalize(
     centred = (pre - mean) * weight
     variance = jraph.segment_sum(jnp.square(centred).sum(1), layer, len(pre))[layer][:, None] / count
     return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+
+
+def largest_message(
+    message: Float[Array, "edges tile positions probes"], level: LevelSchedule, empty: int, nodes: int
+) -> Float[Array, "nodes tile positions probes"]:
+    """Largest of the messages that reach each node, unit by unit, for nodes whose edges carry one unit to one.
+
+    What lies outside of the sender's map is no message. As where JAX differentiates `reduce_window`, the gradient goes
+    to the first of equals.
+    """
+    inside = (level.slot_row != empty)[..., None]
+    message = jnp.where(inside, message, -jnp.inf)
+    largest = jax.lax.stop_gradient(jraph.segment_max(message, level.receiver, nodes))
+    edge = jnp.arange(len(message))[:, None, None, None]
+    chosen = jnp.where(message == largest[level.receiver], edge, len(message))
+    first = jraph.segment_min(chosen, level.receiver, nodes)
+    taken = jnp.where((edge == first[level.receiver]) & inside, message, 0.0)
+    return jraph.segment_sum(taken, level.receiver, nodes)
 
 
 def attend(
@@ -142,6 +160,9 @@ def update_level(
         weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
         message = jnp.einsum("esxp,esu->euxp", slots, weight)
         pre = jraph.segment_sum(message, level.receiver, spec.nodes)
+        if spec.maximum:
+            largest = largest_message(message, level, len(buffer) - 1, spec.nodes)
+            pre = jnp.where((node["op"] == MAX)[:, None, None, None], largest, pre)
     if spec.norm:
         is_norm = (node["op"] == NORM)[:, None, None, None]
         pre = jnp.where(is_norm, normalize(pre, node["mask"], level.layer), pre)

@@ -9,8 +9,8 @@ from wsrl.graph.tiles import OPS
 def network_kind(graph: Graph) -> str:
     """The features of an architecture that a graph shows, as words; networks of one family have the same.
 
-    norm, attention: it has such layers; map, rows: its neurons have maps of two dimensions or one; pooled: maps are
-    averaged; skip: links leave out a layer, as residual connections do; steps: several levels read the input;
+    norm, attention: it has such layers; map, rows: its neurons have maps of two dimensions or one; pooled: windows or
+    maps are; skip: links leave out a layer, as residual connections do; steps: several levels read the input;
     dense: none of these.
     """
     nodes = graph.nodes
@@ -23,7 +23,7 @@ def network_kind(graph: Graph) -> str:
         "attention": (nodes["op"] == OPS.index("attention")).any(),
         "map": width > 1,
         "rows": width == 1 and height > 1,
-        "pooled": (nodes["pool"] == 1).any(),
+        "pooled": ((nodes["pool"] == 1) | np.isin(nodes["op"], (OPS.index("max"), OPS.index("mean")))).any(),
         "skip": (span > 1).any(),
         "steps": len(np.unique(readers)) > 1,
     }

@@ -3,6 +3,8 @@
 The plain form (Lim et al. 2024, Kofinas et al. 2024): the baseline reads it, and tests check the tiles against it.
 """
 
+from math import prod
+
 import jraph
 import numpy as np
 
@@ -11,7 +13,7 @@ from wsrl.network import Network
 
 
 def neuron_graph(network: Network) -> Graph:
-    """Builds the graph; identity links become edges of weight one.
+    """Builds the graph; links without weights become edges of weight one, one for each unit and tap.
 
     Returns:
       A GraphsTuple of NumPy arrays with
@@ -33,14 +35,14 @@ def neuron_graph(network: Network) -> Graph:
     for i, layer in enumerate(network.layers):
         for link, weight in zip(layer.layer.links, layer.weights, strict=True):
             if weight is None:
-                unit = np.arange(layer.layer.units)
-                tap, source, target, value = np.zeros_like(unit), unit, unit, np.ones(len(unit))
+                tap, unit = (a.ravel() for a in np.indices((prod(link.kernel), layer.layer.units)))
+                source, target, value = unit, unit, np.ones(len(unit))
             else:
                 tap, source, target = (a.ravel() for a in np.indices(weight.shape))
                 value = weight.ravel()
             weights.append(value)
             taps.append(tap)
-            kernels.append(np.full(len(tap), 1 if weight is None else len(weight)))
+            kernels.append(np.full(len(tap), prod(link.kernel)))
             senders.append(source + start[link.source])
             receivers.append(target + start[i])
     graph: Graph = jraph.GraphsTuple

@@ -10,7 +10,7 @@ import numpy as np
 from wsrl.annotations import Graph
 from wsrl.graph.tiles import OPS
 
-NORM, ATTENTION = OPS.index("norm"), OPS.index("attention")
+NORM, ATTENTION, MAX = OPS.index("norm"), OPS.index("attention"), OPS.index("max")
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class LevelPlan:
       positions: longest map of a neuron.
       norm: whether there are layer norms.
       pool: whether there are maps to average.
+      maximum: whether there are windows of which the largest value is taken.
       activations: the activations that occur, as indices.
       sources: levels that the edges come from; 0 is the inputs.
     """
@@ -33,6 +34,7 @@ class LevelPlan:
     positions: int
     norm: bool
     pool: bool
+    maximum: bool
     activations: tuple[int, ...]
     sources: tuple[int, ...]
 
@@ -67,7 +69,8 @@ class Profile:
     Attributes:
       nodes, edges, attention: tiles, [levels] int.
       positions: longest map of a neuron, [levels] int.
-      norm, pool: whether there is a layer norm, a map to average, [levels] bool.
+      norm, pool, maximum: whether there is a layer norm, a map to average, a window to take the largest value of,
+        [levels] bool.
       activations: of each level, the activations that occur.
       sources: of each level, the levels that its edges come from; 0 is the inputs.
       outputs, classes: tiles of the output layer, and its neurons.
@@ -80,6 +83,7 @@ class Profile:
     positions: np.ndarray
     norm: np.ndarray
     pool: np.ndarray
+    maximum: np.ndarray
     activations: tuple[frozenset[int], ...]
     sources: tuple[frozenset[int], ...]
     outputs: int
@@ -90,7 +94,7 @@ class Profile:
     @property
     def key(self) -> tuple:
         """Equal for networks of equal shapes."""
-        arrays = (self.nodes, self.edges, self.attention, self.positions, self.norm, self.pool)
+        arrays = (self.nodes, self.edges, self.attention, self.positions, self.norm, self.pool, self.maximum)
         rest = (self.activations, self.sources, self.outputs, self.classes, self.input_shape, self.position_embedding)
         return (*(tuple(a.tolist()) for a in arrays), *rest)
 
@@ -122,6 +126,7 @@ def profile(graph: Graph) -> Profile:
         positions=positions[1:],
         norm=count(level[nodes["op"] == NORM]) > 0,
         pool=count(level[nodes["pool"] == 1]) > 0,
+        maximum=count(level[nodes["op"] == MAX]) > 0,
         activations=tuple(frozenset(nodes["activation"][level == i].tolist()) for i in range(1, last + 1)),
         sources=tuple(frozenset(source[to == i].tolist()) for i in range(1, last + 1)),
         outputs=int(nodes["output"].sum()),
@@ -142,7 +147,7 @@ def merge(a: Profile, b: Profile) -> Profile:
         values = getattr(p, key)
         return [*values[:-1], *[frozenset[int]()] * (levels - len(values)), values[-1]]
 
-    arrays = ("nodes", "edges", "attention", "positions", "norm", "pool")
+    arrays = ("nodes", "edges", "attention", "positions", "norm", "pool", "maximum")
     return Profile(
         **{key: np.maximum(fit(getattr(a, key)), fit(getattr(b, key))) for key in arrays},
         **{
@@ -169,6 +174,7 @@ def make_plan(profile: Profile, graphs: int, tile: int) -> Plan:
             positions=max(int(profile.positions[i]), 1),
             norm=bool(profile.norm[i]),
             pool=bool(profile.pool[i]),
+            maximum=bool(profile.maximum[i]),
             activations=tuple(sorted(profile.activations[i])),
             sources=tuple(sorted(profile.sources[i])),
         )

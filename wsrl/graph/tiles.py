@@ -5,17 +5,21 @@ T slots, all of one sender tile, to the T units of one receiver tile:
 
     units of sender tile --(unit, tap of each slot)--> T slots --weight [T, T]--> T units of receiver tile
 
-so a message is a matrix product whatever the kernel, and what does not fill a tile is padded with zeros.
+so a message is a matrix product whatever the kernel, and what does not fill a tile is padded with zeros. A link without
+weights has one edge for each tile and tap, whose matrix is the identity (of a mean over a window, its share); a node
+that takes the largest of a window takes it of its edges' messages.
 """
+
+from math import prod
 
 import jraph
 import numpy as np
 
 from wsrl.annotations import Graph
 from wsrl.network import Network, WeightedLayer
-from wsrl.wiring.layers import ACTIVATIONS
+from wsrl.wiring.layers import ACTIVATIONS, Layer, Link
 
-OPS = ("input", "position", "linear", "norm", "attention")
+OPS = ("input", "position", "linear", "norm", "attention", "max", "mean")  # the last two: `pool` layers
 EMPTY = -1  # unit of a slot that carries nothing
 
 
@@ -59,8 +63,7 @@ def to_graph(network: Network, tile: int) -> Graph:
         nodes.append(_nodes(layer, i, int(levels[i]), places, tiles, tile, output=i == len(network.layers) - 1))
         for j, (link, weight) in enumerate(zip(layer.layer.links, layer.weights, strict=True)):
             if weight is None:
-                part = j if layer.layer.op == "attention" else -1
-                edge, sender, receiver = _identity(nodes[-1]["mask"], part)
+                edge, sender, receiver = _identity(nodes[-1]["mask"], link, layer.layer, j)
             else:
                 source, source_tiles = place_units(network.layers[link.source], tile)
                 edge, sender, receiver = _tiles(weight, link, source, source_tiles, places, tiles, tile)
@@ -100,7 +103,7 @@ def _nodes(
         "mask": spread(np.ones(spec.units)),
         "level": fill(level),
         "layer": fill(index),
-        "op": fill(OPS.index(spec.op)),
+        "op": fill(OPS.index(spec.pooling if spec.op == "pool" else spec.op)),
         "activation": fill(ACTIVATIONS.index(spec.activation)),
         "pool": fill(spec.pool),
         "index": np.arange(tiles, dtype=np.int32),
@@ -110,21 +113,30 @@ def _nodes(
     }
 
 
-def _identity(mask: np.ndarray, part: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Edges that carry each tile of a layer to the same tile of another."""
+def _identity(
+    mask: np.ndarray, link: Link, layer: Layer, number: int
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Edges that carry each tile of a layer to the same tile of another, one for each tap of the link's kernel."""
     tiles, tile = mask.shape
+    tap, place = (a.ravel() for a in np.indices((prod(link.kernel), tiles)))
+    share = 1 / prod(link.kernel) if layer.op == "pool" and layer.pooling == "mean" else 1.0
     edge = {
-        "weight": mask[:, :, None] * np.eye(tile, dtype=np.float32),
-        "unit": np.where(mask > 0, np.arange(tile), EMPTY).astype(np.int32),
-        "tap": np.zeros((tiles, tile, 2), np.int32),
-        "stride": np.ones(tiles, np.int32),
-        "part": np.full(tiles, part, np.int32),
+        "weight": (mask[:, :, None] * np.eye(tile, dtype=np.float32) * np.float32(share))[place],
+        "unit": np.where(mask > 0, np.arange(tile), EMPTY).astype(np.int32)[place],
+        "tap": np.repeat(_offsets(tap, link)[:, None], tile, axis=1),
+        "stride": np.full(len(place), link.stride, np.int32),
+        "part": np.full(len(place), number if layer.op == "attention" else -1, np.int32),
     }
-    return edge, np.arange(tiles), np.arange(tiles)
+    return edge, place, place
+
+
+def _offsets(tap: np.ndarray, link: Link) -> np.ndarray:
+    """(y, x) of taps, given by row-major places in the kernel, from where the link's origin and padding put it."""
+    return (np.stack([tap // link.kernel[1], tap % link.kernel[1]], -1) + link.origin - link.padding).astype(np.int32)
 
 
 def _tiles(
-    weight: np.ndarray, link, source: np.ndarray, source_tiles: int, places: np.ndarray, tiles: int, tile: int
+    weight: np.ndarray, link: Link, source: np.ndarray, source_tiles: int, places: np.ndarray, tiles: int, tile: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Cuts weights [taps, fan_in, units] into edges, one a block of slots and tile of units."""
     taps, fan_in, _ = weight.shape
@@ -143,7 +155,7 @@ def _tiles(
     slot_unit = np.full(total * tile, EMPTY, np.int32)
     slot_unit[row] = source[unit] % tile
     slot_tap = np.zeros((total * tile, 2), np.int32)
-    slot_tap[row] = np.stack([tap // link.kernel[1], tap % link.kernel[1]], -1) + link.origin - link.padding
+    slot_tap[row] = _offsets(tap, link)
 
     block, column = (a.ravel() for a in np.meshgrid(np.arange(total), np.arange(tiles), indexing="ij"))
     edge = {

@@ -1,11 +1,16 @@
 """Networks whose layers follow one another: multi-layer perceptrons and plain convolutional networks."""
 
+from collections.abc import Iterator
 from dataclasses import replace
-from math import isqrt, prod
+from itertools import pairwise
+from math import prod
 
-from wsrl.wiring.hints import Hints, guess_input_shape, guess_strides
+from wsrl.wiring.hints import MORE_SIDES, SIDES, Choice, Downsampling, Hints, downsamplings, input_shapes
 from wsrl.wiring.layers import Layer, Link
 from wsrl.wiring.names import Module, natural_key
+
+DEFAULT_ACTIVATION = "relu"
+WINDOW = 2  # pixels a side of pooled windows, and from one to the next
 
 
 def matches(modules: list[Module]) -> bool:
@@ -48,24 +53,101 @@ def linear(
     return Layer(module.name, "linear", module.units, grid, links, module.biases(), folded, activation)
 
 
-def layers(modules: list[Module], hints: Hints) -> list[Layer]:
-    """Builds the layers of a chain: convolutions, then pooling or flatten, then dense layers."""
+def in_order(denses: list[Module]) -> list[Module]:
+    """Dense layers so that each reads what the one before returns; as they are where no such order shows.
+
+    Names do not always sort as layers run: `head` comes before `hidden`.
+    """
+    if all(b.fan_in == a.units for a, b in pairwise(denses)):
+        return denses
+    made = {m.units for m in denses}
+    rest = sorted(denses, key=lambda m: m.fan_in in made)  # one that reads what none returns is the first
+    ordered = [rest.pop(0)]
+    while fitting := [m for m in rest if m.fan_in == ordered[-1].units]:
+        following = min(fitting, key=lambda m: not any(o.fan_in == m.units for o in rest if o is not m))
+        rest.remove(following)
+        ordered.append(following)
+    return denses if rest else ordered
+
+
+def room_for_pooling(convs: list[Module], norms: dict[tuple[str, ...], Module]) -> list[bool | None]:
+    """Whether more than an activation lies between a convolution, with its norm, and the next; None where numbers do
+    not show it.
+    """
+    room: list[bool | None] = []
+    for conv, following in pairwise(convs):
+        last = norms.get(conv.path, conv)
+        numbered = last.path[-1].isdigit() and following.path[-1].isdigit() and last.path[:-1] == following.path[:-1]
+        room.append(int(following.path[-1]) - int(last.path[-1]) > 2 if numbered else None)
+    return [*room, None]
+
+
+def agrees(pooled: tuple[bool, ...], room: list[bool | None]) -> bool:
+    """Whether convolutions are pooled where there is room for it, and only there."""
+    return all(known is None or known == taken for known, taken in zip(room, pooled, strict=True))
+
+
+def map_after(convs: list[Module], grid: tuple[int, int], how: Downsampling) -> tuple[int, int]:
+    """Grid of the map behind a chain of convolutions; not positive where an image is too small for them."""
+    for conv, stride, pooled in zip(convs, how.strides, how.pooled, strict=True):
+        grid = convolved(grid, conv.kernel, stride, conv.kernel[0] // 2 if how.padded else 0)
+        grid = convolved(grid, (WINDOW, WINDOW), WINDOW, 0) if pooled else grid
+    return grid
+
+
+def choices(modules: list[Module], hints: Hints) -> Iterator[Choice]:
+    """Yields geometries that the shapes allow, the most usual first.
+
+    Convolutions before a flatten have a map of a known size at the end, to which images of few sizes shrink. Before
+    global average pooling any size will do; then sides of `SIDES` are tried, and padding by half the kernel. Numbered
+    modules, as in PyTorch's Sequential, leave out numbers for activations and pooling.
+    """
     convs = [m for m in modules if m.kind == "conv"]
-    denses = [m for m in modules if m.kind == "dense"]
+    denses = in_order([m for m in modules if m.kind == "dense"])
     if not denses:
         raise ValueError("no dense layer at the end")
+    first = denses[0]
+    if not convs:
+        yield from (Choice(DEFAULT_ACTIVATION, shape) for shape in input_shapes(first, hints))
+        return
+    if hints.strides and len(hints.strides) != len(convs):
+        raise ValueError(f"{len(hints.strides)} strides for {len(convs)} convolutions")
+    positions = first.fan_in // convs[-1].units
     norms = attach_norms(convs + denses, [m for m in modules if m.kind == "batch_norm"])
-    height, width, channels = hints.input_shape or guess_input_shape((convs + denses)[0])
+    room = room_for_pooling(convs, norms)
+    for sides in (SIDES, MORE_SIDES):
+        fitting = [
+            Choice(DEFAULT_ACTIVATION, shape, how)
+            for shape in input_shapes(convs[0], hints, sides)
+            for how in downsamplings(len(convs), hints)
+            if min(grid := map_after(convs, shape[:2], how)) > 0
+            and (how.padded and not how.pooled[-1] if positions == 1 else prod(grid) == positions)
+        ]
+        shown = [c for c in fitting if c.downsampling and agrees(c.downsampling.pooled, room)]
+        yield from shown or fitting
+        if fitting:
+            return
+    raise ValueError(
+        f"no usual strides and pooling shrink an image to the {positions} positions that {first.name} reads"
+    )
+
+
+def layers(modules: list[Module], choice: Choice) -> list[Layer]:
+    """Builds the layers of a chain: convolutions, each perhaps pooled, then global pooling or flatten, dense layers."""
+    convs = [m for m in modules if m.kind == "conv"]
+    denses = in_order([m for m in modules if m.kind == "dense"])
+    norms = attach_norms(convs + denses, [m for m in modules if m.kind == "batch_norm"])
+    height, width, channels = choice.input_shape
     chain = [Layer("input", "input", channels, (height, width))]
-    flattened = denses[0].fan_in // convs[-1].units if convs else None
-    flattened_grid = isqrt(flattened) if flattened and flattened > 1 else None
-    strides = hints.strides or guess_strides(convs, height, flattened_grid)
-    for conv, stride in zip(convs, strides, strict=True):
-        padding = conv.kernel[0] // 2
+    how = choice.downsampling or Downsampling((), True, "max", ())
+    for conv, stride, pooled in zip(convs, how.strides, how.pooled, strict=True):
+        padding = conv.kernel[0] // 2 if how.padded else 0
         link = Link(len(chain) - 1, conv.weight(), conv.kernel, stride, padding)
         grid = convolved(chain[-1].grid, conv.kernel, stride, padding)
-        chain.append(linear(conv, grid, (link,), norms.get(conv.path), hints.activation))
-    if convs and flattened == 1:
+        chain.append(linear(conv, grid, (link,), norms.get(conv.path), choice.activation))
+        if pooled:
+            chain.append(_pooled(chain, how.pooling))
+    if convs and denses[0].fan_in == convs[-1].units:
         chain[-1] = replace(chain[-1], pool=True)
     for dense in denses:
         source = chain[-1]
@@ -73,6 +155,13 @@ def layers(modules: list[Module], hints: Hints) -> list[Layer]:
         if dense.fan_in != source.units * prod(grid):
             raise ValueError(f"{dense.name} expects {dense.fan_in} inputs, {source.name} gives {source.units} x {grid}")
         link = Link(len(chain) - 1, dense.weight(flatten=grid), grid)
-        activation = "identity" if dense is denses[-1] else hints.activation
+        activation = "identity" if dense is denses[-1] else choice.activation
         chain.append(linear(dense, (1, 1), (link,), norms.get(dense.path), activation))
     return chain
+
+
+def _pooled(chain: list[Layer], pooling: str) -> Layer:
+    """Windows of the map of the last layer, pooled."""
+    link = Link(len(chain) - 1, None, (WINDOW, WINDOW), WINDOW)
+    grid = convolved(chain[-1].grid, link.kernel, link.stride, 0)
+    return Layer(f"{chain[-1].name}.pool", "pool", chain[-1].units, grid, (link,), pooling=pooling)

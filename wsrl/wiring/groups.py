@@ -3,7 +3,8 @@
 Layers joined by an identity link (a residual stream, a norm, the query, key and value of attention) share one group:
 their units can only be permuted together. So do layers that share weights, the steps of a recurrent network: a unit
 keeps its place, scale and sign from step to step. `scale` says which scalings of a unit leave the function unchanged:
-positive factors where all activations are positively homogeneous (ReLU), signs where they are odd (tanh).
+positive factors where all activations are positively homogeneous (ReLU), signs where they are odd (tanh) and no largest
+value is taken.
 """
 
 from dataclasses import dataclass
@@ -63,11 +64,12 @@ def find_groups(wiring: Wiring) -> list[Group]:
 
 def _scale(layers: list[Layer]) -> str:
     activations = {layer.activation for layer in layers}
-    if any(layer.op != "linear" for layer in layers):
+    if any(layer.op not in ("linear", "pool") for layer in layers):
         return "none"
     if activations <= HOMOGENEOUS:
         return "positive"
-    return "sign" if activations <= ODD else "none"
+    odd = activations <= ODD and not any(layer.op == "pool" and layer.pooling == "max" for layer in layers)
+    return "sign" if odd else "none"
 
 
 def claim(wiring: Wiring, checkpoint: Checkpoint) -> dict:

@@ -8,11 +8,15 @@ positions (the pixels of a convolution's output, the tokens of a transformer; 1 
     linear     sum over its links, plus bias, then activation
     norm       layer norm over the units of its one identity link, then gain and bias
     attention  softmax(q k^T / sqrt(dim)) v over positions, from three layers of heads x dim units
+    pool       largest or mean value in each window of its one identity link, whose kernel, stride and padding say where
+               the windows lie; then activation
 
 A link carries another layer's maps through a kernel: output position (y, x) reads the input positions
 (oy + stride y - padding + ky, ox + stride x - padding + kx), where (oy, ox) is the link's origin. A dense layer has a
 1 x 1 kernel; one that follows a flatten has a kernel as large as the map. So flatten, convolution and dense layer are
 one thing. Layers may share tensors, as the steps of a recurrent network do.
+Positions outside of a map are zero, and never the largest of a window; a mean divides by the kernel's size, padding
+included, as PyTorch and Flax do by default.
 """
 
 from collections.abc import Mapping
@@ -24,6 +28,7 @@ from jaxtyping import Float
 
 # gelu is the tanh approximation; leaky_relu has the slope 0.01
 ACTIVATIONS = ("identity", "relu", "tanh", "gelu", "silu", "leaky_relu")
+POOLINGS = ("max", "mean")
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class View:
 
 @dataclass(frozen=True)
 class Link:
-    """Weights from one layer to another; without weights, the identity (a residual connection)."""
+    """Weights from one layer to another; without weights, the identity (a residual connection, or windows to pool)."""
 
     source: int
     weight: View | None = None
@@ -98,7 +103,8 @@ class Layer:
       grid: (height, width) of each neuron's map, before pooling.
       biases: their sum is added to what the links carry.
       activation: one of `ACTIVATIONS`.
-      pool: the map is averaged over its positions after the activation.
+      pool: the map is averaged over all its positions after the activation (global average pooling).
+      pooling: of a `pool` layer, one of `POOLINGS`.
       heads: of an attention layer and of its three sources.
       norm: batch norm between the links and the activation, or the layer norm of a `norm` layer.
     """
@@ -112,6 +118,7 @@ class Layer:
     norm: Norm | None = None
     activation: str = "identity"
     pool: bool = False
+    pooling: str = "max"
     heads: int = 1
 
 

@@ -1,10 +1,11 @@
 """Residual convolutional networks: a stem, blocks of two or more convolutions with a shortcut, pooling, a head."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
-from wsrl.wiring.chain import attach_norms, convolved, linear
-from wsrl.wiring.hints import Hints, guess_input_shape
+from wsrl.wiring.chain import DEFAULT_ACTIVATION, attach_norms, convolved, linear
+from wsrl.wiring.hints import Choice, Downsampling, Hints, input_shapes
 from wsrl.wiring.layers import Layer, Link
 from wsrl.wiring.names import Module
 
@@ -44,53 +45,80 @@ def is_shortcut(conv: Module, siblings: list[Module]) -> bool:
     )
 
 
-def layers(modules: list[Module], hints: Hints) -> list[Layer]:
-    """Builds stem, blocks, global average pooling and head.
-
-    `strides` in the metadata are those of all convolutions in natural order of their names, shortcuts included.
-    Where they are unknown, a block with a convolution as shortcut is taken to have stride 2.
-    """
+def _by_place(modules: list[Module]) -> tuple[list[Module], dict[tuple[str, ...], list[Module]]]:
+    """Modules outside of blocks, and those of each block."""
     blocks = blocks_of(modules)
     inside = {id(m) for block in blocks.values() for m in block}
-    outside = [m for m in modules if id(m) not in inside]
+    return [m for m in modules if id(m) not in inside], blocks
+
+
+def _shortcuts_and_path(block: list[Module]) -> tuple[list[Module], list[Module]]:
+    siblings = [m for m in block if m.kind == "conv"]
+    shortcuts = [m for m in siblings if is_shortcut(m, siblings)]
+    return shortcuts, [m for m in siblings if m not in shortcuts]
+
+
+def choices(modules: list[Module], hints: Hints) -> Iterator[Choice]:
+    """Yields geometries, the most usual first.
+
+    Strides are those of all convolutions in natural order of their names, shortcuts included. A block with a
+    convolution as shortcut is taken to have stride 2; the stem may have it too.
+    """
+    outside, blocks = _by_place(modules)
+    stem = [m for m in outside if m.kind == "conv"]
+    if not stem:
+        raise ValueError("no convolution before the blocks")
+    inner: tuple[int, ...] = ()
+    for block in blocks.values():
+        shortcuts, path = _shortcuts_and_path(block)
+        halved = [*shortcuts, *path[: bool(shortcuts)]]
+        inner += tuple(2 if m in halved else 1 for m in block if m.kind == "conv")
+    usual = [(1,) * len(stem) + inner, (2,) * len(stem) + inner]
+    for strides in [hints.strides] if hints.strides else usual:
+        if len(strides) != len(usual[0]):
+            raise ValueError(f"{len(strides)} strides for {len(usual[0])} convolutions")
+        for shape in input_shapes(stem[0], hints):
+            how = Downsampling(strides, True, "max", (False,) * len(strides))
+            yield Choice(DEFAULT_ACTIVATION, shape, how)
+
+
+def layers(modules: list[Module], choice: Choice) -> list[Layer]:
+    """Builds stem, blocks, global average pooling and head."""
+    assert choice.downsampling is not None
+    outside, blocks = _by_place(modules)
     stem = [m for m in outside if m.kind == "conv"]
     heads = [m for m in outside if m.kind == "dense"]
     stem_norms = attach_norms(stem, [m for m in outside if m.kind == "batch_norm"])
     convs = stem + [m for block in blocks.values() for m in block if m.kind == "conv"]
-    strides = dict(zip([m.path for m in convs], hints.strides, strict=True)) if hints.strides else {}
+    strides = dict(zip([m.path for m in convs], choice.downsampling.strides, strict=True))
 
-    height, width, channels = hints.input_shape or guess_input_shape(stem[0])
+    height, width, channels = choice.input_shape
     net = [Layer("input", "input", channels, (height, width))]
 
-    def add(conv: Module, source: int, stride: int, norm: Module | None, activation: str) -> int:
+    def add(conv: Module, source: int, norm: Module | None, activation: str) -> int:
         padding = conv.kernel[0] // 2
-        stride = strides.get(conv.path, stride)
-        grid = convolved(net[source].grid, conv.kernel, stride, padding)
-        link = Link(source, conv.weight(), conv.kernel, stride, padding)
+        grid = convolved(net[source].grid, conv.kernel, strides[conv.path], padding)
+        link = Link(source, conv.weight(), conv.kernel, strides[conv.path], padding)
         net.append(linear(conv, grid, (link,), norm, activation))
         return len(net) - 1
 
     stream = 0
     for conv in stem:
-        stream = add(conv, stream, 1, stem_norms.get(conv.path), hints.activation)
+        stream = add(conv, stream, stem_norms.get(conv.path), choice.activation)
     for block in blocks.values():
-        siblings = [m for m in block if m.kind == "conv"]
-        norms = attach_norms(siblings, [m for m in block if m.kind == "batch_norm"])
-        shortcuts = [m for m in siblings if is_shortcut(m, siblings)]
-        path = [m for m in siblings if m not in shortcuts]
+        norms = attach_norms([m for m in block if m.kind == "conv"], [m for m in block if m.kind == "batch_norm"])
+        shortcuts, path = _shortcuts_and_path(block)
         skip = stream
         for conv in shortcuts:
-            skip = add(conv, skip, 2, norms.get(conv.path), "identity")
+            skip = add(conv, skip, norms.get(conv.path), "identity")
         inner = stream
-        for i, conv in enumerate(path):
-            stride = 2 if shortcuts and i == 0 else 1
-            activation = "identity" if conv is path[-1] else hints.activation
-            inner = add(conv, inner, stride, norms.get(conv.path), activation)
+        for conv in path:
+            inner = add(conv, inner, norms.get(conv.path), "identity" if conv is path[-1] else choice.activation)
         last = net.pop()  # the block's last convolution and its shortcut meet before the activation
-        net.append(replace(last, links=(*last.links, Link(skip)), activation=hints.activation))
+        net.append(replace(last, links=(*last.links, Link(skip)), activation=choice.activation))
         stream = inner
     net[stream] = replace(net[stream], pool=True)
     for head in heads:
-        activation = "identity" if head is heads[-1] else hints.activation
+        activation = "identity" if head is heads[-1] else choice.activation
         net.append(linear(head, (1, 1), (Link(len(net) - 1, head.weight()),), None, activation))
     return net

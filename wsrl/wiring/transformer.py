@@ -4,14 +4,15 @@ Names: Flax's MultiHeadDotProductAttention (`query/kernel` [units, heads, dim], 
 timm's fused form (`attn.qkv.weight` [3 heads dim, units], `attn.proj.weight`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isqrt
 
 from wsrl.wiring.chain import convolved, linear
-from wsrl.wiring.hints import Hints, guess_input_shape
+from wsrl.wiring.hints import Choice, Hints, input_shapes
 from wsrl.wiring.layers import Layer, Link, View
 from wsrl.wiring.names import Module
 
+DEFAULT_ACTIVATION = "gelu"
 DEFAULT_HEAD_DIM = 64
 
 
@@ -66,24 +67,50 @@ def output_view(module: Module, heads: int, dim: int) -> View:
     return View(tensor, (("out",), ("heads_in", "dim_in")), sizes)
 
 
-def layers(modules: list[Module], hints: Hints) -> list[Layer]:
+def _outside(modules: list[Module]) -> list[Module]:
+    """Modules outside of the blocks."""
+    paths = block_paths(modules)
+    return [m for m in modules if not any(m.path[: len(p)] == p for p in paths)]
+
+
+def _positions(outside: list[Module]) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape of a learned position embedding."""
+    return next((m.fields["position"] for m in outside if "position" in m.fields), None)
+
+
+def choices(modules: list[Module], hints: Hints) -> Iterator[Choice]:
+    """Yields geometries, the most usual first: a position embedding tells the image; fused projections hide the heads.
+
+    Heads have most often 64 units, in small models a power of two of them.
+    """
+    outside = _outside(modules)
+    patches = next((m for m in outside if m.kind == "conv"), None)
+    if patches is None:
+        raise ValueError("no convolution cuts an image into patches")
+    positions, (stride, width) = _positions(outside), patches.kernel
+    shapes = input_shapes(patches, hints)
+    if hints.input_shape is None and (positions or width != stride):
+        tokens = positions[1][-2] if positions else 0
+        whole_rows = (tokens * stride, width, patches.fan_in)
+        side = isqrt(tokens) * stride
+        shapes = [whole_rows if width != stride else (side, side, patches.fan_in)]
+    fused = any(m.path[-1] == "qkv" for m in modules)
+    usual = dict.fromkeys((max(1, patches.units // DEFAULT_HEAD_DIM), 4, 2, 8, 1))
+    fitting = [heads for heads in usual if patches.units % heads == 0]
+    for heads in ([hints.heads] if hints.heads else fitting) if fused else [None]:
+        for shape in shapes:
+            yield Choice(DEFAULT_ACTIVATION, shape, heads=heads)
+
+
+def layers(modules: list[Module], choice: Choice) -> list[Layer]:
     """Builds the layers of a vision transformer that averages its tokens; a class token is not understood."""
     paths = block_paths(modules)
-    inside = [m for m in modules if any(m.path[: len(p)] == p for p in paths)]
-    outside = [m for m in modules if m not in inside]
+    outside = _outside(modules)
     patches = next(m for m in outside if m.kind == "conv")
-    positions = next((m.fields["position"] for m in outside if "position" in m.fields), None)
+    positions = _positions(outside)
     norms = [m for m in outside if m.kind == "layer_norm"]
     heads = [m for m in outside if m.kind == "dense"]
-    units, (stride, width) = patches.units, patches.kernel
-    shape = hints.input_shape
-    if shape is None:
-        tokens = positions[1][-2] if positions else 0
-        if width != stride:  # whole rows
-            shape = (tokens * stride, width, patches.fan_in)
-        else:
-            side = isqrt(tokens) * stride if positions else guess_input_shape(patches)[0]
-            shape = (side, side, patches.fan_in)
+    shape, stride = choice.input_shape, patches.kernel[0]
     net = [Layer("input", "input", shape[2], shape[:2])]
     grid = convolved(shape[:2], patches.kernel, stride, 0)
     links = [Link(0, patches.weight(), patches.kernel, stride)]
@@ -94,16 +121,16 @@ def layers(modules: list[Module], hints: Hints) -> list[Layer]:
         links.append(Link(1, view))
     net.append(linear(patches, grid, tuple(links), None, "identity"))
     for path in paths:
-        _block([m for m in inside if m.path[: len(path)] == path], path, net, units, hints)
+        _block([m for m in modules if m.path[: len(path)] == path], path, net, patches.units, choice)
     if norms:
         net.append(norm_layer(norms[-1], len(net) - 1, net, pool=True))
     for head in heads:
-        activation = "identity" if head is heads[-1] else hints.activation
+        activation = "identity" if head is heads[-1] else choice.activation
         net.append(linear(head, (1, 1), (Link(len(net) - 1, head.weight()),), None, activation))
     return net
 
 
-def _block(block: list[Module], path: tuple[str, ...], net: list[Layer], units: int, hints: Hints) -> None:
+def _block(block: list[Module], path: tuple[str, ...], net: list[Layer], units: int, choice: Choice) -> None:
     """Appends the layers of one pre-norm block to `net`."""
     stream, grid = len(net) - 1, net[-1].grid
     norms = [m for m in block if m.kind == "layer_norm"]
@@ -117,7 +144,7 @@ def _block(block: list[Module], path: tuple[str, ...], net: list[Layer], units: 
 
     net.append(norm_layer(norms[0], stream, net))
     normed = len(net) - 1
-    views, heads = projections(attention, units, hints.heads)
+    views, heads = projections(attention, units, choice.heads)
     dim = views[0][0].sizes["dim"]
     for part, (weight, biases) in zip(("query", "key", "value"), views, strict=True):
         net.append(Layer(f"{name}.{part}", "linear", heads * dim, grid, (Link(normed, weight),), biases, heads=heads))
@@ -127,5 +154,5 @@ def _block(block: list[Module], path: tuple[str, ...], net: list[Layer], units: 
     net.append(Layer(f"{name}.{out.path[-1]}", "linear", units, grid, (link, Link(stream)), out.biases()))
     stream = len(net) - 1
     net.append(norm_layer(norms[1], stream, net))
-    net.append(linear(hidden, grid, (Link(len(net) - 1, hidden.weight()),), None, hints.activation))
+    net.append(linear(hidden, grid, (Link(len(net) - 1, hidden.weight()),), None, choice.activation))
     net.append(linear(back, grid, (Link(len(net) - 1, back.weight()), Link(stream)), None, "identity"))

@@ -11,10 +11,9 @@ from tqdm import tqdm
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.graph.collection import checkpoint_graph
+from wsrl.wiring.hints import HINTS
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.storage import read_checkpoints
-
-HINTS = ("activation", "strides", "heads", "input_shape")
 
 
 class Networks(NamedTuple):
@@ -88,9 +87,21 @@ def _read_window(
     return networks
 
 
+def record_hints(record: Record) -> dict[str, object]:
+    """What a line of the manifest says of its network beside the weights: those of `HINTS` that it has."""
+    return {key: record.get(key) for key in HINTS if record.get(key) is not None}
+
+
+def file_hints(directory: Path, records: Sequence[Record]) -> dict[Path, dict[str, object]]:
+    """What a manifest says of the files of a zoo, by their resolved paths; shards, which hold many, are left out.
+
+    A file of the zoo that is asked for by its name is run with these, as the zoo runs it.
+    """
+    return {(directory / r.path).resolve(): record_hints(r) for r in records if "record" not in r.extra}
+
+
 def _with_hints(checkpoint: Checkpoint, record: Record) -> Checkpoint:
-    told = {key: record.get(key) for key in HINTS if record.get(key) is not None}
-    return Checkpoint(checkpoint.path, checkpoint.tensors, {**checkpoint.metadata, **told})
+    return Checkpoint(checkpoint.path, checkpoint.tensors, {**checkpoint.metadata, **record_hints(record)})
 
 
 class StoredCheckpoints(Sequence[Checkpoint]):
