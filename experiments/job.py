@@ -27,8 +27,8 @@ from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
 from wsrl.files import write_atomically
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.index import Index
 from wsrl.report import write_report
+from wsrl.search.nearest import NearestNeighbors
 from wsrl.symmetry import random_symmetry
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.families import CATALOGUES
@@ -166,7 +166,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         results["compilations"] = {"encoder": embedder.compilations}
     with stages("index"):
         ids = [record.id for record in records]
-        index = Index.build(fitted[0].encoding.embedding, ids, digests[0])
+        index = NearestNeighbors.build(fitted[0].encoding.embedding, ids, digests[0])
         index.save(workdir / "index")
         results["index"] = {"models": len(ids), "backend": index.backend}
     with stages("report"):

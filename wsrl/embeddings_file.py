@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.index import Index
+from wsrl.search.nearest import NearestNeighbors
 
 if TYPE_CHECKING:
     from wsrl.embedding import Embeddings
@@ -62,7 +62,7 @@ def read_embeddings(path: Path) -> StoredEmbeddings:
     if accuracy is not None and not ((accuracy >= 0) & (accuracy <= 1)).all():
         raise InputError(path, "holds an `accuracy` that is not from 0 to 1", mend)
     try:
-        unit = Index.build(vectors, ids.tolist()).vectors
+        unit = NearestNeighbors.build(vectors, ids.tolist()).vectors
     except InputError as error:
         raise InputError(path, f"damaged ({error})", mend) from error
     return StoredEmbeddings(ids.tolist(), unit, str(encoder), kinds, accuracy)

@@ -16,7 +16,7 @@ from wsrl.files import write_atomically
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.kind import network_kind
 from wsrl.graph.size import SIZES, network_size
-from wsrl.neighbourhoods import Neighbourhoods
+from wsrl.search.query_expansion import QueryExpansion
 from wsrl.zoo.load import stream_networks
 from wsrl.zoo.manifest import MANIFEST, Record, read_manifest
 
@@ -41,9 +41,9 @@ class Gallery(NamedTuple):
     kinds: list[str]
     problems: list[str]
 
-    def neighbourhoods(self) -> Neighbourhoods:
+    def neighbourhoods(self) -> QueryExpansion:
         """The models as they are searched."""
-        return Neighbourhoods.of(self.vectors, self.kinds)
+        return QueryExpansion.build(self.vectors, self.kinds)
 
 
 def open_gallery(zoo: Path, embedder: Embedder, params: Any, progress: bool = False) -> Gallery:

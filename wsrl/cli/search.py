@@ -106,7 +106,7 @@ def _compare_to_file(args: argparse.Namespace) -> Compared:
     from wsrl.embedding import embed_files
     from wsrl.embeddings_file import read_embeddings
     from wsrl.encoder import group_readout
-    from wsrl.neighbourhoods import Neighbourhoods
+    from wsrl.search.query_expansion import QueryExpansion
 
     stored = read_embeddings(args.zoo)
     if stored.encoder == group_readout.encoder_hash():
@@ -117,7 +117,7 @@ def _compare_to_file(args: argparse.Namespace) -> Compared:
         found, digest = embed_trained(args.files, args.encoder)
         if digest != stored.encoder:
             raise InputError(args.zoo, "was embedded by another encoder", "name that by --encoder, or embed it again")
-    around = Neighbourhoods.of(stored.vectors, stored.kinds or [""] * len(stored.ids))
+    around = QueryExpansion.build(stored.vectors, stored.kinds or [""] * len(stored.ids))
     similarity = around.similarities(found.vectors, found.kinds or [""] * len(found.ids))
     about: list[About] = [{}] * len(stored.ids)
     if stored.accuracy is not None:

@@ -25,7 +25,7 @@ class Hit:
 
     Attributes:
       record: of the manifest.
-      similarity: to the query's vectors, on average; see `wsrl.neighbourhoods`.
+      similarity: to the query's vectors, on average; see `wsrl.search.query_expansion`.
       start: predicted accuracy of a linear probe, above the gallery's mean, where it was asked for.
       logme: log maximum evidence a training image, where it was asked for.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from wsrl.signature.descriptor import Descriptor
-from wsrl.signature.hashing import gaussian, uniform
+from wsrl.signature.hashing import gaussian
 
 SAME = 1e-6  # difference of the numbers of tensors that are one tensor, stored twice
 

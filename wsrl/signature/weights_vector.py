@@ -63,7 +63,7 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     kept = {name: own for name, own in described.items() if own is not None}
     if not kept:
         raise CheckpointError(checkpoint.path, "all weights are 0, or there are fewer than 8", "give a trained network")
-    sketches: dict[str, Float64[np.ndarray, "features"]] = {}
+    sketches: dict[str, Float64[np.ndarray, features]] = {}
     for name in kept:
         anchor = find_anchor(wiring, name)
         sketch = anchored.sketch(checkpoint.tensors[name], anchor) if anchor else None
