@@ -2,11 +2,9 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count, groupby
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm import tqdm
@@ -17,12 +15,12 @@ from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model, Place, Stat
 from wsrl.search.commit import commit
+from wsrl.search.embed import embed_sources
 from wsrl.search.sources import Source, file_stat, find_sources, located, relative
 from wsrl.search.store import Store
 from wsrl.signature.digest import content_digest
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
-CHUNK = 1024  # sources given to the encoder at once
 UNIT = 1e-3  # that the length of a vector may be off by
 NOWHERE = Place(0, 0, None, 0)  # until a commit places the vectors
 
@@ -115,12 +113,14 @@ class Update:
         """Embeds checkpoints and commits them; returns the ids of those that could be used."""
         embedded: set[str] = set()
         pending: list[tuple[Model, Embedded]] = []
+        stats = {source.id: stat for source, stat in missing}
         committed = time.monotonic()
         line = tqdm(total=len(missing), desc="embedding", unit="model", disable=not progress, mininterval=1.0)
         try:
             with line:
-                for (source, stat), row in self._rows(missing):
+                for source, row in embed_sources(self.encoder, [source for source, _ in missing]):
                     line.update()
+                    stat = stats[source.id]
                     row = _checked(source, stat, row) if isinstance(row, Embedded) else row
                     if isinstance(row, InputError):
                         self.changes.problems.append(row)
@@ -134,23 +134,6 @@ class Update:
             self._commit(pending, Change())
             self.changes.embedded = len(embedded)
         return embedded
-
-    def _rows(
-        self, missing: Sequence[tuple[Source, Stat | None]]
-    ) -> Iterator[tuple[tuple[Source, Stat | None], Embedded | InputError]]:
-        """Yields sources with what the encoder says of them, not in their order."""
-        for start in range(0, len(missing), CHUNK):
-            chunk = missing[start : start + CHUNK]
-            with TemporaryDirectory(prefix="wsrl-") as folder:
-                paths = {source.path: (source, stat) for source, stat in chunk if source.record is None}
-                for pair, path in _unpacked(chunk, Path(folder)):
-                    if isinstance(path, CheckpointError):
-                        yield pair, path
-                    else:
-                        paths[path] = pair
-                hints = {path: source.hints for path, (source, _) in paths.items() if source.hints}
-                for path, row in zip(paths, self.encoder.embed(list(paths), hints), strict=True):
-                    yield paths[path], row
 
     def _model(self, source: Source, stat: Stat | None, row: Embedded) -> Model:
         return Model(
@@ -187,26 +170,6 @@ def _checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | Inp
     if not all(abs(float(np.linalg.norm(vector)) - 1) < UNIT for vector in vectors):
         return CheckpointError(source.path, "its vector is not finite or not of length 1", "leave it out")
     return row
-
-
-def _unpacked(
-    chunk: Sequence[tuple[Source, Stat | None]], folder: Path
-) -> Iterator[tuple[tuple[Source, Stat | None], str | CheckpointError]]:
-    """Writes the checkpoints that lie in shards to files of their own, and yields their paths."""
-    number = count()
-    in_shards = [pair for pair in chunk if pair[0].record is not None]
-    for shard, pairs in groupby(in_shards, lambda pair: pair[0].path):
-        from wsrl.zoo.shards import stream_records
-
-        group = list(pairs)
-        contents = stream_records(Path(shard), [source.record for source, _ in group if source.record is not None])
-        for pair, content in zip(group, contents, strict=True):
-            if isinstance(content, CheckpointError):
-                yield pair, content
-                continue
-            path = folder / f"{next(number)}.safetensors"
-            path.write_bytes(content)
-            yield pair, str(path)
 
 
 def _unreadable(path: str, error: OSError) -> CheckpointError:
