@@ -37,5 +37,5 @@ class Embedded:
     no_function: str
     accuracy: float | None
     assumed: tuple[str, ...]
-    tensors: Mapping[str, Float32[np.ndarray, "13"]]
+    tensors: Mapping[str, Float32[np.ndarray, "numbers"]]
     warnings: tuple[str, ...] = ()

@@ -1,35 +1,209 @@
-"""From checkpoints to what an encoder says of them: the one road that every command and experiment takes."""
+"""From checkpoints to what an encoder says of them: the one road that every command and experiment takes.
+
+source -> Checkpoint -> Wiring -> weights vector                        any network, a tensor at a time
+                     -> program -> graph of tiles -> function vector    networks that can be run, many at a time
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from wsrl.checkpoint import CheckpointError
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.embedded import Embedded
+from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
+from wsrl.readers import open_checkpoint
+from wsrl.signature import weights_vector
+from wsrl.signature.digest import content_digest
+from wsrl.signature.weights_vector import Signature, sign
+from wsrl.wiring.claim import Claim
+from wsrl.wiring.solve import solve
+
+if TYPE_CHECKING:
+    from wsrl.encoder.embed import Embedder
+
+TILE = 16  # neurons of a tile; vectors do not depend on it
+WINDOW = 256  # checkpoints whose functions are embedded together
+RUN_BELOW = 2**23  # parameters of a network that is run on images
+
+Hints = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A checkpoint before its function is known: its row, and its graph where it can be run."""
+
+    row: Embedded
+    graph: Any = None
 
 
 class Encoder:
     """Embeds checkpoints. Get one with `wsrl.load_encoder`.
+
+    Args:
+      directory: holds a trained encoder of functions, see `wsrl.encoder.export`.
 
     Attributes:
       hash: SHA-256 of all that makes the vectors; vectors of another encoder do not compare.
       weights_dim, function_dim: lengths of the two vectors.
     """
 
-    hash: str
-    weights_dim: int
-    function_dim: int
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self.weights_dim = weights_vector.DIM
+        self._embedder: tuple[Embedder, Any] | None = None
+        self._wirings: dict[object, Claim] = {}
+
+    @property
+    def hash(self) -> str:
+        """See the class."""
+        return sha256(f"{weights_vector.version_hash()} {file_hash(self.directory)}".encode()).hexdigest()
+
+    @property
+    def function_dim(self) -> int:
+        """See the class."""
+        return int(read_shape(self.directory)["dim"])
 
     def embed(
         self,
         sources: Iterable[str | Path],
-        hints: Mapping[str, Mapping[str, object]] | None = None,
+        hints: Mapping[str, Hints] | None = None,
         function: bool = True,
         progress: bool = False,
     ) -> Iterator[Embedded | CheckpointError]:
-        """Yields, in the order of the sources, what is known of each, or why it cannot be used."""
-        raise NotImplementedError
+        """Yields, in the order of the sources, what is known of each, or why it cannot be used.
+
+        Args:
+          sources: what `wsrl.readers.open_checkpoint` takes; they become the ids.
+          hints: for a source, what its file does not say: `activation`, `input_shape`, `strides`, `heads`, as in the
+            manifest of a zoo. They outrank the file's own metadata.
+          function: whether to run networks; without it JAX is not imported.
+          progress: show a progress line on stderr.
+        """
+        line = tqdm(desc="embedding", unit="model", disable=not progress, mininterval=1.0)
+        with line:
+            remaining = iter(sources)
+            while window := list(islice(remaining, WINDOW)):
+                opened: list[_Opened | CheckpointError] = []
+                for source in window:
+                    opened.append(self._open(str(source), (hints or {}).get(str(source), {}), function))
+                    line.update()
+                yield from self._with_functions(opened)
+
+    def _open(self, source: str, hints: Hints, function: bool) -> _Opened | CheckpointError:
+        """Does all but run the network; whatever goes wrong becomes an error that names the source."""
+        try:
+            checkpoint = open_checkpoint(source)
+            checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, **hints})
+            wiring = self._wire(checkpoint)
+            with threadpool_limits(1):  # matrices are small or thin, and threads would wait for busy cores
+                signature = sign(checkpoint, wiring)
+            row = _row(source, checkpoint, wiring, signature)
+            if not function:
+                return _Opened(replace(row, no_function="not asked for"))
+            return self._prepare(row, checkpoint)
+        except CheckpointError as error:
+            return error
+        except Exception as error:  # a file must not end a run, whatever it holds
+            wrapped = CheckpointError(
+                source,
+                f"cannot be embedded ({type(error).__name__}: {one_line(error)})",
+                "leave it out and report this error, with `wsrl --debug` before the command for its origin",
+            )
+            wrapped.__cause__ = error
+            return wrapped
+
+    def _wire(self, checkpoint: Checkpoint) -> Claim:
+        """Infers the wiring, unless one of the same names, shapes and configuration has been inferred before."""
+        facts = {key: value for key, value in checkpoint.metadata.items() if key in ("config", "graph")}
+        key = (tuple((name, t.shape) for name, t in checkpoint.tensors.items()), repr(facts))
+        if key not in self._wirings:
+            if len(self._wirings) == WINDOW:
+                self._wirings.clear()
+            self._wirings[key] = solve(checkpoint)
+        return self._wirings[key]
+
+    def _prepare(self, row: Embedded, checkpoint: Checkpoint) -> _Opened:
+        """Makes the graph of a network that can be run."""
+        from wsrl.wiring.infer import infer_wiring
+
+        if row.parameters > RUN_BELOW:
+            return _Opened(replace(row, no_function=f"more than {RUN_BELOW:,} parameters"))
+        try:
+            infer_wiring(checkpoint)  # without JAX
+            from wsrl.graph.collection import checkpoint_graph
+            from wsrl.graph.kind import network_kind
+
+            whole = replace(
+                checkpoint, tensors={name: tensor.__array__() for name, tensor in checkpoint.tensors.items()}
+            )
+            graph = checkpoint_graph(whole, TILE)
+        except CheckpointError as error:
+            return _Opened(replace(row, no_function=error.reason))
+        return _Opened(replace(row, architecture=network_kind(graph)), graph)
+
+    def _with_functions(self, opened: list[_Opened | CheckpointError]) -> Iterator[Embedded | CheckpointError]:
+        """Runs the networks of a window that can be run."""
+        graphs = [own.graph for own in opened if isinstance(own, _Opened) and own.graph is not None]
+        if graphs:
+            from wsrl.graph.collection import make_buckets
+
+            embedder, params = self._load()
+            found = embedder(params, make_buckets(graphs))
+            functions = iter(zip(found.embedding, found.accuracy, strict=True))
+        for own in opened:
+            if isinstance(own, CheckpointError):
+                yield own
+            elif own.graph is None:
+                yield own.row
+            else:
+                vector, accuracy = next(functions)
+                yield replace(own.row, function=vector, accuracy=float(accuracy))
+
+    def _load(self) -> "tuple[Embedder, Any]":
+        if self._embedder is None:
+            from wsrl.encoder.embed import Embedder
+            from wsrl.encoder.export import load_encoder as load
+
+            encoder, params = load(self.directory)
+            self._embedder = Embedder(encoder), params
+        return self._embedder
 
 
 def load_encoder(directory: str | Path | None = None) -> Encoder:
-    """Loads the encoder of the package, or that of a run, e.g. `runs/zoo/encoder_0`."""
-    raise NotImplementedError
+    """Loads the encoder of the package, or that of a run.
+
+    Args:
+      directory: e.g. `runs/zoo/encoder_0`; None for the encoder of the package.
+
+    Raises:
+      InputError: the folder holds no encoder.
+    """
+    path = PRETRAINED if directory is None else Path(directory)
+    read_shape(path)
+    return Encoder(path)
+
+
+def _row(source: str, checkpoint: Checkpoint, wiring: Claim, signature: Signature) -> Embedded:
+    config = checkpoint.metadata.get("config")
+    model_type = config.get("model_type") if isinstance(config, Mapping) else None
+    place = source if not source.startswith("hf://") else str(checkpoint.metadata.get("folder", ""))
+    return Embedded(
+        id=source,
+        content_digest=content_digest(place) if place else "",
+        weights_digest=signature.digest,
+        architecture=str(model_type or ""),
+        parameters=wiring.parameters,
+        weights=signature.vector,
+        function=None,
+        no_function="",
+        accuracy=None,
+        assumed=(),
+        tensors=signature.tensors,
+        warnings=wiring.warnings,
+    )

@@ -14,10 +14,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 
 from wsrl.encoder.encoder import Encoder, no_answers
+from wsrl.encoder.files import PRETRAINED
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
-PRETRAINED = Path(__file__).parent / "pretrained"  # the encoder of the package
 FIELDS = tuple(f.name for f in dataclasses.fields(Encoder) if f.name not in ("parent", "name"))
 
 

@@ -1,11 +1,12 @@
 """Sketches of the tensors that touch the network's inputs or outputs, whose order is the same in every copy.
 
-Of a matrix M [hidden units, inputs] with rows at length 1, the Gram matrix M^T M over the inputs stays as it is when the
+Of a matrix M [hidden units, inputs] with rows at length 1, the Gram matrix M^T M over the inputs stays as it is when
 hidden units are permuted, or scaled by any number, and most of it is left when the network is fine-tuned or quantized;
 networks of other seeds share only what their data have in common. Here it is multiplied by fixed signs from both sides
 (Achlioptas 2003), so that scalar products stay about as they were.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +17,7 @@ from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import Tensor
 from wsrl.signature.binormalization import DEAD
 from wsrl.signature.hashing import rademacher
-from wsrl.wiring.claim import Axis, Claim
+from wsrl.wiring.claim import Axis, Claim, Segment
 
 COLUMNS = 22
 PAIRS = np.triu_indices(COLUMNS)
@@ -29,35 +30,37 @@ class Anchor:
     """How a tensor touches inputs or outputs.
 
     Attributes:
-      role: `input` or `output`.
       fixed: axes whose order is known: inputs or outputs first, then the taps of a kernel.
-      hidden: the others, whose neurons may be permuted.
+      others: the other axes, whose neurons may be permuted.
     """
 
-    role: str
     fixed: tuple[int, ...]
-    hidden: tuple[int, ...]
+    others: tuple[int, ...]
 
 
-def find_anchor(claim: Claim, tensor: str) -> Anchor | None:
-    """Returns how a tensor touches inputs or outputs; None if it does not, or has no hidden axis."""
-    roles = [_role(claim, axis) for axis in claim.axes[tensor]]
-    hidden = tuple(i for i, role in enumerate(roles) if role == "hidden")
-    touching = [i for i, role in enumerate(roles) if role in ("input", "output")]
-    if not hidden or len(touching) != 1 or "mixed" in roles:
-        return None
-    taps = tuple(i for i, role in enumerate(roles) if role == "taps")
-    return Anchor(roles[touching[0]], (touching[0], *taps), hidden)
+def find_anchors(wiring: Claim, tensors: Iterable[str]) -> dict[str, Anchor]:
+    """Returns how tensors touch the network's inputs or, if none does, its outputs; the others are left out.
+
+    Outputs are the weaker anchor: a fine-tuned network has a new head, and what no known operation reads, the scores of
+    a router say, is taken for an output.
+    """
+    for role in ("input", "output"):
+        found = {name: anchor for name in tensors if (anchor := _anchor(wiring.axes[name], wiring, role))}
+        if found:
+            return found
+    return {}
 
 
-def _role(claim: Claim, axis: Axis) -> str:
-    if axis is None:
-        return "taps"
-    groups = [claim.groups[s.group] if s.group else None for s in axis]
-    if all(g is not None and g.role == "hidden" and g.permutable for g in groups):
-        return "hidden"
-    roles = {g.role if g else "mixed" for g in groups}
-    return roles.pop() if len(roles) == 1 and roles <= {"input", "output"} else "mixed"
+def _anchor(axes: Sequence[Axis], wiring: Claim, role: str) -> Anchor | None:
+    touching = [i for i, axis in enumerate(axes) if axis is not None and _roles(axis, wiring) == {role}]
+    # a matrix has no taps: where its other axis is not known to be neurons, it is not understood
+    taps = [i for i, axis in enumerate(axes) if axis is None] if len(axes) > 2 else []
+    others = [i for i in range(len(axes)) if i not in (*touching, *taps)]
+    return Anchor((*touching, *taps), tuple(others)) if len(touching) == 1 and others else None
+
+
+def _roles(axis: tuple[Segment, ...], wiring: Claim) -> set[str]:
+    return {wiring.groups[s.group].role if s.group is not None else "unknown" for s in axis}
 
 
 def sketch(tensor: Tensor, anchor: Anchor) -> Float64[np.ndarray, "253"] | None:
@@ -69,21 +72,19 @@ def sketch(tensor: Tensor, anchor: Anchor) -> Float64[np.ndarray, "253"] | None:
       CheckpointError: the tensor holds NaN or Inf, or cannot be read.
     """
     fixed = prod(tensor.shape[i] for i in anchor.fixed)
-    hidden = prod(tensor.shape[i] for i in anchor.hidden)
-    signs = rademacher(f"anchored {anchor.role}", 0, fixed, COLUMNS).reshape(
-        *(tensor.shape[i] for i in anchor.fixed), COLUMNS
-    )
-    order = [*anchor.hidden, *anchor.fixed]
-    products = np.zeros((*(tensor.shape[i] for i in anchor.hidden), COLUMNS))
+    others = prod(tensor.shape[i] for i in anchor.others)
+    signs = rademacher("anchored", 0, fixed, COLUMNS).reshape(*(tensor.shape[i] for i in anchor.fixed), COLUMNS)
+    order = [*anchor.others, *anchor.fixed]
+    products = np.zeros((*(tensor.shape[i] for i in anchor.others), COLUMNS))
     squares = np.zeros(products.shape[:-1])
     for first, last, rows in row_chunks(tensor, entries=PIECE):
         piece = rows.transpose(order).astype(np.float64)
         here = slice(first, last)
-        own = tuple(here if i == 0 else slice(None) for i in anchor.hidden)
+        own = tuple(here if i == 0 else slice(None) for i in anchor.others)
         along = tuple(here if i == 0 else slice(None) for i in anchor.fixed)
         products[own] += np.tensordot(piece, signs[along], axes=len(anchor.fixed))
-        squares[own] += np.square(piece).sum(tuple(range(len(anchor.hidden), piece.ndim)))
-    products, squares = products.reshape(hidden, COLUMNS), squares.ravel()
+        squares[own] += np.square(piece).sum(tuple(range(len(anchor.others), piece.ndim)))
+    products, squares = products.reshape(others, COLUMNS), squares.ravel()
     alive = squares > DEAD * squares.max()
     if not alive.any():
         return None

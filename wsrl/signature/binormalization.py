@@ -24,6 +24,7 @@ TOLERANCES = {np.float64: 1e-9, np.float32: 3e-6}  # of the mean squares, relati
 PASSES = 100  # over the squares; dense matrices take four to eight
 STREAMED_PASSES = 8  # over the file, of a tensor that does not stay in memory
 BOUNDS = 1e-12, 1e12  # of the factors
+TINY = 1e-30  # keeps a quotient finite
 DEAD = 1e-10  # of the largest mean square of an axis: a slice with less is dead, as weight decay leaves some
 
 Scales = list[Float64[np.ndarray, "_slices"]]
@@ -73,13 +74,15 @@ def binormalize(squares: Squares) -> Scales | None:
       CheckpointError: the tensor holds NaN or Inf, or cannot be read.
     """
     shape = squares.shape
-    scales = _living(squares)
-    if not all(scale.any() for scale in scales):
-        return None
-    for _ in range(STREAMED_PASSES if squares.kept is None else PASSES):
+    scales: Scales = [np.ones(n) for n in shape]
+    before = 1.0
+    for number in range(STREAMED_PASSES if squares.kept is None else PASSES):
         total = np.zeros(prod(shape[1:]))
         joint = outer(scales[1:]).ravel().astype(squares.dtype)
-        count = prod(int(np.count_nonzero(scale)) for scale in scales[1:])
+        count = prod(_living(scales[1:]))
+        if number == 0:
+            means = np.concatenate([piece @ joint for _, _, piece in squares])
+            scales[0] = (means > DEAD * means.max()).astype(np.float64)
         worst = 0.0
         for start, stop, piece in squares:
             own = scales[0][start:stop]
@@ -89,10 +92,16 @@ def binormalize(squares: Squares) -> Scales | None:
         for axis in range(1, len(shape)):
             others = [np.ones(1) if i == axis else scales[i] for i in range(1, len(shape))]
             along = (sums * outer(others)).sum(tuple(i for i in range(len(shape) - 1) if i != axis - 1))
-            count = prod(int(np.count_nonzero(scale)) for i, scale in enumerate(scales) if i != axis)
-            worst = max(worst, _rescale(scales[axis], along / count))
-        if worst < TOLERANCES[squares.dtype]:
+            if number == 0:
+                scales[axis] = (along > DEAD * along.max()).astype(np.float64)
+            count = prod(n for i, n in enumerate(_living(scales)) if i != axis)
+            worst = max(worst, _rescale(scales[axis], along / max(count, 1)))
+        if not all(scale.any() for scale in scales):
+            return None
+        # convergence is linear: what the next pass would change is known
+        if worst * min(worst / before, 1.0) < TOLERANCES[squares.dtype]:
             break
+        before = max(worst, TINY)
     return scales
 
 
@@ -104,20 +113,12 @@ def outer(scales: Scales) -> Float64[np.ndarray, "..."]:
     return joint
 
 
-def _living(squares: Squares) -> Scales:
-    """Returns 1 for each slice of each axis that is alive and 0 for each that is dead."""
-    rows = np.zeros(squares.shape[0])
-    rest = np.zeros(prod(squares.shape[1:]))
-    for start, stop, piece in squares:
-        rows[start:stop] = piece @ np.ones(piece.shape[1], squares.dtype)
-        rest += np.ones(len(piece), squares.dtype) @ piece
-    sums = rest.reshape(squares.shape[1:])
-    axes = range(sums.ndim)
-    slices = [rows, *(sums.sum(tuple(i for i in axes if i != axis)) for axis in axes)]
-    return [(own > DEAD * own.max()).astype(np.float64) for own in slices]
+def _living(scales: Scales) -> list[int]:
+    """The number of slices of each axis that are not dead."""
+    return [int(np.count_nonzero(scale)) for scale in scales]
 
 
-def _rescale(scale: Float64[np.ndarray, "slices"], means: Float64[np.ndarray, "slices"]) -> float:
+def _rescale(scale: Float64[np.ndarray, "slices"], means: Float[np.ndarray, "slices"]) -> float:
     """Sets the factors of living slices to 1 / means, in place; returns how far the scaled means were from 1."""
     alive = (scale > 0) & (means > 0)
     change = np.abs(means[alive] * scale[alive] - 1).max(initial=0.0)

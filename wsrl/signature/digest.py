@@ -9,9 +9,11 @@ import numpy as np
 from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import CheckpointError, Tensor
 from wsrl.signature.binormalization import PIECE
-from wsrl.signature.hashing import GOLDEN, mix
+from wsrl.signature.hashing import GOLDEN
 
-BLOCK = 2**22  # bytes hashed at a time
+MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)  # of splitmix64 (Steele, Lea and Flood 2014)
+
+TensorDigest = tuple[int, int, int]
 
 
 def content_digest(path: str | Path) -> str:
@@ -32,7 +34,7 @@ def content_digest(path: str | Path) -> str:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the file") from error
 
 
-def tensor_digest(tensor: Tensor) -> tuple[int, int, int]:
+def tensor_digest(tensor: Tensor) -> TensorDigest:
     """Returns the number of a tensor's entries and two sums of hashes of its float32 values.
 
     Sums do not depend on the order, so neither layout nor permutations of units change them; that two unlike tensors
@@ -44,14 +46,20 @@ def tensor_digest(tensor: Tensor) -> tuple[int, int, int]:
     entries = first = second = 0
     for _, _, rows in row_chunks(tensor, entries=PIECE):
         values = np.ascontiguousarray(rows + np.float32(0))  # -0.0 becomes 0.0
-        hashes = mix((values.ravel().view(np.uint32).astype(np.uint64) + np.uint64(1)) * GOLDEN)
+        words = values.ravel().view(np.uint32).astype(np.uint64)
+        words += np.uint64(1)
+        words *= GOLDEN
+        words ^= words >> np.uint64(32)
+        words *= MULTIPLIER
         entries += values.size
-        first = (first + int(hashes.sum(dtype=np.uint64))) % 2**64
-        second = (second + int((hashes * hashes).sum(dtype=np.uint64))) % 2**64
+        first = (first + int(words.sum(dtype=np.uint64))) % 2**64
+        words ^= words >> np.uint64(29)
+        words *= words
+        second = (second + int(words.sum(dtype=np.uint64))) % 2**64
     return entries, first, second
 
 
-def weights_digest(tensors: Iterable[tuple[int, int, int]]) -> str:
+def weights_digest(tensors: Iterable[TensorDigest]) -> str:
     """Returns the SHA-256 of the digests of a network's tensors, each counted once, in any order."""
     lines = sorted({f"{entries} {first:016x} {second:016x}\n" for entries, first, second in tensors})
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -5,7 +5,7 @@ of one and a tensor y of the other (Rahimi and Recht 2007; Smola et al. 2007). A
 the same but for rounding, a wide one tensors and architectures that are alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +41,19 @@ class Kernel:
     size_power: float
 
 
-def distinct(descriptors: Sequence[Descriptor]) -> list[Descriptor]:
-    """Leaves out repeated tensors, so that a tied matrix counts once whether a file repeats it or not."""
-    kept: dict[tuple[int, ...], list[Descriptor]] = {}
-    for own in descriptors:
-        alike = kept.setdefault(own.lengths, [])
-        if not any(np.abs(own.values - other.values).max() < SAME for other in alike):
-            alike.append(own)
-    return [own for alike in kept.values() for own in alike]
+def distinct(descriptors: Mapping[str, Descriptor]) -> dict[str, Descriptor]:
+    """Keeps the first of repeated tensors, so that a tied matrix counts once whether a file repeats it or not."""
+    kept: dict[str, Descriptor] = {}
+    alike: dict[tuple[int, ...], list[Descriptor]] = {}
+    for name, own in descriptors.items():
+        others = alike.setdefault(own.lengths, [])
+        if not any(np.abs(own.values - other.values).max() < SAME for other in others):
+            others.append(own)
+            kept[name] = own
+    return kept
 
 
-def embed(descriptors: Sequence[Descriptor], kernel: Kernel) -> Float64[np.ndarray, "features"]:
+def embed(descriptors: Collection[Descriptor], kernel: Kernel) -> Float64[np.ndarray, "features"]:
     """Returns the kernel mean embedding of a network's tensors, of length 1; zeros where there are none."""
     if not descriptors:
         return np.zeros(kernel.features)

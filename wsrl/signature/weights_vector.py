@@ -1,28 +1,33 @@
 """The `weights` vector of a network and the short signature of each of its tensors."""
 
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from wsrl.canonical.rows import forget_pages
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.signature import anchored
-from wsrl.signature.anchored import find_anchor
+from wsrl.signature.anchored import find_anchors
 from wsrl.signature.descriptor import Descriptor, describe
-from wsrl.signature.digest import tensor_digest, weights_digest
+from wsrl.signature.digest import TensorDigest, tensor_digest, weights_digest
 from wsrl.signature.kernel_mean import Kernel, distinct, embed
 from wsrl.wiring.claim import Claim
 
 VERSION = "wsrl-weights-1"  # to be changed whenever vectors change
-# Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies and
-# other versions first; none is sensitive to a factor of two. Twice the features change no rank by more than chance does.
-WIDE = Kernel(
-    "wide", 512, entries=0.5, lengths=0.5, taps=1, moments=6, spreads=1, network=0.5, size_power=0.25
-)  # fmt: skip
-NARROW = Kernel("narrow", 256, entries=5, lengths=5, taps=5, moments=10, spreads=5, network=0, size_power=0.25)
-SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 0.3}  # of the squared length
+# Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies
+# and other versions first; none is sensitive to a factor of two.
+WIDE = Kernel("wide", 512, entries=0.5, lengths=0.5, taps=1.0, moments=6.0, spreads=1.0, network=0.5, size_power=0.25)
+NARROW = Kernel(
+    "narrow", 256, entries=5.0, lengths=5.0, taps=5.0, moments=10.0, spreads=5.0, network=0.0, size_power=0.25
+)
+SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 0.1}  # of the squared length
+THREADED = 2**22  # parameters from which tensors are read by several threads
 DIM = WIDE.features + NARROW.features + anchored.FEATURES
 
 
@@ -38,7 +43,7 @@ class Signature:
     """
 
     vector: Float32[np.ndarray, "dim"]
-    tensors: Mapping[str, Float32[np.ndarray, "13"]]
+    tensors: Mapping[str, Float32[np.ndarray, "numbers"]]
     digest: str
 
 
@@ -57,31 +62,42 @@ def sign(checkpoint: Checkpoint, wiring: Claim) -> Signature:
     Raises:
       CheckpointError: a tensor holds NaN or Inf or cannot be read, or all weights are 0.
     """
-    described = {name: describe(tensor) for name, tensor in checkpoint.tensors.items() if _long_axes(tensor) > 1}
-    if not any(described.values()):
-        described = {name: describe(tensor) for name, tensor in checkpoint.tensors.items()}
-    kept = {name: own for name, own in described.items() if own is not None}
+    kept = _describe(checkpoint, matrices=True) or _describe(checkpoint, matrices=False)
     if not kept:
         raise CheckpointError(checkpoint.path, "all weights are 0, or there are fewer than 8", "give a trained network")
-    sketches: dict[str, Float64[np.ndarray, features]] = {}
-    for name in kept:
-        anchor = find_anchor(wiring, name)
-        sketch = anchored.sketch(checkpoint.tensors[name], anchor) if anchor else None
-        if anchor and sketch is not None:
-            sketches[anchor.role] = sketches.get(anchor.role, 0) + sketch
-    once = distinct(list(kept.values()))
+    descriptors = {name: own for name, (own, _) in kept.items()}
+    once = distinct(descriptors)
+    anchors = find_anchors(wiring, kept)
+    touching = distinct({name: descriptors[name] for name in anchors})
+    sketches = [anchored.sketch(checkpoint.tensors[name], anchors[name]) for name in touching]
     parts = {
-        "wide": embed(once, WIDE),
-        "narrow": embed(once, NARROW),
-        "anchored": _unit(sum((_unit(own) for own in sketches.values()), np.zeros(anchored.FEATURES))),
+        "wide": embed(once.values(), WIDE),
+        "narrow": embed(once.values(), NARROW),
+        "anchored": _unit(np.sum([np.zeros(anchored.FEATURES), *(s for s in sketches if s is not None)], axis=0)),
     }
     vector = _unit(np.concatenate([np.sqrt(SHARES[name]) * part for name, part in parts.items()]))
-    digest = weights_digest(tensor_digest(checkpoint.tensors[name]) for name in kept)
-    return Signature(vector.astype(np.float32), {name: _short(own) for name, own in kept.items()}, digest)
+    digest = weights_digest(digest for _, digest in kept.values())
+    return Signature(vector.astype(np.float32), {name: _short(own) for name, own in descriptors.items()}, digest)
 
 
-def _long_axes(tensor: LazyTensor | np.ndarray) -> int:
-    return sum(length > 1 for length in tensor.shape)
+def _describe(checkpoint: Checkpoint, matrices: bool) -> dict[str, tuple[Descriptor, TensorDigest]]:
+    """Reads the matrices of a checkpoint, or all tensors: each in a few numbers, and its digest."""
+
+    def read(tensor: LazyTensor | np.ndarray) -> tuple[Descriptor, TensorDigest] | None:
+        own = describe(tensor)
+        if own is None:
+            return None
+        digest = tensor_digest(tensor)
+        forget_pages(tensor)
+        return own, digest
+
+    wanted = {n: t for n, t in checkpoint.tensors.items() if not matrices or sum(k > 1 for k in t.shape) > 1}
+    if sum(prod(tensor.shape) for tensor in wanted.values()) < THREADED:
+        results = list(map(read, wanted.values()))
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets other threads run while it computes
+            results = list(pool.map(read, wanted.values()))
+    return {name: result for name, result in zip(wanted, results, strict=True) if result is not None}
 
 
 def _unit(vector: Float64[np.ndarray, "dim"]) -> Float64[np.ndarray, "dim"]:
@@ -89,5 +105,5 @@ def _unit(vector: Float64[np.ndarray, "dim"]) -> Float64[np.ndarray, "dim"]:
     return vector / length if length > 0 else vector
 
 
-def _short(own: Descriptor) -> Float32[np.ndarray, "13"]:
+def _short(own: Descriptor) -> Float32[np.ndarray, "numbers"]:
     return np.array([*np.log([own.entries, *own.lengths[:2]]), *own.values], np.float32)
