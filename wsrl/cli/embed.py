@@ -4,6 +4,7 @@ import argparse
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -51,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     encoder = load_encoder(args.encoder)
     sources, problems = find_sources(given(args.sources))
     rows: dict[str, Embedded] = {}
-    line = tqdm(total=len(sources), desc="embedding", unit="model", mininterval=1.0)
+    line = tqdm(total=len(sources), desc="embedding", unit="model", disable=None, mininterval=1.0)
     with line:
         for source, row in embed_sources(encoder, sources, function=not args.weights_only):
             line.update()
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
     found = [(source.id, rows[source.id]) for source in sources if source.id in rows]
     content = io.BytesIO()
-    np.savez(content, **_arrays(found, encoder.hash, 0 if args.weights_only else encoder.function_dim))
+    arrays: dict[str, Any] = _arrays(found, encoder.hash, 0 if args.weights_only else encoder.function_dim)
+    np.savez(content, **arrays)
     write_atomically(args.out, content.getvalue())
     return 1 if problems else 0
 

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="folder of the index; one that is there is brought up to date, so that only what is new or has changed is embedded",
+        help="folder of the index; one that is there is brought up to date: what is new or has changed is embedded",
     )
     add_encoder(parser)
     parser.add_argument(

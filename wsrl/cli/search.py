@@ -52,5 +52,7 @@ def run(args: argparse.Namespace) -> int:
             print("\n".join(hit_json(query, hit) for hit in hits))
         else:
             print("\n" * bool(number), end="")
-            print_rows([f"{query}: nearest of {len(index):,} models"], [hit_row(hit) for hit in hits])
+            by = hits[0].by if hits else "weights"
+            count = index.info()["functions"] if by == "function" else len(index)
+            print_rows([f"{query}: nearest by {by} of {count:,} models"], [hit_row(hit) for hit in hits])
     return 0

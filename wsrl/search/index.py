@@ -1,26 +1,47 @@
 """The index of a folder of checkpoints: built once, brought up to date, and searched."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.errors import InputError
+from wsrl.readers import open_checkpoint
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, writing
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.searcher import Searcher
-from wsrl.search.sources import HUB, file_stat
+from wsrl.search.sources import HUB, file_stat, located
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
 from wsrl.signature.digest import content_digest
 
 BY = ("auto", "weights", "function")
 Names = str | Path | Iterable[str | Path]
+
+
+class Functional(NamedTuple):
+    """Models that have a function vector.
+
+    Attributes:
+      ids, architectures, accuracies: see `wsrl.embedded.Embedded`.
+      vectors: of length 1.
+      metadata, paths: see `wsrl.search.hit.Hit`.
+    """
+
+    ids: list[str]
+    architectures: list[str]
+    vectors: Float32[np.ndarray, "n dim"]
+    metadata: list[dict[str, object]]
+    accuracies: list[float | None]
+    paths: list[str]
 
 
 class Index:
@@ -136,6 +157,39 @@ class Index:
     def get(self, name: str) -> Embedded:
         """Returns what the encoder said of a model. Raises InputError if there is no such id."""
         return self._store.embedded(self._model(name))
+
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Opens the file of a model, with the hints that it was embedded with as metadata.
+
+        Raises:
+          InputError: there is no model of this id, or its file cannot be used.
+        """
+        model = self._model(name)
+        path = located(self.directory, model.path)
+        if model.stat is not None and model.stat.record is not None:
+            from wsrl.zoo.shards import read_record  # reads a format that few need
+            from wsrl.zoo.storage import parse_checkpoint
+
+            record = model.stat.record
+            found = parse_checkpoint(read_record(Path(path), record), f"{path}, record {record}")
+            if isinstance(found, CheckpointError):
+                raise found
+        else:
+            found = open_checkpoint(path)
+        return replace(found, metadata={**found.metadata, **model.hints})
+
+    def functional(self) -> Functional:
+        """Returns all models that have a function vector."""
+        store, catalog = self._store, self._store.catalog
+        models = [model for model in catalog.models() if model.place.function is not None]
+        return Functional(
+            [model.id for model in models],
+            [model.architecture for model in models],
+            store.functions,
+            [{**model.metadata, **catalog.annotations(model.id)} for model in models],
+            [model.accuracy for model in models],
+            [located(self.directory, model.path) for model in models],
+        )
 
     def info(self) -> dict[str, object]:
         """Returns what the index holds: encoder, models, those with a function vector, bytes, commits."""

@@ -138,7 +138,8 @@ class _Walk:
         self.problems += [InputError(folder, line, "correct its line of the manifest") for line in problems]
         for record in records:
             hints = {key: record.get(key) for key in HINTS if record.get(key) is not None}
-            about = {key: getattr(record, key) for key in REQUIRED if key not in ("id", "path")} | record.extra
+            about = {key: getattr(record, key) for key in REQUIRED} | record.extra
+            about = {key: value for key, value in about.items() if key not in ("id", "path", "record")}
             yield Source(record.id, str(folder / record.path), record.extra.get("record"), hints, about)
 
 

@@ -115,7 +115,8 @@ class Update:
         pending: list[tuple[Model, Embedded]] = []
         stats = {source.id: stat for source, stat in missing}
         committed = time.monotonic()
-        line = tqdm(total=len(missing), desc="embedding", unit="model", disable=not progress, mininterval=1.0)
+        shown = None if progress and missing else True  # None: unless stderr is no terminal
+        line = tqdm(total=len(missing), desc="embedding", unit="model", disable=shown, mininterval=1.0)
         try:
             with line:
                 for source, row in embed_sources(self.encoder, [source for source, _ in missing]):
