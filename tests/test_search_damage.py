@@ -15,7 +15,7 @@ from fake_encoder import FakeEncoder, write_model
 from wsrl.errors import InputError
 from wsrl.search.index import Index
 
-FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*")
+FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*", "neighbors-*")
 WRITER = """
 import sys, time
 sys.path[:0] = [{tests!r}]

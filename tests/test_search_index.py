@@ -12,7 +12,7 @@ from small_zoo import write_zoo
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
-from wsrl.search import commit, searcher, update
+from wsrl.search import commit, query_expansion, searcher, update
 from wsrl.search.index import Index
 from wsrl.search.query_expansion import QueryExpansion
 
@@ -53,7 +53,7 @@ def test_what_the_encoder_said_is_read_back(models, built, tmp_path):
     assert opened.info()["models"] == 3 and opened.info()["functions"] == 2
     assert opened.verify() == []
     assert sorted(path.name.split("-")[0] for path in (tmp_path / "index").iterdir()) == [
-        *("function", "lock", "manifest.json", "models", "signatures", "weights")
+        *("function", "lock", "manifest.json", "models", "neighbors", "signatures", "weights")
     ]
 
 
@@ -392,3 +392,25 @@ def test_readers_see_the_state_that_they_opened(models, built, tmp_path):
 def test_one_writer_at_a_time(models, tmp_path):
     with commit.writing(tmp_path / "index"), pytest.raises(InputError, match="written by another process"):
         Index.build(FakeEncoder(), models, tmp_path / "index")
+
+
+def test_neighbors_are_found_when_it_is_written(tmp_path, monkeypatch):
+    for seed in range(40):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed)
+    built = Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
+    built.remove(built.ids[:2])
+    monkeypatch.setattr(query_expansion, "_nearest_others", None)
+    built.annotate(built.ids[0], {"a": "b"})
+    index = Index.open(tmp_path / "index")
+    rows = [index.get(name) for name in index.ids]
+    monkeypatch.undo()
+    found = QueryExpansion.build(np.stack([row.function for row in rows]), [row.architecture for row in rows])
+    assert found.neighbors == 3
+    accuracy = dict(zip(index.ids, found.smoothed(np.array([row.accuracy for row in rows])), strict=True))
+    monkeypatch.setattr(query_expansion, "_nearest_others", None)
+    hits = index.search(index.ids[3], 38, "function")
+    expected = found.similarities(rows[3].function[None], [rows[3].architecture])[0]
+    scores = {hit.id: hit.score for hit in hits if not hit.same_weights}
+    others = {name: max(score, 0) for name, score in zip(index.ids, expected.tolist(), strict=True) if name in scores}
+    assert scores == pytest.approx(others, abs=1e-6) and len(scores) == 37
+    assert {hit.id: hit.accuracy for hit in hits} == pytest.approx(accuracy, abs=1e-6)

@@ -14,6 +14,7 @@ from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.search.catalog import Change, Model, Place, write_database
 from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, segment_file
+from wsrl.search.query_expansion import QueryExpansion
 from wsrl.search.store import Store, measure
 
 MOST_SEGMENTS = 8  # more are merged into one
@@ -35,6 +36,23 @@ def writing(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise InputError(directory, "is being written by another process", "wait until that has ended") from error
         yield
+
+
+def commit_neighbors(directory: Path, store: Store) -> Store:
+    """Finds the neighbors that search by function needs, unless a commit has, and writes them; while the lock is held.
+
+    To find them takes seconds for 10,000 models, so searches should not.
+    """
+    if store.manifest.neighbors or not len(store.has_function):
+        return store
+    kinds = [store.architectures[place] for place in store.has_function]
+    path = directory / f"neighbors-{store.manifest.generation:06d}.npy"
+    _write_array(path, QueryExpansion.build(store.functions, kinds).near)
+    files = {**store.manifest.files, path.name: measure(path)}
+    _sync(directory)
+    write_atomically(directory / MANIFEST, replace(store.manifest, files=files, neighbors=path.name).to_bytes())
+    _sync(directory)
+    return Store(directory)
 
 
 def commit(
@@ -73,9 +91,12 @@ def commit(
     old = directory / store.manifest.database if store else None
     write_database(old, directory / database, replace(change, models=models, moved=moved))
     files[database] = measure(directory / database)
+    neighbors = store.manifest.neighbors if store and not gone else ""
+    if store and neighbors:
+        files[neighbors] = store.manifest.files[neighbors]
     _sync(directory)
     functions = sum(function for _, function in kept) + sum(model.place.function is not None for model in models)
-    manifest = Manifest(encoder, generation, len(kept) + len(models), functions, database, segments, files)
+    manifest = Manifest(encoder, generation, len(kept) + len(models), functions, database, segments, files, neighbors)
     write_atomically(directory / MANIFEST, manifest.to_bytes())
     _sync(directory)
     for path in directory.iterdir():
@@ -105,13 +126,17 @@ def _write_segment(
     for kind, vectors in arrays.items():
         if vectors:
             path = directory / segment_file(kind, number)
-            with open(path, "wb") as file:
-                np.lib.format.write_array(file, np.stack(vectors).astype(np.float32), (1, 0), allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
+            _write_array(path, np.stack(vectors).astype(np.float32))
             files[path.name] = measure(path)
     weights, function, signatures = (len(vectors) for vectors in arrays.values())
     return (weights, function, signatures), files
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, array, (1, 0), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _of(segments: Collection[int], name: str) -> bool:

@@ -14,7 +14,7 @@ from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.errors import InputError
 from wsrl.readers import open_checkpoint
 from wsrl.search.catalog import Change, Model
-from wsrl.search.commit import commit, writing
+from wsrl.search.commit import commit, commit_neighbors, writing
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.searcher import Searcher
@@ -144,7 +144,8 @@ class Index:
     def _commit(self, change: Change) -> None:
         with writing(self.directory):
             store = Store(self.directory)  # it may have changed since it was opened
-            self._become(commit(self.directory, store, store.manifest.encoder, [], change))
+            committed = commit(self.directory, store, store.manifest.encoder, [], change)
+            self._become(commit_neighbors(self.directory, committed))
 
     @property
     def ids(self) -> list[str]:

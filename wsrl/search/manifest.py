@@ -13,7 +13,7 @@ from wsrl.search.catalog import damaged
 FORMAT, VERSION = "wsrl-index", 1
 MANIFEST, LOCK = "manifest.json", "lock"
 KINDS = ("weights", "function", "signatures")  # of the files of a segment
-OWN = re.compile(rf"({'|'.join(KINDS)})-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock")
+OWN = re.compile(rf"({'|'.join(KINDS)}|neighbors)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Manifest:
       database: its file.
       segments: number -> rows of the files in the order of KINDS; no file where there is no row.
       files: name -> (bytes, SHA-256).
+      neighbors: file of the neighbors by function of each model; empty where they are to be found when needed.
     """
 
     encoder: str
@@ -36,6 +37,7 @@ class Manifest:
     database: str
     segments: dict[int, tuple[int, int, int]]
     files: dict[str, tuple[int, str]]
+    neighbors: str = ""
 
     def to_bytes(self) -> bytes:
         """Returns the content of the file, which ends with a digest of the rest."""
@@ -70,7 +72,7 @@ class Manifest:
                 raise ValueError(f"names {bad[0]!r}")
             segments = {int(number): tuple(map(int, rows)) for number, rows in content["segments"].items()}
             counts = (int(content[key]) for key in ("generation", "models", "functions"))
-            return cls(str(content["encoder"]), *counts, content["database"], segments, files)  # pyright: ignore
+            return cls(str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"])  # pyright: ignore
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(path, error) from error
 

@@ -91,18 +91,14 @@ class QueryExpansion:
       groups: names of the classes of architectures.
       means: subtracted from the vectors of each class, and last from those of a class that is not there.
       vectors: centered, of length 1; zero where a vector equals the mean of its class.
-      expanded: with their neighbors, of length 1.
       near: places of the nearest others of each, nearest first; may hold more than the neighbors (see `spare`).
-      similarity: of these, -1 where a vector has no direction and so no neighbors.
       neighbors: that a vector is expanded with.
     """
 
     groups: list[str]
     means: Float32[np.ndarray, "groups_and_rest dim"]
     vectors: Float32[np.ndarray, "n dim"]
-    expanded: Float32[np.ndarray, "n dim"]
     near: Int[np.ndarray, "n k"]
-    similarity: Float32[np.ndarray, "n k"]
     neighbors: int
 
     @classmethod
@@ -114,8 +110,9 @@ class QueryExpansion:
         least: int = CENTERED_FROM,
         spare: int = 0,
         exact: bool = False,
+        near: Int[np.ndarray, "n k"] | None = None,
     ) -> "QueryExpansion":
-        """Expands each vector with its neighbors, which `NearestNeighbors` finds.
+        """Finds the neighbors of each vector by `NearestNeighbors`.
 
         Args:
           vectors: of length 1, one for each model.
@@ -124,27 +121,53 @@ class QueryExpansion:
           least: vectors that a mean is taken of; see `group_means`.
           spare: further neighbors that are kept, to take the place of those that a query excludes.
           exact: find neighbors exactly, however many models there are.
+          near: what an earlier call found for the same vectors; then only these are used.
         """
         names, group = np.unique(np.asarray(architectures, str), return_inverse=True)
         means, overall = group_means(vectors, group, least)
         own = unit(vectors - means[group]).astype(np.float32)
-        placed = np.flatnonzero(own.any(1))  # a vector that equals the mean of its class has no direction
-        neighbors, expanded = neighbor_count(len(placed), neighbors), own.copy()
-        kept = min(neighbors + spare, max(len(placed) - 1, 0)) if neighbors else 0
-        near, similarity = np.zeros((len(own), kept), np.int32), np.full((len(own), kept), -1, np.float32)
-        if neighbors:
-            rows, found = _nearest_others(own[placed], kept, exact)
-            near[placed], similarity[placed] = placed[rows], found
-            expanded[placed] = expand(own[placed], own, near[placed, :neighbors], found[:, :neighbors])
         stacked = np.vstack([means, overall]).astype(np.float32)
-        return cls(names.tolist(), stacked, own, expanded, near, similarity, neighbors)
+        if near is not None:
+            return cls(names.tolist(), stacked, own, near, near.shape[1])
+        placed = np.flatnonzero(own.any(1))  # a vector that equals the mean of its class has no direction
+        neighbors = neighbor_count(len(placed), neighbors)
+        near = np.zeros((len(own), min(neighbors + spare, max(len(placed) - 1, 0)) if neighbors else 0), np.int32)
+        if neighbors:
+            near[placed] = placed[_nearest_others(own[placed], near.shape[1], exact)]
+        return cls(names.tolist(), stacked, own, near, neighbors)
 
-    def smoothed(self, values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Returns each model's value moved half-way to its neighbors' mean, which is weighted by similarity."""
-        near, weight = self.near[:, : self.neighbors], np.maximum(self.similarity[:, : self.neighbors], 0)
+    @functools.cached_property
+    def similarity(self) -> Float32[np.ndarray, "n k"]:
+        """Cosines of the vectors with those of `near`; 0 where a vector has no direction."""
+        return self._similarity(np.arange(len(self.vectors)))
+
+    @functools.cached_property
+    def expanded(self) -> Float32[np.ndarray, "n dim"]:
+        """The vectors with their neighbors, of length 1."""
+        near, similarity = self.near[:, : self.neighbors], self.similarity[:, : self.neighbors]
+        return expand(self.vectors, self.vectors, near, similarity)
+
+    def _similarity(self, places: Int[np.ndarray, " p"]) -> Float32[np.ndarray, "p k"]:
+        found = np.empty((len(places), self.near.shape[1]), np.float32)
+        for start in range(0, len(places), BLOCK):
+            own = places[start : start + BLOCK]
+            found[start : start + BLOCK] = np.einsum("nd,nkd->nk", self.vectors[own], self.vectors[self.near[own]])
+        return found
+
+    def smoothed(
+        self, values: Float[np.ndarray, " n"], places: Int[np.ndarray, " p"] | None = None
+    ) -> Float[np.ndarray, " p"]:
+        """Returns models' values moved half-way to their neighbors' mean, which is weighted by similarity.
+
+        Args:
+          values: of all models.
+          places: of the models whose values are asked for; all by default.
+        """
+        places = np.arange(len(values)) if places is None else places
+        weight = np.maximum(self._similarity(places)[:, : self.neighbors], 0)
         total = weight.sum(1)
-        mean = (weight * values[near]).sum(1) / np.maximum(total, SMALL)
-        return np.where(total > 0, (values + mean) / 2, values)
+        mean = (weight * values[self.near[places, : self.neighbors]]).sum(1) / np.maximum(total, SMALL)
+        return np.where(total > 0, (values[places] + mean) / 2, values[places])
 
     def similarities(
         self,
@@ -238,12 +261,10 @@ def _index(vectors: Float[np.ndarray, "n dim"], exact: bool = False) -> NearestN
     return NearestNeighbors.build(vectors, [str(row) for row in range(len(vectors))], exact=exact)
 
 
-def _nearest_others(
-    vectors: Float[np.ndarray, "n dim"], count: int, exact: bool
-) -> tuple[Int[np.ndarray, "n count"], Float[np.ndarray, "n count"]]:
-    """Returns places and similarities of the nearest other vectors of each."""
+def _nearest_others(vectors: Float[np.ndarray, "n dim"], count: int, exact: bool) -> Int[np.ndarray, "n count"]:
+    """Returns places of the nearest other vectors of each."""
     index = _index(vectors, exact)
-    rows, similarity = index.search(index.vectors, count + 1)
+    rows, _ = index.search(index.vectors, count + 1)
     itself = rows == np.arange(len(vectors))[:, None]
     itself[~itself.any(1), -1] = True  # not among its nearest, as there are many copies of it: the farthest gives way
-    return rows[~itself].reshape(-1, count), similarity[~itself].reshape(-1, count)
+    return rows[~itself].reshape(-1, count)

@@ -1,9 +1,10 @@
 """Ranks the models of an index for a query."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
@@ -34,18 +35,24 @@ class Searcher:
     @cached_property
     def _expansion(self) -> QueryExpansion:
         kinds = [self.store.architectures[place] for place in self.store.has_function]
-        return QueryExpansion.build(self.store.functions, kinds)
+        return QueryExpansion.build(self.store.functions, kinds, near=self.store.neighbors)
 
     @cached_property
-    def _accuracies(self) -> dict[int, float]:
-        """Predicted accuracies by place, smoothed over neighbors; of the models that have one."""
+    def _accuracies(self) -> Float64[np.ndarray, " m"]:
+        """Predicted accuracies of the models that have a function vector; NaN where there is none."""
         told = self.store.catalog.accuracies()
-        places = self.store.has_function
-        values = np.array([np.nan if told[place] is None else told[place] for place in places], float)
-        known = np.isfinite(values)
-        if known.all() and len(values):
-            values = self._expansion.smoothed(values)
-        return {int(place): float(value) for place, value in zip(places[known], values[known], strict=True)}
+        return np.array([told[place] for place in self.store.has_function], float)
+
+    def _smoothed_accuracies(self, places: Sequence[int]) -> dict[int, float]:
+        """Predicted accuracies of models by place, smoothed over their neighbors."""
+        functional = np.flatnonzero(np.isin(self.store.has_function, places))
+        if not len(functional):
+            return {}
+        own = self._accuracies[functional]
+        if np.isfinite(self._accuracies).all():
+            own = self._expansion.smoothed(self._accuracies, functional)
+        found = zip(self.store.has_function[functional].tolist(), own.tolist(), strict=True)
+        return {place: value for place, value in found if np.isfinite(value)}
 
     def uses_function(self, asked: Embedded, by: str) -> bool:
         """Whether a search rests on the function vectors.
@@ -71,7 +78,11 @@ class Searcher:
         others = [pair for pair in zip(places.tolist(), scores.tolist(), strict=True) if pair[0] not in same]
         ranked = [*((place, 1.0) for place in same), *others][:k]
         name = "function" if functional else "weights"
-        return [self._hit(rank, place, score, name, place in same) for rank, (place, score) in enumerate(ranked, 1)]
+        accuracies = self._smoothed_accuracies([place for place, _ in ranked])
+        return [
+            self._hit(rank, place, score, name, place in same, accuracies.get(place))
+            for rank, (place, score) in enumerate(ranked, 1)
+        ]
 
     def _by_weights(
         self, asked: Embedded, k: int, left_out: Mask | None, exact: bool
@@ -110,7 +121,7 @@ class Searcher:
             reason = f"a vector of {len(own)} dimensions does not fit {vectors.shape[1]}, or is not finite"
             raise InputError("query", reason, "embed it with the encoder of the index")
 
-    def _hit(self, rank: int, place: int, score: float, by: str, same: bool) -> Hit:
+    def _hit(self, rank: int, place: int, score: float, by: str, same: bool, accuracy: float | None) -> Hit:
         catalog = self.store.catalog
         model = catalog.get(self.store.ids[place])
         assert model is not None
@@ -121,7 +132,7 @@ class Searcher:
             by=by,
             architecture=model.architecture,
             parameters=model.parameters,
-            accuracy=self._accuracies.get(place),
+            accuracy=accuracy,
             same_weights=same,
             path=located(self.store.directory, model.path),
             metadata={**model.metadata, **catalog.annotations(model.id)},

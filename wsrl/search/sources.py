@@ -111,15 +111,14 @@ class _Walk:
             )
             return
         entries = [path for path in entries if not path.name.startswith(".")]
-        files = [path for path in entries if not path.is_dir() and self.is_checkpoint(path)]
         if _is_one(folder, entries):
             yield Source(printable_id(str(folder)), str(folder))
             return
         for path in entries:
-            if path in files:
-                yield Source(printable_id(str(path)), str(path))
-            elif path.is_dir():
+            if path.is_dir():
                 yield from self.below(path)
+            elif self.is_checkpoint(path):
+                yield Source(printable_id(str(path)), str(path))
 
     def is_checkpoint(self, path: Path) -> bool:
         """Whether a reader takes a file for its own, or its name promises weights: opening it says what is wrong."""

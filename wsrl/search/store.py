@@ -4,6 +4,7 @@
     weights-000003.npy       [n, d] float32, vectors of length 1; a segment, never changed once written
     function-000003.npy      [m, d] float32, those of the models that have one
     signatures-000003.npy    [tensors, 13] float32, of each model's tensors, one model after another
+    neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
     models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
     lock                     held by the one process that writes
 
@@ -20,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int32, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
@@ -75,6 +76,20 @@ class Store:
         """Their function vectors."""
         return self._gather("function", self._places[self.has_function, 2], self.has_function)
 
+    @cached_property
+    def neighbors(self) -> Int32[np.ndarray, "m k"] | None:
+        """Places among the models with a function vector of each one's neighbors; None if they have not been found."""
+        name = self.manifest.neighbors
+        if not name:
+            return None
+        try:
+            found = self._mapped_array(name, np.dtype(np.int32), len(self.has_function))
+            if not ((found >= 0) & (found < len(found))).all():
+                raise ValueError("a place is not there")
+            return found
+        except (ValueError, KeyError) as error:
+            raise damaged(self.directory / name, error) from error
+
     def functions_by_id(self) -> list[tuple[str, bool]]:
         """Returns all ids, and whether each model has a function vector."""
         return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), strict=True))
@@ -103,6 +118,7 @@ class Store:
         if not found:
             found += [f"{self.catalog.path}: {line}" for line in self.catalog.problems()]
             try:
+                self.neighbors  # noqa: B018
                 for vectors in (self.weights, self.functions):
                     if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
                         found.append(f"{self.directory}: a vector is not of length 1")
@@ -127,16 +143,20 @@ class Store:
             rows = self.manifest.segments[segment][KINDS.index(kind)]
             if not rows:
                 return np.zeros((0, 0), np.float32)
-            self._check(name)
-            header = io.BytesIO(self._files[name][:HEADER])
-            if np.lib.format.read_magic(header) != (1, 0):
-                raise ValueError("another version of .npy")
-            shape, _, dtype = np.lib.format.read_array_header_1_0(header)
-            if len(shape) != 2 or shape[0] != rows or dtype != np.float32:
-                raise ValueError(f"{dtype} {shape} for {rows} rows")
-            return np.frombuffer(self._files[name], np.float32, offset=header.tell()).reshape(shape)
+            return self._mapped_array(name, np.dtype(np.float32), rows)
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
+
+    def _mapped_array(self, name: str, dtype: np.dtype, rows: int) -> np.ndarray:
+        """Shows a file as an array. Raises KeyError or ValueError if it is not of these rows."""
+        self._check(name)
+        header = io.BytesIO(self._files[name][:HEADER])
+        if np.lib.format.read_magic(header) != (1, 0):
+            raise ValueError("another version of .npy")
+        shape, _, own = np.lib.format.read_array_header_1_0(header)
+        if len(shape) != 2 or shape[0] != rows or own != dtype:
+            raise ValueError(f"{own} {shape} for {rows} rows")
+        return np.frombuffer(self._files[name], dtype, offset=header.tell()).reshape(shape)
 
     def _row(self, kind: str, segment: int, start: int, count: int) -> Float32[np.ndarray, "count dim"]:
         rows = self._array(kind, segment)[start : start + count]

@@ -14,7 +14,7 @@ from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model, Place, Stat
-from wsrl.search.commit import commit
+from wsrl.search.commit import commit, commit_neighbors
 from wsrl.search.embed import embed_sources
 from wsrl.search.sources import Source, file_stat, find_sources, located, relative
 from wsrl.search.store import Store
@@ -83,7 +83,7 @@ class Update:
         if self.store is None or not self.store.ids:
             first = f" ({self.changes.problems[0]})" if self.changes.problems else ""
             raise InputError(self.directory, f"no checkpoint could be used{first}", "name some that can be read")
-        return self.store
+        return commit_neighbors(self.directory, self.store)
 
     def _known(self, source: Source, stat: Stat | None) -> Model | None:
         """The model that was made of the same content with the same hints."""
