@@ -22,7 +22,7 @@ from wsrl.search.nearest import NearestNeighbors
 NEIGHBORS = 20  # that a vector is expanded with, at most
 DATABASE_SHARE = 10  # one neighbor for so many models, since a small database may hold few models of a task
 CENTERED_FROM = 20  # vectors; the mean of n unrelated ones, subtracted from them, makes similarities of -1 / (n - 1)
-BLOCK = 4096  # vectors expanded at once
+BLOCK = 256  # vectors expanded at once
 SMALL = 1e-12
 
 
@@ -45,9 +45,10 @@ def group_means(
       least: vectors that a mean is taken of.
     """
     overall = vectors.mean(0) if len(vectors) >= least else np.zeros(vectors.shape[1])
-    sums = np.zeros((group.max(initial=-1) + 1, vectors.shape[1]))
-    np.add.at(sums, group, vectors)
     sizes = np.bincount(group)[:, None]
+    sums = np.zeros((len(sizes), vectors.shape[1]))
+    for number in range(len(sizes)):
+        sums[number] = vectors[group == number].sum(0, dtype=np.float64)
     return np.where(sizes >= least, (sums + overall) / (sizes + 1), overall), overall
 
 
