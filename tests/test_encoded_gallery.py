@@ -6,14 +6,14 @@ from experiments.job.workdir import encoder_directories
 from experiments.tables import encoded_gallery
 from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet
+from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
-from wsrl.gallery import TILE
-from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.recommend.probes import Probes
+from wsrl.search.query_expansion import QueryExpansion
 from wsrl.zoo.load import load_networks
 
 ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
@@ -49,7 +49,7 @@ def check_orders(encoded, asked):
     assert len(asked.orders) == len(asked.queries) == 2 and asked.seconds > 0
     for own, query, found, order in zip(encoded, asked.queries, asked.similarities, asked.orders, strict=True):
         assert sorted(order) == CANDIDATES.tolist()
-        around = Neighbourhoods.of(own.vectors[CANDIDATES], [own.kinds[i] for i in CANDIDATES])
+        around = QueryExpansion.build(own.vectors[CANDIDATES], [own.kinds[i] for i in CANDIDATES])
         np.testing.assert_array_equal(found, around.similarities(query.vectors, query.kinds).mean(0))
         nearness = dict(zip(CANDIDATES.tolist(), found.tolist(), strict=True))
         assert (np.diff([nearness[place] for place in order.tolist()]) <= 0).all()

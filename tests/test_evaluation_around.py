@@ -2,47 +2,47 @@ import numpy as np
 import pytest
 from evaluation_records import make_record, make_zoo, task_embeddings
 
-from wsrl.evaluation.around import neighbourhood_blocks
+from wsrl.evaluation.around import neighborhood_blocks
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores, retrieval_scores
-from wsrl.neighbourhoods import blend, centred, neighbour_count, unit
+from wsrl.search.query_expansion import centered, expand, neighbor_count, unit
 
 
-def searched_anew(vectors, others, query, neighbours):
+def searched_anew(vectors, others, query, neighbors):
     """Similarities of a query to the others, as if the gallery held them alone."""
-    neighbours = neighbour_count(len(vectors), neighbours)
+    neighbors = neighbor_count(len(vectors), neighbors)
     gallery, own = vectors[others], vectors[query]
     product = gallery @ gallery.T
     np.fill_diagonal(product, -2)
-    rows = np.argsort(-product, axis=1)[:, : min(neighbours, len(gallery) - 1)]
-    blended = blend(gallery, gallery, rows, np.take_along_axis(product, rows, 1))
-    near = blended @ own
-    nearest = np.argsort(-near)[:neighbours]
-    asked = blend(own[None], blended, nearest[None], near[nearest][None])[0]
-    return (gallery @ own + blended @ asked) / 2
+    rows = np.argsort(-product, axis=1)[:, : min(neighbors, len(gallery) - 1)]
+    expanded = expand(gallery, gallery, rows, np.take_along_axis(product, rows, 1))
+    near = expanded @ own
+    nearest = np.argsort(-near)[:neighbors]
+    asked = expand(own[None], expanded, nearest[None], near[nearest][None])[0]
+    return (gallery @ own + expanded @ asked) / 2
 
 
-@pytest.mark.parametrize("neighbours", [0, 1, 3, 100])
-def test_kin_of_a_query_stand_in_no_neighbourhood(neighbours):
+@pytest.mark.parametrize("neighbors", [0, 1, 3, 100])
+def test_kin_of_a_query_stand_in_no_neighborhood(neighbors):
     records = make_zoo(tasks=4, runs=6)
     relevance = Relevance.of(records)
     embeddings = task_embeddings(records, 1.0)
-    vectors = centred(unit(embeddings.astype(np.float64)), relevance.architecture)
+    vectors = centered(unit(embeddings.astype(np.float64)), relevance.architecture)
     ranked = {
         int(query): row
-        for queries, order in neighbourhood_blocks(embeddings, relevance, neighbours=neighbours)
+        for queries, order in neighborhood_blocks(embeddings, relevance, neighbors=neighbors)
         for query, row in zip(queries, order, strict=True)
     }
     assert sorted(ranked) == list(range(len(records)))
     for query, order in ranked.items():
         others = np.flatnonzero(relevance.eligible(np.array([query]))["any"][0])
-        expected = searched_anew(vectors, others, query, neighbours)
+        expected = searched_anew(vectors, others, query, neighbors)
         place = {int(model): i for i, model in enumerate(others)}
         found = np.array([expected[place[int(model)]] for model in order if int(model) in place])
         assert len(found) == len(others) and (np.diff(found) <= 2e-6).all()
 
 
-def test_scores_by_neighbourhoods():
+def test_scores_by_neighborhoods():
     records = make_zoo(tasks=6, runs=18)
     relevance = Relevance.of(records)
     noisy = task_embeddings(records, 1.0)

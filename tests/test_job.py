@@ -27,7 +27,7 @@ from experiments.tables.finished_run import load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
-from wsrl.index import Index
+from wsrl.search.nearest import NearestNeighbors
 from wsrl.recommend.start_score import load_start_score
 from wsrl.zoo.bank import load_zoo_images
 from wsrl.zoo.manifest import MANIFEST, read_manifest
@@ -143,7 +143,7 @@ def test_training_leaves_its_curve_and_checkpoint(tiny: Tiny, name: str):
 
 def test_the_index_holds_the_zoo_and_fits_the_encoder(tiny: Tiny):
     encoder, params = load_encoder(tiny.workdir / "encoder_0")
-    index = Index.load(tiny.workdir / "index", encoder_hash(encoder, params))
+    index = NearestNeighbors.load(tiny.workdir / "index", encoder_hash(encoder, params))
     assert index.ids == [record.id for record in read_manifest(tiny.workdir / "zoo")[0]]
     rows, similarity = index.search(index.vectors[:5], 3)
     np.testing.assert_allclose(similarity[:, 0], 1, atol=1e-5)
@@ -154,7 +154,7 @@ def test_a_finished_run_is_loaded_as_it_was_left(tiny: Tiny):
     run = load_run(tiny.workdir)
     encoder, params = run.encoders[0]
     vectors = jax.jit(partial(encoder.apply, method="embed"))({"params": params}, run.swept[0])
-    index = Index.load(tiny.workdir / "index", encoder_hash(encoder, params))
+    index = NearestNeighbors.load(tiny.workdir / "index", encoder_hash(encoder, params))
     assert index.ids == [record.id for record in run.records]
     np.testing.assert_allclose(vectors, index.vectors, atol=1e-5)
     assert len(run.unseen) == tiny.results["counts"]["unseen"]["models"]

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from wsrl import gallery as gallery_module
 from wsrl.data import load_image_set, normalize
+from wsrl.encoder import checkpoint_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.export import load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
-from wsrl.gallery import open_gallery
-from wsrl.recommend.answer import rank_by_logme, recommend
+from wsrl.recommend.answer import rank_by_logme, rank_by_similarity
 from wsrl.recommend.examples import load_examples
 from wsrl.recommend.probes import Query, as_checkpoint, probe_query, train_probes
-from wsrl.zoo.manifest import MANIFEST, Record, append_records
+from wsrl.search.index import Index
+from wsrl.zoo.manifest import Record, append_records
 from wsrl.zoo.models import MLP
 
 SIZE = 8
@@ -68,15 +69,23 @@ def zoo(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def encoder():
+def encoder(tmp_path_factory):
+    """The folder of an encoder, and what is in it."""
     images = load_image_set("digits", image_size=SIZE)
     inputs = normalize(images.x[np.random.default_rng(0).permutation(len(images.x))[:32]])[..., None]
-    return Embedder(ENCODER), init_params(ENCODER, inputs, 0)
+    folder = tmp_path_factory.mktemp("encoder")
+    save_encoder(folder, ENCODER, init_params(ENCODER, inputs, 0))
+    return folder, *load_encoder(folder)
 
 
 @pytest.fixture(scope="module")
-def opened(zoo, encoder):
-    return open_gallery(zoo, *encoder)
+def index(zoo, encoder, tmp_path_factory):
+    return Index.build(checkpoint_encoder.load_encoder(encoder[0]), zoo, tmp_path_factory.mktemp("index"))
+
+
+@pytest.fixture(scope="module")
+def opened(index):
+    return index.functional()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -84,14 +93,14 @@ def test_probes_find_the_models_of_their_task(opened, encoder, task):
     images = task_images(task)
     few = np.random.default_rng(0).permutation(len(images.y))[:150]
     images = dataclasses.replace(images, x=images.x[few], y=images.y[few], held_out=images.held_out[few])
-    query = probe_query(train_probes(images, **PROBES), *encoder)
+    query = probe_query(train_probes(images, **PROBES), Embedder(encoder[1]), encoder[2])
     assert query.vectors.shape == (6, 32) and query.accuracy is not None and query.accuracy > 0.8
-    answer = recommend(opened, query)
-    assert [hit.record.task for hit in answer.hits][:3] == [task] * 3
+    answer = rank_by_similarity(opened, query)
+    assert [hit.metadata["task"] for hit in answer.hits][:3] == [task] * 3
     assert answer.tasks[0][0] == task and answer.tasks[0][1] > answer.tasks[1][1]
     similarity = [hit.similarity for hit in answer.hits]
     assert similarity == sorted(similarity, reverse=True)
-    accuracies = [hit.record.accuracy for hit in answer.hits]
+    accuracies = [hit.accuracy for hit in answer.hits]
     assert min(accuracies) <= answer.expected_accuracy <= max(accuracies)
 
 
@@ -104,53 +113,19 @@ def test_probes_follow_from_the_seed(encoder):
     assert not np.array_equal(weights[0], weights[1])
 
 
-def test_embeddings_are_made_once_and_broken_models_told_each_time(zoo, encoder, opened, monkeypatch):
-    assert len(opened.records) == 6 and len(opened.problems) == 1 and "broken" in opened.problems[0]
-    monkeypatch.setattr(gallery_module, "_embed", None)
-    again = open_gallery(zoo, *encoder)
-    assert again.problems == opened.problems
-    assert [r.id for r in again.records] == [r.id for r in opened.records]
-    np.testing.assert_array_equal(again.vectors, opened.vectors)
+def test_broken_models_are_left_out(index, opened):
+    assert len(opened.ids) == 6 and len(index.changes.problems) == 1 and "broken" in str(index.changes.problems[0])
 
 
-@pytest.mark.parametrize("change", ["manifest", "damage", "encoder"])
-def test_embeddings_of_another_zoo_or_encoder_are_not_used(zoo, encoder, opened, tmp_path, monkeypatch, change):
-    for path in zoo.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    embedder, params = encoder
-    made = []
-    embed = gallery_module._embed
-    monkeypatch.setattr(gallery_module, "_embed", lambda *args: made.append(1) or embed(*args))
-    if change == "manifest":
-        (tmp_path / MANIFEST).write_text((tmp_path / MANIFEST).read_text().replace('"low2"', '"renamed"'))
-    elif change == "damage":
-        next(tmp_path.glob("embeddings-*")).write_bytes(b"PK\x03\x04")
-    else:
-        params = {**params, "inputs": params["inputs"] * 0.5}
-    assert len(open_gallery(tmp_path, embedder, params).records) == 6 and made == [1]
-    names = [record.id for record in open_gallery(tmp_path, embedder, params).records]
-    assert made == [1] and ("renamed" in names) == (change == "manifest")
-
-
-def test_a_zoo_that_cannot_be_written_is_answered_all_the_same(zoo, encoder, tmp_path, monkeypatch):
-    for path in zoo.glob("[!e]*"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-
-    def refuse(path, content):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(gallery_module, "write_atomically", refuse)
-    found = open_gallery(tmp_path, *encoder)
-    assert len(found.records) == 6 and any("not kept (Permission denied)" in line for line in found.problems)
-
-
-def test_logme_ranks_models_of_the_task_first(zoo, opened):
+def test_logme_ranks_models_of_the_task_first(index, opened):
     images = task_images("high")
-    query = Query(-opened.vectors[:3], opened.kinds[:3], None)  # away from the models of "low", in whatever order
-    hits = recommend(opened, query).hits
-    ranked = rank_by_logme(hits, zoo, images)
-    assert sorted(hit.record.id for hit in ranked) == sorted(hit.record.id for hit in hits)
-    assert [hit.record.task for hit in ranked][:3] == ["high"] * 3
+    query = Query(
+        -opened.vectors[:3], opened.architectures[:3], None
+    )  # away from the models of "low", in whatever order
+    hits = rank_by_similarity(opened, query).hits
+    ranked = rank_by_logme(hits, index, images)
+    assert sorted(hit.id for hit in ranked) == sorted(hit.id for hit in hits)
+    assert [hit.metadata["task"] for hit in ranked][:3] == ["high"] * 3
     scores = [hit.logme or np.nan for hit in ranked]
     assert scores == sorted(scores, reverse=True)
 

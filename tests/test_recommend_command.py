@@ -5,29 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wsrl import gallery
 from wsrl.cli.main import main
 from wsrl.data import normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
-from wsrl.gallery import Gallery
 from wsrl.recommend import answer, data_query, probes
 from wsrl.recommend.examples import load_examples
 from wsrl.recommend.probes import Query
 from wsrl.recommend.start_score import StartScore, save_start_score
-from wsrl.zoo.manifest import Record
+from wsrl.search.index import Functional, Index
+from wsrl.search.query_expansion import QueryExpansion
 
 GOLDEN = Path(__file__).parent / "golden"
 ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
-SIZES = np.array([[9, 3, 2], [9, 3, 2], [7, 3, 2], [8, 3, 2]], np.float32)  # see `network_size`
-COMMAND = ["recommend", "--zoo", "zoo", "--data", "task.npz", "--encoder", "encoder"]
-
-
-def record(number, task, accuracy):
-    about = {"architecture": "mlp", "activation": "relu", "seed": number, "parent": None, "step": 1, "split": None}
-    return Record(id=f"m{number}", path=f"m{number}.safetensors", task=task, dataset="d", accuracy=accuracy, **about)
+COMMAND = ["recommend", "--index", "zoo.index", "--data", "task.npz", "--encoder", "encoder"]
+VECTORS = np.array([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
+TASKS = (("cats", 0.5), ("cats", 0.7), ("dogs", 0.9), ("fish\x1b[0m", 0.8))
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +44,18 @@ def folder(tmp_path, encoder, monkeypatch):
     rng = np.random.default_rng(0)
     np.savez("task.npz", x=rng.integers(0, 256, (50, 8, 8)).astype(np.uint8), y=np.arange(50) % 5)
     (tmp_path / "encoder").symlink_to(encoder)
-    tasks = [("cats", 0.5), ("cats", 0.7), ("dogs", 0.9), ("fish\x1b[0m", 0.8)]
-    records = [record(i, *task) for i, task in enumerate(tasks)]
-    vectors = np.array([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
-    found = Gallery(records, vectors, SIZES, ["dense"] * 4, ["m9: left out, broken"])
-    monkeypatch.setattr(gallery, "open_gallery", lambda *args, **kwargs: found)
+    about: list[dict[str, object]] = [{"task": task, "accuracy": accuracy} for task, accuracy in TASKS]
+    found = Functional(
+        [f"m{i}" for i in range(4)], ["dense"] * 4, VECTORS, about, [0.1] * 4, [f"m{i}.safetensors" for i in range(4)]
+    )
+    monkeypatch.setattr(Index, "open", lambda *args: object.__new__(Index))
+    monkeypatch.setattr(Index, "functional", lambda self: found)
     monkeypatch.setattr(probes, "train_probes", lambda images, seed: None)
     monkeypatch.setattr(probes, "probe_query", lambda *args: Query(np.eye(4, dtype=np.float32)[:1], ["dense"], 0.75))
     reverse = lambda hits, *args: [replace(h, logme=-0.1 - i) for i, h in enumerate(reversed(hits))]  # noqa: E731
     monkeypatch.setattr(answer, "rank_by_logme", reverse)
+    sizes = {"m0": [9, 3, 2], "m1": [9, 3, 2], "m2": [7, 3, 2], "m3": [8, 3, 2]}
+    monkeypatch.setattr(answer, "network_sizes", lambda index, ids: np.array([sizes[i] for i in ids], np.float32))
     return tmp_path
 
 
@@ -65,7 +63,7 @@ def test_the_table_is_as_told(folder, capsys):
     assert main([*COMMAND, "--logme"]) == 0
     out, err = capsys.readouterr()
     assert out == (GOLDEN / "recommend.txt").read_text()
-    assert err == "m9: left out, broken\n"
+    assert err == ""
 
 
 def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
@@ -81,7 +79,7 @@ def test_examples_ask_by_their_own_vector(folder, encoder, capsys, monkeypatch):
     assert about["probe_accuracy"] is None
     images = load_examples("task.npz", None, 8, 5000, 0)
     vector = embed_dataset(module, initial, ENCODER, params, normalize(images.x)[..., None], images.y)
-    expected = gallery.open_gallery().neighbourhoods().similarities(vector[None], ["data"])[0]
+    expected = QueryExpansion.build(VECTORS, ["dense"] * 4).similarities(vector[None], ["data"])[0]
     assert [m["similarity"] for m in models] == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
@@ -112,17 +110,18 @@ def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):
     expected = np.average([model["accuracy"] for model in models], weights=weights)
     assert about["expected_accuracy"] == pytest.approx(expected, abs=1e-5)
     assert models[0] == {
-        **{"rank": 1, "id": "m2", "task": "dogs", "architecture": "mlp", "accuracy": 0.9, "path": "m2.safetensors"},
+        **{"rank": 1, "id": "m2", "architecture": "dense", "accuracy": 0.9, "path": "m2.safetensors"},
+        "metadata": {"task": "dogs", "accuracy": 0.9},
         "similarity": pytest.approx(1, abs=0.1),
     }
-    assert main([*COMMAND, "--json", "--top", "2"]) == 0
+    assert main([*COMMAND, "--json", "-k", "2"]) == 0
     assert [json.loads(line).get("id") for line in capsys.readouterr().out.splitlines()] == [None, "m2", "m0"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--top", "0"], "error: --top: 0 is too small; give 1 or more"),
+        (["-k", "0"], "error: -k: 0 is too small; give 1 or more"),
         (["--seed", "-1"], "error: --seed: -1 is too small; give 0 or more"),
         (["--data", "other.npz"], "error: other.npz: no such file; check the path"),
         (["--encoder", "zoo"], "error: zoo: holds no readable encoder"),
@@ -134,8 +133,8 @@ def test_bad_input_is_told_in_a_line(folder, capsys, arguments, line):
     assert out == "" and err.startswith(line) and err.count("\n") == 1
 
 
-def test_a_folder_without_a_zoo_is_told(folder, capsys, monkeypatch):
+def test_a_folder_without_an_index_is_told(folder, capsys, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert main(COMMAND) == 1
-    assert capsys.readouterr().err.startswith("error: zoo/models.jsonl: cannot be read")
+    assert capsys.readouterr().err.startswith("error: zoo.index: is no index; ")

@@ -25,7 +25,7 @@ from experiments.tables.scaling import (
     read_workdir,
     vectors_of_size,
 )
-from wsrl.index import Index
+from wsrl.search.nearest import NearestNeighbors
 from wsrl.zoo.manifest import Record, append_records
 
 DIM = 8
@@ -197,7 +197,7 @@ def test_reads_a_run(tmp_path, monkeypatch, capsys):
         ],
     )
     (tmp_path / "config.json").write_text(json.dumps({"zoo": {"dir": ""}, "seed": 0}))
-    Index.build(zoo.embeddings, ids).save(tmp_path / "index")
+    NearestNeighbors.build(zoo.embeddings, ids).save(tmp_path / "index")
     read = read_workdir(tmp_path)
     np.testing.assert_allclose(read.embeddings, zoo.embeddings, atol=1e-6)
     np.testing.assert_array_equal(read.unseen, zoo.unseen)
@@ -210,7 +210,7 @@ def test_reads_a_run(tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text("{")
     assert main([f"--workdir={tmp_path}", "--sizes=50"]) == 1
     (tmp_path / "config.json").write_text(json.dumps({"zoo": {"dir": ""}, "seed": 0}))
-    Index.build(zoo.embeddings[:2], ["m0", "stranger"]).save(tmp_path / "index")
+    NearestNeighbors.build(zoo.embeddings[:2], ["m0", "stranger"]).save(tmp_path / "index")
     assert main([f"--workdir={tmp_path}", "--sizes=50"]) == 1
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and "holds no run" in errors[0] and "'stranger'" in errors[1]

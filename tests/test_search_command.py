@@ -1,108 +1,134 @@
 import json
+import re
+import shutil
+import sys
+from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-from small_zoo import SIZE, write_zoo
+from fake_encoder import FakeEncoder, write_model
+from small_zoo import write_zoo
 
 from wsrl.cli.main import main
-from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import init_params
+from wsrl.encoder import checkpoint_encoder
+from wsrl.search import index as index_module
 
-ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A zoo of eight models and an encoder."""
-    folder = tmp_path_factory.mktemp("search")
-    (folder / "zoo").mkdir()
-    records = write_zoo(folder / "zoo")
-    inputs = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
-    save_encoder(folder / "encoder", ENCODER, init_params(ENCODER, inputs, 0))
-    return folder, records
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture
-def command(folder, monkeypatch):
-    monkeypatch.chdir(folder[0])
-    return ["search", "--zoo", "zoo", "--encoder", "encoder"]
+def encoder(monkeypatch):
+    """The encoder that commands load; its folders are those that hold a file `encoder.json`."""
+    fake = FakeEncoder()
+    monkeypatch.setattr(checkpoint_encoder, "load_encoder", lambda directory=None: fake)
+    monkeypatch.setattr(index_module, "load_encoder", lambda directory=None: fake)
+    return fake
 
 
-@pytest.mark.parametrize("options", [[], ["--cosine"]])
-def test_a_model_of_the_zoo_is_found_first(command, folder, capsys, options):
-    asked = [f"zoo/{folder[1][place].path}" for place in (5, 2)]
-    assert main([*command, *asked, *options, "--json", "--top", "3"]) == 0
-    hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(hit["query"], hit["rank"]) for hit in hits] == [(name, rank) for name in asked for rank in (1, 2, 3)]
-    assert [hits[0]["id"], hits[3]["id"]] == [folder[1][5].id, folder[1][2].id]
-    assert hits[0]["cosine"] == pytest.approx(1, abs=1e-5) and -1 <= hits[2]["similarity"] <= 1
-    ranked_by = "cosine" if options else "similarity"
-    assert [hit[ranked_by] for hit in hits[:3]] == sorted((hit[ranked_by] for hit in hits[:3]), reverse=True)
+@pytest.fixture
+def folder(tmp_path, monkeypatch, encoder):
+    """A working folder with four checkpoints, one of them broken, and an index of the others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    for seed, name in enumerate(("a.safetensors", "b.safetensors", "deep/c\x1b[0m.safetensors")):
+        write_model(Path("models") / name, seed, function=seed < 2)
+    Path("models/broken.safetensors").write_bytes(b"no checkpoint")
+    return tmp_path
 
 
-def test_the_table(command, folder, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "110")
-    path = f"zoo/{folder[1][0].path}"
-    assert main([*command, path]) == 0
-    first, empty, heading, *rows = capsys.readouterr().out.splitlines()
-    assert first == f"{path}: nearest of 8 models" and empty == ""
-    assert heading.split() == ["rank", "similarity", "cosine", "task", "architecture", "accuracy", "model"]
-    assert len(rows) == 8 and rows[0].split()[-1] == folder[1][0].id and rows[0].split()[2] == "1.000"
-
-
-@pytest.mark.parametrize("trained", [False, True])
-def test_embeddings_are_searched_as_they_were_made(command, folder, capsys, trained):
-    paths = [f"zoo/{record.path}" for record in folder[1]]
-    options = ["--encoder", "encoder"] if trained else []
-    assert main(["embed", *paths, *options, "--out", "own.npz"]) == 0
+@pytest.fixture
+def indexed(folder, capsys):
+    assert main(["index", "models", "--out", "zoo.index"]) == 0
     capsys.readouterr()
-    asked = ["search", paths[4], "--zoo", "own.npz", "--json", "--cosine"]
-    assert main([*asked, *options]) == 0
-    hits = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert len(hits) == 8 and hits[0]["id"] == paths[4] and hits[0]["cosine"] == pytest.approx(1, abs=1e-5)
-    predicted = ["predicted_accuracy"] if trained else []
-    assert set(hits[0]) == {"query", "rank", "id", "similarity", "cosine", *predicted}
-    assert all(0 <= hit[name] <= 1 for hit in hits for name in predicted)
-    if trained:
-        assert main(asked) == 1  # by the encoder of the package
-        assert capsys.readouterr().err.startswith("error: own.npz: was embedded by another encoder; ")
-    assert main(["search", paths[4], "--zoo", "own.npz", *options]) == 0
-    words = "rank similarity cosine predicted accuracy model" if trained else "rank similarity cosine model"
-    assert capsys.readouterr().out.splitlines()[2].split() == words.split()
+    return folder
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", "other arrays", "no vectors", "one accuracy", "no number"])
-def test_a_file_without_embeddings_is_told(command, folder, capsys, content):
-    if isinstance(content, bytes):
-        Path("bad.npz").write_bytes(content)
-    elif content == "other arrays":
-        np.savez("bad.npz", x=np.zeros(3))
-    else:
-        more = {} if content == "no vectors" else {"kinds": np.array(["dense"] * 2), "accuracy": np.zeros(1)}
-        more |= {"accuracy": np.array([0.5, np.nan])} if content == "no number" else {}
-        vectors = np.full((2, 3), float(bool(more)))
-        np.savez("bad.npz", ids=np.array(["a", "b"]), embeddings=vectors, encoder=np.array("e"), **more)
-    assert main(["search", f"zoo/{folder[1][0].path}", "--zoo", "bad.npz"]) == 1
+def hits(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_index_prints_what_it_did(folder, capsys, encoder):
+    assert main(["index", "models", "--out", "zoo.index"]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: bad.npz: ") and err.count("\n") == 1
-    assert ("`accuracy`" in err) == (content in ("one accuracy", "no number"))
+    Path("models/b.safetensors").unlink()
+    assert main(["index", "models", "--out", "zoo.index"]) == 0
+    again, same_err = capsys.readouterr()
+    assert err == same_err and len(encoder.embedded) == 5  # the broken one is tried again
+    told = re.sub(r"[\d.]+ kB", "SIZE", out + again + err)  # differs between versions of SQLite
+    assert told == (GOLDEN / "index.txt").read_text()
+
+
+def test_index_as_json_and_from_a_list(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StringIO("models/a.safetensors\nmodels/b.safetensors\n"))
+    assert main(["index", "-", "--out", "zoo.index", "--json"]) == 0
+    (about,) = hits(capsys)
+    assert (about["models"], about["functions"], about["embedded"], about["left_out"]) == (2, 2, 2, 0)
+    deep = "models/deep/c\x1b[0m.safetensors"
+    assert main(["index", deep, "--out", "zoo.index", "--add", "--json"]) == 0
+    (about,) = hits(capsys)
+    assert (about["models"], about["embedded"], about["unchanged"]) == (3, 1, 0)
+    assert main(["index", deep, "--out", "zoo.index", "--json"]) == 0
+    (about,) = hits(capsys)
+    assert (about["models"], about["unchanged"], about["removed"]) == (1, 1, 2)
+
+
+def test_the_table(indexed, capsys):
+    write_model(Path("query.safetensors"), 9)
+    assert main(["search", "query.safetensors", "models/a.safetensors", "--index", "zoo.index"]) == 0
+    first = capsys.readouterr().out
+    assert main(["search", "query.safetensors", "--by", "weights", "-k", "2", "--index", "zoo.index"]) == 0
+    assert first + capsys.readouterr().out == (GOLDEN / "search.txt").read_text()
+
+
+def test_json_lines_have_all_that_is_known(indexed, capsys, encoder):
+    asked = ["models/a.safetensors", "models/b.safetensors"]
+    assert main(["search", *asked, "--index", "zoo.index", "--by", "weights", "--json"]) == 0
+    found = hits(capsys)
+    assert [(hit["query"], hit["rank"]) for hit in found] == [(name, rank) for name in asked for rank in (1, 2, 3)]
+    assert len(encoder.embedded) == 4  # queries that are in the index are not embedded
+    accuracy = found[0].pop("predicted_accuracy")
+    assert 0 < accuracy < 1
+    assert found[0] == {
+        **{"query": "models/a.safetensors", "rank": 1, "id": "models/a.safetensors", "score": 1.0, "by": "weights"},
+        **{"same_weights": True, "architecture": "relu mlp", "parameters": 28, "path": "models/a.safetensors"},
+        "metadata": {},
+    }
+    assert [hit["score"] for hit in found[:3]] == sorted((hit["score"] for hit in found[:3]), reverse=True)
+
+
+def test_a_zoo_is_searched_by_id_and_by_file(folder, capsys):
+    records = write_zoo(folder / "zoo")
+    assert main(["index", "zoo", "--out", "zoo.index"]) == 0
+    capsys.readouterr()
+    shutil.copy(f"zoo/{records[5].path}", "copy.safetensors")
+    for query in (records[5].id, f"zoo/{records[5].path}", "copy.safetensors"):
+        assert main(["search", query, "--index", "zoo.index", "-k", "1", "--json"]) == 0
+        (hit,) = hits(capsys)
+        assert hit["id"] == records[5].id and hit["metadata"]["task"] == records[5].task and hit["same_weights"]
+    assert main(["search", "model-5", "--index", "zoo.index"]) == 0
+    heading, first = capsys.readouterr().out.splitlines()[2:4]
+    assert heading.split() == ["rank", "score", "weights", "task", "parameters", "accuracy", "model"]
+    assert first.split() == ["1", "1.000", "same", "task-2", "455", "0.50", "model-5"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["nothing.safetensors"], "error: nothing.safetensors: "),
-        (["zoo/models.jsonl"], "error: zoo/models.jsonl: "),
-        (["{model}", "--zoo", "encoder"], "error: encoder/models.jsonl: "),
-        (["{model}", "--encoder", "zoo"], "error: zoo: holds no readable encoder"),
-        (["{model}", "--top", "0"], "error: --top: 0 is too small; give 1 or more"),
-        (["{model}", "{model}"], "error: "),
+        (["search", "nothing", "--index", "zoo.index"], "error: nothing: is neither a checkpoint nor a model"),
+        (["search", "models/broken.safetensors", "--index", "zoo.index"], "error: models/broken.safetensors: "),
+        (["search", "models/a.safetensors", "--index", "models"], "error: models: is no index; make one with"),
+        (["search", "models/a.safetensors", "--index", "none"], "error: none: is no index; make one with"),
+        (["search", "models/a.safetensors", "-k", "0", "--index", "zoo.index"], "error: -k: 0 is too small; give 1"),
+        (["search", "models/deep", "--by", "function", "--index", "zoo.index"], "error: models/deep"),
+        (["index", "models", "--out", "models"], "error: models: is a folder with other things in it; name a new"),
+        (["index", "none.pt", "--out", "new"], "error: new: no checkpoint could be used (none.pt: cannot be read"),
+        (["index", "models", "--out", "new", "--add"], "error: new: is no index; make one with"),
     ],
 )
-def test_bad_input_is_told_in_a_line(command, folder, capsys, arguments, line):
-    given = [argument.format(model=f"zoo/{folder[1][0].path}") for argument in arguments]
-    assert main([*command, *given]) == 1
+def test_bad_input_is_told_in_a_line(indexed, capsys, arguments, line):
+    assert main(arguments) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith(line) and err.count("\n") == 1
+    assert out == "" and err.splitlines()[-1].startswith(line)
+    assert err.count("\n") == 1 + err.count("left out: ")

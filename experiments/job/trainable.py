@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from wsrl.annotations import Config, Graph
+from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.errors import InputError
-from wsrl.gallery import TILE
 from wsrl.graph.size import network_size
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.load import load_networks

@@ -33,9 +33,9 @@ from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import labels
 from wsrl.evaluation.retrieval import retrieval_scores
 from wsrl.files import write_atomically
-from wsrl.neighbourhoods import centred
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
+from wsrl.search.query_expansion import centered
 
 RESAMPLES = 1000  # of the bootstrap
 NAME = "ablations"
@@ -56,7 +56,7 @@ class Change:
       keep: which training networks are used, by their records; None for all.
       tasks: share of the training tasks that are used.
       centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
-      neighbours: search is by neighbourhoods of so many; see `wsrl.neighbourhoods`.
+      neighbours: search is by neighbourhoods of so many; see `wsrl.search.query_expansion`.
       sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `resweep`.
       asking: which unseen networks are queries, by their records; None for all. The gallery holds all.
       first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
@@ -220,7 +220,7 @@ def _centred(run: FinishedRun, embedding: np.ndarray, parts: Sequence[np.ndarray
     moved = embedding.copy()
     for places in parts:
         group = labels([run.records[i].architecture for i in places]) if centre == "architecture" else None
-        moved[places] = centred(embedding[places], group)
+        moved[places] = centered(embedding[places], group)
     return moved
 
 

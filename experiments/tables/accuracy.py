@@ -42,9 +42,9 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoding
 from wsrl.errors import InputError
 from wsrl.evaluation.accuracy import accuracy_tau
-from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
+from wsrl.search.query_expansion import QueryExpansion
 from wsrl.zoo.bank import image_bank, output_units
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.predictions import predict
@@ -126,7 +126,7 @@ def told_by_encoders(run: FinishedRun) -> Told:
     encoded, accuracy = encodings(run, test), run.examples.accuracy[test]
     kinds = [run.records[i].architecture for i in test]
     return {
-        "wsrl": ([Neighbourhoods.of(own.embedding, kinds).smoothed(own.accuracy) for own in encoded], accuracy),
+        "wsrl": ([QueryExpansion.build(own.embedding, kinds).smoothed(own.accuracy) for own in encoded], accuracy),
         "wsrl, models alone": ([own.accuracy for own in encoded], accuracy),
     }
 

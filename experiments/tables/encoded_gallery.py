@@ -15,9 +15,9 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.kind import network_kind
-from wsrl.neighbourhoods import Neighbourhoods
 from wsrl.recommend.data_query import data_query
 from wsrl.recommend.probes import Query, probe_query, train_probes
+from wsrl.search.query_expansion import QueryExpansion
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def ask_by_probes(
     return Asked(queries, similarities, orders, training + (time.perf_counter() - started) / len(encoded))
 
 
-def _neighbourhoods(own: Encoded, candidates: np.ndarray) -> Neighbourhoods:
+def _neighbourhoods(own: Encoded, candidates: np.ndarray) -> QueryExpansion:
     """Of the candidates alone; made once a gallery, so no part of a query's seconds."""
-    return Neighbourhoods.of(own.vectors[candidates], [own.kinds[place] for place in candidates])
+    return QueryExpansion.build(own.vectors[candidates], [own.kinds[place] for place in candidates])
 
 
 def _search(
-    around: Sequence[Neighbourhoods], queries: Sequence[Query], candidates: np.ndarray
+    around: Sequence[QueryExpansion], queries: Sequence[Query], candidates: np.ndarray
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     similarities = [
         own.similarities(query.vectors, query.kinds).mean(0) for own, query in zip(around, queries, strict=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int
 
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
-from wsrl.index import Index
+from wsrl.search.nearest import NearestNeighbors
 
 K = 10  # hits
 ROUNDS = 3  # of timing, each method in each; the fastest counts
@@ -55,9 +55,9 @@ def measure_index(folder: Path) -> dict[str, Any]:
     """
     vectors, queries = (np.load(folder / f"{name}.npy") for name in ("vectors", "queries"))
     ids = [str(number) for number in range(len(vectors))]
-    Index.build(vectors[:1], ids[:1]).search(queries[:1], K)  # loads the library
+    NearestNeighbors.build(vectors[:1], ids[:1]).search(queries[:1], K)  # loads the library
     before, start = peak_memory(), time.perf_counter()
-    index = Index.build(vectors, ids)
+    index = NearestNeighbors.build(vectors, ids)
     index.search(queries[:1], K)  # builds the searcher
     build_seconds, after = time.perf_counter() - start, peak_memory()
     brute_force = dataclasses.replace(index, exact=True)

@@ -25,21 +25,21 @@ from wsrl.encoder.fit import init_params
 from wsrl.encoder.readout import class_responses, second_order
 from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
-from wsrl.evaluation.around import neighbourhood_blocks
+from wsrl.evaluation.around import neighborhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import METRICS, cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
-from wsrl.neighbourhoods import NEIGHBOURS
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
+from wsrl.search.query_expansion import NEIGHBORS
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.tasks import load_tasks
 
 RESAMPLES = 1000  # of the bootstrap
 NAME = "oracle"
 SHOWN = {"P@1": "precision_at_1", "mAP": "map"}
-SEARCHES = {"": 0, ", neighbourhoods": NEIGHBOURS}  # by cosines and by neighbourhoods
+SEARCHES = {"": 0, ", neighbourhoods": NEIGHBORS}  # by cosines and by neighbourhoods
 NOTE = (
     "Unseen tasks, the same queries and galleries. The oracle compares predictions on {images} held-out images of the "
     "query's task, on which it runs every model; the encoder never sees an image of the task. Brackets: 95 % intervals."
@@ -89,7 +89,7 @@ def oracle_scores(
         queries = np.flatnonzero(tasks == name)
         blocks: Iterable[tuple[np.ndarray, np.ndarray]]
         if neighbours:
-            blocks = neighbourhood_blocks(vectors, relevance, neighbours=neighbours, queries=queries)
+            blocks = neighborhood_blocks(vectors, relevance, neighbors=neighbours, queries=queries)
         else:
             blocks = [(queries, rank_gallery(cosine_similarity(vectors[queries], vectors)))]
         for asked, order in blocks:

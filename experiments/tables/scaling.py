@@ -29,7 +29,6 @@ from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import LIMIT, cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.evaluation.relevance import labels
-from wsrl.index import Index
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
 
@@ -104,14 +103,14 @@ def read_npz(path: Path) -> Models:
     for name, array in arrays.items():
         if array.shape != vectors.shape[:1]:
             raise InputError(path, f"{name} of shape {array.shape} for {len(vectors)} embeddings", "give one a row")
-    checked = Index.build(vectors, [f"row {row}" for row in range(len(vectors))]).vectors
+    checked = NearestNeighbors.build(vectors, [f"row {row}" for row in range(len(vectors))]).vectors
     known = {name: array.astype(str).tolist() for name, array in arrays.items()}
     return Models.of(checked, *(known.get(name) for name in ("task", "lineage", "split")))
 
 
 def read_workdir(workdir: Path) -> Models:
     """Models of a finished run of the main job. Raises InputError where it is none."""
-    index = Index.load(workdir / "index")
+    index = NearestNeighbors.load(workdir / "index")
     config = read_config(workdir)
     zoo = zoo_directory(config, workdir)
     records, _ = read_records(zoo, config.seed)

@@ -1,4 +1,4 @@
-"""Models of a zoo that answer a query, as a table and as JSON lines."""
+"""Models that answer a query, as a table for people and as JSON lines."""
 
 import json
 import os
@@ -8,31 +8,42 @@ from typing import TYPE_CHECKING
 from wsrl.cli.text import printable
 
 if TYPE_CHECKING:
-    from wsrl.zoo.manifest import Record
+    from wsrl.search.hit import Hit
 
-Scores = Mapping[str, float | None]  # of a hit, by name; None where one has none
-
-About = Mapping[str, object]  # what a manifest tells of a model, by name
-
-PREDICTED = "predicted_accuracy"  # what is told of a model without a manifest
-HEADINGS = {"logme": "LogME", PREDICTED: "predicted accuracy"}  # of what is not called by its name
-SHOWN = ("task", "architecture", "accuracy")  # of what a manifest tells
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
+TEXTS = ("task", "architecture", "weights", "model")  # columns that are no numbers
+Row = Mapping[str, str]  # cells by heading; a heading that no row has a text for is left out
 
 
-def about_record(record: "Record") -> About:
-    """What is told of a model of a zoo."""
-    return {key: record.get(key) for key in (*SHOWN, "path")}
+def hit_json(query: str, hit: "Hit") -> str:
+    """Returns one line about a hit."""
+    accuracy = None if hit.accuracy is None else round(hit.accuracy, 6)
+    told = {
+        **{"query": query, "rank": hit.rank, "id": hit.id, "score": round(hit.score, 6), "by": hit.by},
+        **{"same_weights": hit.same_weights, "architecture": hit.architecture, "parameters": hit.parameters},
+        **{"predicted_accuracy": accuracy, "path": hit.path, "metadata": dict(hit.metadata)},
+    }
+    return json.dumps(told)
 
 
-def hit_json(rank: int, model: str, scores: Scores, about: About, **query: str) -> str:
-    """One line about a hit, after what names the query; scores that it has none of are left out."""
-    told = {name: round(value, 6) for name, value in scores.items() if value is not None}
-    return json.dumps({**query, "rank": rank, "id": model, **told, **about})
+def hit_row(hit: "Hit") -> Row:
+    """Returns the cells of a hit."""
+    measured = hit.metadata.get("accuracy")
+    return {
+        "rank": str(hit.rank),
+        "score": f"{hit.score:.3f}",
+        "weights": "same" if hit.same_weights else "",
+        "task": str(hit.metadata.get("task", "")),
+        "architecture": hit.architecture,
+        "parameters": f"{hit.parameters:,}",
+        "accuracy": f"{measured:.2f}" if isinstance(measured, float) else "",
+        "predicted accuracy": "" if hit.accuracy is None else f"{hit.accuracy:.2f}",
+        "model": hit.id,
+    }
 
 
-def print_hits(lines: Sequence[str], hits: Sequence[tuple[str, Scores, About]]) -> None:
-    """Prints lines, an empty one and a table of the hits; scores that none has get no column."""
+def print_rows(lines: Sequence[str], rows: Sequence[Row]) -> None:
+    """Prints lines, an empty one and a table to stdout; plain text where it is no terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -40,17 +51,12 @@ def print_hits(lines: Sequence[str], hits: Sequence[tuple[str, Scores, About]]) 
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPE_WIDTH
-    scored = [name for name in (hits[0][1] if hits else ()) if any(own[name] is not None for _, own, _ in hits)]
-    told = [name for name in (*SHOWN, PREDICTED) if hits and name in hits[0][2]]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ["rank", *(HEADINGS.get(name, name) for name in [*scored, *told]), "model"]:
-        number = heading not in ("task", "architecture", "model")
-        table.add_column(heading, justify="right" if number else "left", overflow="fold")
-    for rank, (model, own, about) in enumerate(hits, 1):
-        values = (own[name] for name in scored)
-        scores = ("-" if value is None else f"{value:.3f}" for value in values)
-        texts = [f"{about[name]:.2f}" if name in ("accuracy", PREDICTED) else str(about[name]) for name in told]
-        table.add_row(str(rank), *scores, *(printable(text) for text in [*texts, model]))
+    headings = [heading for heading in (rows[0] if rows else ()) if any(row[heading] for row in rows)]
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in TEXTS else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(printable(row[heading]) for heading in headings))
     with console.capture() as capture:
         for line in lines:
             console.print(Text(printable(line)))

@@ -18,9 +18,10 @@ from wsrl.errors import InputError
 
 COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
+    "index": "makes an index of checkpoints, or brings one up to date",
+    "search": "finds the models of an index that are related to a checkpoint, or do the same",
+    "recommend": "ranks the models of an index for a data set, from labelled examples",
     "embed": "turns checkpoints into vectors",
-    "search": "finds the models of a zoo that do what a checkpoint does, and its relatives",
-    "recommend": "ranks the models of a zoo for a data set, from labelled examples",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 PIPE_CLOSED = 128 + 13  # as a shell tells of SIGPIPE

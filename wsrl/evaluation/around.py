@@ -1,35 +1,34 @@
-"""Ranked galleries by neighbourhoods, from which each query's own run and lineage are left out throughout."""
+"""Galleries ranked by query expansion, from which each query's own run and lineage are left out throughout."""
 
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
-from wsrl.evaluation.ranking import rank_gallery, ranked_blocks, unit_vectors
+from wsrl.evaluation.ranking import rank_gallery, unit_vectors
 from wsrl.evaluation.relevance import Relevance
-from wsrl.neighbourhoods import NEIGHBOURS, blend, centred, neighbour_count
+from wsrl.search.query_expansion import NEIGHBORS, QueryExpansion
 
 BLOCK = 256  # queries
 DECIMALS = 6  # that equal similarities agree to, in float32
 
 
-def neighbourhood_blocks(
+def neighborhood_blocks(
     embeddings: Float[np.ndarray, "n dim"],
     relevance: Relevance,
     seed: int = 0,
-    neighbours: int = NEIGHBOURS,
+    neighbors: int = NEIGHBORS,
     queries: Int[np.ndarray, "m"] | None = None,
 ) -> Iterator[tuple[Int[np.ndarray, "q"], Int[np.ndarray, "q n"]]]:
-    """Models as queries against all by `wsrl.neighbourhoods`: a block of queries and their ranked galleries.
+    """Models as queries against all by `wsrl.search.query_expansion`: blocks of queries and their ranked galleries.
 
-    A query's kin, the models of its run or lineage, stand in nobody's neighbourhood while it is asked: it would reach
-    its task by them. Groups of the centring are the architectures.
+    Models of a query's run or lineage expand no vector while it is asked: it would reach its task by them.
 
     Args:
       embeddings: finite.
-      relevance: of the models.
+      relevance: of the models; vectors are centered by its architectures.
       seed: of the breaking of ties.
-      neighbours: that a vector is blended with, at most; see `wsrl.neighbourhoods.neighbour_count`.
+      neighbors: that a vector is expanded with, at most; see `wsrl.search.query_expansion.neighbor_count`.
       queries: places of the models that ask; None for all.
 
     Raises:
@@ -37,48 +36,19 @@ def neighbourhood_blocks(
     """
     if not len(embeddings):
         return
-    neighbours = neighbour_count(len(embeddings), neighbours)
-    vectors = centred(unit_vectors(embeddings), relevance.architecture).astype(np.float32)
-    kin = int(max(np.bincount(relevance.lineage).max(), np.bincount(relevance.run).max()))
-    rows = _nearest(vectors, neighbours + 2 * kin, seed)
-    similarity = np.stack([vectors[near] @ own for near, own in zip(rows, vectors, strict=True)])
-    blended = blend(vectors, vectors, rows[:, :neighbours], similarity[:, :neighbours])
+    if not np.isfinite(embeddings).all():
+        raise ValueError(f"embedding {int(np.argmin(np.isfinite(embeddings).all(axis=1)))} is not finite")
+    vectors = unit_vectors(embeddings)
+    names = relevance.architecture.astype(str).tolist()
+    related = int(max(np.bincount(relevance.lineage).max(), np.bincount(relevance.run).max()))
+    # Equal vectors tie, and a zoo's manifest puts models of one task side by side: the order is drawn
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    shuffled = [names[place] for place in order]
+    database = QueryExpansion.build(vectors[order], shuffled, neighbors, least=1, spare=2 * related, exact=True)
     places = np.arange(len(vectors)) if queries is None else queries
     for start in range(0, len(places), BLOCK):
         asked = places[start : start + BLOCK]
-        found = np.empty((len(asked), len(vectors)))
-        for i, others in enumerate(relevance.eligible(asked)["any"]):
-            touched = np.flatnonzero(others & ~others[rows[:, :neighbours]].all(1))
-            whole = blended[touched]
-            blended[touched] = _blend_others(vectors, rows, similarity, touched, others, neighbours)
-            own = vectors[asked[i]]
-            near = np.where(others, blended @ own, -np.inf)
-            nearest = np.argsort(-near, kind="stable")[: min(neighbours, int(others.sum()))]
-            query = blend(own[None], blended, nearest[None], near[nearest][None])[0]
-            found[i] = (vectors @ own + blended @ query) / 2
-            blended[touched] = whole
+        exclude = ~relevance.eligible(asked)["any"]
+        found = np.empty(exclude.shape)
+        found[:, order] = database.similarities(vectors[asked], [names[place] for place in asked], exclude[:, order])
         yield asked, rank_gallery(np.round(found, DECIMALS), seed)
-
-
-def _nearest(vectors: Float[np.ndarray, "n dim"], count: int, seed: int) -> Int[np.ndarray, "n k"]:
-    """The nearest other vectors of each, at most `count`."""
-    lists = [
-        order[order != queries[:, None]].reshape(len(queries), -1)[:, :count]
-        for queries, order in ranked_blocks(vectors, seed)
-    ]
-    return np.concatenate(lists)
-
-
-def _blend_others(
-    vectors: Float[np.ndarray, "n dim"],
-    rows: Int[np.ndarray, "n k"],
-    similarity: Float[np.ndarray, "n k"],
-    touched: Int[np.ndarray, " t"],
-    others: Bool[np.ndarray, " n"],
-    neighbours: int,
-) -> Float[np.ndarray, "t dim"]:
-    """The touched vectors, blended with their nearest ones among the others."""
-    there = others[rows[touched]]
-    kept = np.argsort(~there, axis=1, kind="stable")[:, :neighbours]
-    weight = np.take_along_axis(np.where(there, similarity[touched], 0), kept, axis=1)
-    return blend(vectors[touched], vectors, np.take_along_axis(rows[touched], kept, axis=1), weight)

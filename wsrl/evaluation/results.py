@@ -16,7 +16,7 @@ from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import retrieval_scores
 from wsrl.files import write_atomically
-from wsrl.neighbourhoods import NEIGHBOURS
+from wsrl.search.query_expansion import NEIGHBORS
 from wsrl.zoo.manifest import Record
 
 AROUND = "retrieval_neighbourhoods"
@@ -48,7 +48,7 @@ def evaluate_methods(
 
     Returns:
       {"retrieval": {method: {"seen" | "unseen": see `retrieval_scores`}}, "retrieval_neighbourhoods": the same by
-      `wsrl.neighbourhoods`, "retrieval_shared_order": as "retrieval" (only with `shared_order`), "clustering"
+      `wsrl.search.query_expansion`, "retrieval_shared_order": as "retrieval" (only with `shared_order`), "clustering"
       and "hubness": {method: {"seen" | "unseen": see
       `clustering_scores` and `hubness`}}, "counts": {"models", "tasks", ..., "seen": {...}, "unseen":
       {...}}}.
@@ -77,7 +77,7 @@ def evaluate_methods(
     for form, name, half in tqdm(work, desc="evaluation", unit="method", disable=None):
         arrays = [np.asarray(array)[rows[half]] for array in forms[form][name]]
         results[form][name][half] = retrieval_scores(
-            arrays, subset[half], resamples, seed, NEIGHBOURS if form == AROUND else 0
+            arrays, subset[half], resamples, seed, NEIGHBORS if form == AROUND else 0
         )
         if form == "retrieval":
             results["clustering"][name][half] = clustering_scores(arrays, subset[half], seed)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from wsrl.evaluation.around import neighbourhood_blocks
+from wsrl.evaluation.around import neighborhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import LIMIT, METRICS, ranked_blocks, ranking_metrics
 from wsrl.evaluation.relevance import GALLERIES, Relevance
@@ -18,7 +18,7 @@ def query_scores(
     """Scores of every model as a query against the others: gallery -> metric -> float64, NaN without an
     answer.
 
-    Search is by cosine similarity, or by `wsrl.neighbourhoods` with a number of neighbours above 0.
+    Search is by cosine similarity, or by `wsrl.search.query_expansion` with a number of neighbours above 0.
 
     Raises:
       ValueError: an embedding is not finite, or their number is not that of the records.
@@ -27,7 +27,7 @@ def query_scores(
         raise ValueError(f"{len(embeddings)} embeddings for {len(relevance.task)} records")
     scores = {gallery: {name: np.full(len(embeddings), np.nan) for name in (*METRICS, LIMIT)} for gallery in GALLERIES}
     by_cosine = ranked_blocks(embeddings, seed)
-    for queries, order in neighbourhood_blocks(embeddings, relevance, seed, neighbours) if neighbours else by_cosine:
+    for queries, order in neighborhood_blocks(embeddings, relevance, seed, neighbours) if neighbours else by_cosine:
         relevant = relevance.relevant(queries)
         for gallery, eligible in relevance.eligible(queries).items():
             for name, values in ranking_metrics(order, relevant, eligible).items():

@@ -1,36 +1,43 @@
-"""Ranks a gallery for a data set, and says why."""
+"""Ranks the models of an index for a data set, and says why."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import network_features
-from wsrl.gallery import TILE, Gallery
+from wsrl.graph.collection import checkpoint_graph
+from wsrl.graph.size import network_size
 from wsrl.recommend.logme import log_maximum_evidence
-from wsrl.recommend.probes import Query
+from wsrl.recommend.probes import TILE, Query
 from wsrl.recommend.start_score import StartScore, predict_start
-from wsrl.zoo.load import load_networks
-from wsrl.zoo.manifest import Record
+from wsrl.search.index import Functional, Index
+from wsrl.search.query_expansion import QueryExpansion
 
 NEAR = 20  # models whose accuracies tell what to expect, and that LogME ranks anew
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A model of the gallery.
+class Recommended:
+    """A model of the index.
 
     Attributes:
-      record: of the manifest.
-      similarity: to the query's vectors, on average; see `wsrl.neighbourhoods`.
-      start: predicted accuracy of a linear probe, above the gallery's mean, where it was asked for.
+      id, path, metadata: see `wsrl.search.hit.Hit`.
+      architecture: class of the architecture.
+      accuracy: measured, as the metadata has it; else predicted from the weights.
+      similarity: to the query's vectors, on average; see `wsrl.search.query_expansion`.
+      start: predicted accuracy of a linear probe, above the mean of all models, where it was asked for.
       logme: log maximum evidence a training image, where it was asked for.
     """
 
-    record: Record
+    id: str
+    path: str
+    metadata: dict[str, object]
+    architecture: str
+    accuracy: float
     similarity: float
     start: float | None = None
     logme: float | None = None
@@ -38,67 +45,106 @@ class Hit:
 
 @dataclass(frozen=True)
 class Answer:
-    """A ranked gallery, and why.
+    """Ranked models, and why.
 
     Attributes:
       hits: best first.
-      tasks: of the zoo with the mean similarities of their models, the nearest first.
+      tasks: that the metadata names, with the mean similarities of their models, the nearest first.
       near: models that the expected accuracy comes from, `NEAR` or all.
-      expected_accuracy: mean of the accuracies that the manifest tells of the nearest models, weighted by similarity;
-        not measured on the data.
+      expected_accuracy: mean of the accuracies of the nearest models, weighted by similarity; not measured on the data.
       probe_accuracy: of the query.
     """
 
-    hits: list[Hit]
+    hits: list[Recommended]
     tasks: list[tuple[str, float]]
     near: int
     expected_accuracy: float
     probe_accuracy: float | None
 
 
-def recommend(gallery: Gallery, query: Query) -> Answer:
-    """Ranks a gallery by its neighbourhoods' mean similarity to the vectors of a query; the gallery is not empty."""
-    similarity = gallery.neighbourhoods().similarities(query.vectors, query.kinds).mean(0)
-    order = np.argsort(-similarity, kind="stable")
+def rank_by_similarity(models: Functional, query: Query) -> Answer:
+    """Ranks models by their mean similarity to the vectors of a query; there is at least one model."""
+    expansion = QueryExpansion.build(models.vectors, models.architectures)
+    similarity = expansion.similarities(query.vectors, query.kinds).mean(0)
+    accuracy = _accuracies(models)
+    order = np.argsort(-similarity, kind="stable").tolist()
     return Answer(
-        hits=[Hit(gallery.records[i], float(similarity[i])) for i in order],
-        tasks=nearest_tasks(gallery, similarity),
+        hits=[_recommended(models, place, similarity, accuracy) for place in order],
+        tasks=nearest_tasks([str(about.get("task", "")) for about in models.metadata], similarity),
         near=len(order[:NEAR]),
-        expected_accuracy=expected_accuracy(similarity, np.array([record.accuracy for record in gallery.records])),
+        expected_accuracy=expected_accuracy(similarity, accuracy),
         probe_accuracy=query.accuracy,
     )
 
 
 def expected_accuracy(similarity: Float[np.ndarray, "n"], accuracy: Float[np.ndarray, "n"]) -> float:
-    """Mean accuracy of the `NEAR` most similar models, weighted by similarity."""
+    """Returns the mean accuracy of the `NEAR` most similar models, weighted by similarity."""
     near = np.argsort(-similarity, kind="stable")[:NEAR]
     weights = np.maximum(similarity[near], 0) + 1e-6
     return float((weights * accuracy[near]).sum() / weights.sum())
 
 
-def nearest_tasks(gallery: Gallery, similarity: Float[np.ndarray, "n"]) -> list[tuple[str, float]]:
-    """All tasks of a gallery, the nearest first, with the mean similarity of their models."""
-    names, task = np.unique([record.task for record in gallery.records], return_inverse=True)
+def nearest_tasks(tasks: Sequence[str], similarity: Float[np.ndarray, "n"]) -> list[tuple[str, float]]:
+    """Returns all tasks but the empty one, the nearest first, with the mean similarity of their models."""
+    names, task = np.unique(np.asarray(tasks, str), return_inverse=True)
     means = np.bincount(task, similarity) / np.bincount(task)
-    return [(str(names[i]), float(means[i])) for i in np.argsort(-means, kind="stable")]
+    return [(str(names[i]), float(means[i])) for i in np.argsort(-means, kind="stable") if names[i]]
 
 
-def rank_by_start(gallery: Gallery, query: Query, score: StartScore) -> list[Hit]:
-    """Ranks a gallery by how good a start for fine-tuning each model is; similarities are of the vectors alone."""
-    found = predict_start(score, gallery.vectors, gallery.sizes, query)
-    similarity = query.similarities(gallery.vectors)
-    order = np.argsort(-found, kind="stable")
-    return [Hit(gallery.records[i], float(similarity[i]), float(found[i])) for i in order]
+def rank_by_start(index: Index, models: Functional, query: Query, score: StartScore) -> list[Recommended]:
+    """Ranks models by how good a start for fine-tuning each is; similarities are of the vectors alone.
+
+    Raises:
+      CheckpointError: the file of a model cannot be read any more.
+    """
+    found = predict_start(score, models.vectors, network_sizes(index, models.ids), query)
+    similarity, accuracy = query.similarities(models.vectors), _accuracies(models)
+    order = np.argsort(-found, kind="stable").tolist()
+    return [replace(_recommended(models, place, similarity, accuracy), start=float(found[place])) for place in order]
 
 
-def rank_by_logme(hits: Sequence[Hit], zoo: Path, images: ImageSet, progress: str | None = None) -> list[Hit]:
+def network_sizes(index: Index, ids: Sequence[str]) -> Float[np.ndarray, "models 3"]:
+    """Returns how large models are, from their files; see `wsrl.graph.size.network_size`."""
+    return np.stack([network_size(_graph(index.checkpoint(name))) for name in ids])
+
+
+def rank_by_logme(
+    hits: Sequence[Recommended], index: Index, images: ImageSet, progress: str | None = None
+) -> list[Recommended]:
     """Ranks models anew by LogME of their features on the images that are not held out, which must be few."""
-    usable = load_networks(zoo, [hit.record for hit in hits], TILE)
+    graphs = {}
+    for hit in hits:
+        try:
+            graphs[hit.id] = _graph(index.checkpoint(hit.id))
+        except CheckpointError:  # its file is gone: it stays without a value
+            continue
     train = ~images.held_out
-    responses = network_features(usable.graphs, normalize(images.x[train])[..., None], progress)
+    responses = network_features(list(graphs.values()), normalize(images.x[train])[..., None], progress)
     scores = {
-        record.id: log_maximum_evidence(response.features, images.y[train])
-        for record, response in zip(usable.records, responses, strict=True)
+        name: log_maximum_evidence(response.features, images.y[train])
+        for name, response in zip(graphs, responses, strict=True)
     }
-    ranked = [replace(hit, logme=scores.get(hit.record.id)) for hit in hits]
+    ranked = [replace(hit, logme=scores.get(hit.id)) for hit in hits]
     return sorted(ranked, key=lambda hit: -np.inf if hit.logme is None else hit.logme, reverse=True)
+
+
+def _graph(checkpoint: Checkpoint):
+    whole = {name: np.array(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
+    return checkpoint_graph(replace(checkpoint, tensors=whole), TILE)
+
+
+def _accuracies(models: Functional) -> Float[np.ndarray, "n"]:
+    both = zip(models.metadata, models.accuracies, strict=True)
+    told = [about.get("accuracy", predicted) for about, predicted in both]
+    return np.array([value if isinstance(value, float) else 0.0 for value in told])
+
+
+def _recommended(models: Functional, place: int, similarity: np.ndarray, accuracy: np.ndarray) -> Recommended:
+    return Recommended(
+        models.ids[place],
+        models.paths[place],
+        models.metadata[place],
+        models.architectures[place],
+        float(accuracy[place]),
+        float(similarity[place]),
+    )

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import ImageSet
+from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.encoder.embed import Embedder
-from wsrl.gallery import TILE
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.graph.kind import network_kind
 from wsrl.zoo.bank import EVALUATION_BATCH

@@ -94,7 +94,7 @@ def read_checkpoints(directory: Path, records: Sequence[Record]) -> Iterator[Che
             positions = [record.extra["record"] for record in group]
             for position, content in zip(positions, stream_records(directory / path, positions), strict=True):
                 source = f"{directory / path}, record {position}"
-                yield content if isinstance(content, CheckpointError) else _parsed(content, source)
+                yield content if isinstance(content, CheckpointError) else parse_checkpoint(content, source)
         else:
             for _ in group:
                 yield _read_file(directory / path)
@@ -115,7 +115,8 @@ def _read_file(path: Path) -> Checkpoint | CheckpointError:
         return error
 
 
-def _parsed(content: bytes, source: str) -> Checkpoint | CheckpointError:
+def parse_checkpoint(content: bytes, source: str) -> Checkpoint | CheckpointError:
+    """Returns the checkpoint of a safetensors file that was read, or why it is none; `source` is for messages."""
     try:
         loaded = safetensors.numpy.load(content)
         tensors = {name: np.asarray(LazyTensor.of(tensor, source, name)) for name, tensor in loaded.items()}

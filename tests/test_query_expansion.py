@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from wsrl.neighbourhoods import Neighbourhoods, blend, centred, neighbour_count, unit
+from wsrl.search.query_expansion import QueryExpansion, centered, expand, neighbor_count, unit
 
 
 def around(tasks: int, each: int, kinds: int, seed: int = 0):
@@ -14,44 +14,44 @@ def around(tasks: int, each: int, kinds: int, seed: int = 0):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_centred_vectors_are_of_length_one_about_the_origin_of_their_group(groups):
+def test_centered_vectors_are_of_length_one_about_the_origin_of_their_group(groups):
     rng = np.random.default_rng(0)
     group = np.arange(3000) % groups
     apart = rng.normal(size=(groups, 8))[group] * 5
     vectors = rng.normal(size=(3000, 8))
     mirrored = np.concatenate([apart + vectors, apart - vectors])  # about the mean of each group
-    found = centred(mirrored, np.tile(group, 2))
+    found = centered(mirrored, np.tile(group, 2))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
     # the mean of all, which counts as one more of each group, is hardly seen among so many
     np.testing.assert_allclose(found[:3000], unit(vectors), atol=0.05)
     if groups == 1:
-        np.testing.assert_array_equal(centred(mirrored), found)
+        np.testing.assert_array_equal(centered(mirrored), found)
 
 
 def test_a_group_of_one_keeps_a_direction():
     vectors = unit(np.random.default_rng(0).normal(size=(4, 6)))
-    np.testing.assert_allclose(np.linalg.norm(centred(vectors, np.arange(4)), axis=1), 1)
+    np.testing.assert_allclose(np.linalg.norm(centered(vectors, np.arange(4)), axis=1), 1)
 
 
-def test_blended_vectors_are_sums_weighted_by_similarity(monkeypatch):
-    monkeypatch.setattr("wsrl.neighbourhoods.BLOCK", 2)
+def test_expanded_vectors_are_sums_weighted_by_similarity(monkeypatch):
+    monkeypatch.setattr("wsrl.search.query_expansion.BLOCK", 2)
     own = np.array([[1.0, 0], [0, 1], [0, -1]])
     others = np.array([[0.0, 2], [3, 0]])
     rows, similarity = np.array([[0, 1], [1, 1], [0, 0]]), np.array([[0.5, 0], [1, -1], [-1, 0]])
     expected = np.array([[1, 1], [3, 1], [0, -1]]) / np.sqrt([[2], [10], [1]])
-    np.testing.assert_allclose(blend(own, others, rows, similarity), expected)
+    np.testing.assert_allclose(expand(own, others, rows, similarity), expected)
 
 
-def test_neighbours_are_few_where_models_are():
-    assert [neighbour_count(models) for models in (9, 10, 55, 200, 10**6)] == [0, 1, 5, 20, 20]
-    assert neighbour_count(1000, most=3) == 3
+def test_neighbors_are_few_where_models_are():
+    assert [neighbor_count(models) for models in (9, 10, 55, 200, 10**6)] == [0, 1, 5, 20, 20]
+    assert neighbor_count(1000, most=3) == 3
 
 
-def test_neighbourhoods_find_more_of_a_task_than_vectors_do():
+def test_query_expansion_finds_more_of_a_task_than_vectors_do():
     vectors, kinds, task = around(tasks=6, each=40, kinds=4)
     queries, of_queries, wanted = vectors[::8], kinds[::8], task[::8]
     rest = np.arange(len(task)) % 8 != 0
-    found = Neighbourhoods.of(vectors[rest], [kinds[i] for i in np.flatnonzero(rest)])
+    found = QueryExpansion.build(vectors[rest], [kinds[i] for i in np.flatnonzero(rest)])
     similarity = found.similarities(queries, of_queries)
     assert similarity.shape == (len(queries), rest.sum()) and np.abs(similarity).max() <= 1 + 1e-6
     right = task[rest][np.argsort(-similarity, axis=1)[:, :20]] == wanted[:, None]
@@ -62,8 +62,8 @@ def test_neighbourhoods_find_more_of_a_task_than_vectors_do():
 def test_a_model_of_the_gallery_is_nearest_to_itself_whatever_the_order():
     vectors, kinds, _ = around(tasks=4, each=12, kinds=3)
     order = np.random.default_rng(1).permutation(len(kinds))
-    first = Neighbourhoods.of(vectors, kinds).similarities(vectors, kinds)
-    again = Neighbourhoods.of(vectors[order], [kinds[i] for i in order]).similarities(vectors, kinds)
+    first = QueryExpansion.build(vectors, kinds).similarities(vectors, kinds)
+    again = QueryExpansion.build(vectors[order], [kinds[i] for i in order]).similarities(vectors, kinds)
     np.testing.assert_allclose(again, first[:, order], atol=1e-5)
     np.testing.assert_array_equal(first.argmax(1), np.arange(len(kinds)))
 
@@ -71,7 +71,7 @@ def test_a_model_of_the_gallery_is_nearest_to_itself_whatever_the_order():
 def test_copies_of_one_model_have_no_direction_and_hinder_nobody():
     vectors, _, _ = around(tasks=2, each=20, kinds=1)
     vectors[:12] = np.eye(1, 32)
-    similarity = Neighbourhoods.of(vectors, ["copies"] * 12 + ["others"] * 28).similarities(vectors, ["others"] * 40)
+    similarity = QueryExpansion.build(vectors, ["copies"] * 12 + ["others"] * 28).similarities(vectors, ["others"] * 40)
     assert np.isfinite(similarity).all()
     np.testing.assert_array_equal(similarity[12:, 12:].argmax(1), np.arange(28))
 
@@ -79,15 +79,15 @@ def test_copies_of_one_model_have_no_direction_and_hinder_nobody():
 @pytest.mark.parametrize("count", [1, 2, 15])
 def test_small_galleries_and_unknown_kinds(count):
     vectors, kinds, _ = around(tasks=1, each=count, kinds=1)
-    similarity = Neighbourhoods.of(vectors, kinds).similarities(vectors[:1], ["never seen"])
+    similarity = QueryExpansion.build(vectors, kinds).similarities(vectors[:1], ["never seen"])
     assert similarity.shape == (1, count) and np.isfinite(similarity).all()
 
 
-def test_smoothed_values_are_half_those_of_the_neighbours():
+def test_smoothed_values_are_half_those_of_the_neighbors():
     vectors, kinds, task = around(tasks=4, each=60, kinds=3)
     rng = np.random.default_rng(0)
     level = np.array([0.2, 0.4, 0.6, 0.8])[task]
-    found = Neighbourhoods.of(vectors, kinds)
+    found = QueryExpansion.build(vectors, kinds)
     noisy = level + 0.3 * rng.normal(size=len(level))
     assert np.abs(found.smoothed(noisy) - level).mean() < 0.7 * np.abs(noisy - level).mean()
     similarity = found.vectors @ found.vectors.T
@@ -98,7 +98,7 @@ def test_smoothed_values_are_half_those_of_the_neighbours():
     np.testing.assert_allclose(found.smoothed(np.full(len(level), 0.3)), 0.3, atol=1e-6)
 
 
-def test_models_without_neighbours_keep_their_values():
+def test_models_without_neighbors_keep_their_values():
     vectors, kinds, _ = around(tasks=1, each=5, kinds=1)
     values = np.arange(5.0)
-    np.testing.assert_array_equal(Neighbourhoods.of(vectors, kinds).smoothed(values), values)
+    np.testing.assert_array_equal(QueryExpansion.build(vectors, kinds).smoothed(values), values)

@@ -1,6 +1,6 @@
-"""Nearest neighbours by cosine similarity among the embeddings of a zoo.
+"""Nearest neighbors by cosine similarity among the embeddings of a zoo.
 
-ScaNN (Guo et al. 2020) does the search. Some of its habits would go unnoticed, so `Index` guards against
+ScaNN (Guo et al. 2020) does the search. Some of its habits would go unnoticed, so `NearestNeighbors` guards against
 them: it accepts NaN vectors, pickles its ids on disk and stores absolute paths; a tree over few vectors fails
 or gives too few hits, and k beyond the number of reordered candidates pads the hits with NaN. Here the file
 holds vectors and ids alone, and the searcher is built again when it is first used.
@@ -38,7 +38,7 @@ TREE_FROM = 3_000_000  # vectors; below, hashed scores of all vectors are afford
 # Of a million embeddings resampled with the spread of 20,000 trained models (1,024 dimensions), the first 8,000 of a
 # hash of 128 blocks hold .991 of the 10 nearest if it has 2 of 256 components a block, .994 if 3 of 384, .988 if 4 of
 # 512; by these components, in 8 bits, the first 800 hold .957, .991 and .988. ScaNN's anisotropic loss, meant for
-# neighbours that lie nearer, takes .01 off. A tree is faster, but few of the nearest lie in its nearest leaves.
+# neighbors that lie nearer, takes .01 off. A tree is faster, but few of the nearest lie in its nearest leaves.
 COMPONENTS = 384  # that are hashed, at most
 BLOCK_DIMENSIONS = 3  # that are hashed together
 CANDIDATES = 100  # compared by the whole vectors, at least
@@ -56,8 +56,8 @@ UNIT_BLOCK = 16_384  # vectors scaled in float64 at once
 
 
 @dataclass(frozen=True)
-class Index:
-    """Unit vectors with ids. Build one with `Index.build` or `Index.load`.
+class NearestNeighbors:
+    """Unit vectors with ids. Build one with `NearestNeighbors.build` or `NearestNeighbors.load`.
 
     Attributes:
       vectors: float32 unit vectors.
@@ -78,7 +78,7 @@ class Index:
         ids: Sequence[str],
         encoder_hash: str = "",
         exact: bool = False,
-    ) -> "Index":
+    ) -> "NearestNeighbors":
         """An index of the embeddings, which are scaled to unit length.
 
         Raises:
@@ -156,7 +156,7 @@ class Index:
         write_atomically(Path(directory) / FILE, safetensors.numpy.save({"vectors": self.vectors}, metadata))
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str], encoder_hash: str | None = None) -> "Index":
+    def load(cls, directory: str | os.PathLike[str], encoder_hash: str | None = None) -> "NearestNeighbors":
         """Reads the index that `save` wrote.
 
         Args:

@@ -6,11 +6,11 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 
-from wsrl import index as index_module
 from wsrl.errors import InputError
-from wsrl.index import FILE, Index
+from wsrl.search import nearest as nearest_module
+from wsrl.search.nearest import FILE, NearestNeighbors
 
-needs_scann = pytest.mark.skipif(index_module.scann_ops_pybind is None, reason="ScaNN has no wheel here")
+needs_scann = pytest.mark.skipif(nearest_module.scann_ops_pybind is None, reason="ScaNN has no wheel here")
 
 
 def clustered(count: int, dim: int = 32, seed: int = 0, noise: float = 0.15) -> np.ndarray:
@@ -38,7 +38,7 @@ def recall(found: np.ndarray, expected: np.ndarray) -> float:
 @given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 1000), st.booleans())
 def test_exact_search_agrees_with_numpy(count, k, seed, scann):
     vectors, queries = clustered(count, 8, seed), clustered(5, 8, seed + 1)
-    index = Index.build(vectors, names(count))
+    index = NearestNeighbors.build(vectors, names(count))
     if scann:
         rows, similarity = index.search(queries, k)
     else:
@@ -57,11 +57,11 @@ def test_exact_search_agrees_with_numpy(count, k, seed, scann):
     [(0, 10**9, "scann hashing"), (0, 0, "scann tree and hashing")],
 )
 def test_approximate_search_has_high_recall(monkeypatch, below, tree_from, backend):
-    monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", below)
-    monkeypatch.setattr(index_module, "TREE_FROM", tree_from)
+    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", below)
+    monkeypatch.setattr(nearest_module, "TREE_FROM", tree_from)
     vectors = clustered(6000, noise=0.1)
     queries = vectors[::30] + 0.01
-    index = Index.build(vectors, names(6000))
+    index = NearestNeighbors.build(vectors, names(6000))
     assert index.backend == backend
     rows, similarity = index.search(queries, 10)
     assert recall(rows, nearest(vectors, queries, 10)) >= 0.97
@@ -71,13 +71,13 @@ def test_approximate_search_has_high_recall(monkeypatch, below, tree_from, backe
 @needs_scann
 @pytest.mark.parametrize("tree_from", [10**9, 0])
 def test_long_vectors_are_found_by_their_principal_components(monkeypatch, tree_from):
-    monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 0)
-    monkeypatch.setattr(index_module, "TREE_FROM", tree_from)
-    monkeypatch.setattr(index_module, "COMPONENTS", 8)
+    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 0)
+    monkeypatch.setattr(nearest_module, "TREE_FROM", tree_from)
+    monkeypatch.setattr(nearest_module, "COMPONENTS", 8)
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(5000, 40)) * np.geomspace(1, 0.01, 40) @ np.linalg.qr(rng.normal(size=(40, 40)))[0]
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    rows, similarity = Index.build(vectors, names(5000)).search(vectors[:200], 10)
+    rows, similarity = NearestNeighbors.build(vectors, names(5000)).search(vectors[:200], 10)
     assert (rows[:, 0] == np.arange(200)).mean() >= 0.98
     np.testing.assert_allclose(similarity, np.take_along_axis(vectors[:200] @ vectors.T, rows, 1), atol=1e-5)
     assert recall(rows, nearest(vectors, vectors[:200], 10)) >= 0.9
@@ -88,10 +88,10 @@ def test_long_vectors_are_found_by_their_principal_components(monkeypatch, tree_
 @needs_scann
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 60, 99, 120])
 def test_a_tree_over_few_vectors_still_gives_every_hit(monkeypatch, count):
-    monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 0)
-    monkeypatch.setattr(index_module, "TREE_FROM", 16)  # below 16 vectors ScaNN refuses to build a tree
+    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 0)
+    monkeypatch.setattr(nearest_module, "TREE_FROM", 16)  # below 16 vectors ScaNN refuses to build a tree
     vectors = clustered(count)
-    rows, similarity = Index.build(vectors, names(count)).search(vectors, 50)
+    rows, similarity = NearestNeighbors.build(vectors, names(count)).search(vectors, 50)
     assert rows.shape == (count, min(50, count))
     assert np.isfinite(similarity).all()
     assert all(len(set(row)) == len(row) for row in rows.tolist())
@@ -99,28 +99,28 @@ def test_a_tree_over_few_vectors_still_gives_every_hit(monkeypatch, count):
 
 @needs_scann
 def test_k_beyond_the_reordered_candidates(monkeypatch):
-    monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 0)
+    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 0)
     vectors = clustered(3000)
-    rows, similarity = Index.build(vectors, names(3000)).search(vectors[:20], 700)
+    rows, similarity = NearestNeighbors.build(vectors, names(3000)).search(vectors[:20], 700)
     assert np.isfinite(similarity).all()
     assert all(len(set(row)) == 700 for row in rows.tolist())
 
 
 def test_without_scann(monkeypatch):
-    monkeypatch.setattr(index_module, "scann_ops_pybind", None)
+    monkeypatch.setattr(nearest_module, "scann_ops_pybind", None)
     vectors = clustered(500)
-    index = Index.build(vectors, names(500))
+    index = NearestNeighbors.build(vectors, names(500))
     assert index.backend == "numpy"
     np.testing.assert_array_equal(index.search(vectors, 1)[0][:, 0], np.arange(500))
 
 
 @needs_scann
 def test_backend_follows_the_number_of_vectors(monkeypatch):
-    monkeypatch.setattr(index_module, "BRUTE_FORCE_BELOW", 10)
-    monkeypatch.setattr(index_module, "TREE_FROM", 20)
-    backends = [Index.build(clustered(n), names(n)).backend for n in (9, 10, 19, 20)]
+    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 10)
+    monkeypatch.setattr(nearest_module, "TREE_FROM", 20)
+    backends = [NearestNeighbors.build(clustered(n), names(n)).backend for n in (9, 10, 19, 20)]
     assert backends == ["scann brute force", *["scann hashing"] * 2, "scann tree and hashing"]
-    assert Index.build(clustered(20), names(20), exact=True).backend == "scann brute force"
+    assert NearestNeighbors.build(clustered(20), names(20), exact=True).backend == "scann brute force"
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -128,44 +128,44 @@ def test_refuses_a_vector_that_is_not_finite(bad):
     vectors = clustered(20)
     vectors[7, 3] = bad
     with pytest.raises(InputError, match="model-7: its vector is not finite"):
-        Index.build(vectors, names(20))
+        NearestNeighbors.build(vectors, names(20))
     with pytest.raises(InputError, match="row 7: its vector is not finite"):
-        Index.build(clustered(20), names(20)).search(vectors, 3)
+        NearestNeighbors.build(clustered(20), names(20)).search(vectors, 3)
 
 
 def test_refuses_zero_vectors_duplicates_and_wrong_shapes():
     vectors = clustered(5)
     with pytest.raises(InputError, match="'model-1' appears more than once"):
-        Index.build(vectors, ["model-1", "a", "b", "model-1", "c"])
+        NearestNeighbors.build(vectors, ["model-1", "a", "b", "model-1", "c"])
     with pytest.raises(InputError, match="4 ids"):
-        Index.build(vectors, names(4))
+        NearestNeighbors.build(vectors, names(4))
     with pytest.raises(InputError, match="0 ids"):
-        Index.build(np.zeros((0, 4)), [])
-    index = Index.build(vectors, names(5))
+        NearestNeighbors.build(np.zeros((0, 4)), [])
+    index = NearestNeighbors.build(vectors, names(5))
     with pytest.raises(InputError, match="dimensions"):
         index.search(vectors[:, :7], 2)
     with pytest.raises(InputError, match="k is 0"):
         index.search(vectors, 0)
     vectors[2] = 0
     with pytest.raises(InputError, match="model-2: its vector is zero"):
-        Index.build(vectors, names(5))
+        NearestNeighbors.build(vectors, names(5))
 
 
 def test_scales_to_unit_length_without_overflow():
     vectors = clustered(30)
     scales = np.logspace(-300, 300, 30)[:, None]
-    index = Index.build(vectors * scales, names(30))
+    index = NearestNeighbors.build(vectors * scales, names(30))
     np.testing.assert_allclose(index.vectors, vectors, atol=1e-6)
     assert index.search(np.zeros((0, 32)), 3)[0].shape == (0, 3)
 
 
 def test_round_trip(tmp_path):
     vectors = clustered(200)
-    index = Index.build(vectors, [f'é"{i}/\n' for i in range(200)], encoder_hash="abc", exact=True)
+    index = NearestNeighbors.build(vectors, [f'é"{i}/\n' for i in range(200)], encoder_hash="abc", exact=True)
     index.save(tmp_path / "index")
     index.save(tmp_path / "index")  # over the old one
     (tmp_path / "index").rename(tmp_path / "moved")
-    loaded = Index.load(tmp_path / "moved", encoder_hash="abc")
+    loaded = NearestNeighbors.load(tmp_path / "moved", encoder_hash="abc")
     assert (loaded.ids, loaded.encoder_hash, loaded.exact) == (index.ids, "abc", True)
     for ours, theirs in zip(index.search(vectors, 5), loaded.search(vectors, 5), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
@@ -173,22 +173,22 @@ def test_round_trip(tmp_path):
 
 
 def test_load_refuses_another_encoder(tmp_path):
-    Index.build(clustered(3), names(3), encoder_hash="abc").save(tmp_path)
+    NearestNeighbors.build(clustered(3), names(3), encoder_hash="abc").save(tmp_path)
     with pytest.raises(InputError, match="filled by encoder 'abc', not 'xyz'"):
-        Index.load(tmp_path, encoder_hash="xyz")
-    assert Index.load(tmp_path).encoder_hash == "abc"
+        NearestNeighbors.load(tmp_path, encoder_hash="xyz")
+    assert NearestNeighbors.load(tmp_path).encoder_hash == "abc"
 
 
 def test_load_refuses_damaged_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        Index.load(tmp_path)
-    Index.build(clustered(3), names(3)).save(tmp_path)
+        NearestNeighbors.load(tmp_path)
+    NearestNeighbors.build(clustered(3), names(3)).save(tmp_path)
     whole = (tmp_path / FILE).read_bytes()
     for damaged in (b"", whole[:50], whole[:-5], b"\x80\x04" + whole):
         (tmp_path / FILE).write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
-            Index.load(tmp_path)
-    metadata = {"format": index_module.FORMAT, "encoder_hash": '""', "exact": "false"}
+            NearestNeighbors.load(tmp_path)
+    metadata = {"format": nearest_module.FORMAT, "encoder_hash": '""', "exact": "false"}
     for ids, reason in (
         ("[", "damaged"),
         (json.dumps(["a"]), "1 ids"),
@@ -198,7 +198,7 @@ def test_load_refuses_damaged_files(tmp_path):
         content = safetensors.numpy.save({"vectors": clustered(3)}, metadata | {"ids": ids})
         (tmp_path / FILE).write_bytes(content)
         with pytest.raises(InputError, match=reason):
-            Index.load(tmp_path)
+            NearestNeighbors.load(tmp_path)
     (tmp_path / FILE).write_bytes(safetensors.numpy.save({"vectors": clustered(3)}))
     with pytest.raises(InputError, match="format None"):
-        Index.load(tmp_path)
+        NearestNeighbors.load(tmp_path)

@@ -1,0 +1,171 @@
+"""What becomes of an index when its files are damaged or the process that writes it is killed."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_encoder import FakeEncoder, write_model
+
+from wsrl.errors import InputError
+from wsrl.search.index import Index
+
+FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*", "neighbors-*")
+WRITER = """
+import sys, time
+sys.path[:0] = [{tests!r}]
+from fake_encoder import FakeEncoder
+from wsrl.search import commit, update
+from wsrl.search.index import Index
+
+update.COMMIT_EVERY = 0.02
+commit.MOST_SEGMENTS = 3
+
+class Slow(FakeEncoder):
+    def _row(self, source, function):
+        time.sleep(0.004)
+        return super()._row(source, function)
+
+print("ready", flush=True)
+sys.stdin.readline()
+Index.build(Slow(), {models!r}, {index!r})
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An index of 40 models."""
+    folder = tmp_path_factory.mktemp("whole")
+    for seed in range(40):
+        write_model(folder / "models" / f"{seed}.safetensors", seed, function=bool(seed % 4))
+    Index.build(FakeEncoder(), folder / "models", folder / "index")
+    return folder / "index"
+
+
+def answers(directory: Path):
+    """All that an index says; its query is in the index, so that no encoder is asked."""
+    index = Index.open(directory)
+    first = [
+        [hit for hit in index.search(index.get(name), 5, by)] for name in index.ids[1:3] for by in ("weights", "auto")
+    ]
+    return index.ids, first, [index.get(name).tensors["w"].tolist() for name in index.ids]
+
+
+def refused(directory: Path, expected) -> bool:
+    """Whether damage is told in one line, and found by `verify` if the index can be opened; else nothing changed."""
+    try:
+        found = answers(directory)
+    except InputError as error:
+        assert str(error).count("\n") == 0 and str(directory) in str(error)
+        assert "build it again" in error.mend or "index" in error.mend
+        return True
+    assert found == expected
+    return False
+
+
+@pytest.mark.parametrize("pattern", FILES)
+def test_any_damaged_byte_is_noticed(whole, tmp_path, pattern):
+    shutil.copytree(whole, tmp_path / "index")
+    expected = answers(tmp_path / "index")
+    (path,) = (tmp_path / "index").glob(pattern)
+    content = path.read_bytes()
+    places = {int(share * (len(content) - 1)) for share in (i / 40 for i in range(41))} | set(range(24))
+    for place in sorted(places):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
+        assert refused(tmp_path / "index", expected)
+    for length in (0, 1, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        assert refused(tmp_path / "index", expected)
+    path.write_bytes(content + b"\0")
+    assert refused(tmp_path / "index", expected)
+    path.unlink()
+    assert refused(tmp_path / "index", expected)
+    path.write_bytes(content)
+    assert not refused(tmp_path / "index", expected)
+
+
+def test_verify_names_the_file(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "index")
+    (path,) = (tmp_path / "index").glob("signatures-*")
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+    (line,) = Index.open(tmp_path / "index").verify()
+    assert line.startswith(str(path)) and "not as it was written" in line
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_killed_writer_leaves_an_index_that_goes_on(tmp_path, seed):
+    models, directory = tmp_path / "models", tmp_path / "index"
+    for number in range(60):
+        write_model(models / f"{number}.safetensors", number, function=bool(number % 3))
+    before: list[str] = []
+    if seed % 2:  # some are known, some have changed, some are gone
+        before = Index.build(FakeEncoder(), models, directory).ids
+        for number in range(20):
+            write_model(models / f"{number}.safetensors", 100 + number)
+        for number in range(20, 30):
+            os.remove(models / f"{number}.safetensors")
+        for number in range(60, 90):
+            write_model(models / f"{number}.safetensors", number)
+    code = WRITER.format(tests=str(Path(__file__).parent), models=str(models), index=str(directory))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout and process.stdout.readline() == "ready\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        time.sleep(random.Random(seed).uniform(0.01, 0.5))
+        process.send_signal(signal.SIGKILL)
+    known = 0
+    if (directory / "manifest.json").exists():
+        index = Index.open(directory)
+        assert index.verify() == [] and len(set(index.ids)) == len(index.ids)
+        known = len(index)
+    encoder = FakeEncoder()
+    again = Index.build(encoder, models, directory)
+    assert sorted(again.ids) == sorted(str(path) for path in models.iterdir()) and again.verify() == []
+    assert again.changes.unchanged >= (30 if before else known)
+    assert len(encoder.embedded) + again.changes.unchanged == len(again)
+    for row in FakeEncoder().embed(again.ids):
+        assert (again.get(row.id).weights == row.weights).all()
+    assert not list(directory.glob("*.partial"))
+    assert len(list(directory.iterdir())) == len(again._store.manifest.files) + 2  # beside the manifest and the lock
+
+
+def test_an_interrupt_keeps_what_was_embedded(tmp_path):
+    for number in range(9):
+        write_model(tmp_path / "models" / f"{number}.safetensors", number)
+
+    class Interrupted(FakeEncoder):
+        def _row(self, source, function):
+            if len(self.embedded) == 5:
+                raise KeyboardInterrupt
+            return super()._row(source, function)
+
+    with pytest.raises(KeyboardInterrupt):
+        Index.build(Interrupted(), tmp_path / "models", tmp_path / "index")
+    assert len(Index.open(tmp_path / "index")) == 4
+    encoder = FakeEncoder()
+    assert len(Index.build(encoder, tmp_path / "models", tmp_path / "index")) == 9 and len(encoder.embedded) == 5
+
+
+def test_a_file_that_changes_while_it_is_read_is_left_out(tmp_path):
+    path = tmp_path / "models" / "a.safetensors"
+    write_model(path, 0)
+    write_model(tmp_path / "models" / "b.safetensors", 1)
+
+    class Slow(FakeEncoder):
+        def _row(self, source, function):
+            row = super()._row(source, function)
+            os.utime(path, (5, 5))
+            return row
+
+    index = Index.build(Slow(), tmp_path / "models", tmp_path / "index")
+    assert index.ids == [str(tmp_path / "models" / "b.safetensors")]
+    assert "changed while it was read" in str(index.changes.problems[0])

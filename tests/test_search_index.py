@@ -1,0 +1,416 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from fake_encoder import FUNCTION, WEIGHTS, FakeEncoder, unit, write_model
+from hypothesis import given, settings
+from small_zoo import write_zoo
+
+from wsrl.embedded import Embedded
+from wsrl.errors import InputError
+from wsrl.search import commit, query_expansion, searcher, update
+from wsrl.search.index import Index
+from wsrl.search.query_expansion import QueryExpansion
+
+
+def names(folder: Path) -> list[str]:
+    return [str(folder / name) for name in ("a.safetensors", "b/c.safetensors", "b/d.safetensors")]
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Three checkpoints, the last without a function."""
+    for seed, name in enumerate(names(tmp_path / "models")):
+        write_model(Path(name), seed, function=seed < 2)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def built(models, tmp_path):
+    return Index.build(FakeEncoder(), models, tmp_path / "index")
+
+
+def state(index: Index) -> dict:
+    return {name: row_values(index.get(name)) for name in index.ids}
+
+
+def row_values(row: Embedded) -> tuple:
+    function = None if row.function is None else row.function.tolist()
+    tensors = {name: values.tolist() for name, values in row.tensors.items()}
+    about = (row.architecture, row.parameters, row.accuracy, row.assumed, row.no_function, row.warnings)
+    return row.content_digest, row.weights_digest, row.weights.tolist(), function, tensors, *about
+
+
+def test_what_the_encoder_said_is_read_back(models, built, tmp_path):
+    opened = Index.open(tmp_path / "index")
+    assert opened.ids == built.ids == names(models) and len(opened) == 3
+    for row in FakeEncoder().embed(names(models)):
+        assert row_values(opened.get(row.id)) == row_values(row)
+    assert opened.info()["models"] == 3 and opened.info()["functions"] == 2
+    assert opened.verify() == []
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "index").iterdir()) == [
+        *("function", "lock", "manifest.json", "models", "neighbors", "signatures", "weights")
+    ]
+
+
+def test_a_second_run_embeds_nothing_and_writes_nothing(models, built, tmp_path):
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir() if path.name != "lock"}
+    encoder = FakeEncoder()
+    again = Index.build(encoder, models, tmp_path / "index")
+    assert encoder.embedded == [] and again.changes.unchanged == 3 and again.changes.removed == 0
+    after = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "index").iterdir() if path.name != "lock"}
+    assert before == after
+
+
+@pytest.mark.parametrize("how", ["rename", "copy", "touch", "folder"])
+def test_what_moves_is_not_embedded_again(models, built, tmp_path, how):
+    built.annotate(names(models)[0], {"note": "mine"})
+    old, new = Path(names(models)[0]), models / "e.safetensors"
+    if how == "rename":
+        old.rename(new)
+    elif how == "copy":  # the content tells
+        shutil.copy(old, new)
+    elif how == "touch":
+        os.utime(old, (1, 1))
+    else:
+        models = models.rename(tmp_path / "elsewhere")
+    encoder = FakeEncoder()
+    again = Index.build(encoder, models, tmp_path / "index")
+    assert encoder.embedded == [] and again.changes.removed == 0
+    assert len(again) == (4 if how == "copy" else 3) and again.verify() == []
+    place = {"rename": new, "folder": Path(names(models)[0])}.get(how, old)
+    hit = again.search(str(place), by="weights")[0]
+    assert (hit.id, hit.path, hit.same_weights) == (str(place), str(place), True)
+    assert hit.metadata == {"note": "mine"}
+
+
+def test_what_changes_is_embedded_and_what_is_gone_is_dropped(models, built, tmp_path):
+    before = state(built)
+    write_model(Path(names(models)[1]), 77)
+    os.remove(names(models)[2])
+    write_model(models / "new.safetensors", 5)
+    encoder = FakeEncoder()
+    again = Index.build(encoder, models, tmp_path / "index")
+    assert encoder.embedded == [names(models)[1], str(models / "new.safetensors")]
+    assert (again.changes.embedded, again.changes.unchanged, again.changes.removed) == (2, 1, 1)
+    assert sorted(again.ids) == sorted([*names(models)[:2], str(models / "new.safetensors")])
+    assert state(again)[names(models)[0]] == before[names(models)[0]]
+    assert state(again)[names(models)[1]] != before[names(models)[1]] and again.verify() == []
+
+
+def test_two_files_that_change_names_keep_their_vectors(models, built, tmp_path):
+    first, second = map(Path, names(models)[:2])
+    before = state(built)
+    first.rename(models / "x")
+    second.rename(first)
+    (models / "x").rename(second)
+    encoder = FakeEncoder()
+    again = state(Index.build(encoder, models, tmp_path / "index"))
+    assert encoder.embedded == []
+    assert (again[str(first)], again[str(second)]) == (before[str(second)], before[str(first)])
+
+
+def test_add_keeps_and_remove_takes_away(models, built, tmp_path):
+    write_model(tmp_path / "more" / "z.safetensors", 9)
+    built.add(FakeEncoder(), tmp_path / "more")
+    assert built.ids == [*names(models), str(tmp_path / "more" / "z.safetensors")]
+    built.remove([names(models)[1]])
+    assert len(built) == 3 and names(models)[1] not in built.ids and built.verify() == []
+    assert Index.open(tmp_path / "index").ids == built.ids
+    with pytest.raises(InputError, match="is no model of the index"):
+        built.remove(["nobody"])
+    built.remove(built.ids)
+    assert built.ids == [] and built.verify() == []
+
+
+def test_bad_files_are_reported_and_the_others_indexed(models, tmp_path):
+    (models / "bad.safetensors").write_bytes(b"no checkpoint")
+    (models / "empty.pt").write_bytes(b"")
+    (models / "README.md").write_text("not weights")
+    (models / "lost.gguf").symlink_to("nowhere")
+    index = Index.build(FakeEncoder(), models, tmp_path / "index")
+    assert index.ids == names(models)
+    told = sorted(str(problem) for problem in index.changes.problems)
+    assert [line.split(":")[0] for line in told] == [
+        str(models / name) for name in ("bad.safetensors", "empty.pt", "lost.gguf")
+    ]
+    write_model(models / "bad.safetensors", 4)
+    again = Index.build(FakeEncoder(), models, tmp_path / "index")
+    assert again.changes.embedded == 1 and len(again) == 4
+    (models / "bad.safetensors").write_bytes(b"broken again")
+    assert Index.build(FakeEncoder(), models, tmp_path / "index").ids == names(models)
+
+
+def test_an_index_without_any_model_is_refused(tmp_path):
+    (tmp_path / "bad.safetensors").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"no checkpoint could be used \(.*bad.safetensors"):
+        Index.build(FakeEncoder(), tmp_path / "bad.safetensors", tmp_path / "index")
+    with pytest.raises(InputError, match="folder without checkpoints"):
+        Index.build(FakeEncoder(), tmp_path / "index", tmp_path / "index")
+    with pytest.raises(InputError, match="no checkpoint was given"):
+        Index.build(FakeEncoder(), [], tmp_path / "index")
+
+
+def test_a_name_that_is_no_utf8_is_indexed(tmp_path):
+    path = tmp_path / "models" / os.fsdecode(b"caf\xe9.safetensors")
+    write_model(tmp_path / "x", 0)
+    path.parent.mkdir()
+    (tmp_path / "x").rename(path)
+    index = Index.build(FakeEncoder(), path.parent, tmp_path / "index")
+    assert index.ids == [str(path.parent / "caf\\udce9.safetensors")]
+    assert index.search(str(path))[0].path == str(path)
+
+
+def test_links_that_go_round_in_circles_are_followed_once(models, tmp_path):
+    (models / "b" / "up").symlink_to(models)
+    assert Index.build(FakeEncoder(), models, tmp_path / "index").ids == names(models)
+
+
+@pytest.mark.parametrize("storage", ["files", "array_record"])
+def test_a_zoo_is_indexed_with_what_its_manifest_says(tmp_path, storage):
+    records = write_zoo(tmp_path / "zoo", storage)
+    encoder = FakeEncoder()
+    index = Index.build(encoder, tmp_path / "zoo", tmp_path / "index")
+    assert index.ids == [record.id for record in records] and len(encoder.hinted) == len(records)
+    assert all(
+        hints == {"activation": "relu", "input_shape": [8, 8, 1]} for hints in list(encoder.hinted.values())[::3]
+    )
+    hit = index.search("model-3", k=1)[0]
+    assert hit.id == "model-3" and hit.metadata["task"] == "task-1" and hit.metadata["accuracy"] == 0.5
+    assert Path(hit.path).is_file()
+    again = FakeEncoder()
+    Index.build(again, tmp_path / "zoo", tmp_path / "index")
+    assert again.embedded == []
+    manifest = tmp_path / "zoo" / "models.jsonl"
+    manifest.write_text(manifest.read_text().replace("[8, 8, 1]", "[8, 8, 3]").replace('"task-1"', '"other"'))
+    changed = Index.build(again, tmp_path / "zoo", tmp_path / "index")
+    assert len(again.embedded) == len(records)  # hints are part of what makes a vector
+    assert changed.search("model-3", k=1)[0].metadata["task"] == "other"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_commits_hold_what_one_does(tmp_path, monkeypatch, seed):
+    monkeypatch.setattr(update, "COMMIT_EVERY", -1)
+    monkeypatch.setattr(commit, "MOST_SEGMENTS", 3)
+    rng = np.random.default_rng(seed)
+    models = tmp_path / "models"
+    for step in range(4):
+        for number in rng.permutation(12)[:5]:
+            write_model(models / f"{number}.safetensors", int(rng.integers(100)), function=bool(number % 3))
+        for path in list(models.iterdir())[: step and 2]:
+            path.unlink()
+        index = Index.build(FakeEncoder(), models, tmp_path / "index")
+        assert len(list((tmp_path / "index").glob("weights-*"))) <= 3
+    whole = Index.build(FakeEncoder(), models, tmp_path / "other")
+    assert state(index) == state(whole) and index.verify() == []
+    hits, expected = ({h.id: h.score for h in i.search(whole.ids[0], 99, "weights")} for i in (index, whole))
+    assert hits == pytest.approx(expected, abs=1e-6)
+
+
+def random_rows(count: int, seed: int) -> list[Embedded]:
+    rng = np.random.default_rng(seed)
+    return [
+        Embedded(f"m{i}", "", f"{i}", "", 1, unit(rng.normal(size=WEIGHTS)), None, "none", None, (), {})
+        for i in range(count)
+    ]
+
+
+class GivenRows(FakeEncoder):
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def _row(self, source, function):
+        return self.rows[int(Path(source).stem)]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 10**6), st.booleans(), st.data())
+def test_search_equals_brute_force(tmp_path_factory, count, k, seed, exact, data):
+    folder = tmp_path_factory.mktemp("search")
+    rows = random_rows(count, seed)
+    for i in range(count):
+        (folder / f"{i}.npz").write_bytes(b"x")
+    index = Index.build(GivenRows(rows), folder, folder / "index")
+    query = random_rows(1, seed + 1)[0]
+    query = Embedded(**{**query.__dict__, "weights_digest": "no other"})
+    excluded = data.draw(st.sets(st.integers(0, count - 1)))
+    hits = index.search(query, k, "weights", exclude=[index.ids[i] for i in excluded], exact=exact)
+    scores = {index.ids[i]: float(row.weights @ query.weights) for i, row in enumerate(rows) if i not in excluded}
+    expected = sorted(scores.values(), reverse=True)[:k]
+    assert [hit.score for hit in hits] == pytest.approx(np.clip(expected, 0, 1), abs=1e-5)
+    assert [hit.rank for hit in hits] == list(range(1, len(hits) + 1))
+    assert len({hit.id for hit in hits}) == len(hits) == min(k, count - len(excluded))
+    assert all(max(scores[hit.id], 0) == pytest.approx(hit.score, abs=1e-5) for hit in hits)
+    mask = np.isin(np.arange(count), list(excluded))
+    assert index.search(query, k, "weights", exclude=mask, exact=exact) == hits
+
+
+@pytest.mark.parametrize("by", ["weights", "function"])
+def test_approximate_search_finds_what_exact_search_does(tmp_path, monkeypatch, by):
+    for seed in range(60):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed, architecture=f"kind {seed % 2}")
+    index = Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
+    exact = [index.search(name, 7, by, exact=True) for name in index.ids]
+    monkeypatch.setattr(searcher, "BRUTE_FORCE_BELOW", 0)  # by NearestNeighbors, exactly, as there are few
+    found = [index.search(name, 7, by) for name in index.ids]
+    for one, other in zip(exact, found, strict=True):
+        assert [hit.id for hit in one] == [hit.id for hit in other]
+        assert [hit.score for hit in one] == pytest.approx([hit.score for hit in other], abs=1e-5)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 9, 30, 60])
+def test_unrelated_models_are_not_opposite(tmp_path, count):
+    for seed in range(count):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed, architecture=f"kind {seed % 2}")
+    index = Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
+    rows = [index.get(name) for name in index.ids]
+    functions = np.stack([row.function for row in rows])
+    found = QueryExpansion.build(functions, [row.architecture for row in rows])
+    similarity = found.similarities(functions, [row.architecture for row in rows])
+    if count < 10:
+        np.testing.assert_allclose(similarity, functions @ functions.T, atol=1e-6)
+    else:  # -1 / (n - 1) of a kind would be -.07 among 30
+        assert similarity[~np.eye(count, dtype=bool)].mean() > -0.05
+    hits = [hit for name in index.ids for hit in index.search(name, count, "function")]
+    assert all(0 <= hit.score <= 1 for hit in hits) and {hit.by for hit in hits} == {"function"}
+
+
+def test_function_search_leaves_excluded_models_out_of_neighborhoods(tmp_path):
+    for seed in range(40):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed)
+    index = Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
+    left_out = index.ids[3:9]
+    hits = index.search(index.ids[0], 99, "function", exclude=left_out)
+    assert not {hit.id for hit in hits} & set(left_out) and len(hits) == 34
+    rows = [index.get(name) for name in index.ids]
+    found = QueryExpansion.build(np.stack([row.function for row in rows]), [row.architecture for row in rows])
+    mask = np.isin(index.ids, left_out)[None]
+    expected = found.similarities(rows[0].function[None], [rows[0].architecture], mask)[0]
+    others = {hit.id: hit.score for hit in hits if not hit.same_weights}
+    wanted = {name: max(score, 0) for name, score in zip(index.ids, expected.tolist(), strict=True) if name in others}
+    assert others == pytest.approx(wanted, abs=1e-5)
+
+
+def test_which_vector_a_search_rests_on(models, built):
+    first, second, third = names(models)
+    assert {hit.by for hit in built.search(first)} == {"function"}
+    assert {hit.by for hit in built.search(third)} == {"weights"}
+    assert len(built.search(first)) == 2 and len(built.search(first, by="weights")) == 3
+    with pytest.raises(InputError, match="has no function vector"):
+        built.search(third, by="function")
+    built.remove([first, second])
+    assert {hit.by for hit in built.search(first)} == {"weights"}
+    with pytest.raises(InputError, match="holds no model with a function vector"):
+        built.search(first, by="function")
+
+
+def test_queries_in_the_index_are_not_embedded(models, built, tmp_path):
+    encoder = FakeEncoder()
+    index = Index.open(tmp_path / "index", encoder)
+    shutil.copy(names(models)[0], tmp_path / "copy.safetensors")
+    for query in (names(models)[0], str(tmp_path / "copy.safetensors")):
+        hit = index.search(query)[0]
+        assert (hit.id, hit.score, hit.same_weights, hit.rank) == (names(models)[0], 1.0, True, 1)
+    os.remove(names(models)[1])
+    assert index.search(names(models)[1])[0].id == names(models)[1]  # an id
+    assert encoder.embedded == []
+    write_model(tmp_path / "other.safetensors", 123)
+    assert not index.search(tmp_path / "other.safetensors")[0].same_weights
+    assert encoder.embedded == [str(tmp_path / "other.safetensors")]
+    with pytest.raises(InputError, match="neither a checkpoint nor a model of the index"):
+        index.search("nothing")
+
+
+def test_wrong_questions_are_refused(models, built):
+    name = names(models)[0]
+    with pytest.raises(InputError, match="at least one"):
+        built.search(name, 0)
+    with pytest.raises(InputError, match="auto, weights, function"):
+        built.search(name, by="shape")
+    with pytest.raises(InputError, match="mask"):
+        built.search(name, exclude=np.zeros(5, bool))
+    short = Embedded(**{**built.get(name).__dict__, "function": None, "weights": np.ones(4, np.float32) / 2})
+    with pytest.raises(InputError, match="4 dimensions"):
+        built.search(short)
+
+
+def test_another_encoder_is_refused(models, built, tmp_path):
+    class Other(FakeEncoder):
+        hash = "0" * 64
+
+    with pytest.raises(InputError, match="was filled by the encoder ffffffffffff, not by 000000000000"):
+        Index.open(tmp_path / "index", Other())
+    with pytest.raises(InputError, match="was filled by the encoder"):
+        Index.build(Other(), models, tmp_path / "index")
+    assert Index.open(tmp_path / "index").ids == built.ids
+
+
+def test_a_folder_of_something_else_is_refused(models, tmp_path):
+    with pytest.raises(InputError, match="other things in it"):
+        Index.build(FakeEncoder(), models, models)
+    with pytest.raises(InputError, match="is no index"):
+        Index.open(models)
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "manifest.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(InputError, match="belongs to something else"):
+        Index.open(tmp_path / "foreign")
+
+
+def test_an_index_can_be_moved_with_its_models(models, built, tmp_path):
+    new = tmp_path / "other" / "place"
+    new.mkdir(parents=True)
+    models.rename(new / "models")
+    (tmp_path / "index").rename(new / "index")
+    hit = Index.open(new / "index").search(built.ids[0], 1)[0]
+    assert hit.path == names(new / "models")[0] and Path(hit.path).is_file()
+    content = b"".join(path.read_bytes() for path in (new / "index").iterdir() if path.suffix != ".sqlite")
+    assert str(tmp_path).encode() not in content
+
+
+def test_notes_of_the_user_outrank_the_manifest(models, built):
+    built.annotate(names(models)[0], {"licence": "mit", "task": "cats"})
+    built.annotate(names(models)[0], {"task": None})
+    assert built.search(names(models)[0], 1)[0].metadata == {"licence": "mit"}
+    with pytest.raises(InputError, match="no model"):
+        built.annotate("nobody", {"a": "b"})
+
+
+def test_readers_see_the_state_that_they_opened(models, built, tmp_path):
+    reader = Index.open(tmp_path / "index")
+    write_model(models / "e.safetensors", 8)
+    Index.build(FakeEncoder(), models, tmp_path / "index").remove([names(models)[0]])
+    assert reader.ids == names(models)
+    assert reader.search(names(models)[2], by="weights")[0].id == names(models)[2]
+    assert len(reader.get(names(models)[0]).weights) == WEIGHTS and FUNCTION
+
+
+def test_one_writer_at_a_time(models, tmp_path):
+    with commit.writing(tmp_path / "index"), pytest.raises(InputError, match="written by another process"):
+        Index.build(FakeEncoder(), models, tmp_path / "index")
+
+
+def test_neighbors_are_found_when_it_is_written(tmp_path, monkeypatch):
+    for seed in range(40):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed)
+    built = Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
+    built.remove(built.ids[:2])
+    monkeypatch.setattr(query_expansion, "_nearest_others", None)
+    built.annotate(built.ids[0], {"a": "b"})
+    index = Index.open(tmp_path / "index")
+    rows = [index.get(name) for name in index.ids]
+    monkeypatch.undo()
+    found = QueryExpansion.build(np.stack([row.function for row in rows]), [row.architecture for row in rows])
+    assert found.neighbors == 3
+    accuracy = dict(zip(index.ids, found.smoothed(np.array([row.accuracy for row in rows])), strict=True))
+    monkeypatch.setattr(query_expansion, "_nearest_others", None)
+    hits = index.search(index.ids[3], 38, "function")
+    expected = found.similarities(rows[3].function[None], [rows[3].architecture])[0]
+    scores = {hit.id: hit.score for hit in hits if not hit.same_weights}
+    others = {name: max(score, 0) for name, score in zip(index.ids, expected.tolist(), strict=True) if name in scores}
+    assert scores == pytest.approx(others, abs=1e-6) and len(scores) == 37
+    assert {hit.id: hit.accuracy for hit in hits} == pytest.approx(accuracy, abs=1e-6)

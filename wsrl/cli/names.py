@@ -1,0 +1,35 @@
+"""Names of checkpoints that a command is given."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+STDIN = "-"
+SOURCES = (
+    "a checkpoint: a file, a folder or hf://owner/name; another folder stands for the checkpoints in it and below;"
+    " - reads names from stdin, one a line"
+)
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument `sources`."""
+    parser.add_argument("sources", metavar="SOURCE", nargs="+", help=SOURCES)
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--encoder`."""
+    parser.add_argument(
+        "--encoder",
+        metavar="DIR",
+        type=Path,
+        help="of a run of the main job (`runs/zoo/encoder_0`), in place of the encoder of the package",
+    )
+
+
+def given(names: Sequence[str]) -> list[str]:
+    """Returns the names, and in place of `-` those on stdin."""
+    found: list[str] = []
+    for name in names:
+        found += [line for line in sys.stdin.read().splitlines() if line] if name == STDIN else [name]
+    return found

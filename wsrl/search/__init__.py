@@ -1,0 +1,1 @@
+"""Search: the index of a folder of checkpoints, nearest neighbors, query expansion."""

@@ -1,0 +1,154 @@
+"""Commits to an index: new files are written first, and the manifest that names them last."""
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from wsrl.embedded import Embedded
+from wsrl.errors import InputError
+from wsrl.files import write_atomically
+from wsrl.search.catalog import Change, Model, Place, write_database
+from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, segment_file
+from wsrl.search.query_expansion import QueryExpansion
+from wsrl.search.store import Store, measure
+
+MOST_SEGMENTS = 8  # more are merged into one
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which is made if it is not there.
+
+    Raises:
+      InputError: another process writes there, or the folder holds other things.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / MANIFEST).exists() and not all(OWN.fullmatch(path.name) for path in directory.iterdir()):
+        raise InputError(directory, "is a folder with other things in it", "name a new folder for the index")
+    with open(directory / LOCK, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(directory, "is being written by another process", "wait until that has ended") from error
+        yield
+
+
+def commit_neighbors(directory: Path, store: Store) -> Store:
+    """Finds the neighbors that search by function needs, unless a commit has, and writes them; while the lock is held.
+
+    To find them takes seconds for 10,000 models, so searches should not.
+    """
+    if store.manifest.neighbors or not len(store.has_function):
+        return store
+    kinds = [store.architectures[place] for place in store.has_function]
+    path = directory / f"neighbors-{store.manifest.generation:06d}.npy"
+    _write_array(path, QueryExpansion.build(store.functions, kinds).near)
+    files = {**store.manifest.files, path.name: measure(path)}
+    _sync(directory)
+    write_atomically(directory / MANIFEST, replace(store.manifest, files=files, neighbors=path.name).to_bytes())
+    _sync(directory)
+    return Store(directory)
+
+
+def commit(
+    directory: Path, store: Store | None, encoder: str, new: Sequence[tuple[Model, Embedded]], change: Change
+) -> Store:
+    """Commits a new state; call it while the lock is held.
+
+    Args:
+      directory: of the index.
+      store: the state before; None for none.
+      encoder: its hash.
+      new: models with their vectors, whose places are filled in here.
+      change: of the other models.
+
+    Returns:
+      The new state, opened.
+    """
+    generation = store.manifest.generation + 1 if store else 1
+    segments = dict(store.manifest.segments) if store else {}
+    gone = {*change.removed, *(model.id for model, _ in new), *(model.id for model in change.models)}
+    kept = [(name, function) for name, function in store.functions_by_id() if name not in gone] if store else []
+    written, moved = [row for _, row in new], {}
+    live, rows = len(kept) + len(new) + len(change.models), sum(count for count, *_ in segments.values())
+    if store and (len(segments) + bool(new) > MOST_SEGMENTS or 2 * live < rows):
+        staying = [model for model in store.catalog.models() if model.id not in gone] + list(change.models)
+        written += [store.embedded(model) for model in staying]
+        segments, moved = {}, dict.fromkeys(model.id for model in staying)
+    places = _places(generation, written)
+    moved = dict(zip(moved, places[len(new) :], strict=True))
+    files = {name: found for name, found in (store.manifest.files if store else {}).items() if _of(segments, name)}
+    if written:
+        segments[generation], own = _write_segment(directory, generation, written)
+        files |= own
+    models = [*change.models, *(replace(model, place=place) for (model, _), place in zip(new, places, strict=False))]
+    database = f"models-{generation:06d}.sqlite"
+    old = directory / store.manifest.database if store else None
+    write_database(old, directory / database, replace(change, models=models, moved=moved))
+    files[database] = measure(directory / database)
+    neighbors = store.manifest.neighbors if store and not gone else ""
+    if store and neighbors:
+        files[neighbors] = store.manifest.files[neighbors]
+    _sync(directory)
+    functions = sum(function for _, function in kept) + sum(model.place.function is not None for model in models)
+    manifest = Manifest(encoder, generation, len(kept) + len(models), functions, database, segments, files, neighbors)
+    write_atomically(directory / MANIFEST, manifest.to_bytes())
+    _sync(directory)
+    for path in directory.iterdir():
+        if OWN.fullmatch(path.name) and path.name not in (*files, LOCK):
+            path.unlink(missing_ok=True)
+    return Store(directory)
+
+
+def _places(segment: int, rows: Sequence[Embedded]) -> list[Place]:
+    functions = np.cumsum([row.function is not None for row in rows]) - 1
+    ends = np.cumsum([len(row.tensors) for row in rows])
+    return [
+        Place(segment, at, None if row.function is None else int(functions[at]), int(ends[at]) - len(row.tensors))
+        for at, row in enumerate(rows)
+    ]
+
+
+def _write_segment(
+    directory: Path, number: int, rows: Sequence[Embedded]
+) -> tuple[tuple[int, int, int], dict[str, tuple[int, str]]]:
+    arrays = {
+        "weights": [row.weights for row in rows],
+        "function": [row.function for row in rows if row.function is not None],
+        "signatures": [signature for row in rows for signature in row.tensors.values()],
+    }
+    files = {}
+    for kind, vectors in arrays.items():
+        if vectors:
+            path = directory / segment_file(kind, number)
+            _write_array(path, np.stack(vectors).astype(np.float32))
+            files[path.name] = measure(path)
+    weights, function, signatures = (len(vectors) for vectors in arrays.values())
+    return (weights, function, signatures), files
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with open(path, "wb") as file:
+        np.lib.format.write_array(file, array, (1, 0), allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _of(segments: Collection[int], name: str) -> bool:
+    """Whether a file belongs to one of the segments."""
+    kind, _, number = name.removesuffix(".npy").partition("-")
+    return kind in KINDS and int(number) in segments
+
+
+def _sync(directory: Path) -> None:
+    """Flushes the names of a folder to disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The manifest of an index: which files make it up. It is written last, so it decides what the index holds."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from wsrl.errors import InputError
+from wsrl.search.catalog import damaged
+
+FORMAT, VERSION = "wsrl-index", 1
+MANIFEST, LOCK = "manifest.json", "lock"
+KINDS = ("weights", "function", "signatures")  # of the files of a segment
+OWN = re.compile(rf"({'|'.join(KINDS)}|neighbors)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes:
+      encoder: hash of the encoder that made the vectors.
+      generation: number of the commit.
+      models, functions: how many models there are, and how many have a function vector.
+      database: its file.
+      segments: number -> rows of the files in the order of KINDS; no file where there is no row.
+      files: name -> (bytes, SHA-256).
+      neighbors: file of the neighbors by function of each model; empty where they are to be found when needed.
+    """
+
+    encoder: str
+    generation: int
+    models: int
+    functions: int
+    database: str
+    segments: dict[int, tuple[int, int, int]]
+    files: dict[str, tuple[int, str]]
+    neighbors: str = ""
+
+    def to_bytes(self) -> bytes:
+        """Returns the content of the file, which ends with a digest of the rest."""
+        content = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}))  # keys become text
+        return json.dumps({**content, "digest": _digest(content)}, indent=1).encode()
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """Reads the manifest of a folder.
+
+        Raises:
+          InputError: there is none, it is damaged, or it is of another version.
+        """
+        path = directory / MANIFEST
+        try:
+            content = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise InputError(directory, "is no index", "make one with `wsrl index`, or name another folder") from error
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, "no JSON") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise InputError(path, "belongs to something else", "name the folder of an index")
+        if content.get("version") != VERSION:
+            reason = f"is of version {content.get('version')!r}, not {VERSION}"
+            raise InputError(path, reason, "use the version of wsrl that wrote it, or index again into a new folder")
+        told = content.pop("digest", None)
+        if told != _digest(content):
+            raise damaged(path, "its digest is another")
+        try:
+            files = {name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+            if bad := [name for name in (*files, content["database"]) if not OWN.fullmatch(name)]:
+                raise ValueError(f"names {bad[0]!r}")
+            segments = {int(number): tuple(map(int, rows)) for number, rows in content["segments"].items()}
+            counts = (int(content[key]) for key in ("generation", "models", "functions"))
+            return cls(str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"])  # pyright: ignore
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise damaged(path, error) from error
+
+
+def _digest(content: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def segment_file(kind: str, segment: int) -> str:
+    """The name of a file of a segment."""
+    return f"{kind}-{segment:06d}.npy"

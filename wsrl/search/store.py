@@ -1,0 +1,203 @@
+"""The folder of an index.
+
+    manifest.json            which files make up the index, with their sizes and SHA-256; replaced last, atomically
+    weights-000003.npy       [n, d] float32, vectors of length 1; a segment, never changed once written
+    function-000003.npy      [m, d] float32, those of the models that have one
+    signatures-000003.npy    [tensors, 13] float32, of each model's tensors, one model after another
+    neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
+    models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
+    lock                     held by the one process that writes
+
+Every commit writes new files, then a manifest that names them, then deletes what it no longer names. A process that is
+killed leaves the old state or the new one, and files that the next commit deletes. Readers map their files, which stay
+readable when they are deleted.
+"""
+
+import hashlib
+import io
+import mmap
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from wsrl.embedded import Embedded
+from wsrl.errors import InputError
+from wsrl.search.catalog import Catalog, Model, damaged
+from wsrl.search.manifest import KINDS, Manifest, segment_file
+
+HEADER = 4096  # bytes, more than the header of a .npy file takes
+RETRIES = 20  # of opening an index while it is written
+
+
+class Store:
+    """One committed state of an index, opened for reading.
+
+    Files are checked against their digests when they are first used.
+
+    Raises:
+      InputError: the folder holds no index, or one that is damaged.
+    """
+
+    def __init__(self, directory: Path):
+        self.directory = directory
+        self._files: dict[str, mmap.mmap] = {}
+        self._checked: set[str] = set()
+        for _ in range(RETRIES):
+            self.manifest = Manifest.read(directory)
+            try:
+                self._files = {name: _mapped(directory / name) for name in self.manifest.files}
+                self._check(self.manifest.database)
+                self.catalog = Catalog(directory / self.manifest.database)
+                break
+            except FileNotFoundError as error:
+                if Manifest.read(directory) == self.manifest:
+                    raise damaged(Path(error.filename), "missing") from error
+        else:
+            raise InputError(directory, "is written all the time", "wait until the other process has ended")
+        self.ids, self.architectures, self._places = self.catalog.columns()
+        if len(self.ids) != self.manifest.models:
+            raise damaged(self.catalog.path, f"{len(self.ids)} models, not {self.manifest.models}")
+
+    @cached_property
+    def weights(self) -> Float32[np.ndarray, "n dim"]:
+        """Vectors of all models, in the order of `ids`."""
+        return self._gather("weights", self._places[:, 1], np.arange(len(self.ids)))
+
+    @cached_property
+    def has_function(self) -> Int64[np.ndarray, " m"]:
+        """Places among `ids` of the models that have a function vector."""
+        return np.flatnonzero(self._places[:, 2] >= 0)
+
+    @cached_property
+    def functions(self) -> Float32[np.ndarray, "m dim"]:
+        """Their function vectors."""
+        return self._gather("function", self._places[self.has_function, 2], self.has_function)
+
+    @cached_property
+    def neighbors(self) -> Int32[np.ndarray, "m k"] | None:
+        """Places among the models with a function vector of each one's neighbors; None if they have not been found."""
+        name = self.manifest.neighbors
+        if not name:
+            return None
+        try:
+            found = self._mapped_array(name, np.dtype(np.int32), len(self.has_function))
+            if not ((found >= 0) & (found < len(found))).all():
+                raise ValueError("a place is not there")
+            return found
+        except (ValueError, KeyError) as error:
+            raise damaged(self.directory / name, error) from error
+
+    def functions_by_id(self) -> list[tuple[str, bool]]:
+        """Returns all ids, and whether each model has a function vector."""
+        return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), strict=True))
+
+    def embedded(self, model: Model) -> Embedded:
+        """Returns what the encoder said of a model."""
+        place = model.place
+        weights = np.array(self._row("weights", place.segment, place.weights, 1)[0])
+        function = None if place.function is None else self._row("function", place.segment, place.function, 1)[0]
+        signatures = self._row("signatures", place.segment, place.signatures, len(model.tensors))
+        return Embedded(
+            model.id, model.content_digest, model.weights_digest, model.architecture, model.parameters, weights,
+            None if function is None else np.array(function), model.no_function, model.accuracy, model.assumed,
+            dict(zip(model.tensors, np.array(signatures), strict=True)), model.warnings,
+        )  # fmt: skip
+
+    def problems(self) -> list[str]:
+        """Returns what is wrong: files that are not as they were written, rows that are not there."""
+        found = []
+        for name in self.manifest.files:
+            self._checked.discard(name)
+            try:
+                self._check(name)
+            except InputError as error:
+                found.append(str(error))
+        if not found:
+            found += [f"{self.catalog.path}: {line}" for line in self.catalog.problems()]
+            try:
+                self.neighbors  # noqa: B018
+                for vectors in (self.weights, self.functions):
+                    if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+                        found.append(f"{self.directory}: a vector is not of length 1")
+                for model in self.catalog.models():
+                    self.embedded(model)
+            except InputError as error:
+                found.append(str(error))
+        return found
+
+    def _check(self, name: str) -> None:
+        if name not in self._checked:
+            size, digest = self.manifest.files[name]
+            content = self._files[name]
+            if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
+                raise damaged(self.directory / name, "not as it was written")
+            self._checked.add(name)
+
+    def _array(self, kind: str, segment: int) -> Float32[np.ndarray, "rows dim"]:
+        """Maps a file of a segment."""
+        name = segment_file(kind, segment)
+        try:
+            rows = self.manifest.segments[segment][KINDS.index(kind)]
+            if not rows:
+                return np.zeros((0, 0), np.float32)
+            return self._mapped_array(name, np.dtype(np.float32), rows)
+        except (ValueError, KeyError) as error:
+            raise damaged(self.directory / name, error) from error
+
+    def _mapped_array(self, name: str, dtype: np.dtype, rows: int) -> np.ndarray:
+        """Shows a file as an array. Raises KeyError or ValueError if it is not of these rows."""
+        self._check(name)
+        header = io.BytesIO(self._files[name][:HEADER])
+        if np.lib.format.read_magic(header) != (1, 0):
+            raise ValueError("another version of .npy")
+        shape, _, own = np.lib.format.read_array_header_1_0(header)
+        if len(shape) != 2 or shape[0] != rows or own != dtype:
+            raise ValueError(f"{own} {shape} for {rows} rows")
+        return np.frombuffer(self._files[name], dtype, offset=header.tell()).reshape(shape)
+
+    def _row(self, kind: str, segment: int, start: int, count: int) -> Float32[np.ndarray, "count dim"]:
+        rows = self._array(kind, segment)[start : start + count]
+        if start < 0 or len(rows) != count:
+            raise damaged(self.directory / segment_file(kind, segment), f"no row {start}")
+        return rows
+
+    def _gather(
+        self, kind: str, rows: Int64[np.ndarray, " m"], models: Int64[np.ndarray, " m"]
+    ) -> Float32[np.ndarray, "m dim"]:
+        segments = self._places[models, 0]
+        arrays = {number: self._array(kind, number) for number in np.unique(segments).tolist()}
+        for number, array in arrays.items():
+            own = rows[segments == number]
+            if not ((own >= 0) & (own < len(array))).all():
+                raise damaged(self.directory / segment_file(kind, number), "a row is not there")
+        if len(arrays) == 1 and np.array_equal(rows, np.arange(len(arrays[segments[0]]))):
+            return arrays[segments[0]]  # as it lies in the file
+        dims = {array.shape[1] for array in arrays.values()}
+        if len(dims) > 1:
+            raise damaged(self.directory, f"vectors of {sorted(dims)} dimensions")
+        gathered = np.empty((len(rows), dims.pop() if dims else 0), np.float32)
+        for number, array in arrays.items():
+            gathered[segments == number] = array[rows[segments == number]]
+        return gathered
+
+
+def _file(kind: str, segment: int) -> str:
+    return f"{kind}-{segment:06d}.npy"
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    """Maps a file, which then stays readable if it is deleted."""
+    with open(path, "rb") as file:
+        try:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:
+            raise damaged(path, "empty") from error
+
+
+def measure(path: Path) -> tuple[int, str]:
+    """Returns bytes and SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,181 @@
+"""Brings an index up to date: what has not changed is taken over, the rest is embedded."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from wsrl.checkpoint import CheckpointError
+from wsrl.embedded import Embedded
+from wsrl.encoder.checkpoint_encoder import Encoder
+from wsrl.errors import InputError
+from wsrl.search.catalog import Change, Model, Place, Stat
+from wsrl.search.commit import commit, commit_neighbors
+from wsrl.search.embed import embed_sources
+from wsrl.search.sources import Source, file_stat, find_sources, located, relative
+from wsrl.search.store import Store
+from wsrl.signature.digest import content_digest
+
+COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
+UNIT = 1e-3  # that the length of a vector may be off by
+NOWHERE = Place(0, 0, None, 0)  # until a commit places the vectors
+
+
+@dataclass
+class Changes:
+    """What was done to an index.
+
+    Attributes:
+      embedded: models that were embedded.
+      unchanged: models that were known, those included whose file was moved.
+      removed: models that are no longer there.
+      problems: checkpoints that were left out, and why.
+    """
+
+    embedded: int = 0
+    unchanged: int = 0
+    removed: int = 0
+    problems: list[InputError] = field(default_factory=list)
+
+
+class Update:
+    """One call of `Index.build` or `Index.add`, made while the lock is held."""
+
+    def __init__(self, directory: Path, store: Store | None, encoder: Encoder):
+        self.directory, self.store, self.encoder = directory, store, encoder
+        self.changes = Changes()
+        self._models = {model.id: model for model in store.catalog.models()} if store else {}
+        self._by_stat = {model.stat: model for model in self._models.values() if model.stat}
+        self._by_content = {model.content_digest: model for model in self._models.values()}
+        self._sizes = {stat.size for stat in self._by_stat}
+
+    def run(self, names: str | Path | Iterable[str | Path], keep: bool, progress: bool) -> Store:
+        """Finds, compares, embeds and commits; see `wsrl.search.index.Index.build`."""
+        known = {(stat.device, stat.inode) for stat in self._by_stat}
+        sources, self.changes.problems = find_sources(names, known)
+        taken: dict[str, tuple[Model, Model]] = {}  # as they were, and as they are
+        missing: list[tuple[Source, Stat | None]] = []
+        for source in sources:
+            try:
+                stat = file_stat(source.path, source.record)
+                found = self._known(source, stat)
+            except OSError as error:
+                self.changes.problems.append(_unreadable(source.path, error))
+                continue
+            except CheckpointError as error:
+                self.changes.problems.append(error)
+                continue
+            if found is None:
+                missing.append((source, stat))
+            else:
+                path = relative(self.directory, source.path)
+                now = replace(found, id=source.id, path=path, stat=stat, metadata=source.metadata)
+                taken[source.id] = found, now
+        self.changes.unchanged = len(taken)
+        self._take_over(taken, {source.id for source, _ in missing}, keep)
+        embedded = self._embed(missing, progress)
+        broken = {source.id for source in sources} - taken.keys() - embedded
+        self._commit([], Change(removed=[name for name in self._models if name in broken]))
+        if self.store is None or not self.store.ids:
+            first = f" ({self.changes.problems[0]})" if self.changes.problems else ""
+            raise InputError(self.directory, f"no checkpoint could be used{first}", "name some that can be read")
+        return commit_neighbors(self.directory, self.store)
+
+    def _known(self, source: Source, stat: Stat | None) -> Model | None:
+        """The model that was made of the same content with the same hints."""
+        if stat is None:
+            found = self._models.get(source.id)  # the address says which; to fetch it anew, remove it first
+            found = found if found and found.path == source.path else None
+        else:
+            found = self._by_stat.get(stat)
+            if found is None and stat.size in self._sizes and source.record is None:
+                found = self._by_content.get(content_digest(source.path))
+        return found if found and _json(found.hints) == _json(source.hints) else None
+
+    def _take_over(self, taken: dict[str, tuple[Model, Model]], missing: set[str], keep: bool) -> None:
+        """Commits what has moved and what is gone."""
+        changed = [now for was, now in taken.values() if was != now]
+        present = taken.keys() | missing
+        renamed: dict[str, str] = {}
+        for was, now in taken.values():
+            gone = was.id not in present and not (keep and Path(located(self.directory, was.path)).exists())
+            if gone and was.id not in renamed:
+                renamed[was.id] = now.id
+        removed = list(renamed) if keep else [name for name in self._models if name not in present]
+        self.changes.removed += len(removed) - len(renamed)
+        self._commit([], Change(renamed, removed, changed))
+
+    def _embed(self, missing: Sequence[tuple[Source, Stat | None]], progress: bool) -> set[str]:
+        """Embeds checkpoints and commits them; returns the ids of those that could be used."""
+        embedded: set[str] = set()
+        pending: list[tuple[Model, Embedded]] = []
+        stats = {source.id: stat for source, stat in missing}
+        committed = time.monotonic()
+        shown = None if progress and missing else True  # None: unless stderr is no terminal
+        line = tqdm(total=len(missing), desc="embedding", unit="model", disable=shown, mininterval=1.0)
+        try:
+            with line:
+                for source, row in embed_sources(self.encoder, [source for source, _ in missing]):
+                    line.update()
+                    stat = stats[source.id]
+                    row = _checked(source, stat, row) if isinstance(row, Embedded) else row
+                    if isinstance(row, InputError):
+                        self.changes.problems.append(row)
+                        continue
+                    pending.append((self._model(source, stat, row), row))
+                    embedded.add(source.id)
+                    if time.monotonic() > committed + COMMIT_EVERY:
+                        self._commit(pending, Change())
+                        pending, committed = [], time.monotonic()
+        finally:  # what was embedded before an interrupt is kept
+            self._commit(pending, Change())
+            self.changes.embedded = len(embedded)
+        return embedded
+
+    def _model(self, source: Source, stat: Stat | None, row: Embedded) -> Model:
+        return Model(
+            id=source.id,
+            path=relative(self.directory, source.path),
+            stat=stat,
+            content_digest=row.content_digest,
+            weights_digest=row.weights_digest,
+            architecture=row.architecture,
+            parameters=row.parameters,
+            accuracy=row.accuracy,
+            assumed=row.assumed,
+            no_function=row.no_function,
+            warnings=row.warnings,
+            hints=source.hints,
+            metadata=source.metadata,
+            tensors=tuple(row.tensors),
+            place=NOWHERE,
+        )
+
+    def _commit(self, new: list[tuple[Model, Embedded]], change: Change) -> None:
+        if new or change:
+            self.store = commit(self.directory, self.store, self.encoder.hash, new, change)
+
+
+def _checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | InputError:
+    """The row, or what is wrong with it or with its file."""
+    try:
+        if file_stat(source.path, source.record) != stat:
+            return CheckpointError(source.path, "changed while it was read", "index it again when it is written")
+    except OSError as error:
+        return _unreadable(source.path, error)
+    vectors = [row.weights] if row.function is None else [row.weights, row.function]
+    if not all(abs(float(np.linalg.norm(vector)) - 1) < UNIT for vector in vectors):
+        return CheckpointError(source.path, "its vector is not finite or not of length 1", "leave it out")
+    return row
+
+
+def _unreadable(path: str, error: OSError) -> CheckpointError:
+    return CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the path")
+
+
+def _json(hints: object) -> str:
+    return json.dumps(hints, sort_keys=True)
