@@ -6,12 +6,12 @@ from experiments.job.workdir import encoder_directories
 from experiments.tables import encoded_gallery
 from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet
-from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
+from wsrl.graph.tiles import TILE
 from wsrl.recommend.probes import Probes
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.zoo.load import load_networks

@@ -8,8 +8,8 @@ import pytest
 import tflite
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
-from experiments.proofs.samples_formats import TfliteWriter, onnx_model
 
+from experiments.proofs.samples_formats import TfliteWriter, onnx_model
 from wsrl.canonical import canonical_checkpoint
 from wsrl.canonical.norms import find_folds
 from wsrl.checkpoint import Checkpoint, CheckpointError

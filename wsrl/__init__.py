@@ -7,20 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
+    from wsrl.canonical import canonicalize as canonicalize
     from wsrl.checkpoint import Checkpoint as Checkpoint
     from wsrl.checkpoint import CheckpointError as CheckpointError
+    from wsrl.embedded import Embedded as Embedded
+    from wsrl.encoder.checkpoint_encoder import Encoder as Encoder
+    from wsrl.encoder.checkpoint_encoder import load_encoder as load_encoder
     from wsrl.errors import InputError as InputError
-    from wsrl.index import Index as Index
     from wsrl.readers import open_checkpoint as open_checkpoint
+    from wsrl.recommend.recommend import recommend as recommend
+    from wsrl.search.hit import Hit as Hit
+    from wsrl.search.index import Index as Index
+    from wsrl.wiring.infer_wiring import infer_wiring as infer_wiring
+    from wsrl.wiring.wiring import Wiring as Wiring
 
 __version__ = "0.1.0"
 
 EXPORTS = {  # name -> module
     "Checkpoint": "wsrl.checkpoint",
     "CheckpointError": "wsrl.checkpoint",
-    "Index": "wsrl.index",
+    "Embedded": "wsrl.embedded",
+    "Encoder": "wsrl.encoder.checkpoint_encoder",
+    "Hit": "wsrl.search.hit",
+    "Index": "wsrl.search.index",
     "InputError": "wsrl.errors",
+    "Wiring": "wsrl.wiring.wiring",
+    "canonicalize": "wsrl.canonical",
+    "infer_wiring": "wsrl.wiring.infer_wiring",
+    "load_encoder": "wsrl.encoder.checkpoint_encoder",
     "open_checkpoint": "wsrl.readers",
+    "recommend": "wsrl.recommend.recommend",
 }
 
 

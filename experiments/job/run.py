@@ -23,8 +23,8 @@ from wsrl.encoder.fit import Fitted, fit_encoder, init_params, make_encoder
 from wsrl.encoder.inputs import natural_inputs
 from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.evaluation import query_examples, write_results
-from wsrl.index import Index
 from wsrl.report import write_report
+from wsrl.search.nearest import NearestNeighbors
 from wsrl.zoo.bank import ZooImages, load_zoo_images
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record
@@ -98,7 +98,7 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         results["zoo"] = {"models": len(records), "problems": len(problems)}
         results["compilations"] = {"encoder": embedder.compilations}
     with stages("index"):
-        index = Index.build(fitted[0].encoding.embedding, [record.id for record in records], digests[0])
+        index = NearestNeighbors.build(fitted[0].encoding.embedding, [record.id for record in records], digests[0])
         index.save(workdir / "index")
         results["index"] = {"models": len(records), "backend": index.backend}
     with stages("report"):

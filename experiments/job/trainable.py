@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from wsrl.annotations import Config, Graph
-from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.errors import InputError
 from wsrl.graph.size import network_size
+from wsrl.graph.tiles import TILE
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.load import load_networks
 from wsrl.zoo.manifest import Record

@@ -36,12 +36,12 @@ from experiments.job.records import read_records
 from experiments.job.workdir import encoder_directories, read_config
 from experiments.tables.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet, normalize
-from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import ranking_metrics
 from wsrl.files import write_atomically
+from wsrl.graph.tiles import TILE
 from wsrl.recommend.answer import NEAR, expected_accuracy
 from wsrl.recommend.logme import log_maximum_evidence
 from wsrl.report.table_figures import line_figure

@@ -31,6 +31,7 @@ from wsrl.evaluation.ranking import LIMIT, cosine_similarity, rank_gallery, rank
 from wsrl.evaluation.relevance import labels
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
+from wsrl.search.nearest import NearestNeighbors
 
 SIZES = "100,1000,10000,100000,1000000"
 FEWEST_QUERIES = 100

@@ -5,12 +5,13 @@ source -> Checkpoint -> Wiring -> weights vector                        any netw
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -21,13 +22,13 @@ from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector
 from wsrl.signature.digest import content_digest
 from wsrl.signature.weights_vector import Signature, sign
+from wsrl.wiring.infer import read_programs
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.wiring import Wiring
 
 if TYPE_CHECKING:
-    from wsrl.encoder.embed import Embedder
+    from wsrl.encoder.function_encoder import FunctionEncoder, FunctionVector
 
-TILE = 16  # neurons of a tile; vectors do not depend on it
 WINDOW = 256  # checkpoints whose functions are embedded together
 RUN_BELOW = 2**23  # parameters of a network that is run on images
 
@@ -36,10 +37,11 @@ Hints = Mapping[str, object]
 
 @dataclass(frozen=True)
 class _Opened:
-    """A checkpoint before its function is known: its row, and its graph where it can be run."""
+    """A checkpoint before its function is known: its row, and its weights where it can be run."""
 
     row: Embedded
-    graph: Any = None
+    checkpoint: Checkpoint | None = None
+    hints: Hints = field(default_factory=dict)
 
 
 class Encoder:
@@ -56,7 +58,7 @@ class Encoder:
     def __init__(self, directory: Path):
         self.directory = directory
         self.weights_dim = weights_vector.DIM
-        self._embedder: tuple[Embedder, Any] | None = None
+        self._functions: FunctionEncoder | None = None
         self._wirings: dict[object, Wiring] = {}
 
     @property
@@ -99,14 +101,13 @@ class Encoder:
         """Does all but run the network; whatever goes wrong becomes an error that names the source."""
         try:
             checkpoint = open_checkpoint(source)
-            checkpoint = replace(checkpoint, metadata={**checkpoint.metadata, **hints})
             wiring = self._wire(checkpoint)
             with threadpool_limits(1):  # matrices are small or thin, and threads would wait for busy cores
                 signature = sign(checkpoint, wiring)
             row = _row(source, checkpoint, wiring, signature)
             if not function:
                 return _Opened(replace(row, no_function="not asked for"))
-            return self._prepare(row, checkpoint)
+            return self._prepare(row, checkpoint, hints)
         except CheckpointError as error:
             return error
         except Exception as error:  # a file must not end a run, whatever it holds
@@ -128,51 +129,37 @@ class Encoder:
             self._wirings[key] = infer_wiring(checkpoint)
         return self._wirings[key]
 
-    def _prepare(self, row: Embedded, checkpoint: Checkpoint) -> _Opened:
-        """Makes the graph of a network that can be run."""
-        from wsrl.wiring.infer import infer_wiring as infer_program
-
+    def _prepare(self, row: Embedded, checkpoint: Checkpoint, hints: Hints) -> _Opened:
+        """Reads the weights of a network that can be run."""
         if row.parameters > RUN_BELOW:
             return _Opened(replace(row, no_function=f"more than {RUN_BELOW:,} parameters"))
         try:
-            infer_program(checkpoint)  # without JAX
-            from wsrl.graph.collection import checkpoint_graph
-            from wsrl.graph.kind import network_kind
-
-            whole = replace(
-                checkpoint, tensors={name: tensor.__array__() for name, tensor in checkpoint.tensors.items()}
-            )
-            graph = checkpoint_graph(whole, TILE)
+            read_programs(checkpoint, hints)  # here, since the encoder of functions needs JAX
         except CheckpointError as error:
             return _Opened(replace(row, no_function=error.reason))
-        return _Opened(replace(row, architecture=network_kind(graph)), graph)
+        tensors = {name: np.asarray(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
+        return _Opened(row, replace(checkpoint, tensors=tensors), hints)
 
     def _with_functions(self, opened: list[_Opened | CheckpointError]) -> Iterator[Embedded | CheckpointError]:
         """Runs the networks of a window that can be run."""
-        graphs = [own.graph for own in opened if isinstance(own, _Opened) and own.graph is not None]
-        if graphs:
-            from wsrl.graph.collection import make_buckets
-
-            embedder, params = self._load()
-            found = embedder(params, make_buckets(graphs))
-            functions = iter(zip(found.embedding, found.accuracy, strict=True))
+        networks = [
+            (own.checkpoint, own.hints) for own in opened if isinstance(own, _Opened) and own.checkpoint is not None
+        ]
+        functions = self._load()(networks) if networks else iter(())
         for own in opened:
             if isinstance(own, CheckpointError):
                 yield own
-            elif own.graph is None:
+            elif own.checkpoint is None:
                 yield own.row
             else:
-                vector, accuracy = next(functions)
-                yield replace(own.row, function=vector, accuracy=float(accuracy))
+                yield _with_function(own.row, next(functions))
 
-    def _load(self) -> "tuple[Embedder, Any]":
-        if self._embedder is None:
-            from wsrl.encoder.embed import Embedder
-            from wsrl.encoder.export import load_encoder as load
+    def _load(self) -> "FunctionEncoder":
+        if self._functions is None:
+            from wsrl.encoder.function_encoder import FunctionEncoder
 
-            encoder, params = load(self.directory)
-            self._embedder = Embedder(encoder), params
-        return self._embedder
+            self._functions = FunctionEncoder(self.directory)
+        return self._functions
 
 
 def load_encoder(directory: str | Path | None = None) -> Encoder:
@@ -187,6 +174,13 @@ def load_encoder(directory: str | Path | None = None) -> Encoder:
     path = PRETRAINED if directory is None else Path(directory)
     read_shape(path)
     return Encoder(path)
+
+
+def _with_function(row: Embedded, found: "FunctionVector | CheckpointError") -> Embedded:
+    """Adds what is known of a network's function."""
+    if isinstance(found, CheckpointError):
+        return replace(row, no_function=found.reason)
+    return replace(row, architecture=found.kind, function=found.vector, accuracy=found.accuracy, assumed=found.assumed)
 
 
 def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signature) -> Embedded:

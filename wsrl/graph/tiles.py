@@ -20,6 +20,7 @@ from wsrl.network import Network, WeightedLayer
 from wsrl.wiring.layers import ACTIVATIONS, Layer, Link
 
 OPS = ("input", "position", "linear", "norm", "attention", "max", "mean")  # the last two: `pool` layers
+TILE = 16  # neurons; vectors do not depend on it
 EMPTY = -1  # unit of a slot that carries nothing
 
 

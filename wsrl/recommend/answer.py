@@ -11,8 +11,9 @@ from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import network_features
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.size import network_size
+from wsrl.graph.tiles import TILE
 from wsrl.recommend.logme import log_maximum_evidence
-from wsrl.recommend.probes import TILE, Query
+from wsrl.recommend.probes import Query
 from wsrl.recommend.start_score import StartScore, predict_start
 from wsrl.search.index import Functional, Index
 from wsrl.search.query_expansion import QueryExpansion

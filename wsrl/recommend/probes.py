@@ -11,10 +11,10 @@ from jaxtyping import Float, Float32
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import ImageSet
-from wsrl.encoder.checkpoint_encoder import TILE
 from wsrl.encoder.embed import Embedder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.graph.kind import network_kind
+from wsrl.graph.tiles import TILE
 from wsrl.zoo.bank import EVALUATION_BATCH
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap
 from wsrl.zoo.stacked import Tree, initialise, train_models

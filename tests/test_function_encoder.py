@@ -1,4 +1,4 @@
-"""`wsrl embed --encoder`: files go the way that the main job goes."""
+"""The encoder of functions: checkpoints go the way that the main job goes."""
 
 from pathlib import Path
 
@@ -8,14 +8,13 @@ import safetensors.numpy
 from networks import draw_network
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.cli.main import main
+from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
-from wsrl.errors import InputError
+from wsrl.encoder.function_encoder import FunctionEncoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.trained_embedding import FunctionEncoder, embed_trained
 from wsrl.zoo.load import file_hints
 from wsrl.zoo.manifest import Record, append_records, read_manifest
 
@@ -24,7 +23,7 @@ ENCODER = Encoder(probes=8, dim=16, chunk=4)
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with an encoder, two checkpoints and a file that is none; and the vectors that belong to them."""
+    """A folder with an encoder, two checkpoints, and the vectors that belong to them."""
     folder = tmp_path_factory.mktemp("trained")
     inputs = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype(np.float32)
     params = init_params(ENCODER, inputs, 0)
@@ -39,40 +38,6 @@ def trained(tmp_path_factory):
     return folder, paths, Embedder(ENCODER)(params, make_buckets(graphs)).embedding
 
 
-def test_files_get_the_vectors_of_the_main_job(trained):
-    folder, paths, expected = trained
-    found, digest = embed_trained(paths, folder / "encoder")
-    assert found.ids == paths and len(digest) == 64
-    np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
-
-
-def test_command_writes_them_and_tells_what_it_left_out(trained, tmp_path, capsys):
-    folder, paths, expected = trained
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"no checkpoint")
-    out = tmp_path / "embeddings.npz"
-    names = [*paths, str(broken), "--out", str(out), "--encoder", str(folder / "encoder")]
-    assert main(["embed", *names]) == 1 and not out.exists()
-    assert main(["embed", *names, "--skip-broken"]) == 1
-    assert f"left out: {broken}" in capsys.readouterr().err
-    with np.load(out) as written:
-        assert written["ids"].tolist() == paths
-        np.testing.assert_allclose(written["embeddings"], expected, atol=1e-5)
-        assert written["kinds"].tolist() == ["dense", "map pooled"]
-        assert written["accuracy"].shape == (2,) and written["accuracy"].dtype == np.float32
-
-
-def test_bad_input_is_named(trained, tmp_path):
-    folder, paths, _ = trained
-    with pytest.raises(InputError, match="no readable encoder"):
-        embed_trained(paths, tmp_path)
-    other = tmp_path / "other.safetensors"
-    cell = {"lstm.weight_ih_l0": np.ones((8, 3), np.float32), "lstm.weight_hh_l0": np.ones((8, 2), np.float32)}
-    safetensors.numpy.save_file(cell, other)
-    with pytest.raises(CheckpointError, match="other"):
-        embed_trained([str(other)], folder / "encoder")
-
-
 def test_hints_run_a_file_as_its_zoo_does(trained, tmp_path):
     """A file without metadata, in a zoo whose manifest says what it lacks, gets the vector that the zoo gives it."""
     folder, _, expected = trained
@@ -83,8 +48,8 @@ def test_hints_run_a_file_as_its_zoo_does(trained, tmp_path):
     append_records(tmp_path, [line])
     source = f"{tmp_path}/../{tmp_path.name}/model.safetensors"
     hints = file_hints(tmp_path, read_manifest(tmp_path)[0])[Path(source).resolve()]
-    found, _ = embed_trained([source], folder / "encoder", hints={source: hints})
-    np.testing.assert_allclose(found.vectors[0], expected[1], atol=1e-5)
+    (row,) = load_encoder(folder / "encoder").embed([source], hints={source: hints})
+    np.testing.assert_allclose(row.function, expected[1], atol=1e-5)
 
 
 def test_encoder_says_what_it_assumed_and_why_a_network_has_no_vector(trained):

@@ -1,6 +1,6 @@
 """From checkpoints to vectors of what they answer to natural images, for the families that can be run exactly."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -9,20 +9,18 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
-from tqdm import tqdm
 
 from wsrl.annotations import Graph
-from wsrl.checkpoint import Checkpoint, CheckpointError, read_checkpoint
-from wsrl.embedding import Embeddings, check_sources
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.assumptions import IMAGES, likeliest
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import fit_inputs
 from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import Planner, checkpoint_graph
 from wsrl.graph.kind import network_kind
+from wsrl.graph.tiles import TILE
 from wsrl.wiring.infer import Program, read_programs
 
-TILE = 16  # neurons; embeddings do not depend on it
 WINDOW = 1024  # networks in memory at a time
 
 Hints = Mapping[str, object]  # see `wsrl.wiring.hints.HINTS`
@@ -105,62 +103,3 @@ class FunctionEncoder:
             return program, checkpoint_graph(checkpoint, TILE, program.wiring)
         except CheckpointError as error:
             return error
-
-
-def read_graph(source: str, hints: Hints | None = None) -> Graph:
-    """The graph of a checkpoint as its most usual program. Raises CheckpointError as `embed_trained`."""
-    checkpoint = read_checkpoint(source)
-    return checkpoint_graph(checkpoint, TILE, read_programs(checkpoint, hints)[0].wiring)
-
-
-def embed_trained(
-    sources: Sequence[str],
-    directory: Path,
-    skip_broken: bool = False,
-    progress: bool = False,
-    hints: Mapping[str, Hints] | None = None,
-) -> tuple[Embeddings, str]:
-    """Embeds checkpoints as the main job does.
-
-    Args:
-      sources: what `wsrl.readers.open_checkpoint` takes; they become the ids.
-      directory: see `FunctionEncoder`.
-      skip_broken: go on where a checkpoint cannot be used.
-      progress: show progress lines on stderr.
-      hints: what is known of a source beside its file, by source.
-
-    Returns:
-      The vectors with the kinds of networks and the predicted accuracies, and the hash of the encoder.
-
-    Raises:
-      InputError: the encoder cannot be read, a source is given twice, or there is none.
-      CheckpointError: a checkpoint cannot be used, or is no network of these families, and `skip_broken` is not set.
-    """
-    check_sources(sources)
-    encoder = FunctionEncoder(directory)
-    broken: list[CheckpointError] = []
-    readable: list[str] = []
-
-    def networks() -> Iterator[tuple[Checkpoint, Hints | None]]:
-        for source in tqdm(sources, desc="graphs", unit="model", disable=not progress, mininterval=1.0):
-            try:
-                checkpoint = read_checkpoint(source)
-            except CheckpointError as error:
-                if not skip_broken:
-                    raise
-                broken.append(error)
-                continue
-            readable.append(source)
-            yield checkpoint, (hints or {}).get(source)
-
-    found: dict[str, FunctionVector] = {}
-    for place, answer in enumerate(encoder(networks(), "embedding" if progress else None)):
-        if not isinstance(answer, CheckpointError):
-            found[readable[place]] = answer
-        elif skip_broken:
-            broken.append(answer)
-        else:
-            raise answer
-    vectors = np.stack([f.vector for f in found.values()]) if found else Embeddings.none(encoder.encoder.dim)
-    accuracy = np.array([f.accuracy for f in found.values()], np.float32)
-    return Embeddings(list(found), vectors, broken, [f.kind for f in found.values()], accuracy), encoder.hash
