@@ -2,8 +2,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from tests.samples import packed_tensors, packed_words
 
+from experiments.proofs.samples import packed_tensors, packed_words
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import open_checkpoint
 from wsrl.readers.packed_weights import unpack_words

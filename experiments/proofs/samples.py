@@ -71,7 +71,7 @@ def quantized_file(folder):
 def packed_words(codes, bits):
     """Codes along the last axis as words of 32 bits, the lowest bits first."""
     split = codes.astype(np.int64).reshape(*codes.shape[:-1], -1, 32 // bits)
-    words = sum(split[..., i] << bits * i for i in range(32 // bits))
+    words = np.sum([split[..., i] << bits * i for i in range(32 // bits)], axis=0)
     return words.astype(np.uint32).view(np.int32)
 
 

@@ -120,7 +120,7 @@ def keras_quantized(folder):
     path = folder / "model.weights.h5"
     rng = np.random.default_rng(0)
     codes = rng.integers(-127, 128, (4, 6)).astype(np.int8)
-    group = np.float32([0, 0, 1, 1])
+    group = np.array([0, 0, 1, 1], np.float32)
     scale, zero = rng.uniform(1, 2, (2, 3)).astype(np.float32), rng.integers(-8, 8, (2, 3)).astype(np.int8)
     history = [np.float32(1), np.ones(1024, np.float32)]
     variables = {
@@ -192,10 +192,15 @@ def onnx_quantized_file(folder):
             "tz": np.uint8(3),
             "ids": np.array([1, 2]),
         },
-        **{"w": codes.reshape(4, 3), "ws": np.float32([0.1, 0.2, 0.3]), "wz": np.int8(0), "c": np.array(True)},
-        **{"n": np.arange(48, dtype=np.uint8).reshape(3, 2, 8), "ns": np.float32(range(1, 7))},
+        **{
+            "w": codes.reshape(4, 3),
+            "ws": np.array([0.1, 0.2, 0.3], np.float32),
+            "wz": np.int8(0),
+            "c": np.array(True),
+        },
+        **{"n": np.arange(48, dtype=np.uint8).reshape(3, 2, 8), "ns": np.array(range(1, 7), np.float32)},
         "q": helper.make_tensor("q", TensorProto.INT4, [2, 3], range(-3, 3)),
-        "qs": np.float32([[1, 2], [3, 4]]),
+        "qs": np.array([[1, 2], [3, 4]], np.float32),
     }
     node = helper.make_node
     nodes = [
@@ -206,7 +211,7 @@ def onnx_quantized_file(folder):
         node("MatMulInteger", ["xq", "w", "xz", "wz"], ["i"]),
         node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
         node("Mul", ["f", "s"], ["m"]),
-        node("If", ["c"], ["b"], name="if", **branches),
+        node("If", ["c"], ["b"], name="if", **branches),  # pyright: ignore[reportArgumentType]
         node("DequantizeLinear", ["q", "qs"], ["qf"], axis=1, block_size=2),
         node("MatMul", ["b", "qf"], ["p"]),
         node("MatMulNBits", ["p", "n", "ns"], ["y"], domain="com.microsoft", K=32, N=3, bits=4, block_size=16),
