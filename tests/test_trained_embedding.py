@@ -6,7 +6,6 @@ import safetensors.numpy
 from networks import draw_network
 
 from wsrl.checkpoint import CheckpointError
-from wsrl.cli.main import main
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import save_encoder
@@ -40,22 +39,6 @@ def test_files_get_the_vectors_of_the_main_job(trained):
     found, digest = embed_trained(paths, folder / "encoder")
     assert found.ids == paths and len(digest) == 64
     np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
-
-
-def test_command_writes_them_and_tells_what_it_left_out(trained, tmp_path, capsys):
-    folder, paths, expected = trained
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes(b"no checkpoint")
-    out = tmp_path / "embeddings.npz"
-    names = [*paths, str(broken), "--out", str(out), "--encoder", str(folder / "encoder")]
-    assert main(["embed", *names]) == 1 and not out.exists()
-    assert main(["embed", *names, "--skip-broken"]) == 1
-    assert f"left out: {broken}" in capsys.readouterr().err
-    with np.load(out) as written:
-        assert written["ids"].tolist() == paths
-        np.testing.assert_allclose(written["embeddings"], expected, atol=1e-5)
-        assert written["kinds"].tolist() == ["dense", "map pooled"]
-        assert written["accuracy"].shape == (2,) and written["accuracy"].dtype == np.float32
 
 
 def test_bad_input_is_named(trained, tmp_path):
