@@ -14,7 +14,7 @@ from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 
-ENCODER = Encoder(probes=4, input_shape=(16, 16, 1), dim=8, chunk=8)
+ENCODER = Encoder(probes=4, input_shape=(16, 16, 1), dim=8, chunk=4)
 
 
 @pytest.fixture(scope="module")
