@@ -192,6 +192,31 @@ def test_a_zoo_is_indexed_with_what_its_manifest_says(tmp_path, storage):
     assert changed.search("model-3", k=1)[0].metadata["task"] == "other"
 
 
+def test_a_second_zoo_does_not_take_the_ids_of_the_first(tmp_path):
+    for name in ("one", "two"):
+        write_zoo(tmp_path / name, count=3)
+    with pytest.raises(InputError, match=r"has the id of .*one.*'model-0'"):
+        Index.build(FakeEncoder(), [tmp_path / "one", tmp_path / "two"], tmp_path / "index")
+    index = Index.build(FakeEncoder(), tmp_path / "one", tmp_path / "index")
+    with pytest.raises(InputError, match=r"has the id of .*one.*'model-0'"):
+        index.add(FakeEncoder(), tmp_path / "two")
+    assert len(Index.open(tmp_path / "index")) == 3
+
+
+def test_a_digest_that_does_not_cover_all_files_tells_nothing(tmp_path):
+    """Weights that lie beside an ONNX graph differ, though the graph and all sizes are the same."""
+    for name in ("one", "two"):
+        write_model(tmp_path / name / "m.onnx", 0)
+        (tmp_path / name / "m.onnx.data").write_text(name)
+    index = Index.build(FakeEncoder(), tmp_path / "one", tmp_path / "index")
+    encoder = FakeEncoder()
+    index.add(encoder, tmp_path / "two")
+    assert encoder.embedded == [str(tmp_path / "two" / "m.onnx")]
+    (tmp_path / "two" / "m.onnx.data").write_text("new")
+    index.add(encoder, tmp_path / "two")
+    assert len(encoder.embedded) == 2
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_many_commits_hold_what_one_does(tmp_path, monkeypatch, seed):
     monkeypatch.setattr(update, "COMMIT_EVERY", -1)

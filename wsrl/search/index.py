@@ -18,10 +18,9 @@ from wsrl.search.commit import commit, commit_neighbors, writing
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.searcher import Searcher
-from wsrl.search.sources import HUB, file_stat, located
+from wsrl.search.sources import HUB, file_stat, located, printable_id, whole_digest
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
-from wsrl.signature.digest import content_digest
 
 BY = ("auto", "weights", "function")
 Names = str | Path | Iterable[str | Path]
@@ -251,7 +250,7 @@ class Index:
         return mask if mask.any() else None
 
     def _model(self, name: str) -> Model:
-        model = self._store.catalog.get(name)
+        model = self._store.catalog.get(printable_id(name))
         if model is None:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return model
@@ -262,10 +261,10 @@ class Index:
         if there and not name.startswith(HUB):
             stat = file_stat(name)
             model = catalog.unchanged(stat) if stat else None
-            if model is None and stat and catalog.of_size(stat.size):
-                model = catalog.of_content(content_digest(name))
+            if model is None and stat and catalog.of_size(stat.size) and (digest := whole_digest(name)):
+                model = catalog.of_content(digest)
         else:
-            model = catalog.get(name)
+            model = catalog.get(printable_id(name))
         if model is not None:
             return self._store.embedded(model)
         if not there and not name.startswith(HUB):

@@ -112,7 +112,7 @@ class Searcher:
 
     def _same_weights(self, asked: Embedded, left_out: Mask | None) -> list[int]:
         """Places of the models of the query's weights; the query itself first, if it is in the index."""
-        names = self.store.catalog.same_weights(asked.weights_digest)
+        names = self.store.catalog.same_weights(asked.weights_digest) if asked.weights_digest else ()
         places = sorted((name != asked.id, self.place[name]) for name in names)
         return [place for _, place in places if left_out is None or not left_out[place]]
 

@@ -14,6 +14,7 @@ from wsrl.readers import READERS
 from wsrl.readers.huggingface import NO_WEIGHTS
 from wsrl.readers.mapped import read_head
 from wsrl.search.catalog import Stat
+from wsrl.signature.digest import content_digest
 from wsrl.wiring.tree import natural
 from wsrl.zoo.manifest import MANIFEST, REQUIRED, read_manifest
 
@@ -169,25 +170,35 @@ def printable_id(name: str) -> str:
 def file_stat(path: str, record: int | None = None) -> Stat | None:
     """Returns what changes when a checkpoint does, or None for an address of the hub.
 
-    To a file belong a `config.json` beside it, data of ONNX, and the parts that an index of split files names.
-
     Raises:
       OSError: it is not there.
     """
     if path.startswith(HUB):
         return None
-    own = Path(path)
-    stat = own.stat()
-    if own.is_dir():
-        belonging = [below for below in own.rglob("*") if below.is_file()]
-    elif fnmatch(own.name, "*.index.json"):
-        belonging = [below for below in own.parent.iterdir() if below.is_file()]
-    else:
-        beside = (own.with_name("config.json"), own.with_name(f"{own.name}.data"), own.with_name(f"{own.name}_data"))
-        belonging = [own, *(below for below in beside if below.is_file())]
-    stats = [os.stat(below) for below in belonging]
+    own = Path(path).stat()
+    stats = [os.stat(below) for below in _belonging(Path(path))]
     size, mtime = sum(each.st_size for each in stats), sum(each.st_mtime_ns for each in stats)
-    return Stat(stat.st_dev % LARGEST, stat.st_ino % LARGEST, size, mtime % LARGEST, record)
+    return Stat(own.st_dev % LARGEST, own.st_ino % LARGEST, size, mtime % LARGEST, record)
+
+
+def whole_digest(path: str) -> str | None:
+    """Returns the digest of a checkpoint's content, or None if more files belong to it than the digest covers.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    own = Path(path)
+    return content_digest(own) if own.is_dir() or _belonging(own) == [own] else None
+
+
+def _belonging(path: Path) -> list[Path]:
+    """The files of a checkpoint: a `config.json` beside it, data of ONNX and the parts that an index names too."""
+    if path.is_dir():
+        return [below for below in path.rglob("*") if below.is_file()]
+    if fnmatch(path.name, "*.index.json"):
+        return [below for below in path.parent.iterdir() if below.is_file()]
+    beside = (path.with_name("config.json"), path.with_name(f"{path.name}.data"), path.with_name(f"{path.name}_data"))
+    return [path, *(below for below in beside if below.is_file())]
 
 
 def relative(directory: Path, path: str) -> str:

@@ -16,9 +16,8 @@ from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model, Place, Stat
 from wsrl.search.commit import commit, commit_neighbors
 from wsrl.search.embed import embed_sources
-from wsrl.search.sources import Source, file_stat, find_sources, located, relative
+from wsrl.search.sources import Source, file_stat, find_sources, located, relative, whole_digest
 from wsrl.search.store import Store
-from wsrl.signature.digest import content_digest
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
 UNIT = 1e-3  # that the length of a vector may be off by
@@ -50,7 +49,7 @@ class Update:
         self.changes = Changes()
         self._models = {model.id: model for model in store.catalog.models()} if store else {}
         self._by_stat = {model.stat: model for model in self._models.values() if model.stat}
-        self._by_content = {model.content_digest: model for model in self._models.values()}
+        self._by_content = {model.content_digest: model for model in self._models.values() if model.content_digest}
         self._sizes = {stat.size for stat in self._by_stat}
 
     def run(self, names: str | Path | Iterable[str | Path], keep: bool, progress: bool) -> Store:
@@ -60,6 +59,8 @@ class Update:
         taken: dict[str, tuple[Model, Model]] = {}  # as they were, and as they are
         missing: list[tuple[Source, Stat | None]] = []
         for source in sources:
+            if keep:
+                self._check_id(source)
             try:
                 stat = file_stat(source.path, source.record)
                 found = self._known(source, stat)
@@ -79,11 +80,21 @@ class Update:
         self._take_over(taken, {source.id for source, _ in missing}, keep)
         embedded = self._embed(missing, progress)
         broken = {source.id for source in sources} - taken.keys() - embedded
-        self._commit([], Change(removed=[name for name in self._models if name in broken]))
+        removed = [name for name in self._models if name in broken]
+        self.changes.removed += len(removed)
+        self._commit([], Change(removed=removed))
         if self.store is None or not self.store.ids:
             first = f" ({self.changes.problems[0]})" if self.changes.problems else ""
             raise InputError(self.directory, f"no checkpoint could be used{first}", "name some that can be read")
         return commit_neighbors(self.directory, self.store)
+
+    def _check_id(self, source: Source) -> None:
+        """Raises InputError if the id is that of another model: ids of two zoos may be the same."""
+        old = self._models.get(source.id)
+        if old and old.path != (new := relative(self.directory, source.path)):
+            path = located(self.directory, old.path)
+            if Path(path).exists():
+                raise InputError(located(self.directory, new), f"has the id of {path}: {source.id!r}", "index it apart")
 
     def _known(self, source: Source, stat: Stat | None) -> Model | None:
         """The model that was made of the same content with the same hints."""
@@ -93,7 +104,7 @@ class Update:
         else:
             found = self._by_stat.get(stat)
             if found is None and stat.size in self._sizes and source.record is None:
-                found = self._by_content.get(content_digest(source.path))
+                found = self._by_content.get(whole_digest(source.path) or "")
         return found if found and _json(found.hints) == _json(source.hints) else None
 
     def _take_over(self, taken: dict[str, tuple[Model, Model]], missing: set[str], keep: bool) -> None:
