@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,9 @@ def test_every_sample_opens_by_its_content(tmp_path, name):
         assert open_checkpoint(path.rename(path.with_name("nameless"))).tensors.keys() == checkpoint.tensors.keys()
 
 
-@pytest.mark.parametrize("name", [n for n in SAMPLES if n.partition("-")[0] in MINE and "quantized" not in n])
+@pytest.mark.parametrize(
+    "name", [n for n in SAMPLES if n.partition("-")[0] in MINE and not re.search("quantized|packed", n)]
+)
 def test_every_sample_holds_what_was_written(tmp_path, name):
     checkpoint = open_checkpoint(SAMPLES[name](tmp_path))
     expected = {name: array for name, array in arrays().items() if array.dtype == np.float32}
@@ -81,9 +84,11 @@ def test_missing_files(tmp_path, path):
         open_checkpoint(tmp_path / path)
 
 
-@pytest.mark.parametrize("content", [b"text\n" * 50, b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\0" * 5000, b"%PDF-1.7"])
+@pytest.mark.parametrize(
+    "content", [b"text\n" * 50, b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\0" * 5000, b"%PDF-1.7\n%\xe2\xe3"]
+)
 def test_unknown_formats_are_told_the_known_ones(tmp_path, content):
-    with pytest.raises(CheckpointError, match="known format; give one of safetensors, PyTorch, "):
+    with pytest.raises(CheckpointError, match=r"known format; give one of .*safetensors, .*PyTorch, "):
         open_checkpoint(write(tmp_path / "file", content))
 
 

@@ -182,3 +182,15 @@ def test_arrays_of_other_types_are_left_out(tmp_path, kind):
 def test_jax_is_not_imported():
     code = "import sys, wsrl.readers.orbax; assert not {'jax', 'tensorstore', 'orbax'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_steps_that_are_unfinished_are_passed_over(tmp_path):
+    for step in (10, 20):
+        orbax_folder(tmp_path / "run" / str(step))
+    (tmp_path / "run" / "20").rename(tmp_path / "run" / "20.orbax-checkpoint-tmp-17")
+    checkpoint = open_checkpoint(tmp_path / "run")
+    assert checkpoint.metadata["step"] == "10"
+    assert checkpoint.metadata["warnings"] == ("20.orbax-checkpoint-tmp-17 is unfinished and not read",)
+    (tmp_path / "run" / "10").rename(tmp_path / "run" / "10.orbax-checkpoint-tmp-16")
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        open_checkpoint(tmp_path / "run")

@@ -1,7 +1,6 @@
 import io
 import pickle
 import struct
-import tarfile
 
 import ml_dtypes
 import numpy as np
@@ -44,14 +43,6 @@ def test_pickles_of_arrays(tmp_path):
     found = open_checkpoint(path)
     np.testing.assert_array_equal(np.asarray(found.tensors["fc.weight"]), arrays()["fc.weight"])
     assert "step" in found.metadata["left_out"]
-
-
-def test_tar_archives_are_refused_with_a_mend(tmp_path):
-    write(tmp_path / "storages", b"x")
-    with tarfile.open(tmp_path / "a.pth", "w", format=tarfile.USTAR_FORMAT) as archive:
-        archive.add(tmp_path / "storages", "storages")
-    with pytest.raises(CheckpointError, match=r"tar format .*; load it with PyTorch"):
-        open_checkpoint(tmp_path / "a.pth")
 
 
 def parts(value, storages):

@@ -7,6 +7,7 @@ SAMPLES: name -> function(folder) that writes the file or folder and returns its
 import io
 import json
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -182,6 +183,105 @@ def module_file(folder):
     partial = torch_files.Call(name("functools", "partial"), (name("torch.optim", "Adam"),))
     saved = {"model": torch_files.Call(name("acme", "Net"), (), state), "extra": {("a", "b"): partial}}
     return write(folder / "model.pt", torch_files.zip_bytes(saved, storages))
+
+
+@sample("torch_export")
+def exported_file(folder):
+    """Weights as torch.export keeps them: a matrix, a transposed view of it and a complex vector."""
+    matrix, vector = np.arange(6, dtype=np.float32), np.arange(4, dtype=np.complex64)
+    entries = {
+        "w": ("weight_0", 7, [2, 3], [3, 1]),
+        "tied": ("weight_0", 7, [3, 2], [1, 3]),
+        "c": ("weight_1", 10, [4], [1]),
+    }
+    config = {}
+    for name, (key, kind, sizes, strides) in entries.items():
+        whole = {"sizes": sizes, "strides": strides, "storage_offset": [0]}
+        meta = {part: [{"as_int": n} for n in values] for part, values in whole.items()}
+        meta |= {"dtype": kind, "storage_offset": meta["storage_offset"][0]}
+        config[name] = {"path_name": key, "is_param": True, "use_pickle": False, "tensor_meta": meta}
+    config["pickled"] = {"path_name": "weight_2", "is_param": True, "use_pickle": True, "tensor_meta": None}
+    with zipfile.ZipFile(folder / "model.pt2", "w") as archive:
+        archive.writestr("model/data/weights/model_weights_config.json", json.dumps({"config": config}))
+        archive.writestr("model/data/weights/weight_0", matrix.tobytes())
+        archive.writestr("model/data/weights/weight_1", vector.tobytes())
+    return folder / "model.pt2"
+
+
+@sample("torch_distributed")
+def distributed_folder(folder):
+    """A folder of torch.distributed.checkpoint: a matrix in three pieces, a vector, and state of an optimizer."""
+    (path := folder / "step-7").mkdir()
+    matrix, vector = np.arange(20, dtype=np.float32).reshape(4, 5), np.ones(3, np.float32)
+    pieces = [
+        ("model.w", (0, 0), matrix[:1]),
+        ("model.w", (1, 0), matrix[1:, :2]),
+        ("model.w", (1, 2), matrix[1:, 2:]),
+        ("model.b", (0,), vector),
+        ("optimizer.state.w", (0,), vector),
+    ]
+    content, stored = b"", {}
+    name = torch_files.Name
+    where = "torch.distributed.checkpoint.metadata"
+    for fqn, offset, array in pieces:
+        array = np.ascontiguousarray(array)
+        data = torch_files.zip_bytes(torch_files.tensor(array, 0), [torch_files.storage(array, 0)])
+        size = torch_files.Call(name("torch", "Size"), (offset,))
+        index = torch_files.Call(name(where, "MetadataIndex"), (), {"fqn": fqn, "offset": size, "index": 0})
+        place = {"relative_path": "__0_0.distcp", "offset": len(content), "length": len(data)}
+        stored[index] = torch_files.Call(name("torch.distributed.checkpoint.filesystem", "_StorageInfo"), (), place)
+        content += data
+    shapes = {"model.w": (4, 5), "model.b": (3,), "optimizer.state.w": (3,)}
+    tensors = {
+        fqn: torch_files.Call(
+            name(where, "TensorStorageMetadata"), (), {"size": torch_files.Call(name("torch", "Size"), (shape,))}
+        )
+        for fqn, shape in shapes.items()
+    }
+    tensors["step"] = torch_files.Call(name(where, "BytesStorageMetadata"), ())
+    state = {"state_dict_metadata": tensors, "planner_data": {}, "storage_data": stored}
+    write(path / ".metadata", torch_files.dumps(torch_files.Call(name(where, "Metadata"), (), state)))
+    write(path / "__0_0.distcp", content)
+    return path
+
+
+@sample("containers")
+def zip_of_a_file(folder):
+    with zipfile.ZipFile(folder / "model.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("best")
+        archive.writestr("best/config.json", '{"model_type": "net"}')
+        archive.writestr("best/model.safetensors", safetensors.numpy.save(arrays()))
+    return folder / "model.zip"
+
+
+def tar_of_a_file(path, mode):
+    members = {"./model_config.yaml": b"a: 1", "./model.ckpt": torch_files.zip_bytes(*torch_files.state_dict(arrays()))}
+    with tarfile.open(path, mode) as archive:
+        for name, content in members.items():
+            (info := tarfile.TarInfo(name)).size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+@sample("containers-tar")
+def nemo_file(folder):
+    return tar_of_a_file(folder / "model.nemo", "w")
+
+
+@sample("containers-gzip")
+def gzip_file(folder):
+    return tar_of_a_file(folder / "model.tar.gz", "w:gz")
+
+
+@sample("parts")
+def parts_folder(folder):
+    """A split model whose index is missing."""
+    (path := folder / "model").mkdir()
+    tensors = arrays()
+    for number, names in enumerate((list(tensors)[:3], list(tensors)[3:]), 1):
+        content = safetensors.numpy.save({name: tensors[name] for name in names})
+        write(path / f"model-{number:05}-of-00002.safetensors", content)
+    return path
 
 
 @sample("pytorch_legacy")

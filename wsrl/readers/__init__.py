@@ -21,19 +21,24 @@ from wsrl.readers.buffers import is_infinite_constant
 from wsrl.readers.derived import split_complex
 from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
+from wsrl.readers.not_weights import explain
 from wsrl.readers.packed_weights import unpack_words
 from wsrl.readers.parametrized import effective, unknown
 from wsrl.readers.quantized import dequantize
 
 # In this order: the readers whose files cannot be mistaken come first. Modules are imported when they are needed.
 READERS = {
+    "split files": "parts",
     "safetensors": "safetensors",
+    "PyTorch distributed": "torch_distributed",
+    "PyTorch export": "torch_export",
     "PyTorch": "pytorch",
     "PyTorch legacy": "pytorch_legacy",
     "stable-baselines3": "stable_baselines3",
     "NumPy npz": "npz",
     "sharded": "sharded",
     "Keras": "keras",
+    "archive": "containers",
     "GGUF": "gguf",
     "TFLite": "tflite",
     "Orbax": "orbax",
@@ -48,7 +53,8 @@ WORDS = ("int32", "uint32", "int16", "uint16")
 CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float4_e2m1fn")
 FEW = 64  # entries
 WITHOUT_MASKS = ("Keras", "Orbax", "NumPy npz", "Flax msgpack")  # those hold weights alone, and may be compressed
-PYTORCH = ("safetensors", "PyTorch", "PyTorch legacy", "sharded")
+PYTORCH = ("safetensors", "PyTorch", "PyTorch legacy", "sharded", "split files")
+EMPTY = 1 / 4  # of the tensors, from which on they tell of ZeRO-3
 GATHER = "gather the weights before saving (zero_to_fp32.py, or stage3_gather_16bit_weights_on_model_save)"
 
 
@@ -85,6 +91,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 return _finished(_with_config(reader.open_file(path), path), name)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or one_line(error)})", _mend(error)) from error
+    if explained := explain(head):
+        raise CheckpointError(path, *explained)
     reason = "the folder holds no checkpoint" if not head else "is of no known format"
     raise CheckpointError(path, reason, f"give one of {', '.join(READERS)}")
 
@@ -104,8 +112,9 @@ def _mend(error: OSError) -> str:
 
 
 def _with_config(checkpoint: Checkpoint, path: Path) -> Checkpoint:
-    """Adds the configurations that lie beside a file, of a model and of an adapter."""
-    beside = {name: path.parent / f"{name}.json" for name in ("config", "adapter_config")} if path.is_file() else {}
+    """Adds the configurations that lie beside a file or in a folder, of a model and of an adapter."""
+    folder = path if path.is_dir() else path.parent
+    beside = {name: folder / f"{name}.json" for name in ("config", "adapter_config")}
     missing = {n: file for n, file in beside.items() if not isinstance(checkpoint.metadata.get(n), dict)}
     configs = {name: read_json_object(file) for name, file in missing.items() if file.is_file()}
     return Checkpoint(checkpoint.path, checkpoint.tensors, {**checkpoint.metadata, **configs})
@@ -130,6 +139,7 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         names = ", ".join(map(ascii, left_out[:5])) or "nothing"
         raise CheckpointError(path, f"holds no floating-point tensor, only {names}", "give a file with weights")
     empty = [n for n, t in tensors.items() if t.shape == (0,)] if name in PYTORCH else []
+    empty = empty if len(empty) >= EMPTY * len(tensors) else []  # a few are states that were never set
     if len(empty) == len(tensors) and not unread:
         raise CheckpointError(path, "all its tensors are empty, as DeepSpeed's ZeRO-3 leaves them", GATHER)
     if sum(unread.values()) > sum(tensor.size for tensor in tensors.values()):

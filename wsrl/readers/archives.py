@@ -47,9 +47,12 @@ class Archive:
         self._data = data
         try:
             with zipfile.ZipFile(_Window(data)) as archive:
-                infos = [info for info in archive.infolist() if info.filename[-1:] != "/"]
+                entries = archive.infolist()
         except BROKEN as error:
             raise CheckpointError(path, f"is not a readable zip archive ({one_line(error)})", MEND) from error
+        if entries and min(info.header_offset for info in entries) > 0:
+            raise CheckpointError(path, "is the rest of a larger archive", MEND)
+        infos = [info for info in entries if info.filename[-1:] != "/"]
         self._infos = {_safe_name(info, path): info for info in infos}
         if len(self._infos) < len(infos):
             raise CheckpointError(path, "two members of the archive have the same name", MEND)
@@ -105,8 +108,6 @@ class Archive:
     def _locate(self) -> dict[str, int]:
         """Finds where the bytes of each member begin, and that no two members share any."""
         starts, end = {}, 0
-        if self._infos and min(info.header_offset for info in self._infos.values()) > 0:
-            raise CheckpointError(self.path, "is the rest of a larger archive", MEND)
         for name, info in sorted(self._infos.items(), key=lambda item: item[1].header_offset):
             header = self._data[info.header_offset : info.header_offset + 30].tobytes()
             if info.header_offset < end or len(header) < 30 or header[:4] != MAGIC:

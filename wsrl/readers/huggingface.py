@@ -34,7 +34,7 @@ URI = re.compile(r"hf://([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w][\w./-]*))?")
 
 def matches(head: bytes, path: Path) -> bool:
     """Whether a folder holds a file of weights under a name that models have on the hub."""
-    return not head and path.is_dir() and bool(_choices(_names(path)))
+    return not head and path.is_dir() and bool(weight_files(path))
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -49,7 +49,7 @@ def open_file(path: Path) -> Checkpoint:
     """
     from wsrl.readers import open_checkpoint  # which calls this: the import would go in a circle
 
-    chosen, *others = _choices(_names(path))
+    chosen, *others = weight_files(path)
     checkpoint = open_checkpoint(path / chosen)
     told: dict[str, object] = {"weights": chosen, "other_weights": tuple(others)}
     told["weights_format"] = checkpoint.metadata["format"]
@@ -83,8 +83,9 @@ def open_uri(uri: str) -> Checkpoint:
     return Checkpoint(uri, checkpoint.tensors, {**checkpoint.metadata, "revision": folder.name})
 
 
-def _names(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir() if entry.is_file()]
+def weight_files(folder: Path) -> list[str]:
+    """Names of files of weights in a folder, the preferred one first; parts of split files are not among them."""
+    return _choices([entry.name for entry in folder.iterdir() if entry.is_file()])
 
 
 def _choices(names: Sequence[str]) -> list[str]:

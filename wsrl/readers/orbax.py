@@ -22,6 +22,7 @@ from wsrl.readers.zarr import METADATA, Store, open_zarr
 T = TypeVar("T")
 
 TREE, OCDBT = "_METADATA", "manifest.ocdbt"
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a folder that is still written, or never was to its end
 ITEMS = ("params", "state", "default", "model", "pytree", "train_state")  # preferred where a step has several
 STEP = re.compile(r"(?:.*\D)?(\d{1,18})")  # how the folder of a step is called
 MOST_FILES = 100_000
@@ -68,7 +69,9 @@ def open_file(path: Path) -> Checkpoint:
             leaves[keys] = tensor
     tensors, training = model_names(leaves)
     chosen = {"step" if STEP.fullmatch(part) else "item": part for part in folder.relative_to(path).parts}
-    return Checkpoint(str(path), tensors, {**chosen, "left_out": (*left_out, *training)})
+    unfinished = sorted(entry.name for entry in path.iterdir() if UNFINISHED in entry.name) if path.is_dir() else []
+    warnings = tuple(f"{name} is unfinished and not read" for name in unfinished)
+    return Checkpoint(str(path), tensors, {**chosen, "warnings": warnings, "left_out": (*left_out, *training)})
 
 
 def _inner(store: Store, name: str, key: str) -> bytes | None:
@@ -79,7 +82,7 @@ def _find(path: Path, depth: int = 2) -> Path | None:
     """Returns the checkpoint's own folder: the path, the newest step in it, or an item of that."""
     if (path / TREE).is_file() or (path / OCDBT).is_file():
         return path
-    folders = [entry for entry in path.iterdir() if entry.is_dir()]
+    folders = [entry for entry in path.iterdir() if entry.is_dir() and UNFINISHED not in entry.name]
     if any((folder / key).is_file() for folder in folders for key in METADATA):
         return path
     numbers = {entry: STEP.fullmatch(entry.name) for entry in folders}

@@ -23,8 +23,8 @@ MEND = "write or download it again"
 
 
 def matches(head: bytes, path: Path) -> bool:
-    """Whether the file begins as a pickle of protocol 2 or later does, or is a tar archive of the earliest PyTorch."""
-    return (head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")) or head[257:262] == b"ustar"
+    """Whether the file begins as a pickle of protocol 2 or later does."""
+    return head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5")
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -34,9 +34,6 @@ def open_file(path: Path) -> Checkpoint:
       CheckpointError: a pickle is broken or holds more than tensors and containers; storages do not fill the file.
     """
     data = map_file(path)
-    if data[257:262].tobytes() == b"ustar":
-        mend = "load it with PyTorch and save its state_dict() again"
-        raise CheckpointError(path, "is in the tar format of PyTorch before 0.1.10", mend)
     size = len(data)
     stream = _stream(path, data)
     value = read_pickle(stream, ALLOWED, path, size)

@@ -37,7 +37,11 @@ def open_file(path: Path) -> Checkpoint:
     Raises:
       CheckpointError: the header is not well-formed, or its tensors overlap, leave gaps or do not fill the file.
     """
-    data = map_file(path)
+    return open_data(map_file(path), path)
+
+
+def open_data(data: Bytes, path: Path) -> Checkpoint:
+    """Opens the bytes of such a file, which may lie in another; raises CheckpointError as open_file does."""
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 2 <= length <= len(data) - 8:
         reason = f"its header claims {length} bytes where the file has {max(len(data) - 8, 0)}"

@@ -27,7 +27,7 @@ def open_file(path: Path) -> Checkpoint:
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(path, "its weight_map names no tensor", "write or download it again")
     files = {name: _checked_file(file, path) for name, file in weight_map.items()}
-    shards = {file: _open_shard(path, file) for file in dict.fromkeys(files.values())}
+    shards = {file: open_shard(path.parent, file, path) for file in dict.fromkeys(files.values())}
     tensors = {}
     for name, file in files.items():
         if name not in shards[file].tensors:
@@ -44,8 +44,17 @@ def _checked_file(name: object, index: Path) -> str:
     raise CheckpointError(index, reason, "download the checkpoint from a source that you trust")
 
 
-def _open_shard(index: Path, name: str) -> Checkpoint:
-    shard = index.parent / name
+def open_shard(folder: Path, name: str, index: Path | None = None) -> Checkpoint:
+    """Opens a part of a model.
+
+    Args:
+      folder, name: where it lies.
+      index: for messages, if there is one.
+
+    Raises:
+      CheckpointError: it cannot be read, or is neither safetensors nor PyTorch.
+    """
+    shard, index = folder / name, index or folder
     try:
         head = read_head(shard)
     except OSError as error:
