@@ -2,9 +2,10 @@
 
 python -m experiments.benchmark
 
-Three tables: training steps of the encoder against the same sweep with one edge a weight and against the synchronous
-GNN; networks a second against the floor that the networks' own arithmetic sets; training of stacked models against
-training them one after another. Networks are freshly initialised. Times are medians over rounds in which the
+Four tables: networks a CPU second through the sweeps of an embedding, against each network's own jitted program and
+against the floor that the networks' own arithmetic sets; training steps of the encoder against the same sweep with
+one edge a weight and against the synchronous GNN; networks a second against the same floor; training of stacked models
+against training them one after another. Networks are freshly initialised. Times are medians over rounds in which the
 methods take turns, after a round that compiles.
 """
 
@@ -32,6 +33,7 @@ from experiments.plain import (
     per_weight_batch,
     per_weight_sweep,
 )
+from experiments.sweep_benchmark import COLUMNS, sweep_speeds
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
@@ -50,7 +52,7 @@ from wsrl.network import Network, read_network
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.families import CATALOGUES
-from wsrl.zoo.models import Classifier
+from wsrl.zoo.models import Classifier, CNNGap
 from wsrl.zoo.recipes import Config, draw_runs
 from wsrl.zoo.stacked import initialise
 from wsrl.zoo.tasks import draw_tasks
@@ -68,6 +70,7 @@ class Settings(NamedTuple):
       families: of the encoder's networks, the first variant of each.
       networks: of a family, a training step.
       probes: learned inputs.
+      sweep_probes: inputs of the sweeps of an embedding.
       rounds: of which the median is taken.
       zoo_families, zoo_models, zoo_steps: what the zoo's trainer trains, models of each family.
     """
@@ -75,13 +78,14 @@ class Settings(NamedTuple):
     families: tuple[str, ...] = ("mlp", "cnn_gap", "resnet", "vit")
     networks: int = 32
     probes: int = 128
+    sweep_probes: int = 384
     rounds: int = 3
     zoo_families: tuple[str, ...] = ("mlp", "cnn_gap")
     zoo_models: int = 26
     zoo_steps: int = 60
 
 
-SMALL = Settings(("mlp",), 4, 16, 1, ("mlp",), 2, 4)
+SMALL = Settings(("mlp",), 4, 16, 24, 1, ("mlp",), 2, 4)
 
 
 def main(argv: list[str]) -> None:
@@ -101,6 +105,7 @@ def measure(settings: Settings) -> Iterator[str]:
     )
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     yield f"{jax.device_count()} {jax.devices()[0].device_kind} devices, {os.cpu_count()} cores, load before {load}"
+    yield sweep_table(settings)
     yield from encoder_tables(settings)
     yield zoo_table(settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -159,6 +164,25 @@ def table(title: str, columns: Sequence[str], rows: dict[str, Sequence[float]]) 
         cells = [f"{text(value):>{len(column) + 3}s}" for column, value in zip(columns, values, strict=True)]
         lines.append(f"{name:12s}" + "".join(cells))
     return "\n".join(["", title, *lines])
+
+
+def sweep_table(settings: Settings) -> str:
+    """The sweeps of an embedding on one thread, for images of two sizes."""
+    rows = {}
+    for size in tqdm((16, 28), desc="sweeps"):
+        model = CNNGap(num_classes=10)
+        networks = [fresh_network(model, seed, size) for seed in range(settings.networks // 2)]
+        flops, pulled = forward_flops(networks[0]), settings.sweep_probes // 12
+        rows[f"{size} pixels"] = sweep_speeds(
+            model, networks, flops, size, settings.sweep_probes, pulled, settings.rounds
+        )
+    return table(
+        f"Sweeps of CNNs of 4,970 parameters, networks a CPU second on one thread ({settings.sweep_probes} probes, a "
+        "twelfth of\nthem for templates). Plain: each network's own jitted program, one after another. Floors: FLOP of "
+        "forward passes,\nand of a backward pass for each class, at the rate of a float32 matrix product.",
+        COLUMNS,
+        rows,
+    )
 
 
 def encoder_tables(settings: Settings) -> list[str]:

@@ -112,7 +112,7 @@ def resweep(run: FinishedRun, seed: int, change: str) -> Swept:
         noise = np.random.default_rng([seed, 11]).normal(inputs.mean(), inputs.std(), inputs.shape)
         params = {**params, "inputs": jnp.asarray(noise, jnp.float32)}
     encoder = make_encoder(run.config.encoder, encoder.input_shape, VARIANTS.get(change, Encoder))
-    embedder = _Relu(encoder) if change == RELU else Embedder(encoder)
+    embedder = _Relu(encoder) if change == RELU else Embedder(encoder, dense=False if change in VARIANTS else None)
     directory = run.workdir / "resweep" / change / f"encoder_{seed}"
     records, _ = read_manifest(run.zoo)
     jax.clear_caches()  # programs of several sweeps together are more than a process may map

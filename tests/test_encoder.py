@@ -1,3 +1,4 @@
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ from networks import CASES, draw_network
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.embed import Embedder, NetworkMap, SweptNetworks
 from wsrl.encoder.encoder import Encoder, fit_inputs
-from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
+from wsrl.encoder.export import encoder_hash, load_encoder, parameter_shapes, save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
@@ -152,6 +153,13 @@ def test_export_round_trip_and_refusal(tmp_path):
     (tmp_path / "encoder.safetensors").write_bytes(b"short")
     with pytest.raises(InputError, match="holds no readable encoder"):
         load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize("encoder", [ENCODER, Encoder(probes=8, rank=4, evidence=0.0, input_shape=(9, 7, 3))])
+def test_shapes_of_parameters_are_those_that_flax_draws(encoder):
+    drawn = jax.eval_shape(lambda: init_params(encoder, np.zeros((encoder.probes, *encoder.input_shape)), 0))
+    shapes = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(drawn, sep="/").items()}
+    assert parameter_shapes(encoder) == shapes
 
 
 def test_foreign_input_size_and_channels():

@@ -7,10 +7,10 @@ which tells the data set, and carries over to other data sets less.
 from typing import Any
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Float
 
+from wsrl.arrays import namespace
 from wsrl.encoder.readout import SHARPNESS, class_probabilities, entropies, entropy, standardized
 from wsrl.encoder.templates import blurred
 
@@ -27,14 +27,14 @@ class AccuracyHead(nn.Module):
     """A linear function of standardised features, from 0 to 1. `wsrl.encoder.fit_accuracy` finds its parameters."""
 
     @nn.compact
-    def __call__(self, features: Float[Array, "networks features"]) -> Float[Array, " networks"]:
+    def __call__(self, features: Float[Any, "networks features"]) -> Float[Any, " networks"]:
         """Returns predicted accuracies."""
         size = features.shape[1:]
         mean = self.param("mean", nn.initializers.zeros, size)
         deviation = self.param("deviation", nn.initializers.ones, size)
         kernel = self.param("kernel", nn.initializers.zeros, size)
         bias = self.param("bias", nn.initializers.zeros, ())
-        return jnp.clip(in_deviations(features, mean, deviation) @ kernel + bias, 0.0, 1.0)
+        return (in_deviations(features, mean, deviation) @ kernel + bias).clip(0.0, 1.0)
 
 
 def in_deviations(
@@ -45,11 +45,11 @@ def in_deviations(
 
 
 def accuracy_signs(
-    logits: Float[Array, "networks classes probes"],
-    templates: Float[Array, "networks classes pixels"],
-    mask: Float[Array, "networks classes"],
-    inputs: Float[Array, "probes height width channels"],
-) -> Float[Array, "networks signs"]:
+    logits: Float[Any, "networks classes probes"],
+    templates: Float[Any, "networks classes pixels"],
+    mask: Float[Any, "networks classes"],
+    inputs: Float[Any, "probes height width channels"],
+) -> Float[Any, "networks signs"]:
     """Signs that do not depend on the order of the classes, and on their number as little as can be.
 
     Args:
@@ -63,67 +63,72 @@ def accuracy_signs(
       as a linear network, would answer; entropy of the mean prediction; share of the logits' root mean square that no
       input changes; in how few directions the logits and the templates vary (log).
     """
-    exists = mask[:, :, None]
-    doubt = jnp.log(jnp.maximum(mask.sum(1), 2.0))
+    xp, exists = namespace(logits), mask[:, :, None]
+    doubt = xp.log(xp.maximum(mask.sum(1), 2.0))
     answers, slopes = _centred(logits, exists), _centred(templates, exists)
     alike = standardized(logits, mask)
     probability = class_probabilities(SHARPNESS * alike, mask)
     constant = answers.mean(2, keepdims=True)
     varying = _unit(answers - constant)
     pixels = inputs.mean(3).reshape(len(inputs), -1)
-    linear = jnp.einsum("ncx,px->ncp", slopes, pixels - pixels.mean(0))
+    linear = slopes @ (pixels - pixels.mean(0)).T
     linear = linear - linear.mean(2, keepdims=True)
     signs = [
         _quantiles(entropies(logits, mask) / doubt[:, None]),
         _quantiles(_margins(alike, exists)),
         _blurred_energy(slopes, (inputs.shape[1], inputs.shape[2])),
-        entropy(jnp.square(slopes).sum(1)),
+        entropy(xp.square(slopes).sum(1)),
         (_unit(linear) * varying).sum((1, 2)),
         entropy(probability.mean(2)) / doubt,
-        jnp.sqrt(jnp.square(constant).sum((1, 2)) * len(inputs)),
+        xp.sqrt(xp.square(constant).sum((1, 2)) * len(inputs)),
         _directions(varying) + doubt,
         _directions(slopes) + doubt,
     ]
-    return jnp.concatenate([values.reshape(len(mask), -1) for values in signs], -1)
+    return xp.concatenate([values.reshape(len(mask), -1) for values in signs], -1)
 
 
-def _unit(values: Float[Array, "networks classes features"]) -> Float[Array, "networks classes features"]:
+def _unit(values: Float[Any, "networks classes features"]) -> Float[Any, "networks classes features"]:
     """Scaled to a sum of squares of 1, or 0 where all are zero."""
-    return values / (jnp.sqrt(jnp.square(values).sum((1, 2), keepdims=True)) + SMALL**2)
+    xp = namespace(values)
+    return values / (xp.sqrt(xp.square(values).sum((1, 2), keepdims=True)) + SMALL**2)
 
 
 def _centred(
-    values: Float[Array, "networks classes features"], exists: Float[Array, "networks classes 1"]
-) -> Float[Array, "networks classes features"]:
+    values: Float[Any, "networks classes features"], exists: Float[Any, "networks classes 1"]
+) -> Float[Any, "networks classes features"]:
     """Less their mean over the classes that exist, scaled to a sum of squares of 1."""
-    mean = (values * exists).sum(1, keepdims=True) / jnp.maximum(exists.sum(1, keepdims=True), 1.0)
+    mean = (values * exists).sum(1, keepdims=True) / namespace(values).maximum(exists.sum(1, keepdims=True), 1.0)
     return _unit((values - mean) * exists)
 
 
-def _quantiles(values: Float[Array, "networks probes"]) -> Float[Array, "networks levels"]:
-    return jnp.quantile(values, jnp.array(LEVELS), axis=1).T
+def _quantiles(values: Float[Any, "networks probes"]) -> Float[Any, "networks levels"]:
+    xp = namespace(values)
+    return xp.quantile(values, xp.asarray(LEVELS, dtype=values.dtype), axis=1).T
 
 
 def _margins(
-    logits: Float[Array, "networks classes probes"], exists: Float[Array, "networks classes 1"]
-) -> Float[Array, "networks probes"]:
+    logits: Float[Any, "networks classes probes"], exists: Float[Any, "networks classes 1"]
+) -> Float[Any, "networks probes"]:
     """How far the first class leads the second."""
-    ranked = jnp.where(exists > 0, logits, -jnp.inf).transpose(0, 2, 1)
-    padded = jnp.pad(ranked, [(0, 0), (0, 0), (0, 2)], constant_values=-jnp.inf)  # for networks with one class or none
-    first, second = jnp.moveaxis(jax.lax.top_k(padded, 2)[0], -1, 0)
-    return jnp.where(jnp.isfinite(second), jnp.minimum(first - second, LARGEST_MARGIN), LARGEST_MARGIN)
+    xp = namespace(logits)
+    ranked = xp.where(exists > 0, logits, -np.inf)
+    padded = xp.pad(ranked, [(0, 0), (2, 0), (0, 0)], constant_values=-np.inf)  # for networks with one class or none
+    ranked = xp.sort(padded, axis=1)
+    first, second = ranked[:, -1], ranked[:, -2]
+    lead = xp.where(xp.isfinite(second), first - second, LARGEST_MARGIN)
+    return xp.minimum(lead, LARGEST_MARGIN)
 
 
 def _blurred_energy(
-    slopes: Float[Array, "networks classes pixels"], size: tuple[int, int]
-) -> Float[Array, "networks blurs"]:
+    slopes: Float[Any, "networks classes pixels"], size: tuple[int, int]
+) -> Float[Any, "networks blurs"]:
     """Logarithms of the share of their energy that images keep when they are blurred."""
-    images = slopes.reshape(*slopes.shape[:2], *size)
-    energy = [jnp.square(blurred(images, deviation)).sum((1, 2, 3)) for deviation in BLURS]
-    return jnp.log(jnp.stack(energy, -1) + LEAST_ENERGY)
+    xp, images = namespace(slopes), slopes.reshape(*slopes.shape[:2], *size)
+    energy = [xp.square(blurred(images, deviation)).sum((1, 2, 3)) for deviation in BLURS]
+    return xp.log(xp.stack(energy, -1) + LEAST_ENERGY)
 
 
-def _directions(values: Float[Array, "networks classes features"]) -> Float[Array, " networks"]:
+def _directions(values: Float[Any, "networks classes features"]) -> Float[Any, " networks"]:
     """Logarithm of the sum of the squared shares that the principal directions have; 0 for one direction."""
-    gram = jnp.einsum("ncf,nkf->nck", values, values)
-    return jnp.log(jnp.square(gram).sum((1, 2)) + SMALL)
+    xp = namespace(values)
+    return xp.log(xp.square(values @ values.swapaxes(1, 2)).sum((1, 2)) + SMALL)

@@ -1,14 +1,22 @@
 """The one way from networks to what an encoder says of them: training, evaluation and the index all use it."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from math import prod
+from typing import Any, Protocol, cast, runtime_checkable
 
 import jax
 import numpy as np
+from jaxtyping import Float32
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from wsrl.encoder.encoder import Encoder, Encoding, Swept
+from wsrl.encoder.dense_network import dense_network
+from wsrl.encoder.dense_sweep import Inputs, sweep_network
+from wsrl.encoder.encoder import Encoder, Encoding, Swept, bounded, fit_inputs
+from wsrl.encoder.templates import blurred, fit_gradients
+from wsrl.graph.collection import Bucket
 
 
 @runtime_checkable
@@ -136,16 +144,21 @@ class Embedder:
     Args:
       encoder: its parameters are given at each call.
       read_size: networks a batch of the read-out.
+      dense: compute in NumPy, one network after the other, where nothing has to be compiled; else in programs of JAX.
+        None leaves it to the machine: NumPy where JAX has nothing but CPUs, for encoders in float32.
     """
 
-    def __init__(self, encoder: Encoder, read_size: int = 128):
+    def __init__(self, encoder: Encoder, read_size: int = 128, dense: bool | None = None):
         self.encoder = encoder
         self.read_size = read_size
+        self.dense = jax.default_backend() == "cpu" and encoder.dtype == "float32" if dense is None else dense
         self.sweeps = NetworkMap(lambda params, batch: encoder.apply({"params": params}, batch, method="sweep"))
         self.readouts = NetworkMap(lambda params, swept: encoder.apply({"params": params}, swept, method="read"))
 
-    def sweep(self, params: Any, buckets: Sequence[Batches], progress: str | None = None) -> Swept:
+    def sweep(self, params: Any, buckets: Sequence[Bucket], progress: str | None = None) -> Swept:
         """Sweeps the learned inputs through networks; classes are as many as the largest output layer has."""
+        if self.dense:
+            return sweep_densely(self.encoder, np.asarray(params["inputs"], np.float32), buckets, progress)
         swept = self.sweeps(params, buckets, progress)
         classes = int(np.flatnonzero(swept.mask.any(0)).max()) + 1
         cut = {name: getattr(swept, name)[:, :classes] for name in ("logits", "templates", "mask")}
@@ -153,9 +166,17 @@ class Embedder:
 
     def read(self, params: Any, swept: Swept) -> Encoding:
         """Reads out embeddings [n, dim] and predicted accuracies [n] of swept networks."""
-        return self.readouts(params, [SweptNetworks(swept, np.arange(len(swept.mask)), self.read_size)])
+        if not self.dense:
+            return self.readouts(params, [SweptNetworks(swept, np.arange(len(swept.mask)), self.read_size)])
+        variables = {"params": jax.tree.map(np.asarray, params)}
+        with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
+            parts = [
+                cast(Encoding, self.encoder.apply(variables, swept.at(slice(i, i + self.read_size)), method="read"))
+                for i in range(0, len(swept.mask), self.read_size)
+            ]
+        return Encoding(*(np.concatenate(leaves).astype(np.float32) for leaves in zip(*parts, strict=True)))
 
-    def __call__(self, params: Any, buckets: Sequence[Batches], progress: str | None = None) -> Encoding:
+    def __call__(self, params: Any, buckets: Sequence[Bucket], progress: str | None = None) -> Encoding:
         """Embeds networks from their graphs."""
         return self.read(params, self.sweep(params, buckets, progress))
 
@@ -163,3 +184,47 @@ class Embedder:
     def compilations(self) -> int:
         """Programs compiled so far."""
         return len(self.sweeps.programs) + len(self.readouts.programs)
+
+
+def sweep_densely(
+    encoder: Encoder,
+    inputs: Float32[np.ndarray, "probes height width channels"],
+    buckets: Sequence[Bucket],
+    progress: str | None = None,
+) -> Swept:
+    """As the method `sweep` of an encoder, in NumPy and on all cores, in the order of the collection."""
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    count, workers = sum(len(bucket.members) for bucket in buckets), os.cpu_count() or 1
+
+    with (
+        tqdm(total=count, desc=progress, unit="model", disable=progress is None, mininterval=1.0) as line,
+        threadpool_limits(1, "blas"),  # products are small, and threads would wait for one another
+        ThreadPoolExecutor(workers) as pool,
+    ):
+
+        def sweep_share(bucket: Bucket, places: np.ndarray) -> None:
+            shape = bucket.plan.input_shape
+            images = fit_inputs(inputs, shape)
+            backward = -(-encoder.gradient_probes // encoder.chunk) * encoder.chunk
+            pulled, others = Inputs(images[:backward]), Inputs(images[backward:]) if backward < len(images) else None
+            for place in places:
+                network = dense_network(bucket.graphs[place])
+                logits, gradients = sweep_network(network, pulled, others, encoder.template != 0)
+                fitted = fit_gradients(gradients[None], shape, encoder.input_shape[:2])
+                templates = blurred(fitted, encoder.blur).reshape(len(logits), -1)
+                found[int(bucket.members[place])] = bounded(logits), bounded(templates)
+                line.update()
+
+        shares = [(b, s) for b in buckets for s in np.array_split(np.arange(len(b.members)), workers) if len(s)]
+        for _ in pool.map(lambda share: sweep_share(*share), shares):
+            pass
+    classes = max(len(logits) for logits, _ in found.values())
+    swept = Swept(
+        np.zeros((count, classes, encoder.probes), np.float32),
+        np.zeros((count, classes, prod(encoder.input_shape[:2])), np.float32),
+        np.zeros((count, classes), np.float32),
+    )
+    for place, (logits, templates) in found.items():
+        own = slice(len(logits))
+        swept.logits[place, own], swept.templates[place, own], swept.mask[place, own] = logits, templates, 1.0
+    return swept

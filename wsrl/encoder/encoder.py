@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wsrl.arrays import namespace, resized
 from wsrl.encoder.accuracy import AccuracyHead, accuracy_signs
 from wsrl.encoder.readout import ResponseReadout
 from wsrl.encoder.sweep import States, forward_sweep, output_logits
@@ -93,8 +94,8 @@ class Encoder(nn.Module):
         return self.probes * (1 + (self.evidence != 0)) + pixels * (self.template != 0)
 
     def __call__(
-        self, batch: Batch, class_map: Float[Array, "networks classes new_classes"] | None = None
-    ) -> Float[Array, "networks dim"]:
+        self, batch: Batch, class_map: Float[Any, "networks classes new_classes"] | None = None
+    ) -> Float[Any, "networks dim"]:
         """Embeds a batch; its last network is padding. See `embed` for `class_map`."""
         return self.embed(self.sweep(batch), class_map)
 
@@ -127,19 +128,25 @@ class Encoder(nn.Module):
 
     def read(self, swept: Swept) -> Encoding:
         """Reads out embeddings and predicted accuracies."""
-        return Encoding(self.embed(swept), self.accuracy(self.accuracy_features(swept)))
+        embedding, products = self._respond_as_they_are(swept)
+        return Encoding(unit_vectors(embedding), self.accuracy(self._with_signs(swept, products)))
 
-    def accuracy_features(self, swept: Swept) -> Float[Array, "networks features"]:
+    def accuracy_features(self, swept: Swept) -> Float[Any, "networks features"]:
         """What predicted accuracies are a function of: signs, then the products of the classes' responses, of which the
         embedding keeps what tells tasks apart and not what tells networks of a task apart.
         """
-        classes = jnp.eye(swept.mask.shape[1])
-        _, products = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * classes)
-        return jnp.concatenate([accuracy_signs(*swept, jnp.asarray(self.inputs)), products], -1)
+        return self._with_signs(swept, self._respond_as_they_are(swept)[1])
+
+    def _respond_as_they_are(self, swept: Swept) -> tuple[Float[Any, "networks dim"], Float[Any, "networks products"]]:
+        classes = namespace(swept.mask).eye(swept.mask.shape[1], dtype=swept.mask.dtype)
+        return self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * classes)
+
+    def _with_signs(self, swept: Swept, products: Float[Any, "networks products"]) -> Float[Any, "networks features"]:
+        return namespace(products).concatenate([accuracy_signs(*swept, self.inputs), products], -1)
 
     def embed(
-        self, swept: Swept, class_map: Float[Array, "networks classes new_classes"] | None = None
-    ) -> Float[Array, "networks dim"]:
+        self, swept: Swept, class_map: Float[Any, "networks classes new_classes"] | None = None
+    ) -> Float[Any, "networks dim"]:
         """Reads out embeddings, which the output neurons alone decide.
 
         Args:
@@ -147,9 +154,15 @@ class Encoder(nn.Module):
           class_map: one where an output neuron's class becomes a new class; classes with none are left out, classes
             with the same one are merged. None leaves the classes as they are.
         """
-        new_classes = jnp.eye(swept.mask.shape[1]) if class_map is None else class_map
-        embedding, _ = self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * new_classes)
-        return embedding / jnp.sqrt(jnp.square(embedding).sum(-1, keepdims=True) + SMALL)
+        if class_map is None:
+            return unit_vectors(self._respond_as_they_are(swept)[0])
+        return unit_vectors(self.responses(swept.logits, swept.templates, swept.mask[:, :, None] * class_map)[0])
+
+
+def unit_vectors(vectors: Float[Any, "networks dim"]) -> Float[Any, "networks dim"]:
+    """Vectors scaled to length 1."""
+    xp = namespace(vectors)
+    return vectors / xp.sqrt(xp.square(vectors).sum(-1, keepdims=True) + SMALL)
 
 
 def no_answers(encoder: Encoder) -> Swept:
@@ -159,20 +172,21 @@ def no_answers(encoder: Encoder) -> Swept:
     return Swept(logits, templates, np.ones((1, 1), np.float32))
 
 
-def bounded(values: Float[Array, "..."]) -> Float[Array, "..."]:
+def bounded(values: Float[Any, "..."]) -> Float[Any, "..."]:
     """What networks answer, at most `LARGEST`; zero where it is not a number.
 
     Finite weights may be large enough to overflow on the way; such a network must not spoil what is told of others.
     """
-    return jnp.clip(jnp.nan_to_num(values, posinf=LARGEST, neginf=-LARGEST), -LARGEST, LARGEST)
+    return namespace(values).nan_to_num(values, posinf=LARGEST, neginf=-LARGEST).clip(-LARGEST, LARGEST)
 
 
 def fit_inputs(
-    inputs: Float[Array, "probes height width channels"], shape: tuple[int, int, int]
-) -> Float[Array, "probes height_out width_out channels_out"]:
+    inputs: Float[Any, "probes height width channels"], shape: tuple[int, int, int]
+) -> Float[Any, "probes height_out width_out channels_out"]:
     """Resizes inputs to what a network is fed; the mean of the channels serves another number of channels."""
     if inputs.shape[3] != shape[2]:
-        inputs = jnp.broadcast_to(inputs.mean(3, keepdims=True), (*inputs.shape[:3], shape[2]))
+        inputs = namespace(inputs).broadcast_to(inputs.mean(3, keepdims=True), (*inputs.shape[:3], shape[2]))
     if inputs.shape[1:] == shape:
         return inputs
-    return jax.image.resize(inputs, (len(inputs), *shape), "linear")
+    channels_first = namespace(inputs).moveaxis(inputs, 3, 1)
+    return namespace(inputs).moveaxis(resized(channels_first, shape[:2]), 1, 3)

@@ -1,9 +1,14 @@
 """From the responses of output neurons to one vector a network."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from wsrl.arrays import namespace, softmax
 
 SMALL = 1e-6
 LEAST_PROBABILITY = 1e-3
@@ -11,34 +16,34 @@ SHARPNESS = 1.6  # of the probabilities: the deviation of the logits that they a
 
 
 def standardized(
-    values: Float[Array, "networks classes features"], mask: Float[Array, "networks classes"]
-) -> Float[Array, "networks classes features"]:
+    values: Float[Any, "networks classes features"], mask: Float[Any, "networks classes"]
+) -> Float[Any, "networks classes features"]:
     """Centres each network's values over its classes and divides them by their root mean square.
 
     Architectures and recipes differ in how sure their networks are; tasks do not.
     """
-    weight = mask[:, :, None]
-    classes = jnp.maximum(mask.sum(1), 1.0)[:, None, None]
+    xp, weight = namespace(values), mask[:, :, None]
+    classes = xp.maximum(mask.sum(1), 1.0)[:, None, None]
     centred = (values - (values * weight).sum(1, keepdims=True) / classes) * weight
-    variance = (jnp.square(centred).sum(1, keepdims=True) / classes).mean(2, keepdims=True)
-    return centred / jnp.sqrt(variance + SMALL**2)
+    variance = (xp.square(centred).sum(1, keepdims=True) / classes).mean(2, keepdims=True)
+    return centred / xp.sqrt(variance + SMALL**2)
 
 
 def class_probabilities(
-    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
-) -> Float[Array, "networks classes probes"]:
+    logits: Float[Any, "networks classes probes"], mask: Float[Any, "networks classes"]
+) -> Float[Any, "networks classes probes"]:
     """Softmax over the classes that exist; zero for the others."""
-    exists = mask[:, :, None] > 0
-    return jnp.where(exists, nn.softmax(jnp.where(exists, logits, -1e9), axis=1), 0.0)
+    xp, exists = namespace(logits), mask[:, :, None] > 0
+    return xp.where(exists, softmax(xp.where(exists, logits, -1e9), axis=1), 0.0)
 
 
 def class_responses(
-    logits: Float[Array, "networks classes probes"],
-    templates: Float[Array, "networks classes pixels"],
-    class_map: Float[Array, "networks classes new_classes"],
+    logits: Float[Any, "networks classes probes"],
+    templates: Float[Any, "networks classes pixels"],
+    class_map: Float[Any, "networks classes new_classes"],
     evidence: float,
     template: float,
-) -> Float[Array, "networks new_classes responses"]:
+) -> Float[Any, "networks new_classes responses"]:
     """What each class answers: its probability for each probe, the logarithm of it, and its template.
 
     Args:
@@ -47,23 +52,22 @@ def class_responses(
       evidence, template: weights of the second and third part, each of which has unit mean square otherwise; a part of
         weight zero is left out.
     """
-    kept = class_map.sum(2)
+    xp, kept = namespace(logits), class_map.sum(2)
     members = class_map.sum(1)
     exists = (members > 0).astype(logits.dtype)
     probability = class_probabilities(SHARPNESS * standardized(logits, kept), kept)
-    probability = jnp.einsum("ncp,ncg->ngp", probability, class_map)
+    groups = class_map.swapaxes(1, 2)
+    probability = groups @ probability
     parts = [standardized(probability, exists)]
     if evidence:
-        parts.append(evidence * standardized(jnp.log(probability + LEAST_PROBABILITY), exists))
+        parts.append(evidence * standardized(xp.log(probability + LEAST_PROBABILITY), exists))
     if template:
-        merged = jnp.einsum("ncp,ncg->ngp", templates, class_map) / jnp.maximum(members, 1.0)[:, :, None]
+        merged = groups @ templates / xp.maximum(members, 1.0)[:, :, None]
         parts.append(template * standardized(merged, exists))
-    return jnp.concatenate(parts, -1)
+    return xp.concatenate(parts, -1)
 
 
-def second_order(
-    projected: Float[Array, "networks classes rank"], smoothing: float
-) -> Float[Array, "networks products"]:
+def second_order(projected: Float[Any, "networks classes rank"], smoothing: float) -> Float[Any, "networks products"]:
     """Products of all pairs of components, summed over classes made orthogonal; of length 1.
 
     With responses X [classes, rank], scaled to a sum of squares of 1, these are the entries of
@@ -77,23 +81,27 @@ def second_order(
     compared by the subspaces of their answers (Hamm and Lee 2008). A pair stands once, off the diagonal times the root
     of 2, as long as in the full matrix.
     """
-    scaled = projected / jnp.sqrt(jnp.square(projected).sum((1, 2), keepdims=True) + SMALL**2)
-    gram = jnp.einsum("ncp,nkp->nck", scaled, scaled) + smoothing * jnp.eye(projected.shape[1])
-    orthogonal = solve_positive_definite(gram, scaled)
-    rows, columns = jnp.triu_indices(projected.shape[2])
-    products = jnp.einsum("ncp,ncq->npq", scaled, orthogonal)[:, rows, columns]
-    products *= jnp.where(rows == columns, 1.0, jnp.sqrt(2.0))
-    return products / jnp.sqrt(jnp.square(products).sum(-1, keepdims=True) + (SMALL / smoothing) ** 2)
+    xp = namespace(projected)
+    scaled = projected / xp.sqrt(xp.square(projected).sum((1, 2), keepdims=True) + SMALL**2)
+    smooth = smoothing * xp.eye(projected.shape[1], dtype=projected.dtype)
+    orthogonal = solve_positive_definite(scaled @ scaled.swapaxes(1, 2) + smooth, scaled)
+    rows, columns = np.triu_indices(projected.shape[2])
+    products = (scaled.swapaxes(1, 2) @ orthogonal)[:, rows, columns]
+    products *= xp.asarray(np.where(rows == columns, 1.0, np.sqrt(2.0)), dtype=products.dtype)
+    return products / xp.sqrt(xp.square(products).sum(-1, keepdims=True) + (SMALL / smoothing) ** 2)
 
 
 def solve_positive_definite(
-    matrix: Float[Array, "n size size"], right: Float[Array, "n size columns"]
-) -> Float[Array, "n size columns"]:
-    """Solves matrix x = right by Gauss-Jordan elimination, which needs no pivots where matrices are positive definite.
+    matrix: Float[Any, "n size size"], right: Float[Any, "n size columns"]
+) -> Float[Any, "n size columns"]:
+    """Solves matrix x = right; in JAX by Gauss-Jordan elimination, which needs no pivots where matrices are positive
+    definite.
 
     In place of `jnp.linalg.solve`: on a CPU with few threads two such calls of one program can wait for each other for
     ever (jaxlib 0.10; each hands its batch to the thread pool that it runs in, and blocks a thread of it).
     """
+    if namespace(matrix) is np:
+        return np.linalg.solve(matrix, right)
     size = matrix.shape[1]
 
     def eliminate(step: Array, rows: Float[Array, "n size width"]) -> Float[Array, "n size width"]:
@@ -124,10 +132,10 @@ class ResponseReadout(nn.Module):
     @nn.compact
     def __call__(
         self,
-        logits: Float[Array, "networks classes probes"],
-        templates: Float[Array, "networks classes pixels"],
-        class_map: Float[Array, "networks classes new_classes"],
-    ) -> tuple[Float[Array, "networks dim"], Float[Array, "networks products"]]:
+        logits: Float[Any, "networks classes probes"],
+        templates: Float[Any, "networks classes pixels"],
+        class_map: Float[Any, "networks classes new_classes"],
+    ) -> tuple[Float[Any, "networks dim"], Float[Any, "networks products"]]:
         """Returns one vector a network, and the products that it is a linear function of."""
         responses = class_responses(logits, templates, class_map, self.evidence, self.template)
         products = self.rank * (self.rank + 1) // 2
@@ -139,12 +147,12 @@ class ResponseReadout(nn.Module):
 
 
 def entropies(
-    logits: Float[Array, "networks classes probes"], mask: Float[Array, "networks classes"]
-) -> Float[Array, "networks probes"]:
+    logits: Float[Any, "networks classes probes"], mask: Float[Any, "networks classes"]
+) -> Float[Any, "networks probes"]:
     """Entropy of each network's prediction for each probe."""
     return entropy(class_probabilities(logits, mask))
 
 
-def entropy(probability: Float[Array, "networks outcomes ..."]) -> Float[Array, "networks ..."]:
+def entropy(probability: Float[Any, "networks outcomes ..."]) -> Float[Any, "networks ..."]:
     """Of distributions over outcomes."""
-    return -(probability * jnp.log(probability + SMALL)).sum(1)
+    return -(probability * namespace(probability).log(probability + SMALL)).sum(1)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from wsrl.arrays import namespace, resized
 from wsrl.encoder.sweep import States, forward_sweep, output_logits
 from wsrl.graph.batching import Batch
 
@@ -43,21 +45,21 @@ def class_gradients(
 
 
 def fit_gradients(
-    gradients: Float[Array, "networks classes rows"], shape: tuple[int, int, int], size: tuple[int, int]
-) -> Float[Array, "networks classes height width"]:
+    gradients: Float[Any, "networks classes rows"], shape: tuple[int, int, int], size: tuple[int, int]
+) -> Float[Any, "networks classes height width"]:
     """Sums gradients, one row a channel and pixel of inputs [height, width, channels], over channels; resizes them."""
     images = gradients.reshape(*gradients.shape[:2], shape[2], *shape[:2]).sum(2)
-    return images if shape[:2] == size else jax.image.resize(images, (*images.shape[:2], *size), "linear")
+    return images if shape[:2] == size else resized(images, size)
 
 
 def blurred(
-    images: Float[Array, "networks classes height width"], deviation: float
-) -> Float[Array, "networks classes height width"]:
+    images: Float[Any, "networks classes height width"], deviation: float
+) -> Float[Any, "networks classes height width"]:
     """Convolves images with a Gaussian; at the border it is cut off and normalised."""
 
-    def kernel(size: int) -> Array:
+    def kernel(size: int) -> Any:
         place = np.arange(size)
         weights = np.exp(-0.5 * (np.subtract.outer(place, place) / max(deviation, SMALL)) ** 2)
-        return jnp.asarray(weights / weights.sum(1, keepdims=True), images.dtype)
+        return namespace(images).asarray(weights / weights.sum(1, keepdims=True), dtype=images.dtype)
 
-    return jnp.einsum("ncyx,hy,wx->nchw", images, kernel(images.shape[2]), kernel(images.shape[3]))
+    return kernel(images.shape[2]) @ images @ kernel(images.shape[3]).T

@@ -81,6 +81,7 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
     owner = np.repeat(np.arange(len(graphs)), graph.n_node)
     level = node_levels(graph, last)
     to = level[graph.receivers]
+    summed = graph.nodes["op"][graph.receivers] != ATTENTION  # edges whose messages are summed, or the largest taken
     local = np.zeros(len(level), np.int64)  # place of each node within its level
     layer_key = owner.astype(np.int64) * (int(graph.nodes["layer"].max()) + 1) + graph.nodes["layer"]
     for i in range(1, last + 1):
@@ -92,7 +93,7 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
     schedule = []
     for i, spec in enumerate(plan.levels, start=1):
         node = np.flatnonzero(level == i)
-        edge = np.flatnonzero((to == i) & (graph.edges["part"] < 0))
+        edge = np.flatnonzero((to == i) & summed)
         attention = node[graph.nodes["op"][node] == ATTENTION]
         if len(node) >= spec.nodes or len(edge) > spec.edges or len(attention) > spec.attention:
             raise ValueError(f"level {i} does not fit into the plan")
@@ -194,7 +195,7 @@ def _node_rows(
 
 def _attention_sources(graph: Graph, attention: np.ndarray, local: np.ndarray) -> np.ndarray:
     """Query, key and value tile of each attention node: [attention, 3] places within their level."""
-    edge = np.flatnonzero(graph.edges["part"] >= 0)
+    edge = np.flatnonzero(graph.nodes["op"][graph.receivers] == ATTENTION)
     found = np.zeros((len(local), 3), np.int32)
-    found[graph.receivers[edge], graph.edges["part"][edge]] = local[graph.senders[edge]]
+    found[graph.receivers[edge], graph.edges["link"][edge]] = local[graph.senders[edge]]
     return found[attention]

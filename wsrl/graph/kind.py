@@ -28,3 +28,12 @@ def network_kind(graph: Graph) -> str:
         "steps": len(np.unique(readers)) > 1,
     }
     return " ".join(word for word, there in shown.items() if there) or "dense"
+
+
+def why_not_embeddable(graph: Graph) -> str | None:
+    """Why a trained encoder's vector of a network would tell it from no other of its kind; None where it does.
+
+    The read-out knows outputs by the differences between them, so that all networks with a single one get one vector.
+    """
+    outputs = int(graph.nodes["mask"][graph.nodes["output"] == 1].sum())
+    return "one output: what a trained encoder compares is how outputs differ" if outputs < 2 else None

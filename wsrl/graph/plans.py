@@ -105,7 +105,7 @@ class Profile:
 
 def profile(graph: Graph) -> Profile:
     """Counts the tiles of one network's graph, level by level."""
-    nodes, edges = graph.nodes, graph.edges
+    nodes = graph.nodes
     level = nodes["level"]
     last = int(level.max())
     to, source = level[graph.receivers], level[graph.senders]
@@ -121,7 +121,7 @@ def profile(graph: Graph) -> Profile:
 
     return Profile(
         nodes=count(level),
-        edges=count(to[edges["part"] < 0]),
+        edges=count(to[nodes["op"][graph.receivers] != ATTENTION]),
         attention=count(level[nodes["op"] == ATTENTION]),
         positions=positions[1:],
         norm=count(level[nodes["op"] == NORM]) > 0,

@@ -52,8 +52,9 @@ def to_graph(network: Network, tile: int) -> Graph:
           place among the tiles of its layer; head [N] int32; grid [N, 2] int32, the (height, width) of each
           neuron's map before pooling
         edges: weight [E, T slots, T units] float32; unit [E, T] int32, place in the sender's tile, -1 for an
-          empty slot; tap [E, T, 2] int32, (y, x) offset including origin and padding; stride [E] int32;
-          part [E] int32, 0 to 2 for the query, key and value of an attention node, -1 otherwise
+          empty slot; tap [E, T, 2] int32, (y, x) offset including origin and padding; stride [E] int32; link [E]
+          int32, place among the links of the receiver's layer (0 to 2 for the query, key and value of attention);
+          weighted [E] int32, 0 for links without weights
     """
     levels = depths(network)
     nodes, edges, senders, receivers, first = [], [], [], [], []
@@ -63,11 +64,12 @@ def to_graph(network: Network, tile: int) -> Graph:
         nodes.append(_nodes(layer, i, int(levels[i]), places, tiles, tile, output=i == len(network.layers) - 1))
         for j, (link, weight) in enumerate(zip(layer.layer.links, layer.weights, strict=True)):
             if weight is None:
-                edge, sender, receiver = _identity(nodes[-1]["mask"], link, layer.layer, j)
+                edge, sender, receiver = _identity(nodes[-1]["mask"], link, layer.layer)
             else:
                 source, source_tiles = place_units(network.layers[link.source], tile)
                 edge, sender, receiver = _tiles(weight, link, source, source_tiles, places, tiles, tile)
-            edges.append(edge)
+            fixed = {"stride": link.stride, "link": j, "weighted": int(weight is not None)}
+            edges.append(edge | {key: np.full(len(sender), value, np.int32) for key, value in fixed.items()})
             senders.append(sender + first[link.source])
             receivers.append(receiver + first[i])
     nodes = {key: np.concatenate([n[key] for n in nodes]) for key in nodes[0]}
@@ -113,9 +115,7 @@ def _nodes(
     }
 
 
-def _identity(
-    mask: np.ndarray, link: Link, layer: Layer, number: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def _identity(mask: np.ndarray, link: Link, layer: Layer) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """Edges that carry each tile of a layer to the same tile of another, one for each tap of the link's kernel."""
     tiles, tile = mask.shape
     tap, place = (a.ravel() for a in np.indices((prod(link.kernel), tiles)))
@@ -124,8 +124,6 @@ def _identity(
         "weight": (mask[:, :, None] * np.eye(tile, dtype=np.float32) * np.float32(share))[place],
         "unit": np.where(mask > 0, np.arange(tile), EMPTY).astype(np.int32)[place],
         "tap": np.repeat(_offsets(tap, link)[:, None], tile, axis=1),
-        "stride": np.full(len(place), link.stride, np.int32),
-        "part": np.full(len(place), number if layer.op == "attention" else -1, np.int32),
     }
     return edge, place, place
 
@@ -162,7 +160,5 @@ def _tiles(
         "weight": matrix.reshape(total, tile, tiles, tile).transpose(0, 2, 1, 3).reshape(-1, tile, tile),
         "unit": slot_unit.reshape(total, tile)[block],
         "tap": slot_tap.reshape(total, tile, 2)[block],
-        "stride": np.full(total * tiles, link.stride, np.int32),
-        "part": np.full(total * tiles, -1, np.int32),
     }
     return edge, np.repeat(np.arange(source_tiles), blocks)[block], column

@@ -1,0 +1,35 @@
+"""Functions of arrays that are of NumPy or of JAX: `namespace` tells which, by the Python array API standard."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+
+def namespace(array: Any) -> Any:
+    """`numpy` or `jax.numpy`, whichever an array, or what JAX traces in its place, belongs to."""
+    return array.__array_namespace__()
+
+
+def softmax(values: Float[Any, "..."], axis: int) -> Float[Any, "..."]:
+    """Exponentials that add up to 1 along an axis."""
+    powers = namespace(values).exp(values - values.max(axis, keepdims=True))
+    return powers / powers.sum(axis, keepdims=True)
+
+
+def resized(images: Float[Any, "... height width"], size: tuple[int, int]) -> Float[Any, "... new_height new_width"]:
+    """Images of another size, by linear interpolation; where they shrink, by means over as many pixels.
+
+    As `jax.image.resize` with the method `linear`.
+    """
+    rows, columns = (_resize_matrix(old, new) for old, new in zip(images.shape[-2:], size, strict=True))
+    xp = namespace(images)
+    return xp.asarray(rows, dtype=images.dtype) @ images @ xp.asarray(columns.T, dtype=images.dtype)
+
+
+def _resize_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """What each new pixel takes of the old ones along an axis."""
+    center = (np.arange(new) + 0.5) * old / new - 0.5
+    distance = np.abs(center[:, None] - np.arange(old)) / max(old / new, 1.0)
+    weight = np.maximum(0.0, 1.0 - distance)
+    return weight / weight.sum(1, keepdims=True)
