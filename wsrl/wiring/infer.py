@@ -54,9 +54,9 @@ class Program:
         return (*first.grid, first.units)
 
     @property
-    def geometry(self) -> tuple[Fact, ...]:
-        """All facts but the activation."""
-        return tuple(fact for fact in self.facts if fact.name != "activation")
+    def values(self) -> dict[str, str]:
+        """Values of the facts by their names."""
+        return {fact.name: fact.value for fact in self.facts}
 
     @property
     def assumed(self) -> tuple[str, ...]:
