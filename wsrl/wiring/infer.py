@@ -83,7 +83,7 @@ def read_programs(checkpoint: Checkpoint, hints: Mapping[str, object] | None = N
         wirings = [Wiring(tuple(family.layers(modules, choice)), tuple(ignored)) for choice in choices]
         for wiring in wirings:
             check_shapes(wiring, checkpoint)
-    except (ValueError, KeyError, IndexError, StopIteration) as error:
+    except (ValueError, KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
         raise CheckpointError(
             checkpoint.path, f"its tensors do not form a network of a known family ({error})", "leave it out"
         ) from error
