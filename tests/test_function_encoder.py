@@ -64,5 +64,24 @@ def test_encoder_says_what_it_assumed_and_why_a_network_has_no_vector(trained):
     assert first.assumed == () and first.kind == "dense" and 0 <= first.accuracy <= 1
     assert isinstance(second, CheckpointError)
     assert third.assumed == () and third.program.input_shape == (28, 28, 1)
-    (again,) = encoder([(bare, None)])
-    assert [fact.split(":")[0] for fact in again.assumed] == ["activation"]
+
+
+def test_an_open_activation_gives_the_mean_of_the_vectors_that_it_may_mean(trained):
+    encoder = FunctionEncoder(trained[0] / "encoder")
+    weights = {
+        name: np.random.default_rng(0).normal(size=s) for name, s in (("0.weight", (9, 784)), ("2.weight", (9, 9)))
+    }
+    bare = Checkpoint("bare.pt", {name: w.astype(np.float32) for name, w in weights.items()}, {})
+    names = ("relu", "tanh", "gelu")
+    (found, *each) = encoder([(bare, None), *((bare, {"activation": name}) for name in names)])
+    (assumed,) = found.assumed
+    counts = [1 + (assumed == f"activation: {name}") for name in names]
+    assert sorted(counts) == [1, 1, 2]
+    mean = np.average([one.vector for one in each], 0, counts)
+    np.testing.assert_allclose(found.vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_networks_with_one_output_are_told_of(trained):
+    encoder = FunctionEncoder(trained[0] / "encoder")
+    (found,) = encoder([(Checkpoint("one.pt", {"0.weight": np.ones((1, 784), np.float32)}, {}), None)])
+    assert isinstance(found, CheckpointError) and "one output" in str(found)

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from networks import draw_network, in_torch_names
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
@@ -114,3 +116,22 @@ def test_fused_projections_leave_the_number_of_heads_open():
     assert values(programs[0])["activation"] == "gelu"
     (program,) = read_programs(checkpoint, {"heads": 1})
     assert values(program)["heads"] == "1"
+
+
+LENGTHS = st.integers(0, 9)
+SHAPES = st.lists(
+    st.one_of(st.tuples(LENGTHS, LENGTHS), st.tuples(LENGTHS, LENGTHS, *[st.integers(0, 3)] * 2)), max_size=4
+)
+
+
+@given(SHAPES, st.sampled_from(["{}.weight", "layer1.{}.conv1.weight", "block{}.qkv.weight", "rnn.weight_ih_l{}"]))
+def test_any_shapes_give_programs_that_fit_or_one_error(shapes, name):
+    checkpoint = Checkpoint("any.pt", {name.format(i): np.ones(s, np.float32) for i, s in enumerate(shapes)}, {})
+    try:
+        programs = read_programs(checkpoint)
+    except CheckpointError as error:
+        assert str(error).startswith("any.pt: ") and "\n" not in str(error)
+        return
+    for program in programs:
+        assert all(min(layer.grid) > 0 for layer in program.wiring.layers)
+        assert {fact.source for fact in program.facts} <= {"shapes", "assumed"}

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-
-from tests import torch_files
 from tests.samples import SAMPLES
 from tests.torch_files import Call, Name
+
+from tests import torch_files
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from wsrl.arrays import softmax
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.forward import Maps, run
+from wsrl.encoder.readout import entropy
 from wsrl.network import Network, WeightedLayer, read_network
 from wsrl.wiring.infer import Program
 from wsrl.wiring.layers import View
@@ -63,14 +65,8 @@ def _vector(checkpoint: Checkpoint, view: View | None, default: float) -> np.nda
 def information(network: Network, images: Maps) -> float:
     """Mutual information of the predicted class and the image, in nats."""
     *_, output = run(network, images)
-    logits = output.after[:, 0, 0].astype(np.float64)
-    probability = np.exp(logits - logits.max(1, keepdims=True))
-    probability /= probability.sum(1, keepdims=True)
-    return _entropy(probability.mean(0)) - float(np.mean([_entropy(row) for row in probability]))
-
-
-def _entropy(probability: np.ndarray) -> float:
-    return float(-(probability * np.log(probability + SMALL)).sum())
+    probability = softmax(output.after[:, 0, 0].astype(np.float64), axis=1)
+    return float(entropy(probability.mean(0, keepdims=True))[0] - entropy(probability).mean())
 
 
 def shuffled(network: Network, rng: np.random.Generator) -> Network:
@@ -112,7 +108,18 @@ def likeliest(
         return first
     images = images_of(first.input_shape)
     few = images[:: max(1, len(images) // DRIFT_IMAGES)]
-    if norm_drift(checkpoint, read_network(checkpoint, first.wiring), few) is not None:
-        return min(candidates, key=lambda p: norm_drift(checkpoint, read_network(checkpoint, p.wiring), few) or 0.0)
-    candidates = [p for p in candidates if p.geometry == first.geometry]
-    return max(candidates, key=lambda p: learned_information(read_network(checkpoint, p.wiring), images))
+    with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large, which is said elsewhere
+        if norm_drift(checkpoint, read_network(checkpoint, first.wiring), few) is not None:
+            return min(candidates, key=lambda p: norm_drift(checkpoint, read_network(checkpoint, p.wiring), few) or 0.0)
+        candidates = [p for p in candidates if differs_in(first, p) <= {"activation"}]
+        return max(candidates, key=lambda p: learned_information(read_network(checkpoint, p.wiring), images))
+
+
+def differs_in(one: Program, other: Program) -> set[str]:
+    """Names of the facts that two programs of a checkpoint do not share."""
+    return {name for name, value in one.values.items() if value != other.values[name]}
+
+
+def beside(chosen: Program, programs: Sequence[Program]) -> list[Program]:
+    """Programs that differ from the chosen one in nothing but the activation, or nothing but the size of the images."""
+    return [p for p in programs if differs_in(chosen, p) in ({"activation"}, {"input"})]

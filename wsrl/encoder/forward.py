@@ -10,6 +10,7 @@ from wsrl.network import Network, WeightedLayer
 from wsrl.wiring.layers import Link
 
 LAYER_NORM_EPSILON = 1e-6  # that of `wsrl.encoder.sweep`
+LARGEST = 2**22  # entries of patches that are put side by side at a time
 Maps = Float32[np.ndarray, "images height width units"]
 
 FUNCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -97,7 +98,12 @@ def _carried(maps: np.ndarray, link: Link, weight: np.ndarray, grid: tuple[int, 
     patches = _patches(maps, link, grid, 0.0)
     taps, fan_in, units = weight.shape
     matrix = weight.astype(np.float32).transpose(1, 0, 2).reshape(fan_in * taps, units)
-    return (patches.reshape(-1, fan_in * taps) @ matrix).reshape(*patches.shape[:3], units)
+    carried = np.empty((*patches.shape[:3], units), np.float32)
+    step = max(1, LARGEST // max(1, patches[0].size))
+    for start in range(0, len(patches), step):
+        own = patches[start : start + step]
+        carried[start : start + step] = (own.reshape(-1, fan_in * taps) @ matrix).reshape(*own.shape[:3], units)
+    return carried
 
 
 def _attend(query: Maps, key: Maps, value: Maps, heads: int) -> Maps:

@@ -6,22 +6,23 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.encoder.assumptions import IMAGES, likeliest
+from wsrl.encoder.assumptions import IMAGES, beside, likeliest
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import fit_inputs
 from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import Planner, checkpoint_graph
-from wsrl.graph.kind import network_kind
+from wsrl.graph.kind import network_kind, why_not_embeddable
 from wsrl.graph.tiles import TILE
 from wsrl.wiring.infer import Program, read_programs
 
 WINDOW = 1024  # networks in memory at a time
+WEIGHT = 2  # of the likeliest program among those that a network may be
+SMALLEST = 1e-12
 
 Hints = Mapping[str, object]  # see `wsrl.wiring.hints.HINTS`
 
@@ -33,7 +34,7 @@ class FunctionVector(NamedTuple):
       vector: of length 1.
       accuracy: predicted, 0 to 1.
       kind: of the network, see `wsrl.graph.kind.network_kind`.
-      program: that it ran as, with what was assumed.
+      program: that it most likely is, with what was assumed.
     """
 
     vector: Float32[np.ndarray, " dim"]
@@ -63,20 +64,15 @@ class FunctionEncoder:
         self._embedder, self._planner = Embedder(self.encoder), Planner()
         inputs = np.asarray(self.params["inputs"])
         few = inputs[:: max(1, len(inputs) // IMAGES)][:IMAGES]
-        self._images = cache(lambda shape: np.asarray(fit_inputs(jnp.asarray(few), shape)))
-
-    def program(self, checkpoint: Checkpoint, hints: Hints | None = None) -> Program:
-        """Returns how a network runs: from hints, metadata and shapes, and else what its weights speak for.
-
-        Raises:
-          CheckpointError: it is no network of these families, or a hint is not of its form.
-        """
-        return likeliest(checkpoint, read_programs(checkpoint, hints), self._images)
+        self._images = cache(lambda shape: np.asarray(fit_inputs(few, shape)))
 
     def __call__(
         self, networks: Iterable[tuple[Checkpoint, Hints | None]], progress: str | None = None
     ) -> Iterator[FunctionVector | CheckpointError]:
         """Yields the vector of each network, in their order, or why it has none; `WINDOW` are in memory at a time.
+
+        A network whose file leaves its activation or the size of its images open has the mean of the unit vectors of
+        the programs that it may be, that of the likeliest counted `WEIGHT` times.
 
         Args:
           networks: checkpoints, whose tensors are read when their turn comes, with what else is known of them.
@@ -84,22 +80,29 @@ class FunctionEncoder:
         """
         remaining = iter(networks)
         while window := list(islice(remaining, WINDOW)):
-            read = [self._graph(checkpoint, hints) for checkpoint, hints in window]
-            graphs = [entry[1] for entry in read if not isinstance(entry, CheckpointError)]
-            answers = iter(())
+            read = [self._read(checkpoint, hints) for checkpoint, hints in window]
+            graphs = [graph for entry in read if not isinstance(entry, CheckpointError) for graph in entry[1]]
+            rows: Iterator = iter(())
             if graphs:
-                answers = zip(*self._embedder(self.params, self._planner.buckets(graphs), progress), strict=True)
+                rows = zip(*self._embedder(self.params, self._planner.buckets(graphs), progress), strict=True)
             for entry in read:
                 if isinstance(entry, CheckpointError):
                     yield entry
-                else:
-                    program, graph = entry
-                    vector, accuracy = next(answers)
-                    yield FunctionVector(vector, float(accuracy), network_kind(graph), program)
+                    continue
+                program, own = entry
+                vectors, accuracies = map(np.stack, zip(*islice(rows, len(own)), strict=True))
+                mean = np.average(vectors, 0, [WEIGHT, *[1] * (len(own) - 1)])
+                length = max(float(np.linalg.norm(mean)), SMALLEST)
+                yield FunctionVector(mean / length, float(accuracies[0]), network_kind(own[0]), program)
 
-    def _graph(self, checkpoint: Checkpoint, hints: Hints | None) -> tuple[Program, Graph] | CheckpointError:
+    def _read(self, checkpoint: Checkpoint, hints: Hints | None) -> tuple[Program, list[Graph]] | CheckpointError:
+        """The likeliest program, and its graph before those of the programs beside it."""
         try:
-            program = self.program(checkpoint, hints)
-            return program, checkpoint_graph(checkpoint, TILE, program.wiring)
+            programs = read_programs(checkpoint, hints)
+            program = likeliest(checkpoint, programs, self._images)
+            graphs = [checkpoint_graph(checkpoint, TILE, p.wiring) for p in (program, *beside(program, programs))]
+            if reason := why_not_embeddable(graphs[0]):
+                raise CheckpointError(checkpoint.path, reason, "search by weights")
+            return program, graphs
         except CheckpointError as error:
             return error

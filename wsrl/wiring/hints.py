@@ -11,7 +11,7 @@ from wsrl.wiring.names import Module
 
 HINTS = ("activation", "input_shape", "strides", "pooling", "heads")
 SIDES = (28, 32, 16)  # pixels a side of small images: of MNIST and its like, of CIFAR and its like, of small zoos
-MORE_SIDES = (8, 12, 20, 24, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224)
+MORE_SIDES = (8, 12, 20, 24, 40, 48, 56, 64)  # larger images say no more than those of the encoder, at a high cost
 
 
 @dataclass(frozen=True)

@@ -54,9 +54,9 @@ class Program:
         return (*first.grid, first.units)
 
     @property
-    def geometry(self) -> tuple[Fact, ...]:
-        """All facts but the activation."""
-        return tuple(fact for fact in self.facts if fact.name != "activation")
+    def values(self) -> dict[str, str]:
+        """Values of the facts by their names."""
+        return {fact.name: fact.value for fact in self.facts}
 
     @property
     def assumed(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ def read_programs(checkpoint: Checkpoint, hints: Mapping[str, object] | None = N
         wirings = [Wiring(tuple(family.layers(modules, choice)), tuple(ignored)) for choice in choices]
         for wiring in wirings:
             check_shapes(wiring, checkpoint)
-    except (ValueError, KeyError, IndexError, StopIteration) as error:
+    except (ValueError, KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
         raise CheckpointError(
             checkpoint.path, f"its tensors do not form a network of a known family ({error})", "leave it out"
         ) from error
