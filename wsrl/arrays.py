@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 
 def namespace(array: Any) -> Any:
@@ -27,9 +27,10 @@ def resized(images: Float[Any, "... height width"], size: tuple[int, int]) -> Fl
     return xp.asarray(rows, dtype=images.dtype) @ images @ xp.asarray(columns.T, dtype=images.dtype)
 
 
-def _resize_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """What each new pixel takes of the old ones along an axis."""
-    center = (np.arange(new) + 0.5) * old / new - 0.5
-    distance = np.abs(center[:, None] - np.arange(old)) / max(old / new, 1.0)
-    weight = np.maximum(0.0, 1.0 - distance)
+def _resize_matrix(old: int, new: int) -> Float32[np.ndarray, "new old"]:
+    """What each new pixel takes of the old ones along an axis; rounded as JAX does it."""
+    ratio = np.float32(1) / (np.float32(new) / np.float32(old))
+    center = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * ratio - np.float32(0.5)
+    distance = np.abs(center[:, None] - np.arange(old, dtype=np.float32)) / max(ratio, np.float32(1))
+    weight = np.maximum(np.float32(0), 1 - distance)
     return weight / weight.sum(1, keepdims=True)

@@ -22,7 +22,7 @@ from wsrl.encoder.sweep import LAYER_NORM_EPSILON
 
 LEAKY_SLOPE = np.float32(0.01)
 GELU = (sqrt(2 / np.pi), 0.044715)  # of its tanh approximation
-CHUNK_SIZE = 2**18  # numbers of the largest state of a chunk of probes, or of cotangents of some classes
+CHUNK_SIZE = 2**20  # numbers of the largest state of a chunk of probes, or of cotangents of some classes
 KEPT_SIZE = 2**24  # numbers that first layers read of the inputs, kept for the next network
 
 State = Float32[np.ndarray, "_height _probes _width _units"]
@@ -96,13 +96,14 @@ class Inputs:
             self._kept = {}
 
     def patches(self, chunk: int, link: DenseLink, grid: tuple[int, int]) -> Float32[np.ndarray, "places slots"]:
-        """What a link reads of a chunk at each row, probe and column of its outputs: taps, then channels."""
+        """What a link reads of a chunk at each row, probe and column of its outputs: taps, then channels; and a 1."""
         key = (chunk, link.kernel, link.offset, link.stride, grid)
         found = self._kept.get(key)
         if found is None:
             windows = _windows(_amid_zeros(self.chunks[chunk], link, grid), link, grid)
-            found = np.stack(list(windows), 3)
-            found = found.reshape(prod(found.shape[:3]), -1)
+            taps = np.stack(list(windows), 3)
+            taps = taps.reshape(prod(taps.shape[:3]), -1)
+            found = np.concatenate([taps, np.ones_like(taps[:, :1])], 1)
             if found.size + sum(kept.size for kept in self._kept.values()) <= KEPT_SIZE:
                 self._kept[key] = found
         return found
@@ -139,8 +140,10 @@ def sweep_network(
                 logits.append(trace.maps[-1].state[0, :, 0].T)
                 if gradients and inputs is pulled:
                     some = max(1, CHUNK_SIZE // (size * logits[-1].shape[1]))
-                    for first in range(0, classes, some):
-                        total[first : first + some] += trace.pull(centred[first : first + some])
+                    for first in range(0, classes - 1, some):
+                        rows = slice(first, min(first + some, classes - 1))
+                        total[rows] += trace.pull(centred[rows])
+        total[-1] = -total[:-1].sum(0)  # logits less their mean add up to zero
     return np.concatenate(logits, 1), total / np.float32(pulled.probes)
 
 
@@ -190,11 +193,10 @@ class _Trace:
 
     def _read_input(self, link: DenseLink, grid: tuple[int, int], bias: np.ndarray) -> State:
         assert link.weight is not None
-        read = self._inputs.patches(self._chunk, link, grid)
-        product = read @ link.weight.reshape(read.shape[1], -1)
-        rows = product.reshape(-1, grid[1] * len(bias))
-        rows += np.tile(bias, grid[1])  # longer runs than the bias alone
-        return product.reshape(grid[0], -1, grid[1], len(bias))
+        units = len(bias)
+        weight = np.concatenate([link.weight.reshape(-1, units), bias[None]])
+        product = self._inputs.patches(self._chunk, link, grid) @ weight
+        return product.reshape(grid[0], -1, grid[1], units)
 
     def pull(self, logits: Float32[np.ndarray, "some classes"]) -> Float32[np.ndarray, "some rows"]:
         """Pulls cotangents of the logits, the same for all probes, back to the input; the sum over probes.
@@ -218,7 +220,9 @@ class _Trace:
                 cotangent = np.broadcast_to(cotangent / np.float32(prod(layer.grid)), shape)
             if layer.activation != "identity":
                 (slope,) = self._keep(i, lambda i=i, layer=layer: [_slope(layer, self._before[i])])
-                cotangent = (_by_class(cotangent, len(logits)) * slope[:, None]).reshape(cotangent.shape)
+                split = _by_class(cotangent, len(logits))
+                own = split if split.flags.writeable else None
+                cotangent = np.multiply(split, slope[:, None], out=own).reshape(cotangent.shape)
             for link, part in zip(layer.links, self._pull_layer(i, layer, cotangent, len(logits)), strict=True):
                 other = cotangents[link.source]
                 cotangents[link.source] = part if other is None else other + part
