@@ -85,7 +85,9 @@ class _Places:
         by_group: dict[frozenset[int], list[Scope]] = {}
         for norm in norms:
             stack = self._stack_before(norm, scope)
-            if stack is not None and norm.norm is not None and norm.norm.type != "batch norm":
+            groups = self._normed[id(norm)]
+            single = any(_is_single(i) and self._made[id(i)] & groups for i in scope.items)
+            if stack is not None and norm.norm is not None and not (norm.norm.type == "batch norm" and single):
                 scope.items.insert(scope.items.index(stack) + 1, norm)
             else:
                 by_group.setdefault(frozenset(self._normed[id(norm)]), []).append(norm)
@@ -100,16 +102,17 @@ class _Places:
         layers = [i for i in others if _attends(i) or not GATE.search(i.node.name)]
         readers = [i for i in layers if self._taken[id(i)] & groups]
         writers = [i for i in layers if self._made[id(i)] & groups]
+        single = [i for i in writers if _is_single(i)]
         either = bool(readers and writers)
         if either and len(norms) == 2 * len(writers):  # one before and one after each
             self._before(scope, [n for n in norms if not LAST.search(n.node.name)], readers)
             self._after(scope, [n for n in norms if LAST.search(n.node.name)], writers)
-        elif all(n.norm is not None and n.norm.type == "batch norm" for n in norms):
-            if not writers:
-                self._before(scope, norms, readers)
-            else:
-                self._after(scope, norms, writers)
-                either = len(norms) < len(writers) and not all(_number(n) for n in norms)
+        elif single and all(n.norm is not None and n.norm.type == "batch norm" for n in norms):
+            self._after(scope, norms, single)
+            numbered_alike = all(_number(n) for n in norms)
+            either = len(norms) > len(single) or (len(norms) < len(single) and not numbered_alike)
+        elif not writers:
+            self._before(scope, norms, readers)
         elif len(norms) == 1 and writers and not any(self._taken[id(i)] & groups for i in writers):
             self._after(scope, norms, writers[-1:])  # of a sum
         elif len(norms) == 1 and writers and _is_depthwise(writers[0]):
@@ -189,6 +192,11 @@ class _Places:
         return tuple(s for s in steps if self._made[id(s)] & groups)[-1:] or None
 
 
+def _is_single(item: Scope | Step) -> bool:
+    """Whether a module is a single layer."""
+    return isinstance(item, Scope) and [s.type in ("conv", "linear", "transposed conv") for s in item.steps()] == [True]
+
+
 def _is_depthwise(item: Scope | Step) -> bool:
     return isinstance(item, Scope) and item.node.kind == "conv" and all(step.passes for step in item.steps())
 
@@ -212,17 +220,23 @@ def _number(item: Scope | Step) -> str:
 
 
 def _paired(norms: Sequence[Scope], layers: Sequence[Scope | Step]) -> list[tuple[Scope, Scope | Step | None]]:
-    """Each norm with the layer whose name or number it bears, else with the first that is left, else with the last."""
+    """Each norm with the layer whose name or number it bears, else with the first that is left, else with the last.
+
+    Layers of the norm's own module come before those of modules that run in turns with it.
+    """
     pairs: dict[int, Scope | Step | None] = {}
     left = list(layers)
     for norm in norms:
-        named = [i for i in left if i.node.name and norm.node.name.startswith(i.node.name)]
-        same = [i for i in left if _number(i) and _number(i) == _number(norm) and i.node.kind in ("conv", "linear")]
+        near = [i for i in left if i.node.parent is norm.node.parent] or left
+        named = [i for i in near if i.node.name and norm.node.name.startswith(i.node.name)]
+        same = [i for i in near if _number(i) and _number(i) == _number(norm) and i.node.kind in ("conv", "linear")]
         own = next(iter(named or same), None)
         if own is not None:
             pairs[id(norm)] = own
             left.remove(own)
     for norm in norms:
         if id(norm) not in pairs:
-            pairs[id(norm)] = left.pop(0) if left else layers[-1] if layers else None
+            near = next((i for i in left if i.node.parent is norm.node.parent), left[0] if left else None)
+            pairs[id(norm)] = near or (layers[-1] if layers else None)
+            left = [i for i in left if i is not near]
     return [(norm, pairs[id(norm)]) for norm in norms]
