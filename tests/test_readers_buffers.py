@@ -22,6 +22,7 @@ WEIGHTS = {
     "one entry overflowed": np.array([1.0, INF]),
     "a row overflowed": np.concatenate([np.full((1, 4), INF), np.ones((20, 4))]),
     "not a number": np.array([[np.nan, INF], [0, 0]]),
+    "all overflowed": np.full((3, 64), INF),
     "no entries": np.empty((0, 3)),
 }
 

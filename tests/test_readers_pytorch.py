@@ -42,7 +42,7 @@ def test_views_with_offsets_and_strides(tmp_path_factory, data):
     offset = data.draw(st.integers(0, 59))
     stored = storage(base, 0)
     path = tmp_path_factory.mktemp("any") / "a.pt"
-    write(path, zip_bytes({"w": view(stored, offset, shape, strides)}, [stored]))
+    write(path, zip_bytes({"w": view(stored, offset, shape, strides), "b": view(stored, 0, (7,), (1,))}, [stored]))
     if 0 not in shape and offset + reach >= 60:
         with pytest.raises(CheckpointError, match="reaches beyond its storage"):
             open_checkpoint(path)
@@ -240,7 +240,7 @@ def test_unknown_byte_order(tmp_path):
 
 
 def test_infinite_values_are_refused_when_read(tmp_path):
-    value, storages = torch_files.state_dict({"w": np.array([np.inf], np.float32)})
+    value, storages = torch_files.state_dict({"w": np.array([1, np.inf], np.float32)})
     tensors = opened(tmp_path, value, storages).tensors
     with pytest.raises(CheckpointError, match="NaN or Inf"):
         np.asarray(tensors["w"])

@@ -150,12 +150,12 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         raise CheckpointError(path, reason, "give the model before it was quantized")
     lines = [*_texts(metadata.pop("warnings", ()))]
     lines += [f"tensor {n!a} is not read: {count:,} numbers of {lazy[n].dtype}" for n, count in unread.items()]
-    lines += _told("empty, as DeepSpeed's ZeRO-3 leaves tensors: " + GATHER, empty)
-    lines += _told("held by a parametrization that is not known and taken as it is", unknown(tensors))
-    lines += _told("complex: real and imaginary parts count as two numbers along a last axis", complex_)
-    told = {"warnings": tuple(lines), "unread": unread, "tied": metadata.pop("tied", None)}
-    told["adapter_scales"] = adapter_scales(tensors, metadata.get("adapter_config"))
-    metadata |= {key: value for key, value in told.items() if value}
+    lines += _line("empty, as DeepSpeed's ZeRO-3 leaves tensors: " + GATHER, empty)
+    lines += _line("held by a parametrization that is not known and taken as it is", unknown(tensors))
+    lines += _line("complex: real and imaginary parts count as two numbers along a last axis", complex_)
+    more = {"warnings": tuple(lines), "unread": unread, "tied": metadata.pop("tied", None)}
+    more["adapter_scales"] = adapter_scales(tensors, metadata.get("adapter_config"))
+    metadata |= {key: value for key, value in more.items() if value}
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})
 
 
@@ -165,7 +165,7 @@ def _holds_codes(tensor: LazyTensor, graph: bool) -> bool:
     return tensor.size > FEW and (words or tensor.dtype in CODES)
 
 
-def _told(what: str, names: list[str]) -> list[str]:
+def _line(what: str, names: list[str]) -> list[str]:
     """A line that says the same of several tensors, none if there are none."""
     more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
     return [f"tensor {names[0]!a}{more}: {what}"] if names else []

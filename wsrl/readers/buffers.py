@@ -7,12 +7,15 @@ from wsrl.checkpoint import LazyTensor
 
 SHARE = 1 / 8  # of infinite entries, from which on a matrix with finite ones other than zero is a mask
 
+SHORT = 64  # entries; a longer tensor without a finite one is taken for weights that overflowed
+
 
 def is_infinite_constant(tensor: LazyTensor) -> bool:
     """Whether a tensor is a mask or bound.
 
-    Its first or last row has an infinite entry, none is NaN, and the finite entries are zero or, in a tensor of two
-    axes or more, the infinite ones many. The largest finite numbers of a type stand for infinity.
+    Its first or last row has an infinite entry and none is NaN. The finite entries are zero, or in a tensor of two axes
+    or more the infinite ones are many; without finite entries it is a bound only if it is short. The largest finite
+    numbers of a type stand for infinity.
 
     Args:
       tensor: of floating point; two of its rows are read, and all if one of them is infinite.
@@ -29,7 +32,7 @@ def is_infinite_constant(tensor: LazyTensor) -> bool:
     infinite = _infinite(tensor, values)
     with np.errstate(invalid="ignore", over="ignore"):
         finite = values[~infinite].astype(np.float32)
-    if np.isnan(finite).any():
+    if np.isnan(finite).any() or (not finite.size and tensor.size > SHORT):
         return False
     return not finite.any() or (tensor.ndim > 1 and bool(infinite.mean() >= SHARE))
 

@@ -248,8 +248,8 @@ class _Folding:
                     attributes = {"perm": list(setting)} if op == "Transpose" else {}
                     extra = [] if op == "Transpose" else [f"{made}:shape"]
                     numbers |= {key: list(setting) for key in extra}
-                    told = {"op": op, "domain": "", "name": made, "inputs": [name, *extra], "outputs": [made]}
-                    first.append({**told, "attributes": attributes})
+                    fields = {"op": op, "domain": "", "name": made, "inputs": [name, *extra], "outputs": [made]}
+                    first.append({**fields, "attributes": attributes})
                     name = made
                 names[base, steps] = name
         changed = {value: names[constant.base, constant.steps] for value, constant in self.wanted.items()}

@@ -132,11 +132,11 @@ def _bitsandbytes(name: str, tensors: Tensors, settings: Mapping) -> Found | Non
     if state_name is None or tensors[state_name].size > STATE_LIMIT:
         return None
     stored, absmax, codebook = tensors[name], tensors[f"{name}.absmax"], np.asarray(tensors[f"{name}.quant_map"])
-    told = json.loads(tensors[state_name].read_rows(0, STATE_LIMIT).astype(np.uint8).tobytes())
-    shape, block = tuple(int(n) for n in told["shape"]), int(told["blocksize"])
+    state = json.loads(tensors[state_name].read_rows(0, STATE_LIMIT).astype(np.uint8).tobytes())
+    shape, block = tuple(int(n) for n in state["shape"]), int(state["blocksize"])
     nested = f"{name}.nested_absmax" in tensors
-    nested_block, nested_offset = int(told.get("nested_blocksize", 1)), float(told.get("nested_offset", 0))
-    if codebook.shape != (16,) or block < 1 or min(shape, default=0) < 1 or nested != ("nested_blocksize" in told):
+    nested_block, nested_offset = int(state.get("nested_blocksize", 1)), float(state.get("nested_offset", 0))
+    if codebook.shape != (16,) or block < 1 or min(shape, default=0) < 1 or nested != ("nested_blocksize" in state):
         return None
     inner_scales = [tensors[f"{name}.nested_{part}"] for part in ("absmax", "quant_map")] if nested else []
     if any(part.ndim != 1 for part in inner_scales):
