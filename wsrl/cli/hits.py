@@ -18,12 +18,12 @@ Row = Mapping[str, str]  # cells by heading; a heading that no row has a text fo
 def hit_json(query: str, hit: "Hit") -> str:
     """Returns one line about a hit."""
     accuracy = None if hit.accuracy is None else round(hit.accuracy, 6)
-    told = {
+    about = {
         **{"query": query, "rank": hit.rank, "id": hit.id, "score": round(hit.score, 6), "by": hit.by},
         **{"same_weights": hit.same_weights, "architecture": hit.architecture, "parameters": hit.parameters},
         **{"predicted_accuracy": accuracy, "path": hit.path, "metadata": dict(hit.metadata)},
     }
-    return json.dumps(told)
+    return json.dumps(about)
 
 
 def hit_row(hit: "Hit") -> Row:

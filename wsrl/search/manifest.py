@@ -63,8 +63,8 @@ class Manifest:
         if content.get("version") != VERSION:
             reason = f"is of version {content.get('version')!r}, not {VERSION}"
             raise InputError(path, reason, "use the version of wsrl that wrote it, or index again into a new folder")
-        told = content.pop("digest", None)
-        if told != _digest(content):
+        digest = content.pop("digest", None)
+        if digest != _digest(content):
             raise damaged(path, "its digest is another")
         try:
             files = {name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()}

@@ -40,8 +40,8 @@ class Searcher:
     @cached_property
     def _accuracies(self) -> Float64[np.ndarray, " m"]:
         """Predicted accuracies of the models that have a function vector; NaN where there is none."""
-        told = self.store.catalog.accuracies()
-        return np.array([told[place] for place in self.store.has_function], float)
+        known = self.store.catalog.accuracies()
+        return np.array([known[place] for place in self.store.has_function], float)
 
     def _smoothed_accuracies(self, places: Sequence[int]) -> dict[int, float]:
         """Predicted accuracies of models by place, smoothed over their neighbors."""
