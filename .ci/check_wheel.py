@@ -19,9 +19,9 @@ COMMANDS = [  # words; what the output must hold
     (["wsrl", "inspect", "a.safetensors"], "hidden"),
     (["wsrl", "inspect", "a.safetensors", "--json"], "{"),
     (["wsrl", "embed", "a.safetensors", "b.safetensors", "--out", "e.npz"], ""),
-    (["wsrl", "embed", "a.safetensors", "b.safetensors", "--encoder", "pretrained", "--out", "p.npz"], ""),
-    (["wsrl", "search", "a.safetensors", "--zoo", "e.npz"], "b.safetensors"),
-    (["wsrl", "search", "a.safetensors", "--zoo", "p.npz"], "b.safetensors"),
+    (["wsrl", "index", "a.safetensors", "b.safetensors", "--out", "zoo.index"], "2 models"),
+    (["wsrl", "search", "a.safetensors", "--index", "zoo.index"], "b.safetensors"),
+    (["wsrl", "search", "b.safetensors", "--index", "zoo.index", "--by", "weights"], "a.safetensors"),
 ]
 
 

@@ -24,7 +24,7 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import PRETRAINED, encoder_hash, save_encoder
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.recommend.start_score import load_start_score, save_start_score
+from wsrl.recommendation.start_score import load_start_score, save_start_score
 
 LARGEST = 5_000_000  # bytes
 MADE_BY = "made_by.json"

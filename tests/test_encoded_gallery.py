@@ -12,7 +12,7 @@ from wsrl.encoder.export import save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.tiles import TILE
-from wsrl.recommend.probes import Probes
+from wsrl.recommendation.probes import Probes
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.zoo.load import load_networks
 

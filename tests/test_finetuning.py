@@ -23,8 +23,8 @@ from experiments.tables.starting_points import (
     most_accurate,
 )
 from wsrl.errors import InputError
-from wsrl.recommend.probes import Query
-from wsrl.recommend.start_score import StartScore
+from wsrl.recommendation.probes import Query
+from wsrl.recommendation.start_score import StartScore
 from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.families import MAIN
 from wsrl.zoo.finetuning import (

@@ -27,7 +27,7 @@ from experiments.tables.finished_run import load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.evaluation.ranking import METRICS
-from wsrl.recommend.start_score import load_start_score
+from wsrl.recommendation.start_score import load_start_score
 from wsrl.search.nearest import NearestNeighbors
 from wsrl.zoo.bank import load_zoo_images
 from wsrl.zoo.manifest import MANIFEST, read_manifest

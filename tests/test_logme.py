@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from wsrl.recommend.logme import log_maximum_evidence
+from wsrl.recommendation.logme import log_maximum_evidence
 
 
 def draw(seed, n, dim, informative):

@@ -13,7 +13,7 @@ from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.recommend.start_score import FILE, load_start_score
+from wsrl.recommendation.start_score import FILE, load_start_score
 from wsrl.symmetry import random_symmetry, reorder_outputs
 from wsrl.wiring.infer import infer_wiring
 

@@ -11,9 +11,9 @@ from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
-from wsrl.recommend.answer import rank_by_logme, rank_by_similarity
-from wsrl.recommend.examples import load_examples
-from wsrl.recommend.probes import Query, as_checkpoint, probe_query, train_probes
+from wsrl.recommendation.answer import rank_by_logme, rank_by_similarity
+from wsrl.recommendation.examples import load_examples
+from wsrl.recommendation.probes import Query, as_checkpoint, probe_query, train_probes
 from wsrl.search.index import Index
 from wsrl.zoo.manifest import Record, append_records
 from wsrl.zoo.models import MLP
@@ -37,7 +37,7 @@ def task_images(name):
 
 def write_zoo(folder):
     """Three networks a task, and one broken file."""
-    from wsrl.recommend import probes
+    from wsrl.recommendation import probes
 
     for name in TASKS:
         images = task_images(name)

@@ -11,10 +11,10 @@ from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, sav
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
 from wsrl.encoder.fit import init_params
-from wsrl.recommend import answer, data_query, probes
-from wsrl.recommend.examples import load_examples
-from wsrl.recommend.probes import Query
-from wsrl.recommend.start_score import StartScore, save_start_score
+from wsrl.recommendation import answer, data_query, probes
+from wsrl.recommendation.examples import load_examples
+from wsrl.recommendation.probes import Query
+from wsrl.recommendation.start_score import StartScore, save_start_score
 from wsrl.search.index import Functional, Index
 from wsrl.search.query_expansion import QueryExpansion
 

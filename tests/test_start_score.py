@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from wsrl.errors import InputError
-from wsrl.recommend.probes import Query
-from wsrl.recommend.start_score import FILE, fit_start_score, load_start_score, predict_start, save_start_score
+from wsrl.recommendation.probes import Query
+from wsrl.recommendation.start_score import FILE, fit_start_score, load_start_score, predict_start, save_start_score
 
 MODELS, TASKS, DIM = 120, 10, 16
 

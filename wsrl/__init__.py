@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.encoder.checkpoint_encoder import load_encoder as load_encoder
     from wsrl.errors import InputError as InputError
     from wsrl.readers import open_checkpoint as open_checkpoint
-    from wsrl.recommend.recommend import recommend as recommend
+    from wsrl.recommendation.recommend import recommend as recommend
     from wsrl.search.hit import Hit as Hit
     from wsrl.search.index import Index as Index
     from wsrl.wiring.infer_wiring import infer_wiring as infer_wiring
@@ -36,7 +36,7 @@ EXPORTS = {  # name -> module
     "infer_wiring": "wsrl.wiring.infer_wiring",
     "load_encoder": "wsrl.encoder.checkpoint_encoder",
     "open_checkpoint": "wsrl.readers",
-    "recommend": "wsrl.recommend.recommend",
+    "recommend": "wsrl.recommendation.recommend",
 }
 
 

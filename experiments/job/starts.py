@@ -14,7 +14,7 @@ from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_hash
 from wsrl.encoder.fit_dataset import Data
-from wsrl.recommend.start_score import fit_start_score, save_start_score
+from wsrl.recommendation.start_score import fit_start_score, save_start_score
 from wsrl.zoo.bank import ZooImages, image_bank
 from wsrl.zoo.finetuning import FineTuner, Part
 from wsrl.zoo.manifest import Record

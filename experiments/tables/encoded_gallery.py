@@ -15,8 +15,8 @@ from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.kind import network_kind
-from wsrl.recommend.data_query import data_query
-from wsrl.recommend.probes import Query, probe_query, train_probes
+from wsrl.recommendation.data_query import data_query
+from wsrl.recommendation.probes import Query, probe_query, train_probes
 from wsrl.search.query_expansion import QueryExpansion
 
 

@@ -42,8 +42,8 @@ from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import ranking_metrics
 from wsrl.files import write_atomically
 from wsrl.graph.tiles import TILE
-from wsrl.recommend.answer import NEAR, expected_accuracy
-from wsrl.recommend.logme import log_maximum_evidence
+from wsrl.recommendation.answer import NEAR, expected_accuracy
+from wsrl.recommendation.logme import log_maximum_evidence
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.load import Networks, load_networks

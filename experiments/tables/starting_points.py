@@ -16,9 +16,9 @@ from experiments.job.trainable import Trainable, final_checkpoints, load_trainab
 from experiments.tables.encoded_gallery import Asked, Encoded, encode_gallery
 from wsrl.annotations import Config
 from wsrl.data import ImageSet
-from wsrl.recommend.answer import NEAR
-from wsrl.recommend.logme import log_maximum_evidence
-from wsrl.recommend.start_score import StartScore, load_start_score, predict_start
+from wsrl.recommendation.answer import NEAR
+from wsrl.recommendation.logme import log_maximum_evidence
+from wsrl.recommendation.start_score import StartScore, load_start_score, predict_start
 from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.finetuning import HEAD_IMAGES, FineTuner, TaskData
 from wsrl.zoo.manifest import read_manifest

@@ -12,7 +12,7 @@ from wsrl.errors import InputError
 
 if TYPE_CHECKING:
     from wsrl.data import ImageSet
-    from wsrl.recommend.answer import Answer, Recommended
+    from wsrl.recommendation.answer import Answer, Recommended
 
 SHOWN_TASKS = 3
 HEADINGS = {"logme": "LogME"}
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < least:
             option = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
             raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
-    from wsrl.recommend.recommend import recommend  # not needed for `--help`
+    from wsrl.recommendation.recommend import recommend  # not needed for `--help`
 
     images, answer = recommend(
         args.index, args.data, args.encoder, args.query, args.start, args.logme, args.data_dir, args.max_images,

@@ -93,7 +93,9 @@ class FunctionEncoder:
                 vectors, accuracies = map(np.stack, zip(*islice(rows, len(own)), strict=True))
                 mean = np.average(vectors, 0, [WEIGHT, *[1] * (len(own) - 1)])
                 length = max(float(np.linalg.norm(mean)), SMALLEST)
-                yield FunctionVector(mean / length, float(accuracies[0]), network_kind(own[0]), program)
+                yield FunctionVector(
+                    (mean / length).astype(np.float32), float(accuracies[0]), network_kind(own[0]), program
+                )
 
     def _read(self, checkpoint: Checkpoint, hints: Hints | None) -> tuple[Program, list[Graph]] | CheckpointError:
         """The likeliest program, and its graph before those of the programs beside it."""

@@ -12,9 +12,9 @@ from wsrl.encoder.features import network_features
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.size import network_size
 from wsrl.graph.tiles import TILE
-from wsrl.recommend.logme import log_maximum_evidence
-from wsrl.recommend.probes import Query
-from wsrl.recommend.start_score import StartScore, predict_start
+from wsrl.recommendation.logme import log_maximum_evidence
+from wsrl.recommendation.probes import Query
+from wsrl.recommendation.start_score import StartScore, predict_start
 from wsrl.search.index import Functional, Index
 from wsrl.search.query_expansion import QueryExpansion
 

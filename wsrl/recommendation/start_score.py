@@ -17,7 +17,7 @@ from wsrl.encoder.export import encoder_directory
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.graph.size import SIZES
-from wsrl.recommend.probes import Query
+from wsrl.recommendation.probes import Query
 
 FILE = "start_score.safetensors"
 COMPONENTS = 8  # of the embeddings

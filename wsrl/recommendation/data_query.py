@@ -7,7 +7,7 @@ from wsrl.data import ImageSet, normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.encoder import Encoder
 from wsrl.encoder.export import encoder_directory
-from wsrl.recommend.probes import Query
+from wsrl.recommendation.probes import Query
 
 
 def data_query(images: ImageSet, directory: Path, encoder: Encoder, params: Any) -> Query:

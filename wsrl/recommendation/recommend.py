@@ -11,7 +11,7 @@ from wsrl.errors import InputError
 from wsrl.search.index import Index
 
 if TYPE_CHECKING:
-    from wsrl.recommend.answer import Answer
+    from wsrl.recommendation.answer import Answer
 
 QUERIES = ("probes", "examples")
 
@@ -52,11 +52,11 @@ def recommend(
     from wsrl.encoder.embed import Embedder  # needs JAX
     from wsrl.encoder.export import encoder_hash
     from wsrl.encoder.export import load_encoder as load_network
-    from wsrl.recommend import answer
-    from wsrl.recommend.data_query import data_query
-    from wsrl.recommend.examples import load_examples
-    from wsrl.recommend.probes import probe_query, train_probes
-    from wsrl.recommend.start_score import load_start_score
+    from wsrl.recommendation import answer
+    from wsrl.recommendation.data_query import data_query
+    from wsrl.recommendation.examples import load_examples
+    from wsrl.recommendation.probes import probe_query, train_probes
+    from wsrl.recommendation.start_score import load_start_score
 
     directory = PRETRAINED if encoder is None else Path(encoder)
     network, params = load_network(directory)
