@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -13,7 +14,9 @@ def namespace(array: Any) -> Any:
 
 def softmax(values: Float[Any, "..."], axis: int) -> Float[Any, "..."]:
     """Exponentials that add up to 1 along an axis."""
-    powers = namespace(values).exp(values - values.max(axis, keepdims=True))
+    if namespace(values) is not np:
+        return jax.nn.softmax(values, axis=axis)
+    powers = np.exp(values - values.max(axis, keepdims=True))
     return powers / powers.sum(axis, keepdims=True)
 
 

@@ -23,7 +23,7 @@ from wsrl.encoder.sweep import LAYER_NORM_EPSILON
 LEAKY_SLOPE = np.float32(0.01)
 GELU = (sqrt(2 / np.pi), 0.044715)  # of its tanh approximation
 CHUNK_SIZE = 2**20  # numbers of the largest state of a chunk of probes, or of cotangents of some classes
-KEPT_SIZE = 2**24  # numbers that first layers read of the inputs, kept for the next network
+KEPT_SIZE = 2**22  # numbers that first layers read of the inputs, kept for the next network
 
 State = Float32[np.ndarray, "_height _probes _width _units"]
 Reach = tuple[tuple[int, int], tuple[int, int]]  # rows above and below a map, columns left and right of it

@@ -171,10 +171,11 @@ class Embedder:
         if not self.dense:
             return self.readouts(params, [SweptNetworks(swept, np.arange(len(swept.mask)), self.read_size)])
         variables = {"params": jax.tree.map(np.asarray, params)}
+        size = 4 * self.read_size  # for Flax checks the parameters of every batch
         with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
             parts = [
-                cast(Encoding, self.encoder.apply(variables, swept.at(slice(i, i + self.read_size)), method="read"))
-                for i in range(0, len(swept.mask), self.read_size)
+                cast(Encoding, self.encoder.apply(variables, swept.at(slice(i, i + size)), method="read"))
+                for i in range(0, len(swept.mask), size)
             ]
         return Encoding(*(np.concatenate(leaves).astype(np.float32) for leaves in zip(*parts, strict=True)))
 
