@@ -33,7 +33,7 @@ from experiments.benchmarks.reference import (
     per_weight_batch,
     per_weight_sweep,
 )
-from experiments.sweep_benchmark import COLUMNS, sweep_speeds
+from experiments.benchmarks.sweep import COLUMNS, sweep_speeds
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
