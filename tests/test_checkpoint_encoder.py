@@ -11,6 +11,7 @@ from networks import draw_network
 
 import wsrl.encoder.checkpoint_encoder as road
 from wsrl.checkpoint import CheckpointError
+from wsrl.cli.main import main
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.encoder.embed import Embedder
@@ -144,3 +145,23 @@ def test_rows_are_immutable(trained):
     with pytest.raises(AttributeError):
         row.id = "x"  # type: ignore[misc]
     assert replace(row, id="x").id == "x"
+
+
+def test_weights_that_are_not_read_are_counted_and_named(trained, tmp_path, capsys):
+    encoder, _, _ = trained
+    rng = np.random.default_rng(0)
+    tensors = {
+        "a.weight": rng.normal(size=(64, 64)).astype(np.float32),
+        "b.weight": rng.integers(0, 99, (48, 48), np.int8),
+    }
+    path = tmp_path / "codes.safetensors"
+    safetensors.numpy.save_file(tensors, path)
+    (row,) = rows(encoder, [path], function=False)
+    assert row.unread == 2304 and any("b.weight" in line for line in row.warnings)
+    assert row.incomplete.startswith(f"{path}: 2,304 numbers")
+    assert main(["inspect", str(path)]) == 1
+    printed = capsys.readouterr()
+    assert "b.weight" in printed.out and "2,304 numbers in 1 tensors" in printed.err
+    assert main(["embed", str(path), "--weights-only", "--out", str(tmp_path / "e.npz")]) == 1
+    assert main(["index", str(path), "--out", str(tmp_path / "i")]) == 1
+    assert capsys.readouterr().err.count("2,304 numbers of its weights are not read") == 2

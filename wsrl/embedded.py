@@ -24,7 +24,8 @@ class Embedded:
       accuracy: predicted accuracy from 0 to 1, where there is a `function`.
       assumed: what the file does not say and was inferred or assumed, e.g. `activation: relu`.
       tensors: a short signature of each tensor; see `wsrl.signature.weights_vector.Signature`.
-      warnings: what was not understood.
+      warnings: what was not read or not understood.
+      unread: numbers in the file that are most likely weights and could not be read.
     """
 
     id: str
@@ -39,3 +40,11 @@ class Embedded:
     assumed: tuple[str, ...]
     tensors: Mapping[str, Float32[np.ndarray, "numbers"]]
     warnings: tuple[str, ...] = ()
+    unread: int = 0
+
+    @property
+    def incomplete(self) -> str:
+        """One line about weights that could not be read; empty if all were."""
+        if not self.unread:
+            return ""
+        return f"{self.id}: {self.unread:,} numbers of its weights are not read; `wsrl inspect` names their tensors"

@@ -64,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
                 raise problems[0]
     for problem in problems:
         print(printable(f"left out: {problem}"), file=sys.stderr)
+    incomplete = [row.incomplete for row in rows.values() if row.incomplete]
+    for sentence in incomplete:
+        print(printable(sentence), file=sys.stderr)
     if not rows:
         raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
     found = [(source.id, rows[source.id]) for source in sources if source.id in rows]
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     arrays: dict[str, Any] = _arrays(found, encoder.hash, 0 if args.weights_only else encoder.function_dim)
     np.savez(content, **arrays)
     write_atomically(args.out, content.getvalue())
-    return 1 if problems else 0
+    return 1 if problems or incomplete else 0
 
 
 def _arrays(found: list, encoder: str, function_dim: int) -> dict[str, np.ndarray]:

@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     info, changes = index.info(), index.changes
     for problem in changes.problems:
         print(printable(f"left out: {problem}"), file=sys.stderr)
+    for sentence in changes.incomplete:
+        print(printable(sentence), file=sys.stderr)
     counts = {key: getattr(changes, key) for key in ("embedded", "unchanged", "removed")}
     counts["left_out"] = len(changes.problems)
     if args.json:
@@ -53,4 +55,4 @@ def run(args: argparse.Namespace) -> int:
         size = bytes_text(int(str(info["bytes"])))
         models, functions = (f"{info[key]:,}" for key in ("models", "functions"))
         print(printable(f"{args.out}: {models} models, {functions} with a function vector, {size}; {done}"))
-    return 0
+    return 1 if changes.incomplete else 0

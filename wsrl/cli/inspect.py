@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from wsrl.checkpoint import Checkpoint
+from wsrl.cli.text import printable
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
@@ -45,6 +47,11 @@ def run(args: argparse.Namespace) -> int:
         from wsrl.cli.table import print_table
 
         print_table(checkpoint, wiring, unfold=args.all)
+    unread = checkpoint.metadata.get("unread")
+    if isinstance(unread, dict) and unread:
+        count = f"{sum(unread.values()):,} numbers in {len(unread):,} tensors"
+        print(printable(f"{args.file}: {count} are most likely weights and are not read"), file=sys.stderr)
+        return 1
     return 0
 
 

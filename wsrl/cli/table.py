@@ -47,7 +47,9 @@ def print_table(checkpoint: Checkpoint, wiring: Wiring, unfold: bool = False, wi
             console.print(_title("Assumed"))
         for line in assumed:
             console.print(Text(f"- {printable(line)}"))
-        warnings = [*wiring.warnings, *_left_out(checkpoint, unfold)]
+        reading = checkpoint.metadata.get("warnings", ())
+        reading = reading if isinstance(reading, tuple) else ()
+        warnings = [*map(str, reading), *wiring.warnings, *_left_out(checkpoint, unfold)]
         if warnings:
             console.print(_title("Warnings"))
         for line in _shortened(warnings, unfold):

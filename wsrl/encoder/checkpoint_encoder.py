@@ -186,6 +186,8 @@ def _with_function(row: Embedded, found: "FunctionVector | CheckpointError") -> 
 def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signature) -> Embedded:
     config = checkpoint.metadata.get("config")
     model_type = config.get("model_type") if isinstance(config, Mapping) else None
+    reading, unread = checkpoint.metadata.get("warnings", ()), checkpoint.metadata.get("unread")
+    reading = reading if isinstance(reading, tuple) else ()
     place = source if not source.startswith("hf://") else str(checkpoint.metadata.get("folder", ""))
     return Embedded(
         id=source,
@@ -199,5 +201,6 @@ def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signatu
         accuracy=None,
         assumed=(),
         tensors=signature.tensors,
-        warnings=wiring.warnings,
+        warnings=(*reading, *wiring.warnings),
+        unread=sum(unread.values()) if isinstance(unread, Mapping) else 0,
     )

@@ -33,12 +33,14 @@ class Changes:
       unchanged: models that were known, those included whose file was moved.
       removed: models that are no longer there.
       problems: checkpoints that were left out, and why.
+      incomplete: a line for each that was embedded without all of its weights.
     """
 
     embedded: int = 0
     unchanged: int = 0
     removed: int = 0
     problems: list[InputError] = field(default_factory=list)
+    incomplete: list[str] = field(default_factory=list)
 
 
 class Update:
@@ -137,6 +139,8 @@ class Update:
                     if isinstance(row, InputError):
                         self.changes.problems.append(row)
                         continue
+                    if row.incomplete:
+                        self.changes.incomplete.append(row.incomplete)
                     pending.append((self._model(source, stat, row), row))
                     embedded.add(source.id)
                     if time.monotonic() > committed + COMMIT_EVERY:
