@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     zoo.runs_seen = 4  # test runs on seen tasks
     zoo.num_children = 50  # fine-tuned runs
     zoo.num_distilled = 0  # runs of another family trained on a model's predictions
-    zoo.num_copies = 0  # quantised, pruned or noisy copies of final checkpoints
+    zoo.num_copies = 0  # quantized, pruned or noisy copies of final checkpoints
     zoo.steps = 300  # of a run
     zoo.checkpoints = 3  # kept of a run, the last is the final one
     zoo.batch_size = 32
@@ -87,7 +87,7 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.weight_decay = 1e-4
     encoder.clip_norm = 1.0
 
-    # The data-set encoder, with which labelled examples query the zoo; what is not named here is as in `encoder`.
+    # The data-set encoder, with which labeled examples query the zoo; what is not named here is as in `encoder`.
     config.dataset_encoder = dataset = ml_collections.ConfigDict()
     dataset.steps = 0  # 0 leaves its features the pixels
     dataset.validate_every = 20

@@ -49,7 +49,7 @@ def test_metadata_without_any_field():
     assert features.shape == (2, 1) and not features.any()
 
 
-def test_statistics_are_standardised_on_the_fitted_rows():
+def test_statistics_are_standardized_on_the_fitted_rows():
     weights = [network(seed) for seed in range(30)]
     fit = np.arange(20)
     features = statistics_features(weights, fit)

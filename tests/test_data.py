@@ -51,9 +51,9 @@ def test_identical_images_are_on_one_side(tmp_path_factory, seed, distinct):
 def test_resize_averages_and_turns_grey():
     checkerboard = np.indices((32, 32)).sum(0).astype(np.uint8) % 2 * 255
     assert np.abs(resize(checkerboard, 8)[1:-1, 1:-1].astype(int) - 127).max() <= 2
-    colour = np.zeros((4, 4, 3), np.uint8)
-    colour[..., 1] = 255
-    assert (resize(colour, 4) == 150).all()
+    color = np.zeros((4, 4, 3), np.uint8)
+    color[..., 1] = 255
+    assert (resize(color, 4) == 150).all()
     assert (resize(np.full((5, 7, 1), 9, np.uint8), 4) == 9).all()
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from configs.zoo import get_config
 from wsrl.encoder.dataset_encoder import (
-    Labelled,
+    Labeled,
     embed_dataset,
     init_dataset_params,
     load_dataset_encoder,
@@ -27,7 +27,7 @@ ENCODER = Encoder(probes=PROBES, input_shape=(SIZE, SIZE, 1), dim=8, chunk=4)
 
 
 def examples_of(task, n, seed=0):
-    """Labelled images about the centres of a task's classes."""
+    """Labeled images about the centres of a task's classes."""
     rng = np.random.default_rng([task, 7])
     centres = rng.normal(size=(CLASSES, SIZE, SIZE, 1))
     rng = np.random.default_rng([task, seed])
@@ -122,12 +122,12 @@ def test_the_images_given_are_not_changed(fixture):
     params, _, module, initial = fixture
     x, y = examples_of(2, 20)
     kept, inputs = x.copy(), np.array(params["inputs"])
-    module.apply({"params": initial}, params["inputs"], Labelled(x[None], np.eye(3, dtype=np.float32)[y][None]))
+    module.apply({"params": initial}, params["inputs"], Labeled(x[None], np.eye(3, dtype=np.float32)[y][None]))
     np.testing.assert_array_equal(x, kept)
     np.testing.assert_array_equal(params["inputs"], inputs)
 
 
-def test_images_of_another_size_and_colour_are_resized(fixture):
+def test_images_of_another_size_and_color_are_resized(fixture):
     params, _, module, initial = fixture
     x, y = examples_of(0, 30)
     large = np.asarray(fit_inputs(jnp.asarray(x), (9, 9, 1)))

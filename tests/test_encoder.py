@@ -163,7 +163,7 @@ def test_shapes_of_parameters_are_those_that_flax_draws(encoder):
 
 
 def test_foreign_input_size_and_channels():
-    """A network for 8 x 8 colour images is embedded too."""
+    """A network for 8 x 8 color images is embedded too."""
     rng = np.random.default_rng(0)
     tensors = {"0.weight": rng.normal(size=(6, 192)), "2.weight": rng.normal(size=(3, 6)), "2.bias": rng.normal(size=3)}
     checkpoint = Checkpoint("rgb", {k: v.astype(np.float32) for k, v in tensors.items()}, {})

@@ -72,7 +72,7 @@ def test_order_of_the_manifest_is_no_help_when_all_tie():
     relevant = tasks[:, None] == tasks[None, :]
     order = rank_gallery(np.zeros((400, 400)))
     scores = ranking_metrics(order, relevant, ~np.eye(400, dtype=bool))
-    assert scores["precision_at_10"].mean() < 0.1  # chance is .05; a stable sort would favour the first task
+    assert scores["precision_at_10"].mean() < 0.1  # chance is .05; a stable sort would favor the first task
     assert not np.array_equal(order[0], np.arange(400))
 
 

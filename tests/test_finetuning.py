@@ -39,7 +39,7 @@ from wsrl.zoo.finetuning import (
 )
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.models import MLP, CNNFlatten
-from wsrl.zoo.stacked import initialise
+from wsrl.zoo.stacked import initialize
 from wsrl.zoo.tasks import Task
 
 SMALL = MLP("relu", widths=(6,))
@@ -77,7 +77,7 @@ def test_parts_of_a_task_are_disjoint(bank):
 
 @pytest.mark.parametrize("model", [SMALL, NORMED])
 def test_features_and_last_layer_make_the_logits(model, bank):
-    variables = initialise(model, 8, 1, 1.0)
+    variables = initialize(model, 8, 1, 1.0)
     kernel, bias = np.ones((6, 5), np.float32) * np.arange(5, dtype=np.float32), np.arange(5, dtype=np.float32)
     other = with_head(variables, kernel, bias)
     features = read_features(model, variables, inputs(bank))
@@ -112,7 +112,7 @@ def test_head_of_few_images_is_not_surer_than_it_should_be():
 
 
 def test_adapted_statistics_are_those_of_the_images(bank):
-    variables = initialise(NORMED, 8, 1, 1.0)
+    variables = initialize(NORMED, 8, 1, 1.0)
     once = adapt_statistics(NORMED, variables, inputs(bank))
     twice = adapt_statistics(NORMED, once, inputs(bank))
     assert MOMENTUM < 1
@@ -126,7 +126,7 @@ def test_adapted_statistics_are_those_of_the_images(bank):
 
 def test_fine_tuning_learns_and_does_not_depend_on_the_stack(bank, tuner):
     data = split_task(bank, "rows", seed=0)
-    starts = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
+    starts = [initialize(SMALL, 8, seed, 1.0) for seed in range(3)]
     curves = tuner.fine_tune(SMALL, starts, data, (1e-3, 1e-2), (0, 50), seed=0, ridge_head=False)
     assert curves.test.shape == (3, 2, 2)
     assert curves.test[:, 1, 1].mean() > curves.test[:, 1, 0].mean() + 0.3
@@ -136,14 +136,14 @@ def test_fine_tuning_learns_and_does_not_depend_on_the_stack(bank, tuner):
 
 
 def test_features_are_those_of_the_images_asked_for(bank, tuner):
-    variables = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
+    variables = [initialize(SMALL, 8, seed, 1.0) for seed in range(3)]
     few, _ = tuner.features(SMALL, variables, np.arange(70))
     assert few.shape == (3, 70, 6)
     np.testing.assert_allclose(few[2], read_features(SMALL, variables[2], inputs(bank, 70)), atol=1e-5)
 
 
 def test_linear_probes_are_ridge_heads_that_are_not_trained(bank, tuner):
-    starts = [initialise(NORMED, 8, seed, 1.0) for seed in range(3)]
+    starts = [initialize(NORMED, 8, seed, 1.0) for seed in range(3)]
     data = split_task(bank, "rows", seed=0)
     found = tuner.linear_probe(NORMED, starts, data.train, data.test)
     fitted = tuner.fine_tune(NORMED, starts, data, (1e-3,), (0,), seed=0)
@@ -152,7 +152,7 @@ def test_linear_probes_are_ridge_heads_that_are_not_trained(bank, tuner):
 
 def test_ridge_head_starts_ahead(bank, tuner):
     data = split_task(bank, "rows", seed=0)
-    starts = [initialise(NORMED, 8, seed, 1.0) for seed in range(2)]
+    starts = [initialize(NORMED, 8, seed, 1.0) for seed in range(2)]
     fitted = tuner.fine_tune(NORMED, starts, data, (1e-3,), (0,), seed=0)
     plain = tuner.fine_tune(NORMED, starts, data, (1e-3,), (0,), seed=0, ridge_head=False)
     assert fitted.test.mean() > plain.test.mean() + 0.3
@@ -247,12 +247,12 @@ def test_architecture_is_found_by_its_shapes():
     model = MAIN["mlp"].variants[1]
     zoo = ConfigDict({"catalogue": "main", "image_size": 16, "num_classes": 5})
     own = record(activation="tanh")
-    assert find_architecture(own, initialise(model, 16, 0, 1.0), zoo) == model
+    assert find_architecture(own, initialize(model, 16, 0, 1.0), zoo) == model
     wider = model.clone(num_classes=7)
     zoo.num_classes = 7
-    assert find_architecture(own, initialise(wider, 16, 0, 1.0), zoo) == wider
+    assert find_architecture(own, initialize(wider, 16, 0, 1.0), zoo) == wider
     with pytest.raises(InputError, match="no architecture"):
-        find_architecture(own, initialise(SMALL, 16, 0, 1.0), zoo)
+        find_architecture(own, initialize(SMALL, 16, 0, 1.0), zoo)
 
 
 def fake(accuracy, search=0.0):
@@ -288,7 +288,7 @@ def test_summary():
 
 def test_measure_compares_every_start(bank, tuner):
     records = [record(name, task="other") for name in "abc"]
-    starts = [initialise(SMALL, 8, seed, 1.0) for seed in range(3)]
+    starts = [initialize(SMALL, 8, seed, 1.0) for seed in range(3)]
     tasks_of = {name: {"other"} for name in "abc"}
     models = Models(records, [SMALL] * 3, starts, [], tasks_of, [None], [])  # pyright: ignore[reportArgumentType]
     data = split_task(bank, "rows", seed=0)

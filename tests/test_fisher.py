@@ -113,8 +113,8 @@ def embed(params, swept, class_map):
     return NOISY.apply({"params": params}, swept, class_map, method="embed")
 
 
-def neighbours(params, noisy, label, maps):
-    """Share of the networks of unseen tasks whose nearest neighbour has the same label."""
+def neighbors(params, noisy, label, maps):
+    """Share of the networks of unseen tasks whose nearest neighbor has the same label."""
     vectors = np.asarray(embed(params, noisy[0].at(slice(len(SEEN), None)), maps))
     similarity = vectors @ vectors.T
     np.fill_diagonal(similarity, -np.inf)
@@ -126,14 +126,14 @@ def test_classes_that_were_never_seen_are_told_apart_far_better_than_at_first(no
     fitted = fit_readout(NOISY, initial, swept, examples, SEEN, shrinkage=1.0)
     task, orders = examples.task[len(SEEN) :], examples.class_order[len(SEEN) :]
     whole = np.tile(np.eye(6, dtype=np.float32), (len(task), 1, 1))
-    assert neighbours(initial, noisy, task, whole) < 0.5
-    assert neighbours(fitted, noisy, task, whole) > 0.9
+    assert neighbors(initial, noisy, task, whole) < 0.5
+    assert neighbors(fitted, noisy, task, whole) > 0.9
     # so are tasks of merged and left out classes, two of each task
     rng, turn = np.random.default_rng(5), np.arange(len(task)) % 2
     drawn = [draw_class_map(5, 1.0, 1.0, rng) for _ in range(2)]
     maps = np.stack([class_map_array(drawn[t], order, 6) for t, order in zip(turn, orders, strict=True)])
-    assert neighbours(initial, noisy, 2 * task + turn, maps) < 0.5
-    assert neighbours(fitted, noisy, 2 * task + turn, maps) > 0.7
+    assert neighbors(initial, noisy, 2 * task + turn, maps) < 0.5
+    assert neighbors(fitted, noisy, 2 * task + turn, maps) > 0.7
 
 
 def test_only_the_read_out_of_responses_changes_and_again_in_the_same_way(noisy, initial, monkeypatch):

@@ -26,11 +26,11 @@ def misbehave(monkeypatch, tmp_path, read):
 
 
 def refuse(path):
-    raise CheckpointError(path, "broken", "mend it")
+    raise CheckpointError(path, "broken", "fix it")
 
 
 def break_lines(path):
-    raise CheckpointError(path, "broken\nbadly", "mend it")
+    raise CheckpointError(path, "broken\nbadly", "fix it")
 
 
 def crash(path):
@@ -47,7 +47,7 @@ def wait(path):
 
 def waste(path):
     np.zeros(100 << 20, np.uint8)
-    raise CheckpointError(path, "broken", "mend it")
+    raise CheckpointError(path, "broken", "fix it")
 
 
 def give_integers(path):
@@ -66,7 +66,7 @@ def give_integers(path):
         (give_integers, "is of int64"),
     ],
 )
-def test_misbehaviour_is_told(monkeypatch, tmp_path, read, failure):
+def test_misbehavior_is_told(monkeypatch, tmp_path, read, failure):
     import tracemalloc
 
     monkeypatch.setattr(fuzz, "SECONDS", 1)

@@ -67,7 +67,7 @@ def test_a_pipe_gets_a_line_a_row_however_wide(folder, solved, capsys, monkeypat
     assert "{" not in out
 
 
-def test_a_terminal_gets_its_width_and_colours(folder, capsys, monkeypatch):
+def test_a_terminal_gets_its_width_and_colors(folder, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     claim = claims.bert()

@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on(tiny: Tiny):
 
 def test_results_have_the_promised_structure(tiny: Tiny):
     results = tiny.results
-    for form in ("retrieval", "retrieval_neighbourhoods", "retrieval_shared_order"):
+    for form in ("retrieval", "retrieval_neighborhoods", "retrieval_shared_order"):
         assert set(results[form]) == METHODS
         for halves in results[form].values():
             assert set(halves) == {"seen", "unseen"}
@@ -275,7 +275,7 @@ def test_tables_are_made_from_a_finished_run(tiny: Tiny, name: str, monkeypatch:
     module = importlib.import_module(f"experiments.tables.{name}")
     if name == "ablations":
         labels = ("the encoder that ships", "first-order read-out", "inputs of noise (one encoder seed)")
-        labels += ("embeddings centred within each architecture of the gallery", "searched by neighbourhoods of 5")
+        labels += ("embeddings centered within each architecture of the gallery", "searched by neighborhoods of 5")
         labels += ("trained at all widths, networks of width 256 ask",)  # there are none
         labels += ("only relatives are positives", "one state a neuron in place of a map (one encoder seed)")
         changes = [change for change in module.CHANGES if change.label in labels]

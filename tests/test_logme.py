@@ -17,7 +17,7 @@ def draw(seed, n, dim, informative):
 
 
 def brute_force(features, labels):
-    """Maximises the density of the targets, a normal one, over alpha and beta from many starts."""
+    """Maximizes the density of the targets, a normal one, over alpha and beta from many starts."""
     n = len(features)
     best = []
     for label in np.unique(labels):

@@ -106,11 +106,11 @@ def test_their_class_gradients_are_those_of_flax(pooled):
     batch, apply = pooled
     found = np.asarray(jax.jit(class_gradients)(batch, IMAGES.reshape(2, 2, SIZE, SIZE, 2)))
 
-    def centred(image):
+    def centered(image):
         logits = apply(image[None])[0]
         return logits - logits.mean()
 
-    expected = np.asarray(jax.jit(lambda images: jax.vmap(jax.jacrev(centred))(images).mean(0))(IMAGES))
+    expected = np.asarray(jax.jit(lambda images: jax.vmap(jax.jacrev(centered))(images).mean(0))(IMAGES))
     expected = np.moveaxis(expected, -1, 1).reshape(CLASSES, -1)  # one row a channel and pixel
     for own in found[:2, :CLASSES]:
         np.testing.assert_allclose(own, expected, atol=1e-5 * np.abs(expected).max())

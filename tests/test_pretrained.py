@@ -55,7 +55,7 @@ def test_its_start_score_fits(pretrained):
     assert score.weights[-1] > 0  # and nearer models
 
 
-def test_labelled_examples_get_a_vector(pretrained):
+def test_labeled_examples_get_a_vector(pretrained):
     encoder, params = pretrained
     module, dataset_params = load_dataset_encoder(PRETRAINED, encoder, params)
     rng = np.random.default_rng(0)

@@ -114,9 +114,9 @@ def test_merged_classes_have_the_sum_of_probabilities_and_the_mean_of_templates(
     sums = np.stack([probability[:, :2].sum(1), probability[:, 2], probability[:, 3]], 1)
     means = np.stack([templates[:, :2].mean(1), templates[:, 2], templates[:, 3]], 1)
     for part, expected in ((found[:, :3, :PROBES], sums), (found[:, :3, PROBES:], means)):
-        centred = expected - expected.mean(1, keepdims=True)
-        scale = np.sqrt(np.square(centred).mean((1, 2), keepdims=True))
-        np.testing.assert_allclose(part, centred / scale, atol=1e-4)
+        centered = expected - expected.mean(1, keepdims=True)
+        scale = np.sqrt(np.square(centered).mean((1, 2), keepdims=True))
+        np.testing.assert_allclose(part, centered / scale, atol=1e-4)
 
 
 def test_how_sure_a_network_is_does_not_count():

@@ -248,4 +248,4 @@ def test_refuses_bad_arguments(tmp_path, capsys):
         assert main(arguments) == 1, arguments
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1
-    assert read_npz(path).labelled and not list(tmp_path.glob("tables*"))
+    assert read_npz(path).labeled and not list(tmp_path.glob("tables*"))

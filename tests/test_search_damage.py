@@ -89,7 +89,7 @@ def refused(directory: Path, expected) -> bool:
         found = answers(directory)
     except InputError as error:
         assert str(error).count("\n") == 0 and str(directory) in str(error)
-        assert "build it again" in error.mend or "index" in error.mend
+        assert "build it again" in error.fix or "index" in error.fix
         return True
     assert found == expected
     return False

@@ -11,8 +11,8 @@ def test_leaves_lie_over_one_another():
     assert len({image.tobytes() for image in images}) == 40
     greys = [len(np.unique(image)) for image in images]
     assert 3 < np.median(greys) <= 25  # a disc is of one grey
-    neighbours = np.mean(images[:, :, 1:] == images[:, :, :-1])
-    assert 0.5 < neighbours < 0.99  # areas and edges
+    neighbors = np.mean(images[:, :, 1:] == images[:, :, :-1])
+    assert 0.5 < neighbors < 0.99  # areas and edges
 
 
 def test_images_are_fixed_by_the_seed():

@@ -1,4 +1,4 @@
-"""Templates: gradients of the centred logits with respect to the input."""
+"""Templates: gradients of the centered logits with respect to the input."""
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ def expected_gradients(case, variables):
     """[classes, rows] by the Flax module."""
     model = MAIN[case[0]].variants[case[1]]
 
-    def centred(image):
+    def centered(image):
         logits = model.apply(variables, image[None])[0]
         return logits - logits.mean()
 
-    found = jax.jit(lambda images: jax.vmap(jax.jacrev(centred))(images).mean(0))(IMAGES)
+    found = jax.jit(lambda images: jax.vmap(jax.jacrev(centered))(images).mean(0))(IMAGES)
     return np.asarray(found).reshape(len(found), -1)
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrl.zoo.copies import KINDS, add_noise, copy_chunks, draw_copies, prune, quantise
+from wsrl.zoo.copies import KINDS, add_noise, copy_chunks, draw_copies, prune, quantize
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.recipes import Run
 
@@ -49,7 +49,7 @@ def test_copies_are_new_tensors_of_the_same_form(kind, seed, scale):
 @given(seeds, scales)
 def test_quantised_matrices_have_the_levels_of_int8(seed, scale):
     tensors = draw(seed, scale)
-    for name, copy in quantise(tensors).items():
+    for name, copy in quantize(tensors).items():
         if name in MATRICES and tensors[name].any():
             step = np.abs(tensors[name]).max() / 127
             levels = copy / step

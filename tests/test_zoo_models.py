@@ -8,7 +8,7 @@ import pytest
 
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.models import MLP, RNN, CNNGap, ResNet, SequenceTransformer, ViT, patch_convolution
-from wsrl.zoo.stacked import initialise
+from wsrl.zoo.stacked import initialize
 
 MODELS = [
     pytest.param(model, id=f"{catalogue}-{family}-{model.activation}")
@@ -52,7 +52,7 @@ def test_padding_is_one_pixel_on_each_side():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_variables_are_those_of_flax(model):
-    variables = initialise(model, 16, 0, 1.0)
+    variables = initialize(model, 16, 0, 1.0)
     image = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
     flax = {"batch_stats": {}} | dict(jax.eval_shape(model.init, jax.random.key(0), image))
     assert jax.tree.map(lambda leaf: leaf.shape, flax) == jax.tree.map(lambda leaf: leaf.shape, variables)
@@ -62,7 +62,7 @@ def test_variables_are_those_of_flax(model):
 @pytest.mark.parametrize("family", CATALOGUES["wide"])
 def test_logits_of_an_image_do_not_depend_on_the_others(family):
     model = CATALOGUES["wide"][family].train[0]
-    variables = initialise(model, 16, 0, 1.0)
+    variables = initialize(model, 16, 0, 1.0)
     x = np.random.default_rng(0).uniform(-1, 1, (3, 16, 16, 1)).astype(np.float32)
     apply = jax.jit(lambda x: model.apply(variables, x))
     logits = apply(x)
@@ -72,41 +72,41 @@ def test_logits_of_an_image_do_not_depend_on_the_others(family):
 
 def test_initial_kernels_have_the_deviation_of_flax():
     dense = MLP(widths=(200,))
-    ours = initialise(dense, 16, 0, 2.0)["params"]["Dense_0"]["kernel"]
+    ours = initialize(dense, 16, 0, 2.0)["params"]["Dense_0"]["kernel"]
     theirs = dense.init(jax.random.key(1), jnp.zeros((1, 16, 16, 1)))["params"]["Dense_0"]["kernel"]
     assert ours.std() == pytest.approx(2 * float(theirs.std()), rel=0.02)
-    block = initialise(ViT(widths=(64,), heads=4), 16, 0, 1.0)["params"]["TransformerBlock_0"]
+    block = initialize(ViT(widths=(64,), heads=4), 16, 0, 1.0)["params"]["TransformerBlock_0"]
     for name, projection in block["MultiHeadDotProductAttention_0"].items():
         assert projection["kernel"].std() == pytest.approx(0.125, rel=0.05), name
 
 
 def test_recurrent_kernels_are_orthogonal():
-    kernel = initialise(RNN(widths=(24,)), 16, 0, 2.0)["params"]["SimpleCell_0"]["h"]["kernel"]
+    kernel = initialize(RNN(widths=(24,)), 16, 0, 2.0)["params"]["SimpleCell_0"]["h"]["kernel"]
     np.testing.assert_allclose(kernel.T @ kernel, np.eye(24), atol=1e-5)
 
 
 def test_small_cnn_zoo():
-    variables = initialise(CNNGap(num_classes=10), 16, 0, 1.0)
+    variables = initialize(CNNGap(num_classes=10), 16, 0, 1.0)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == 4970
 
 
 def test_strides_follow_the_forward_pass():
     model = ResNet(widths=(8, 8, 16), block_strides=(2, 1, 2))
     assert model.conv_strides == (2, 1, 1, 2, 1, 2)
-    blocks = initialise(model, 16, 0, 1.0)["params"]
+    blocks = initialize(model, 16, 0, 1.0)["params"]
     assert [name for name in blocks["ResidualBlock_0"] if name.startswith("Conv")] == ["Conv_0", "Conv_1"]
     assert blocks["ResidualBlock_1"]["Conv_2"]["kernel"].shape == (1, 1, 8, 16)
 
 
 def test_attention_kernels_name_their_heads():
-    attention = initialise(ViT(), 16, 0, 1.0)["params"]["TransformerBlock_0"]
+    attention = initialize(ViT(), 16, 0, 1.0)["params"]["TransformerBlock_0"]
     shapes = {name: leaf["kernel"].shape for name, leaf in attention["MultiHeadDotProductAttention_0"].items()}
     assert shapes == {"query": (16, 2, 8), "key": (16, 2, 8), "value": (16, 2, 8), "out": (2, 8, 16)}
 
 
 def test_tokens_of_a_sequence_are_the_rows():
     model = SequenceTransformer()
-    variables = initialise(model, 16, 0, 1.0)
+    variables = initialize(model, 16, 0, 1.0)
     assert variables["params"]["Conv_0"]["kernel"].shape == (1, 16, 1, 16)
     assert variables["params"]["pos_embedding"].shape == (1, 16, 16)
     variables["params"]["pos_embedding"] = np.zeros((1, 16, 16), np.float32)
@@ -119,7 +119,7 @@ def test_tokens_of_a_sequence_are_the_rows():
 
 def test_dropout_keeps_the_mean():
     model = MLP(widths=(16,))
-    variables, x = initialise(model, 16, 0, 1.0), np.ones((1, 16, 16, 1), np.float32)
+    variables, x = initialize(model, 16, 0, 1.0), np.ones((1, 16, 16, 1), np.float32)
 
     @jax.jit
     @jax.vmap

@@ -17,7 +17,7 @@ from wsrl.zoo.families import CATALOGUES, Family
 from wsrl.zoo.manifest import read_manifest
 from wsrl.zoo.models import MLP, CNNFlatten
 from wsrl.zoo.recipes import draw_runs
-from wsrl.zoo.stacked import initialise, optimizer_update, train_model
+from wsrl.zoo.stacked import initialize, optimizer_update, train_model
 from wsrl.zoo.storage import read_checkpoints, read_variables
 from wsrl.zoo.tasks import draw_tasks
 from wsrl.zoo.training import make_chunks, train_zoo
@@ -197,7 +197,7 @@ def test_stacked_training_equals_training_alone(family, tmp_path):
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     stacked = list(training.train_chunk(chunk, tmp_path, config(), bank, jax.device_put(bank.images, replicated)))
     run = chunk.runs[-1]
-    variables = initialise(chunk.model, 8, run.seed, run.init_scale)
+    variables = initialize(chunk.model, 8, run.seed, run.init_scale)
     zeros = jax.tree.map(np.zeros_like, variables["params"])
     state = {"variables": variables, "first": zeros, "second": zeros, "step": np.int32(0)}
     rows, units = draw_batches(run, bank, 6, 8)
@@ -311,7 +311,7 @@ def test_copies_have_parents_and_measured_accuracies(larger):
     directory, _ = larger
     records = {record.id: record for record in read_manifest(directory)[0]}
     copies = [record for record in records.values() if record.get("copy")]
-    assert collections.Counter(record.get("copy") for record in copies) == {"quantised": 3, "pruned": 2, "noisy": 2}
+    assert collections.Counter(record.get("copy") for record in copies) == {"quantized": 3, "pruned": 2, "noisy": 2}
     runs, bank = small_zoo(**MORE)
     run_of = {run.id: run for run in runs}
     apply = jax.jit(lambda model, *inputs: model.apply(*inputs), static_argnums=0)

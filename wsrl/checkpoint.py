@@ -13,7 +13,7 @@ from wsrl.errors import InputError
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be used: names the file, the reason and the mend."""
+    """A checkpoint that cannot be used: names the file, the reason and the fix."""
 
 
 def one_line(error: Exception) -> str:

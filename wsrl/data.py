@@ -226,9 +226,9 @@ def _tfds(name: str, data_dir: str | None, max_images: int, rng: np.random.Gener
         )
     except (KeyError, ValueError, OSError, NotImplementedError, tfds.core.DatasetNotFoundError) as error:
         reason = str(error).strip("'\" \n").split("\n")[0]
-        mend = "check the name, and prepare the data set as array_record in data_dir"
+        fix = "check the name, and prepare the data set as array_record in data_dir"
         raise InputError(
-            name, f"TFDS finds no training split in {data_dir or 'its default'} ({reason})", mend
+            name, f"TFDS finds no training split in {data_dir or 'its default'} ({reason})", fix
         ) from error
     features = source.dataset_info.features
     if not {"image", "label"} <= set(features):

@@ -18,7 +18,7 @@ class WeightedLayer:
       layer: units, grid, links and activation.
       weights: one array [taps, fan_in, units] a link; None for an identity link.
       bias: [units].
-      gain: [units], after the normalisation of a layer norm; ones elsewhere.
+      gain: [units], after the normalization of a layer norm; ones elsewhere.
     """
 
     layer: Layer

@@ -27,15 +27,15 @@ def dead_leaves(count: int, rng: np.random.Generator) -> UInt8[np.ndarray, "coun
 def teacher_labels(images: UInt8[np.ndarray, "n size size"], rng: np.random.Generator) -> Int64[np.ndarray, "n"]:
     """Classes that a random network gives to images: smoothed pixels, random ReLU features, random linear outputs.
 
-    The outputs are standardised over the images, so that no class takes all of them.
+    The outputs are standardized over the images, so that no class takes all of them.
     """
     pixels = images.reshape(len(images), -1).astype(np.float64)
     size = images.shape[1]
     near = np.exp(-0.5 * (np.subtract.outer(np.arange(size), np.arange(size)) / (0.12 * size)) ** 2)
     weights = rng.normal(size=(size, size, TEACHER_FEATURES))
     weights = np.einsum("ya,xb,abf->yxf", near, near, weights).reshape(size * size, -1)
-    centred = pixels - pixels.mean(0)
-    features = centred @ weights
+    centered = pixels - pixels.mean(0)
+    features = centered @ weights
     features = np.maximum(features / features.std(0), 0)
     outputs = features @ rng.normal(size=(TEACHER_FEATURES, TEACHER_CLASSES))
     outputs = (outputs - outputs.mean(0)) / outputs.std(0)

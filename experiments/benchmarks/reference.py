@@ -19,7 +19,7 @@ from wsrl.network import Network
 from wsrl.wiring.layers import Layer, Link
 from wsrl.zoo.bank import ImageBank, draw_batches, run_arrays
 from wsrl.zoo.recipes import Config, Run
-from wsrl.zoo.stacked import initialise, train_model
+from wsrl.zoo.stacked import initialize, train_model
 from wsrl.zoo.training import Chunk
 
 
@@ -125,7 +125,7 @@ def one_program_a_model(chunk: Chunk, bank: ImageBank, config: Config) -> Callab
     model, program, images = chunk.model, jax.jit(train_model, static_argnums=0), jnp.asarray(bank.images)
 
     def train(run: Run) -> Any:
-        variables = initialise(model, config.image_size, run.seed, run.init_scale)
+        variables = initialize(model, config.image_size, run.seed, run.init_scale)
         zeros = jax.tree.map(np.zeros_like, variables["params"])
         state = {"variables": variables, "first": zeros, "second": zeros, "step": np.int32(0)}
         batches = draw_batches(run, bank, config.steps, config.batch_size)
@@ -150,7 +150,7 @@ def one_step_a_batch(chunk: Chunk, bank: ImageBank, config: Config) -> Callable[
     evaluate = jax.jit(lambda params, images: model.apply({"params": params}, images))
 
     def train(run: Run) -> Any:
-        params = initialise(model, config.image_size, run.seed, run.init_scale)["params"]
+        params = initialize(model, config.image_size, run.seed, run.init_scale)["params"]
         opt_state, key = optimizer.init(params), jax.random.key(run.seed)
         for i, (rows, labels) in enumerate(zip(*draw_batches(run, bank, config.steps, config.batch_size), strict=True)):
             images = normalize(bank.images[rows])[..., None]

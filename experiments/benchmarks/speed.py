@@ -5,7 +5,7 @@ python -m experiments.benchmarks.speed
 Four tables: networks a CPU second through the sweeps of an embedding, against each network's own jitted program and
 against the floor that the networks' own arithmetic sets; training steps of the encoder against the same sweep with
 one edge a weight and against the synchronous GNN; networks a second against the same floor; training of stacked models
-against training them one after another. Networks are freshly initialised. Times are medians over rounds in which the
+against training them one after another. Networks are freshly initialized. Times are medians over rounds in which the
 methods take turns, after a round that compiles.
 """
 
@@ -54,7 +54,7 @@ from wsrl.zoo.bank import image_bank
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.models import Classifier, CNNGap
 from wsrl.zoo.recipes import Config, draw_runs
-from wsrl.zoo.stacked import initialise
+from wsrl.zoo.stacked import initialize
 from wsrl.zoo.tasks import draw_tasks
 from wsrl.zoo.training import Chunk, train_chunk
 
@@ -133,8 +133,8 @@ def matrix_product() -> tuple[Callable[[], Any], int]:
 
 
 def fresh_network(model: Classifier, seed: int, image_size: int = 16) -> Network:
-    """Canonical form of a freshly initialised model of the zoo, by way of its checkpoint."""
-    flat = flax.traverse_util.flatten_dict(initialise(model, image_size, seed, 1.0), sep="/")
+    """Canonical form of a freshly initialized model of the zoo, by way of its checkpoint."""
+    flat = flax.traverse_util.flatten_dict(initialize(model, image_size, seed, 1.0), sep="/")
     tensors = {name: array for name, array in flat.items() if isinstance(array, np.ndarray)}
     shape = (image_size, image_size, 1)
     hints = {"activation": model.activation, "input_shape": shape, "strides": model.conv_strides, "heads": model.heads}

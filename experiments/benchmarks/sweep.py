@@ -15,7 +15,7 @@ from wsrl.encoder.dense_sweep import Inputs, sweep_network
 from wsrl.graph.tiles import to_graph
 from wsrl.network import Network
 from wsrl.zoo.models import Classifier
-from wsrl.zoo.stacked import initialise
+from wsrl.zoo.stacked import initialize
 
 COLUMNS = ("forward", "plain", "ratio", "floor", "distance", "with templates", "floor", "distance", "GFLOP/s")
 
@@ -60,7 +60,7 @@ def sweep_speeds(
     images = np.random.default_rng(0).standard_normal((probes, image_size, image_size, 1), np.float32)
     pulled, others = Inputs(images[:gradient_probes]), Inputs(images[gradient_probes:])
     dense = [dense_network(to_graph(network, 16)) for network in networks]
-    variables = [initialise(model, image_size, seed, 1.0) for seed in range(len(networks))]
+    variables = [initialize(model, image_size, seed, 1.0) for seed in range(len(networks))]
     apply, size = jax.jit(model.apply), 1024
     square = np.random.default_rng(0).standard_normal((size, size), np.float32)
     with threadpool_limits(1, "blas"):

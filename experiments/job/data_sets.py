@@ -1,4 +1,4 @@
-"""The stage of the main job that fits data-set encoders, by which a zoo is asked with labelled examples."""
+"""The stage of the main job that fits data-set encoders, by which a zoo is asked with labeled examples."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -52,19 +52,19 @@ def make_examples(records: Sequence[Record]) -> Examples:
 
 
 def validation_score(
-    records: Sequence[Record], indices: Int[np.ndarray, "_"], neighbours: int = 0
+    records: Sequence[Record], indices: Int[np.ndarray, "_"], neighbors: int = 0
 ) -> Callable[[Float[np.ndarray, "n dim"]], float]:
     """Returns the score that chooses among steps: mAP on validation tasks, within and across architectures.
 
     Args:
       records: of all models, whose embeddings the score takes.
       indices: of the validation models, which are queries and gallery.
-      neighbours: see `query_scores`.
+      neighbors: see `query_scores`.
     """
     relevance = Relevance.of([records[i] for i in indices])
 
     def score(embeddings: np.ndarray) -> float:
-        scores = query_scores(embeddings[indices], relevance, neighbours=neighbours)
+        scores = query_scores(embeddings[indices], relevance, neighbors=neighbors)
         maps = [scores[gallery]["map"] for gallery in ("same", "cross")]
         finite = [values[np.isfinite(values)] for values in maps]
         return float(np.mean([values.mean() for values in finite if len(values)] or [0.0]))

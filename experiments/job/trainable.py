@@ -18,7 +18,7 @@ from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.load import load_networks
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.models import Classifier
-from wsrl.zoo.stacked import Tree, initialise
+from wsrl.zoo.stacked import Tree, initialize
 
 
 @dataclass(frozen=True)
@@ -103,4 +103,4 @@ def find_architecture(record: Record, variables: Tree, zoo: Config) -> Classifie
 
 @functools.cache
 def _shapes(model: Classifier, image_size: int) -> Tree:
-    return jax.tree.map(np.shape, initialise(model, image_size, 0, 1.0)["params"])
+    return jax.tree.map(np.shape, initialize(model, image_size, 0, 1.0)["params"])

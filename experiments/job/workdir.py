@@ -40,8 +40,8 @@ def read_config(workdir: Path) -> Config:
     try:
         return ml_collections.ConfigDict(json.loads((workdir / CONFIG).read_bytes()))
     except (OSError, ValueError) as error:
-        mend = "run experiments.main with this --workdir first"
-        raise InputError(workdir, f"holds no run ({error})", mend) from error
+        fix = "run experiments.main with this --workdir first"
+        raise InputError(workdir, f"holds no run ({error})", fix) from error
 
 
 def zoo_directory(config: Config, workdir: Path) -> Path:

@@ -250,7 +250,7 @@ def mutate(random: Random, source: Path, folder: Path) -> Path:
 
     Args:
       random: decides on the damage.
-      source: a file, whose neighbours are copied too, or a folder.
+      source: a file, whose neighbors are copied too, or a folder.
       folder: where the copy goes; does not exist yet.
 
     Returns:

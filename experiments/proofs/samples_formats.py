@@ -151,7 +151,7 @@ def onnx_model(tensors, nodes, inputs=(("x", ["batch", 4]),), outputs=(("y", ["b
 
 @sample("onnx")
 def onnx_file(folder):
-    """Two dense layers: float16 numbers in int32_data, a Constant, and a quantised matrix."""
+    """Two dense layers: float16 numbers in int32_data, a Constant, and a quantized matrix."""
     a = arrays()
     half = a["dense/bias"].astype(np.float16)
     tensors = {

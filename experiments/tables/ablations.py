@@ -55,8 +55,8 @@ class Change:
       settings: of the section `encoder` that differ.
       keep: which training networks are used, by their records; None for all.
       tasks: share of the training tasks that are used.
-      centre: embeddings are centred: "all" together, or those of each "architecture", which needs no labels.
-      neighbours: search is by neighbourhoods of so many; see `wsrl.search.query_expansion`.
+      centre: embeddings are centered: "all" together, or those of each "architecture", which needs no labels.
+      neighbors: search is by neighborhoods of so many; see `wsrl.search.query_expansion`.
       sweeps: a change that the zoo is swept again with, for the first encoder seed only; see `resweep`.
       asking: which unseen networks are queries, by their records; None for all. The gallery holds all.
       first_order: the read-out knows of each input only how evenly a network's answer spreads over the classes.
@@ -68,7 +68,7 @@ class Change:
     keep: Callable[[Any], bool] | None = None
     tasks: float = 1.0
     centre: str = ""
-    neighbours: int = 0
+    neighbors: int = 0
     sweeps: str = ""
     asking: Callable[[Any], bool] | None = None
     first_order: bool = False
@@ -77,7 +77,7 @@ class Change:
     @property
     def of_search(self) -> bool:
         """Whether the encoder stays that of the first row."""
-        return bool(self.centre or self.neighbours or (self.asking and not self.keep))
+        return bool(self.centre or self.neighbors or (self.asking and not self.keep))
 
 
 def narrow(record: Any) -> bool:
@@ -119,12 +119,12 @@ CHANGES = (
     Change("trained at widths up to 16", {"steps": 0}, keep=narrow),
     Change("the same, networks of width 256 ask", {"steps": 0}, keep=narrow, asking=wide),
     Change("trained at all widths, networks of width 256 ask", asking=wide),
-    Change("embeddings centred, against hubs", centre="all"),
-    Change("embeddings centred within each architecture of the gallery", centre="architecture"),
-    Change("searched by neighbourhoods of 5", neighbours=5),
-    Change("searched by neighbourhoods of 10", neighbours=10),
-    Change("searched by neighbourhoods of 20 (as wsrl searches)", neighbours=20),
-    Change("searched by neighbourhoods of 40", neighbours=40),
+    Change("embeddings centered, against hubs", centre="all"),
+    Change("embeddings centered within each architecture of the gallery", centre="architecture"),
+    Change("searched by neighborhoods of 5", neighbors=5),
+    Change("searched by neighborhoods of 10", neighbors=10),
+    Change("searched by neighborhoods of 20 (as wsrl searches)", neighbors=20),
+    Change("searched by neighborhoods of 40", neighbors=40),
     Change("only relatives are positives", {"steps": 0}, relatives=True),
     Change("one state a neuron in place of a map (one encoder seed)", {"steps": 0}, sweeps=NO_MAPS),
     Change(f"{COUNT} synchronous rounds in place of a sweep (one encoder seed)", {"steps": 0}, sweeps=ROUNDS),
@@ -196,11 +196,11 @@ def table(run: FinishedRun) -> list[Row]:
         seeds = 1 if change.sweeps else len(run.swept)
         found = [embeddings(run, change, seed) for seed in range(seeds)]
         if change.centre:
-            found = [_centred(run, own, (unseen, validation), change.centre) for own in found]
+            found = [_centered(run, own, (unseen, validation), change.centre) for own in found]
         queried = [own[unseen] for own in found]
-        validate = validation_score(run.records, validation, change.neighbours)
+        validate = validation_score(run.records, validation, change.neighbors)
         asking = np.array([change.asking(record) for record in tested]) if change.asking else None
-        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed, change.neighbours, asking)
+        scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed, change.neighbors, asking)
         rows.append(
             {
                 "change": change.label,
@@ -215,8 +215,8 @@ def table(run: FinishedRun) -> list[Row]:
     return rows
 
 
-def _centred(run: FinishedRun, embedding: np.ndarray, parts: Sequence[np.ndarray], centre: str) -> np.ndarray:
-    """Embeddings, those of each part centred together or by architecture."""
+def _centered(run: FinishedRun, embedding: np.ndarray, parts: Sequence[np.ndarray], centre: str) -> np.ndarray:
+    """Embeddings, those of each part centered together or by architecture."""
     moved = embedding.copy()
     for places in parts:
         group = labels([run.records[i].architecture for i in places]) if centre == "architecture" else None

@@ -6,7 +6,7 @@ Kendall's tau between predicted and measured accuracy of the test models of a fi
 tasks that its encoders were trained on and for the unseen ones. Writes `tables/accuracy.csv` and `.svg` into the
 folder. Rows:
 
-    wsrl                         the encoders' predicted accuracy, half-way to that of a model's neighbours among the
+    wsrl                         the encoders' predicted accuracy, half-way to that of a model's neighbors among the
                                  test models
     wsrl, models alone           the encoders' predicted accuracy
     weight statistics            boosted trees on statistics of each layer's weights (Unterthiner et al. 2020)

@@ -1,4 +1,4 @@
-"""A gallery of models as the encoders of a run see it, and the two ways to ask it with labelled examples."""
+"""A gallery of models as the encoders of a run see it, and the two ways to ask it with labeled examples."""
 
 import time
 from collections.abc import Sequence
@@ -79,7 +79,7 @@ def ask_by_examples(encoded: Sequence[Encoded], candidates: Int[np.ndarray, "can
     """Asks with the vector that the data-set encoder gives the examples."""
     for own in encoded:
         data_query(images, own.directory, own.embedder.encoder, own.params)  # compiles what is timed next
-    around = [_neighbourhoods(own, candidates) for own in encoded]
+    around = [_neighborhoods(own, candidates) for own in encoded]
     started = time.perf_counter()
     queries = [data_query(images, own.directory, own.embedder.encoder, own.params) for own in encoded]
     similarities, orders = _search(around, queries, candidates)
@@ -90,7 +90,7 @@ def ask_by_probes(
     encoded: Sequence[Encoded], candidates: Int[np.ndarray, "candidates"], images: ImageSet, seed: int
 ) -> Asked:
     """Asks with the embeddings of probe models that are trained on the examples; a first call compiles."""
-    around = [_neighbourhoods(own, candidates) for own in encoded]
+    around = [_neighborhoods(own, candidates) for own in encoded]
     started = time.perf_counter()
     probes = train_probes(images, seed)
     training = time.perf_counter() - started
@@ -100,7 +100,7 @@ def ask_by_probes(
     return Asked(queries, similarities, orders, training + (time.perf_counter() - started) / len(encoded))
 
 
-def _neighbourhoods(own: Encoded, candidates: np.ndarray) -> QueryExpansion:
+def _neighborhoods(own: Encoded, candidates: np.ndarray) -> QueryExpansion:
     """Of the candidates alone; made once a gallery, so no part of a query's seconds."""
     return QueryExpansion.build(own.vectors[candidates], [own.kinds[place] for place in candidates])
 

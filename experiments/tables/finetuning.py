@@ -5,7 +5,7 @@
 Every unseen task of a run of the main job that has enough held-out images to tell models apart picks models from a
 gallery of its zoo, none of them trained on the task, and fine-tunes them. Writes `tables/finetuning.csv` and `.svg`
 into the folder; what a task measured is kept in `finetuning/`, so that an interrupted run goes on. With `--examples`
-a task has so many labelled images to choose, to train and to validate by; `--encoder` names one to use in place of the
+a task has so many labeled images to choose, to train and to validate by; `--encoder` names one to use in place of the
 run's. Files are named after both. With `--split=validation` validation tasks pick, none of the test models among them:
 by these, choices are made. Starts:
 
@@ -14,7 +14,7 @@ by these, choices are made. Starts:
     retrieved, LogME     of the 20 nearest by the data-set encoder, the highest LogME
     predicted            the highest start score, which is told from the weights and the data-set encoder's vector
     predicted, LogME     of the 20 highest start scores, the highest LogME
-    scratch              the architecture of the predicted model, initialised as usual
+    scratch              the architecture of the predicted model, initialized as usual
     scratch, ridge head  the same, its head fitted as the heads of pretrained models are
     random pick          any model
     largest              the most parameters
@@ -64,7 +64,7 @@ from wsrl.report.tables import Row, print_table, write_table
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.finetuning import BATCH, HEAD_IMAGES, SCHEDULE, Curves, FineTuner, TaskData, split_task
 from wsrl.zoo.models import Classifier
-from wsrl.zoo.stacked import initialise
+from wsrl.zoo.stacked import initialize
 from wsrl.zoo.tasks import Task, load_tasks
 
 RECORDED = (0, 5, 10, 20, 35, 50, 75, 100, 150, 200, SCHEDULE)  # steps
@@ -139,7 +139,7 @@ def fine_tune_scratch(
     for name, ridge_head in (("scratch", False), ("scratch, ridge head", True)):
         trained = {}
         for model in set(architectures):
-            fresh = [initialise(model, size, seed, init_scale=1.0)]
+            fresh = [initialize(model, size, seed, init_scale=1.0)]
             curves = tuner.fine_tune(model, fresh, data, RATES, RECORDED, seed, ridge_head)
             trained[model] = {**best_rates(curves, RATES, RECORDED)[0], "search_seconds": 0.0, "model": ""}
         found[name] = [trained[model] for model in architectures]
@@ -280,7 +280,7 @@ def make_table(args: argparse.Namespace) -> None:
     note = NOTE.format(
         tasks=len(measured),
         models=len(models.records),
-        known=f"{args.examples} labelled images" if args.examples else "all their training images",
+        known=f"{args.examples} labeled images" if args.examples else "all their training images",
         head=HEAD_IMAGES,
         batch=BATCH,
         rates=", ".join(f"{rate:g}" for rate in RATES),
@@ -294,7 +294,7 @@ def make_table(args: argparse.Namespace) -> None:
     )
     name, title = NAME, TITLE
     if args.examples:
-        name, title = f"{NAME}-{args.examples}", f"{TITLE}; {args.examples} labelled images a task"
+        name, title = f"{NAME}-{args.examples}", f"{TITLE}; {args.examples} labeled images a task"
     if args.encoder:
         name, title = f"{name}-{Path(args.encoder).name}", f"{title}; the encoder {args.encoder}"
     if args.split != "test":
@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tables.finetuning", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
-    parser.add_argument("--examples", metavar="N", type=int, help="labelled images of a task (default all)")
+    parser.add_argument("--examples", metavar="N", type=int, help="labeled images of a task (default all)")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks pick")
     parser.add_argument("--tasks", metavar="N", type=int, default=16, help="unseen tasks at most")
     parser.add_argument("--held-out", metavar="N", type=int, default=100, help="images of an unseen task, at least")

@@ -33,7 +33,7 @@ from wsrl.signature.weights_vector import sign
 from wsrl.symmetry import random_symmetry
 from wsrl.wiring.infer import infer_wiring as infer_program
 from wsrl.wiring.infer_wiring import infer_wiring
-from wsrl.zoo.copies import add_noise, prune, quantise
+from wsrl.zoo.copies import add_noise, prune, quantize
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record
 
@@ -89,7 +89,7 @@ CHANGES: dict[str, Callable[[Checkpoint, np.random.Generator], Checkpoint]] = {
     "hidden units permuted and rescaled": permuted,
     "names and layout of PyTorch": _of_tensors(as_pytorch),
     "float16": _of_tensors(lambda tensors: {n: t.astype(np.float16).astype(np.float32) for n, t in tensors.items()}),
-    "int8": _of_tensors(quantise),
+    "int8": _of_tensors(quantize),
     "four bits": _of_tensors(four_bits),
     "noise of 1 %": _of_tensors(add_noise),
     "half of the weights pruned": _of_tensors(prune),

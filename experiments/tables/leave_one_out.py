@@ -48,7 +48,7 @@ TABLES = {
         "Leave one data set out",
         "The read-out is fitted without the networks of tasks on a data set, of mixtures and teachers that contain it, "
         "and of their lineages; queries are the networks of these tasks, the gallery holds them and all networks of "
-        "unseen tasks. The encoder's inputs stay: some are unlabelled images of the data set. " + COLUMNS,
+        "unseen tasks. The encoder's inputs stay: some are unlabeled images of the data set. " + COLUMNS,
     ),
 }
 
@@ -166,8 +166,8 @@ def make_tables(workdir: Path, resamples: int, seed: int) -> None:
             print(f"{name}: no table, nothing could be left out", file=sys.stderr)
             continue
         title, note = TABLES[name]
-        labelled = [{**row, "fold": f"{row['without']}, {row['gallery']}"} for row in rows]
-        figure = bar_figure(labelled, "fold", [f"mAP {fit}" for fit in FITS], "mAP")
+        labeled = [{**row, "fold": f"{row['without']}, {row['gallery']}"} for row in rows]
+        figure = bar_figure(labeled, "fold", [f"mAP {fit}" for fit in FITS], "mAP")
         write_table(workdir, name, title, note, rows, figure)
         print_table(rows)
 

@@ -39,7 +39,7 @@ from wsrl.zoo.tasks import load_tasks
 RESAMPLES = 1000  # of the bootstrap
 NAME = "oracle"
 SHOWN = {"P@1": "precision_at_1", "mAP": "map"}
-SEARCHES = {"": 0, ", neighbourhoods": NEIGHBORS}  # by cosines and by neighbourhoods
+SEARCHES = {"": 0, ", neighborhoods": NEIGHBORS}  # by cosines and by neighborhoods
 NOTE = (
     "Unseen tasks, the same queries and galleries. The oracle compares predictions on {images} held-out images of the "
     "query's task, on which it runs every model; the encoder never sees an image of the task. Brackets: 95 % intervals."
@@ -47,7 +47,7 @@ NOTE = (
 
 
 def task_images(run: FinishedRun, count: int) -> tuple[list[str], np.ndarray]:
-    """The unseen tasks, and `count` held-out images of each: [tasks, count, size, size, 1], normalised."""
+    """The unseen tasks, and `count` held-out images of each: [tasks, count, size, size, 1], normalized."""
     sets, tasks = load_tasks(run.config.zoo, run.config.seed)
     bank = image_bank(sets, tasks, run.config.zoo.test_images)
     names = sorted({run.records[i].task for i in run.unseen})
@@ -70,7 +70,7 @@ def responses(run: FinishedRun, images: np.ndarray) -> Swept:
 
 
 def oracle_scores(
-    run: FinishedRun, names: Sequence[str], swept: Swept, relevance: Relevance, neighbours: int = 0
+    run: FinishedRun, names: Sequence[str], swept: Swept, relevance: Relevance, neighbors: int = 0
 ) -> dict:
     """Scores of the oracle, as `query_scores` gives them."""
     tasks = np.array([run.records[i].task for i in run.unseen])
@@ -88,8 +88,8 @@ def oracle_scores(
         vectors = np.asarray(answer(logits))
         queries = np.flatnonzero(tasks == name)
         blocks: Iterable[tuple[np.ndarray, np.ndarray]]
-        if neighbours:
-            blocks = neighborhood_blocks(vectors, relevance, neighbors=neighbours, queries=queries)
+        if neighbors:
+            blocks = neighborhood_blocks(vectors, relevance, neighbors=neighbors, queries=queries)
         else:
             blocks = [(queries, rank_gallery(cosine_similarity(vectors[queries], vectors)))]
         for asked, order in blocks:
@@ -102,7 +102,7 @@ def oracle_scores(
 
 
 def table(run: FinishedRun, images: int) -> list[Row]:
-    """Rows of the encoder, the oracle and their ratios, searched by cosines and by neighbourhoods."""
+    """Rows of the encoder, the oracle and their ratios, searched by cosines and by neighborhoods."""
     names, drawn = task_images(run, images)
     swept = responses(run, drawn)
     relevance = Relevance.of([run.records[i] for i in run.unseen])
@@ -112,9 +112,9 @@ def table(run: FinishedRun, images: int) -> list[Row]:
         for (encoder, params), own in zip(run.encoders, unseen, strict=True)
     ]
     scores: dict[str, list[dict]] = {}
-    for how, neighbours in SEARCHES.items():
-        scores[f"oracle{how}"] = [oracle_scores(run, names, swept, relevance, neighbours)]
-        scores[f"wsrl{how}"] = [query_scores(own, relevance, neighbours=neighbours) for own in vectors]
+    for how, neighbors in SEARCHES.items():
+        scores[f"oracle{how}"] = [oracle_scores(run, names, swept, relevance, neighbors)]
+        scores[f"wsrl{how}"] = [query_scores(own, relevance, neighbors=neighbors) for own in vectors]
     rows: list[Row] = []
     for gallery in ("same", "cross"):
         answered = np.isfinite(scores["oracle"][0][gallery]["map"])

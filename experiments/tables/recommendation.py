@@ -1,13 +1,13 @@
-"""How well labelled examples of unseen tasks find models of these tasks.
+"""How well labeled examples of unseen tasks find models of these tasks.
 
     python -m experiments.tables.recommendation --workdir=runs/zoo [--examples=50,200] [--draws=1] [--seed=0]
 
-Every unseen task of a run of the main job asks the models of its zoo that are of the split, with labelled examples
+Every unseen task of a run of the main job asks the models of its zoo that are of the split, with labeled examples
 drawn from the task's held-out images, which no model was trained on; right are models of that task. Writes
 `tables/recommendation.csv` and `.svg` into the folder. What is measured is kept in `recommendation.json`, from which
 an interrupted run goes on. Methods:
 
-    data set         similarity, by neighbourhoods, to the vector that the data-set encoder gives the examples
+    data set         similarity, by neighborhoods, to the vector that the data-set encoder gives the examples
     data set, LogME  its first 20, ranked anew by LogME of their features of the examples
     probes           mean similarity to embeddings of probe models, which are trained on the examples
     probes, LogME    the first 20 of these, ranked anew
@@ -53,9 +53,9 @@ METRICS = {"P@1": "precision_at_1", "P@10": "precision_at_10", "mAP": "map"}
 METHODS = ("data set", "data set, LogME", "probes", "probes, LogME", "LogME", "random")
 HELD_OUT = 0.2  # share of the examples that probes are not trained on
 LEAST = 10  # examples a query
-TITLE = "Models for a data set, from labelled examples"
+TITLE = "Models for a data set, from labeled examples"
 NOTE = (
-    "Unseen tasks ask the {split} models of the zoo ({models} models) with labelled examples, drawn {draws} times from "
+    "Unseen tasks ask the {split} models of the zoo ({models} models) with labeled examples, drawn {draws} times from "
     "images that no model was trained on; right are models of the task. In brackets 95 % bootstrap "
     "intervals over tasks ({tasks}) and encoders ({encoders}). Seconds are medians over queries, after compilation, on "
     "{cores} cores; those with LogME of {near} add what LogME of these very models takes. "
@@ -102,7 +102,7 @@ def open_run(workdir: Path, split: str) -> Run:
 
 
 def draw_examples(run: Run, task: Task, count: int, draw: int, seed: int) -> ImageSet:
-    """Draws at most `count` labelled held-out images of a task; a fifth of them is held out from the probes."""
+    """Draws at most `count` labeled held-out images of a task; a fifth of them is held out from the probes."""
     images = run.sets[task.dataset]
     labels = np.array(task.label_map)[images.y]
     key = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:4])
@@ -243,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Makes the table and returns the exit status: 1 if the input is bad."""
     parser = argparse.ArgumentParser(prog="python -m experiments.tables.recommendation", description=TITLE)
     parser.add_argument("--workdir", metavar="DIR", type=Path, required=True, help="of a run of experiments.main")
-    parser.add_argument("--examples", metavar="N,...", default="50,200", help="labelled images a query")
+    parser.add_argument("--examples", metavar="N,...", default="50,200", help="labeled images a query")
     parser.add_argument("--draws", metavar="N", type=int, default=1, help="queries a task and number of examples")
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="whose tasks ask whose models")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws, probes and the bootstrap")

@@ -36,7 +36,7 @@ from wsrl.report.tables import Row, print_table, write_table
 from wsrl.symmetry import random_symmetry
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import draw_batches, image_bank, run_arrays
-from wsrl.zoo.copies import add_noise, prune, quantise
+from wsrl.zoo.copies import add_noise, prune, quantize
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.models import Classifier
@@ -87,7 +87,7 @@ CHANGES: dict[str, Change] = {
     "random symmetry": lambda checkpoint, rng: random_symmetry(checkpoint, infer_wiring(checkpoint), rng),
     "float16": _rounded(np.float16),
     "bfloat16": _rounded(ml_dtypes.bfloat16),
-    "int8": _weights(quantise),
+    "int8": _weights(quantize),
     "noise of 1 %": _weights(add_noise),
     "half of the weights pruned": _weights(prune),
 }

@@ -61,14 +61,14 @@ class Models:
       embeddings: finite, none zero.
       task, lineage: labels.
       unseen: of the test split, and of a task without a model in another split.
-      labelled: whether the tasks are known; else every model is a task of its own.
+      labeled: whether the tasks are known; else every model is a task of its own.
     """
 
     embeddings: Float[np.ndarray, "n dim"]
     task: Int[np.ndarray, "n"]
     lineage: Int[np.ndarray, "n"]
     unseen: Bool[np.ndarray, "n"]
-    labelled: bool
+    labeled: bool
 
     @classmethod
     def of(
@@ -223,7 +223,7 @@ def make_tables(args: argparse.Namespace) -> None:
     if args.embeddings is None and args.workdir is None:
         raise InputError("command line", "neither --workdir nor --embeddings", "name a finished run, or a file")
     models = read_npz(args.embeddings) if args.embeddings else read_workdir(args.workdir)
-    quality = quality_rows(models, args.queries, args.seed) if models.labelled and models.unseen.any() else []
+    quality = quality_rows(models, args.queries, args.seed) if models.labeled and models.unseen.any() else []
     scaling = scaling_rows(models, sizes, args.queries, args.seed)
     if args.workdir:
         write_tables(args.workdir, models, scaling, quality, args.queries)

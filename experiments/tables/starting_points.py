@@ -142,7 +142,7 @@ def at_random(models: Models, candidates: np.ndarray, rng: np.random.Generator) 
 
 
 def task_examples(bank: ImageBank, task: Task, data: TaskData, classes: int) -> ImageSet:
-    """The training and validation parts as labelled examples, the validation part held out from probes."""
+    """The training and validation parts as labeled examples, the validation part held out from probes."""
     rows = np.concatenate([data.train.rows, data.validation.rows])
     labels = np.concatenate([data.train.labels, data.validation.labels])
     return ImageSet(task.id, bank.images[rows], labels, classes, np.arange(len(rows)) >= len(data.train.rows))

@@ -14,7 +14,7 @@ STATISTICS = 2 + len(QUANTILES)  # mean, variance and the quantiles
 def statistics_features(
     weights: Sequence[Mapping[str, np.ndarray]], fit: Int[np.ndarray, "m"], slots: int = 12
 ) -> Float32[np.ndarray, "n features"]:
-    """Mean, variance and five quantiles of every tensor, standardised.
+    """Mean, variance and five quantiles of every tensor, standardized.
 
     Unterthiner et al. compare networks of one depth. Here tensors are aligned twice, from the first on and
     from the last backwards, `slots` of them each way; tensors that a model does not have take the mean value,
@@ -34,7 +34,7 @@ def statistics_features(
     if not len(fit):
         raise ValueError("no row to fit mean and standard deviation on")
     features = np.stack([_aligned(tensors, slots) for tensors in weights])
-    return _standardised(features, fit).astype(np.float32)
+    return _standardized(features, fit).astype(np.float32)
 
 
 def _aligned(tensors: Mapping[str, np.ndarray], slots: int) -> Float[np.ndarray, "features"]:
@@ -51,14 +51,14 @@ def _describe(tensor: np.ndarray) -> Float[np.ndarray, "statistics"]:
     return np.array([flat.mean(), flat.var(), *np.quantile(flat, QUANTILES)])
 
 
-def _standardised(
+def _standardized(
     features: Float[np.ndarray, "n features"], fit: Int[np.ndarray, "m"]
 ) -> Float[np.ndarray, "n features"]:
     known = np.isfinite(features)
     filled = np.where(known, features, 0)
     count = np.maximum(known[fit].sum(axis=0), 1)
     mean = filled[fit].sum(axis=0) / count
-    centred = np.where(known, filled - mean, 0)
-    deviation = np.sqrt((centred[fit] ** 2).sum(axis=0) / count)
+    centered = np.where(known, filled - mean, 0)
+    deviation = np.sqrt((centered[fit] ** 2).sum(axis=0) / count)
     # A statistic that is constant on the fitted rows carries nothing to scale by: it is left out.
-    return np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 1e-12)
+    return np.divide(centered, deviation, out=np.zeros_like(centered), where=deviation > 1e-12)

@@ -20,7 +20,7 @@ COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
     "index": "makes an index of checkpoints, or brings one up to date",
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
-    "recommend": "ranks the models of an index for a data set, from labelled examples",
+    "recommend": "ranks the models of an index for a data set, from labeled examples",
     "embed": "turns checkpoints into vectors",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT

@@ -1,4 +1,4 @@
-"""`wsrl recommend --index DIR --data FILE.npz`: ranks the models of an index for a data set, from labelled examples."""
+"""`wsrl recommend --index DIR --data FILE.npz`: ranks the models of an index for a data set, from labeled examples."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="FILE.npz",
         required=True,
-        help="labelled examples: images `x` [n, h, w] or [n, h, w, 1 or 3], classes `y` [n]; or a set by its TFDS name",
+        help="labeled examples: images `x` [n, h, w] or [n, h, w, 1 or 3], classes `y` [n]; or a set by its TFDS name",
     )
     parser.add_argument("--data-dir", metavar="DIR", help="of prepared TFDS data sets")
     add_encoder(parser)

@@ -73,7 +73,7 @@ def _header(checkpoint: Checkpoint) -> str:
 
 
 def _stored(dtype: str, entries: int) -> str:
-    """Bytes where the type tells its bits; block-quantised types (`q4_0`) store scales beside them: entries then."""
+    """Bytes where the type tells its bits; block-quantized types (`q4_0`) store scales beside them: entries then."""
     bits = re.match(r"[a-z]+(\d+)", dtype)
     known = bits is not None and not dtype.startswith(("q", "iq"))
     return bytes_text(entries * int(bits.group(1)) / 8) if bits and known else f"{entries:,} entries"

@@ -155,7 +155,7 @@ def _runs(nodes: Sequence[_Node]) -> Iterator[tuple[int, int]]:
 
 
 def _numbered(node: _Node) -> Hashable:
-    """What neighbours must share to be repeats of one block: the name without its number, and the structure.
+    """What neighbors must share to be repeats of one block: the name without its number, and the structure.
 
     Layers themselves are folded only where their whole name is a number: `conv1` and `conv2` differ in more than that.
     """

@@ -127,13 +127,13 @@ def _row_to_row(group: int, rows: Sequence[int], arranged: Sequence[Sequence[Box
 
 
 def _along_a_rail(group: int, rows: Sequence[int], arranged: Sequence[Sequence[Box]]) -> list[Net]:
-    """Nets with the rail, and those between a norm and its neighbours that the rail has no part in.
+    """Nets with the rail, and those between a norm and its neighbors that the rail has no part in.
 
     A norm that follows a layer of the same module (`conv1`, `bn1`) takes that layer's output; any other norm reads the
     rail, and what comes after it reads the norm.
     """
     direct: list[Net] = []
-    silent: set[tuple[Box, str]] = set()  # (box, "in" or "out"): joined to a neighbour instead of the rail
+    silent: set[tuple[Box, str]] = set()  # (box, "in" or "out"): joined to a neighbor instead of the rail
     for i in rows:
         for norm in (box for box in arranged[i] if box.is_norm and group in box.reads):
             above = _writers(arranged[i - 1], group) if i else ()

@@ -80,7 +80,7 @@ class _Drawing:
             self.nets[net.gap].append(net)
         self.frames = _frames(arranged)
         self.lanes = self._lanes()
-        self.colours = dict(zip(self.lanes, cycle(RAILS), strict=False))
+        self.colors = dict(zip(self.lanes, cycle(RAILS), strict=False))
         self.places: dict[Box, _Place] = {}
         self.buses: dict[tuple[int, int], Pixels] = {}  # (gap, position in it) -> y
         self.edges: dict[int, Pixels] = {}  # row -> y of its top
@@ -175,7 +175,7 @@ class _Drawing:
             self._draw_box(canvas, box, place)
         x, y = MARGIN, height - MARGIN - 30
         for type, width in legend:
-            canvas.rectangle(x, y, 14, 14, *_colours(type), 3)
+            canvas.rectangle(x, y, 14, 14, *_colors(type), 3)
             canvas.text(x + 20, y + 11, printable(type), MUTED, SMALL)
             x += width
         canvas.text(MARGIN, y + 32, NOTE, MUTED, SMALL)
@@ -211,33 +211,33 @@ class _Drawing:
                 if net.rail:
                     buses[net.group].append(self.buses[gap, k])
         for group, ys in buses.items():
-            x, colour = self._rail(group), self._colour(group)
-            canvas.line([(x, min(ys)), (x, max(ys))], colour, width=3)
-            canvas.text(x - 6, min(ys) + 4, self._name(group), colour, SMALL, anchor="end", turn=-90)
+            x, color = self._rail(group), self._color(group)
+            canvas.line([(x, min(ys)), (x, max(ys))], color, width=3)
+            canvas.text(x - 6, min(ys) + 4, self._name(group), color, SMALL, anchor="end", turn=-90)
 
     def _draw_net(self, canvas: Canvas, net: Net, bus: Pixels) -> None:
-        colour = self._colour(net.group)
+        color = self._color(net.group)
         starts = [(self._port(box, net), self.places[box].y + self.places[box].height) for box in net.sources]
         ends = [(self._port(box, net), self.places[box].y) for box in net.targets]
         xs = [x for x, _ in (*starts, *ends)]
         if net.rail:
             xs.append(self._rail(net.group))
-            canvas.dot(xs[-1], bus, colour)
+            canvas.dot(xs[-1], bus, color)
         else:
             leftmost = min((*net.sources, *net.targets), key=lambda box: self.places[box].x)
-            if self._port(leftmost, net) < self.places[leftmost].middle:  # a neighbour's line is on the right
+            if self._port(leftmost, net) < self.places[leftmost].middle:  # a neighbor's line is on the right
                 canvas.text(min(xs) - 7, bus + 4, self._name(net.group), MUTED, SMALL, anchor="end")
             else:
                 canvas.text(max(xs) + 7, bus + 4, self._name(net.group), MUTED, SMALL)
         if max(xs) > min(xs):
-            canvas.line([(min(xs), bus), (max(xs), bus)], colour)
+            canvas.line([(min(xs), bus), (max(xs), bus)], color)
         for x, y in starts:
             if ends or net.rail:
-                canvas.line([(x, y), (x, bus)], colour)
+                canvas.line([(x, y), (x, bus)], color)
             else:  # an output of the network
-                canvas.arrow_down(x, y, bus + 8, colour)
+                canvas.arrow_down(x, y, bus + 8, color)
         for x, y in ends:
-            canvas.arrow_down(x, bus if starts or net.rail else bus - 8, y, colour)
+            canvas.arrow_down(x, bus if starts or net.rail else bus - 8, y, color)
 
     def _port(self, box: Box, net: Net) -> Pixels:
         """Where on the box's edge the net starts or ends: nets of one edge stand side by side."""
@@ -245,7 +245,7 @@ class _Drawing:
         return self.places[box].middle + PORT * (side.index(net) - (len(side) - 1) / 2)
 
     def _draw_box(self, canvas: Canvas, box: Box, place: _Place) -> None:
-        canvas.rectangle(place.x, place.y, place.width, place.height, *_colours(box.row.type), 5)
+        canvas.rectangle(place.x, place.y, place.width, place.height, *_colors(box.row.type), 5)
         name, what = self._label(box)
         if box.is_norm:
             canvas.text(place.x + 12, place.y + 16, name)
@@ -257,8 +257,8 @@ class _Drawing:
     def _rail(self, group: int) -> Pixels:
         return MARGIN + LANE * (self.lanes[group] + 0.5)
 
-    def _colour(self, group: int) -> str:
-        return self.colours.get(group, LINE)
+    def _color(self, group: int) -> str:
+        return self.colors.get(group, LINE)
 
     def _name(self, group: int) -> str:
         ids = self.groups[group].ids
@@ -283,5 +283,5 @@ def _shared(one: Sequence, other: Sequence) -> int:
     return count
 
 
-def _colours(type: str) -> tuple[str, str]:
-    return next(colours for word, colours in FILLS.items() if word in type)
+def _colors(type: str) -> tuple[str, str]:
+    return next(colors for word, colors in FILLS.items() if word in type)

@@ -35,19 +35,19 @@ class Canvas:
         turned = {"transform": f"rotate({turn} {_number(x)} {_number(y)})"} if turn else {}
         self._add("text", {**numbers, "fill": fill, "text-anchor": anchor, **turned}).text = text
 
-    def line(self, points: Sequence[tuple[Pixels, Pixels]], colour: str, width: Pixels = 1.5) -> None:
+    def line(self, points: Sequence[tuple[Pixels, Pixels]], color: str, width: Pixels = 1.5) -> None:
         """A line through points."""
-        style = {"fill": "none", "stroke": colour, "stroke-width": _number(width), "stroke-linecap": "round"}
+        style = {"fill": "none", "stroke": color, "stroke-width": _number(width), "stroke-linecap": "round"}
         self._add("polyline", {"points": _points(points), **style})
 
-    def arrow_down(self, x: Pixels, start: Pixels, end: Pixels, colour: str) -> None:
+    def arrow_down(self, x: Pixels, start: Pixels, end: Pixels, color: str) -> None:
         """An upright line that ends in an arrow."""
-        self.line([(x, start), (x, end)], colour)
-        self._add("polygon", {"points": _points([(x, end), (x - 4, end - 7), (x + 4, end - 7)]), "fill": colour})
+        self.line([(x, start), (x, end)], color)
+        self._add("polygon", {"points": _points([(x, end), (x - 4, end - 7), (x + 4, end - 7)]), "fill": color})
 
-    def dot(self, x: Pixels, y: Pixels, colour: str) -> None:
+    def dot(self, x: Pixels, y: Pixels, color: str) -> None:
         """A junction of lines."""
-        self._add("circle", {"cx": _number(x), "cy": _number(y), "r": "4", "fill": colour})
+        self._add("circle", {"cx": _number(x), "cy": _number(y), "r": "4", "fill": color})
 
     def to_bytes(self) -> bytes:
         """Returns the file, in UTF-8."""

@@ -24,7 +24,7 @@ LARGEST_MARGIN = 10.0  # that of a network with one class
 
 
 class AccuracyHead(nn.Module):
-    """A linear function of standardised features, from 0 to 1. `wsrl.encoder.fit_accuracy` finds its parameters."""
+    """A linear function of standardized features, from 0 to 1. `wsrl.encoder.fit_accuracy` finds its parameters."""
 
     @nn.compact
     def __call__(self, features: Float[Any, "networks features"]) -> Float[Any, " networks"]:
@@ -40,7 +40,7 @@ class AccuracyHead(nn.Module):
 def in_deviations(
     features: Float[Any, "networks features"], mean: Float[Any, " features"], deviation: Float[Any, " features"]
 ) -> Float[Any, "networks features"]:
-    """Standardised features, `LARGEST` at most; the fit and the head share it."""
+    """Standardized features, `LARGEST` at most; the fit and the head share it."""
     return ((features - mean) / deviation).clip(-LARGEST, LARGEST)
 
 
@@ -65,7 +65,7 @@ def accuracy_signs(
     """
     xp, exists = namespace(logits), mask[:, :, None]
     doubt = xp.log(xp.maximum(mask.sum(1), 2.0))
-    answers, slopes = _centred(logits, exists), _centred(templates, exists)
+    answers, slopes = _centered(logits, exists), _centered(templates, exists)
     alike = standardized(logits, mask)
     probability = class_probabilities(SHARPNESS * alike, mask)
     constant = answers.mean(2, keepdims=True)
@@ -93,7 +93,7 @@ def _unit(values: Float[Any, "networks classes features"]) -> Float[Any, "networ
     return values / (xp.sqrt(xp.square(values).sum((1, 2), keepdims=True)) + SMALL**2)
 
 
-def _centred(
+def _centered(
     values: Float[Any, "networks classes features"], exists: Float[Any, "networks classes 1"]
 ) -> Float[Any, "networks classes features"]:
     """Less their mean over the classes that exist, scaled to a sum of squares of 1."""

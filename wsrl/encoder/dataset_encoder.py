@@ -1,4 +1,4 @@
-"""Labelled examples as a classifier, so that a data set gets a vector among those of networks and can query a zoo.
+"""Labeled examples as a classifier, so that a data set gets a vector among those of networks and can query a zoo.
 
 The classifier tells how similar an image is to the examples of each class, in a space of features that is learned
 (matching networks, Vinyals et al. 2016). Its logits at the encoder's learned inputs are read out as those of a network.
@@ -30,11 +30,11 @@ FIELDS = ("width", "features", "gradient_probes", "blur")
 FEWEST_EXAMPLES, FEWEST_CLASSES = 32, 8  # of a program; more are padded to the next power of two
 
 
-class Labelled(NamedTuple):
+class Labeled(NamedTuple):
     """Examples of data sets, padded.
 
     Attributes:
-      images: normalised as `wsrl.data.normalize` does, of the encoder's input shape.
+      images: normalized as `wsrl.data.normalize` does, of the encoder's input shape.
       labels: one where an example is of the class; zero everywhere for padding.
     """
 
@@ -43,7 +43,7 @@ class Labelled(NamedTuple):
 
 
 class DatasetEncoder(nn.Module):
-    """A classifier made of labelled examples, with features that are learned.
+    """A classifier made of labeled examples, with features that are learned.
 
     Features start as the pixels, so untrained parameters serve as well.
 
@@ -70,7 +70,7 @@ class DatasetEncoder(nn.Module):
         pixels = pixels / np.sqrt(pixels.shape[-1])
         return jnp.concatenate([pixels, self.out(nn.gelu(self.hidden(pixels)))], -1)
 
-    def logits(self, images: Float[Any, "n height width channels"], examples: Labelled) -> Float[Array, "classes n"]:
+    def logits(self, images: Float[Any, "n height width channels"], examples: Labeled) -> Float[Array, "classes n"]:
         """Logits of one data set's classifier at any images: the mean Gaussian kernel over the examples of each class.
 
         This is the one definition of the classifier, a smooth function of `images`. Differences between classes are the
@@ -82,24 +82,24 @@ class DatasetEncoder(nn.Module):
         return (kernel @ examples.labels / jnp.maximum(examples.labels.sum(0), 1.0)).T
 
     def respond(
-        self, inputs: Float[Any, "inputs height width channels"], examples: Labelled
+        self, inputs: Float[Any, "inputs height width channels"], examples: Labeled
     ) -> tuple[Float[Array, "classes inputs"], Float[Array, "classes pixels"]]:
         """Logits and templates of one data set's classifier; see `wsrl.encoder.encoder.Swept`."""
         some = jnp.asarray(inputs)[: self.gradient_probes]
         exists = (examples.labels.sum(0) > 0).astype(some.dtype)
 
-        def centred(shift: Array) -> Array:
+        def centered(shift: Array) -> Array:
             found = self.logits(some + shift, examples).mean(1) * exists
             return (found - found.sum() / jnp.maximum(exists.sum(), 1.0)) * exists
 
-        gradients = jax.jacrev(centred)(jnp.zeros(some.shape[1:], some.dtype)).sum(-1)
+        gradients = jax.jacrev(centered)(jnp.zeros(some.shape[1:], some.dtype)).sum(-1)
         templates = blurred(gradients[None], self.blur)[0]
         return self.logits(inputs, examples), templates.reshape(len(templates), -1)
 
-    def __call__(self, inputs: Float[Any, "inputs height width channels"], examples: Labelled) -> Swept:
+    def __call__(self, inputs: Float[Any, "inputs height width channels"], examples: Labeled) -> Swept:
         """What the sweeps would tell of networks that classify as the data sets [sets, ...] do."""
         one = nn.vmap(
-            lambda module, images, labels: module.respond(inputs, Labelled(images, labels)),
+            lambda module, images, labels: module.respond(inputs, Labeled(images, labels)),
             variable_axes={"params": None},
             split_rngs={"params": False},
         )
@@ -118,20 +118,20 @@ def init_dataset_params(
       seed: of the learned features' first layer.
     """
     dataset_encoder = DatasetEncoder(gradient_probes=encoder.gradient_probes, blur=encoder.blur)
-    examples = Labelled(np.zeros((1, 1, *inputs.shape[1:]), np.float32), np.ones((1, 1, 1), np.float32))
+    examples = Labeled(np.zeros((1, 1, *inputs.shape[1:]), np.float32), np.ones((1, 1, 1), np.float32))
     return dataset_encoder, dataset_encoder.init(jax.random.key(seed), jnp.asarray(inputs), examples)["params"]
 
 
 def pad_examples(
     x: Float[np.ndarray, "n height width channels"], y: Int[np.ndarray, "n"], examples: int, classes: int
-) -> Labelled:
-    """Pads labelled images to `examples` and `classes`; labels below zero count as padding."""
+) -> Labeled:
+    """Pads labeled images to `examples` and `classes`; labels below zero count as padding."""
     images = np.zeros((examples, *x.shape[1:]), np.float32)
     images[: len(x)] = x
     labels = np.zeros((examples, classes), np.float32)
     known = np.flatnonzero(y >= 0)
     labels[known, y[known]] = 1.0
-    return Labelled(images, labels)
+    return Labeled(images, labels)
 
 
 def embed_dataset(
@@ -142,7 +142,7 @@ def embed_dataset(
     x: Float[np.ndarray, "n height width channels"],
     y: Int[np.ndarray, "labels"],
 ) -> Float[np.ndarray, "dim"]:
-    """The vector of a labelled data set, to be compared with those that `encoder` gives networks.
+    """The vector of a labeled data set, to be compared with those that `encoder` gives networks.
 
     Programs are compiled for powers of two of examples and classes.
 
@@ -178,9 +178,9 @@ def _bucket(count: int, fewest: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _embed(
-    dataset_encoder: DatasetEncoder, encoder: Encoder, dataset_params: Any, encoder_params: Any, examples: Labelled
+    dataset_encoder: DatasetEncoder, encoder: Encoder, dataset_params: Any, encoder_params: Any, examples: Labeled
 ) -> Float[Array, "dim"]:
-    alone = Labelled(*(part[None] for part in examples))
+    alone = Labeled(*(part[None] for part in examples))
     swept = dataset_encoder.apply({"params": dataset_params}, encoder_params["inputs"], alone)
     return encoder.apply({"params": encoder_params}, swept, method="embed")[0]  # pyright: ignore
 

@@ -91,7 +91,7 @@ def sweep_network(
         layer.units * prod(n + sum(r) for n, r in zip(layer.grid, around, strict=True))
         for layer, around in zip(network, reach, strict=True)
     )
-    centred = np.eye(classes, dtype=np.float32) - np.float32(1 / classes)
+    centered = np.eye(classes, dtype=np.float32) - np.float32(1 / classes)
     total = np.zeros((classes, prod(network[0].grid) * network[0].units), np.float32)
     logits = []
     with np.errstate(all="ignore"):  # what overflows is bounded by the caller
@@ -104,7 +104,7 @@ def sweep_network(
                     some = max(1, CHUNK_SIZE // (size * logits[-1].shape[1]))
                     for first in range(0, classes - 1, some):
                         rows = slice(first, min(first + some, classes - 1))
-                        total[rows] += trace.pull(centred[rows])
+                        total[rows] += trace.pull(centered[rows])
         total[-1] = -total[:-1].sum(0)  # logits less their mean add up to zero
     return np.concatenate(logits, 1), total / np.float32(pulled.probes)
 
@@ -256,6 +256,6 @@ def _by_class(cotangent: State, classes: int) -> Float32[np.ndarray, "_height cl
 
 def _normalized(state: State) -> tuple[State, Float32[np.ndarray, "_height _probes _width 1"]]:
     """Layer norm over the units of every position, and the reciprocal deviations."""
-    centred = state - state.mean(-1, keepdims=True)
-    scale = 1 / np.sqrt(np.square(centred).mean(-1, keepdims=True) + np.float32(LAYER_NORM_EPSILON))
-    return centred * scale, scale
+    centered = state - state.mean(-1, keepdims=True)
+    scale = 1 / np.sqrt(np.square(centered).mean(-1, keepdims=True) + np.float32(LAYER_NORM_EPSILON))
+    return centered * scale, scale

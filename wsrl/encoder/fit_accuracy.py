@@ -33,7 +33,7 @@ def fit_accuracy(
       encoder, params: whose `accuracy_features` the prediction is a linear function of.
       swept, examples: of the whole collection; accuracies are from 0 to 1.
       training: places of the networks.
-      shrinkage: added to the unit variances of the standardised products (Hoerl and Kennard 1970).
+      shrinkage: added to the unit variances of the standardized products (Hoerl and Kennard 1970).
     """
     read = jax.jit(partial(encoder.apply, method="accuracy_features"))
     blocks = [training[start : start + BLOCK] for start in range(0, len(training), BLOCK)]

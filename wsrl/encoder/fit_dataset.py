@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from wsrl.annotations import Config
-from wsrl.encoder.dataset_encoder import DatasetEncoder, Labelled, embed_dataset, init_dataset_params, pad_examples
+from wsrl.encoder.dataset_encoder import DatasetEncoder, Labeled, embed_dataset, init_dataset_params, pad_examples
 from wsrl.encoder.embed import SweptNetworks
 from wsrl.encoder.encoder import Encoder, Swept
 from wsrl.encoder.sampling import Examples, Sampler
@@ -60,16 +60,16 @@ class DataSets:
         self.fewest, self.most, self.size, self.seed = fewest, most, size, seed
         self.classes = 1 + max(int(data[int(task)][1].max()) for task in np.unique(tasks))
 
-    def batch(self, places: Sequence[int]) -> Labelled:
+    def batch(self, places: Sequence[int]) -> Labeled:
         """Examples of [size + 1] data sets."""
         drawn = [
             draw_examples(self.data, int(self.tasks[p]), self.fewest, self.most, np.random.default_rng([self.seed, p]))
             for p in places
         ]
         padded = [pad_examples(x, y, self.most, self.classes) for x, y in drawn]
-        missing = Labelled(*(np.zeros_like(part) for part in padded[0]))
+        missing = Labeled(*(np.zeros_like(part) for part in padded[0]))
         padded += [missing] * (self.size + 1 - len(padded))
-        return Labelled(*(np.stack(parts) for parts in zip(*padded, strict=True)))
+        return Labeled(*(np.stack(parts) for parts in zip(*padded, strict=True)))
 
 
 def fit_dataset_encoder(
@@ -95,7 +95,7 @@ def fit_dataset_encoder(
       swept, embedding: of all networks.
       examples: of all networks.
       training, validation: places of networks.
-      data: for each task of `examples` at these places its images, normalised and of the encoder's input shape, and
+      data: for each task of `examples` at these places its images, normalized and of the encoder's input shape, and
         their classes, numbered as in `class_order`.
       config: a section of settings as `encoder`'s, with `fewest_examples`, `most_examples` and `data_sets` of a batch.
       directory: of this run's files.
@@ -112,9 +112,9 @@ def fit_dataset_encoder(
         [served, subsets], known, config.tasks_per_batch, config.class_map_share, config.merge_share, devices, seed
     )
 
-    def apply(dataset_params: Any, batch: Swept | Labelled, class_map: jax.Array) -> jax.Array:
-        if isinstance(batch, Labelled):
-            mapped = Labelled(batch.images, batch.labels @ class_map)
+    def apply(dataset_params: Any, batch: Swept | Labeled, class_map: jax.Array) -> jax.Array:
+        if isinstance(batch, Labeled):
+            mapped = Labeled(batch.images, batch.labels @ class_map)
             answered = cast(Swept, dataset_encoder.apply({"params": dataset_params}, params["inputs"], mapped))
             return cast(jax.Array, encoder.apply({"params": params}, answered, method="embed"))
         return cast(jax.Array, encoder.apply({"params": params}, batch, class_map, method="embed"))

@@ -21,7 +21,7 @@ def natural_inputs(
       seed: of the draw.
 
     Returns:
-      float32, normalised as the zoo's models are fed them, in random order.
+      float32, normalized as the zoo's models are fed them, in random order.
     """
     rng = np.random.default_rng([seed, 2])
     by_name = {images.name: images for images in image_sets}

@@ -24,9 +24,9 @@ def standardized(
     """
     xp, weight = namespace(values), mask[:, :, None]
     classes = xp.maximum(mask.sum(1), 1.0)[:, None, None]
-    centred = (values - (values * weight).sum(1, keepdims=True) / classes) * weight
-    variance = (xp.square(centred).sum(1, keepdims=True) / classes).mean(2, keepdims=True)
-    return centred / xp.sqrt(variance + SMALL**2)
+    centered = (values - (values * weight).sum(1, keepdims=True) / classes) * weight
+    variance = (xp.square(centered).sum(1, keepdims=True) / classes).mean(2, keepdims=True)
+    return centered / xp.sqrt(variance + SMALL**2)
 
 
 def class_probabilities(
@@ -77,7 +77,7 @@ def second_order(projected: Float[Any, "networks classes rank"], smoothing: floa
     the smoothed projection to what the responses of the classes span. It keeps which inputs fall into one class, and
     is blind to the order and number of classes, as the plain sum X^T X is (bilinear pooling; Lin et al. 2015), which
     it turns to as the smoothing grows. But the plain sum is ruled by those differences between classes that a network
-    is surest of; here all count about alike, as in matrix power normalisation (Li et al. 2017), and networks are
+    is surest of; here all count about alike, as in matrix power normalization (Li et al. 2017), and networks are
     compared by the subspaces of their answers (Hamm and Lee 2008). A pair stands once, off the diagonal times the root
     of 2, as long as in the full matrix.
     """

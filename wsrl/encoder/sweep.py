@@ -63,9 +63,9 @@ def normalize(
     count = jraph.segment_sum(mask.sum(1), layer, len(pre))[layer][:, None, None, None]
     count = jnp.maximum(count, 1.0)
     mean = jraph.segment_sum((pre * weight).sum(1), layer, len(pre))[layer][:, None] / count
-    centred = (pre - mean) * weight
-    variance = jraph.segment_sum(jnp.square(centred).sum(1), layer, len(pre))[layer][:, None] / count
-    return centred * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
+    centered = (pre - mean) * weight
+    variance = jraph.segment_sum(jnp.square(centered).sum(1), layer, len(pre))[layer][:, None] / count
+    return centered * jax.lax.rsqrt(variance + LAYER_NORM_EPSILON)
 
 
 def largest_message(

@@ -32,11 +32,11 @@ def class_gradients(
     none = jnp.zeros((len(mask), math.prod(batch.plan.input_shape)), chunks.dtype)
 
     def of_chunk(inputs: Array) -> Array:
-        def centred(shift: Array) -> Array:
+        def centered(shift: Array) -> Array:
             found = logits(respond(batch, inputs, shift)).mean(2)
             return found - (found * share).sum(1, keepdims=True)
 
-        outputs, pull = jax.vjp(centred, none)
+        outputs, pull = jax.vjp(centered, none)
         one_class = jnp.eye(outputs.shape[1], dtype=outputs.dtype)[: batch.plan.classes]
         return jax.lax.map(lambda row: pull(row * mask.astype(row.dtype))[0], one_class)
 
@@ -55,7 +55,7 @@ def fit_gradients(
 def blurred(
     images: Float[Any, "networks classes height width"], deviation: float
 ) -> Float[Any, "networks classes height width"]:
-    """Convolves images with a Gaussian; at the border it is cut off and normalised."""
+    """Convolves images with a Gaussian; at the border it is cut off and normalized."""
 
     def kernel(size: int) -> Any:
         place = np.arange(size)

@@ -153,8 +153,8 @@ def train(
                 saved = checkpointer.load(checkpointer.latest, abstract_state=shape)
             except (KeyError, ValueError, OSError) as error:
                 reason = f"cannot be restored ({type(error).__name__}), perhaps of another version of wsrl"
-                mend = "delete it to train again, or name another --workdir"
-                raise InputError(directory / "checkpoints", reason, mend) from error
+                fix = "delete it to train again, or name another --workdir"
+                raise InputError(directory / "checkpoints", reason, fix) from error
             state, best, best_score = saved["state"], saved["best"], float(saved["score"])
             rows = [json.loads(line) for line in history.read_text().splitlines()[: int(state.step)]]
         else:

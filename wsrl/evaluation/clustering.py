@@ -18,7 +18,7 @@ def clustering_scores(
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """How far the embedding groups models by task, and how far by architecture.
 
-    k-means with as many clusters as the partition has classes is compared with the partition: normalised
+    k-means with as many clusters as the partition has classes is compared with the partition: normalized
     mutual information and adjusted Rand index. The silhouette (cosine distance) is of the partition itself.
 
     Args:

@@ -1,4 +1,4 @@
-"""Hubness: a few models that are neighbours of everything."""
+"""Hubness: a few models that are neighbors of everything."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def hubness(embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], k: int = 1
 
     Args:
       embeddings_by_seed: one array for each encoder seed.
-      k: length of the neighbour lists, by cosine similarity and without the model itself; clipped to n - 1.
+      k: length of the neighbor lists, by cosine similarity and without the model itself; clipped to n - 1.
 
     Returns:
       {"value", "low", "high"}: mean, least and greatest over the seeds; None with fewer than three models.

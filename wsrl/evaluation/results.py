@@ -19,7 +19,7 @@ from wsrl.files import write_atomically
 from wsrl.search.query_expansion import NEIGHBORS
 from wsrl.zoo.manifest import Record
 
-AROUND = "retrieval_neighbourhoods"
+AROUND = "retrieval_neighborhoods"
 Methods = Mapping[str, Sequence[Float[np.ndarray, "n _"]]]
 
 
@@ -47,7 +47,7 @@ def evaluate_methods(
       seed: of bootstrap, ties and k-means.
 
     Returns:
-      {"retrieval": {method: {"seen" | "unseen": see `retrieval_scores`}}, "retrieval_neighbourhoods": the same by
+      {"retrieval": {method: {"seen" | "unseen": see `retrieval_scores`}}, "retrieval_neighborhoods": the same by
       `wsrl.search.query_expansion`, "retrieval_shared_order": as "retrieval" (only with `shared_order`), "clustering"
       and "hubness": {method: {"seen" | "unseen": see
       `clustering_scores` and `hubness`}}, "counts": {"models", "tasks", ..., "seen": {...}, "unseen":

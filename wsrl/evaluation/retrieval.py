@@ -13,12 +13,12 @@ from wsrl.zoo.manifest import Record
 
 
 def query_scores(
-    embeddings: Float[np.ndarray, "n dim"], relevance: Relevance, seed: int = 0, neighbours: int = 0
+    embeddings: Float[np.ndarray, "n dim"], relevance: Relevance, seed: int = 0, neighbors: int = 0
 ) -> dict[str, dict[str, Float[np.ndarray, "n"]]]:
     """Scores of every model as a query against the others: gallery -> metric -> float64, NaN without an
     answer.
 
-    Search is by cosine similarity, or by `wsrl.search.query_expansion` with a number of neighbours above 0.
+    Search is by cosine similarity, or by `wsrl.search.query_expansion` with a number of neighbors above 0.
 
     Raises:
       ValueError: an embedding is not finite, or their number is not that of the records.
@@ -27,7 +27,7 @@ def query_scores(
         raise ValueError(f"{len(embeddings)} embeddings for {len(relevance.task)} records")
     scores = {gallery: {name: np.full(len(embeddings), np.nan) for name in (*METRICS, LIMIT)} for gallery in GALLERIES}
     by_cosine = ranked_blocks(embeddings, seed)
-    for queries, order in neighborhood_blocks(embeddings, relevance, seed, neighbours) if neighbours else by_cosine:
+    for queries, order in neighborhood_blocks(embeddings, relevance, seed, neighbors) if neighbors else by_cosine:
         relevant = relevance.relevant(queries)
         for gallery, eligible in relevance.eligible(queries).items():
             for name, values in ranking_metrics(order, relevant, eligible).items():
@@ -40,7 +40,7 @@ def retrieval_scores(
     records: Sequence[Record],
     resamples: int = 1000,
     seed: int = 0,
-    neighbours: int = 0,
+    neighbors: int = 0,
     asking: Bool[np.ndarray, "n"] | None = None,
 ) -> dict[str, dict]:
     """Retrieval scores of one method, every model querying all others.
@@ -51,7 +51,7 @@ def retrieval_scores(
       resamples: bootstrap samples. They draw whole lineages of queries, and seeds where there are several
         (see `wsrl.evaluation.bootstrap.cluster_bootstrap`).
       seed: of the bootstrap and of the breaking of ties.
-      neighbours: see `query_scores`.
+      neighbors: see `query_scores`.
       asking: which models are queries; all by default.
 
     Returns:
@@ -64,7 +64,7 @@ def retrieval_scores(
       ValueError: as `query_scores`.
     """
     relevance = Relevance.of(records)
-    by_seed = [query_scores(embeddings, relevance, seed, neighbours) for embeddings in embeddings_by_seed]
+    by_seed = [query_scores(embeddings, relevance, seed, neighbors) for embeddings in embeddings_by_seed]
     asking = np.ones(len(records), bool) if asking is None else asking
     scores = {}
     for gallery in GALLERIES:

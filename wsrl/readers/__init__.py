@@ -90,7 +90,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             if reader.matches(head, path):
                 return _finished(_with_config(reader.open_file(path), path), name)
     except OSError as error:
-        raise CheckpointError(path, f"cannot be read ({error.strerror or one_line(error)})", _mend(error)) from error
+        raise CheckpointError(path, f"cannot be read ({error.strerror or one_line(error)})", _fix(error)) from error
     if explained := explain(head):
         raise CheckpointError(path, *explained)
     reason = "the folder holds no checkpoint" if not head else "is of no known format"
@@ -101,7 +101,7 @@ def _module(name: str):
     return importlib.import_module(f"wsrl.readers.{name}")
 
 
-def _mend(error: OSError) -> str:
+def _fix(error: OSError) -> str:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return "check the path"

@@ -166,7 +166,7 @@ def _quantized_tensor(storage, offset, shape, strides, quantizer, *_: object) ->
             return replace(_tensor(storage, offset, shape, strides), quantizer=Quantizer(scale, zero_point, None))
         case (Global("torch per_channel_affine"), StoredTensor() as scale, StoredTensor() as zero_point, int(axis)):
             return replace(_tensor(storage, offset, shape, strides), quantizer=Quantizer(scale, zero_point, axis))
-    raise ValueError("a tensor that is quantised in an unknown way")
+    raise ValueError("a tensor that is quantized in an unknown way")
 
 
 def _parameter(data: object, *_: object) -> object:
@@ -252,7 +252,7 @@ ALLOWED = MappingProxyType(
         **{f"{builtins} dict": _dictionary for builtins in ("builtins", "__builtin__")},
         **{f"{builtins} {kind}": _members for builtins in ("builtins", "__builtin__") for kind in ("set", "frozenset")},
         **{f"{builtins} {kind}": _bytes for builtins in ("builtins", "__builtin__") for kind in ("bytes", "bytearray")},
-        # Objects that hold settings beside the weights: kept as they are, without behaviour.
+        # Objects that hold settings beside the weights: kept as they are, without behavior.
         "argparse Namespace": Instance,
         "pathlib PosixPath": lambda *_: None,
         "pathlib WindowsPath": lambda *_: None,

@@ -115,6 +115,6 @@ def _tar_members(file: BufferedReader | BytesIO, data: Bytes, path: Path) -> dic
             raise
         raise CheckpointError(path, f"is not a readable tar archive ({one_line(error)})", MEND) from error
     if {"pickle", "storages", "tensors", "sys_info"} <= members.keys():
-        mend = "load it with PyTorch and save its state_dict() again"
-        raise CheckpointError(path, "is in the tar format of PyTorch before 0.1.10", mend)
+        fix = "load it with PyTorch and save its state_dict() again"
+        raise CheckpointError(path, "is in the tar format of PyTorch before 0.1.10", fix)
     return members

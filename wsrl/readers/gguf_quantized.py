@@ -58,7 +58,7 @@ def block_format(number: int, path: Path) -> BlockFormat | None:
         return _known_format(number)
     except InputError as error:
         reason = f"holds quantized tensors, which need the package {error.file}"
-        raise CheckpointError(path, reason, error.mend) from error
+        raise CheckpointError(path, reason, error.fix) from error
 
 
 @functools.cache

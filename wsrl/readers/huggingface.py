@@ -124,13 +124,13 @@ def _download(uri: str, model: str, revision: str | None) -> Path:
     except CheckpointError:
         raise
     except errors.GatedRepoError as error:
-        mend = "ask for access on the model's page, then log in with `hf auth login`"
-        raise CheckpointError(uri, "is gated", mend) from error
+        fix = "ask for access on the model's page, then log in with `hf auth login`"
+        raise CheckpointError(uri, "is gated", fix) from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(uri, f"has no revision {revision!r}", "check the part after the @") from error
     except errors.RepositoryNotFoundError as error:
-        mend = "check the name; if it is private, log in with `hf auth login`"
-        raise CheckpointError(uri, "is not on the hub, or private", mend) from error
+        fix = "check the name; if it is private, log in with `hf auth login`"
+        raise CheckpointError(uri, "is not on the hub, or private", fix) from error
     except Exception as error:  # of the disk, or of the HTTP library, which differs between versions
         if cached := _cached(model, revision):
             return cached

@@ -67,11 +67,11 @@ def checked_shape(shape: object, path: Path, name: str) -> tuple[int, ...]:
     Raises:
       CheckpointError: it is no list of whole numbers, has too many axes or an absurd number of entries.
     """
-    mend = "write or download the file again"
+    fix = "write or download the file again"
     if not isinstance(shape, list | tuple) or not all(type(n) is int and n >= 0 for n in shape):
-        raise CheckpointError(path, f"the shape of tensor {name!r} is not a list of whole numbers", mend)
+        raise CheckpointError(path, f"the shape of tensor {name!r} is not a list of whole numbers", fix)
     if len(shape) > MOST_AXES or prod(max(n, 1) for n in shape) > MOST_ENTRIES:
-        raise CheckpointError(path, f"the shape of tensor {name!r} is absurd", mend)
+        raise CheckpointError(path, f"the shape of tensor {name!r} is absurd", fix)
     return tuple(shape)
 
 

@@ -39,7 +39,7 @@ class Global:
 
 
 class Instance:
-    """An object of a TorchScript class, or of a class that holds data only: its state, without behaviour."""
+    """An object of a TorchScript class, or of a class that holds data only: its state, without behavior."""
 
     def __init__(self, *state: object):
         self.state: list[object] = list(state)

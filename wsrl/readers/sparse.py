@@ -25,7 +25,7 @@ def scattered(
         values, or the tensor takes too much memory.
     """
     entries = int(np.prod(shape, dtype=object))
-    mend = "export it again"
+    fix = "export it again"
     if 4 * entries > memory_limit(size):
         reason = f"the sparse tensor {values.name!r} would take {4 * entries} bytes, too many for a file of {size}"
         raise CheckpointError(path, reason, "store it densely if you trust it")
@@ -33,7 +33,7 @@ def scattered(
     places = places[order]
     inside = not len(places) or (places[0] >= 0 and places[-1] < entries and (np.diff(places) > 0).all())
     if values.shape != places.shape or not inside:
-        raise CheckpointError(path, f"the entries of the sparse tensor {values.name!r} have no place in it", mend)
+        raise CheckpointError(path, f"the entries of the sparse tensor {values.name!r} have no place in it", fix)
     inner = entries // shape[0] if shape and shape[0] else entries
 
     def rows(start: int, stop: int) -> np.ndarray:

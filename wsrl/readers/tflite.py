@@ -1,4 +1,4 @@
-"""Reads TFLite files: constant tensors, dequantized where they are quantised, and the graph that uses them.
+"""Reads TFLite files: constant tensors, dequantized where they are quantized, and the graph that uses them.
 
 The schema: https://github.com/tensorflow/tensorflow, `tensorflow/compiler/mlir/lite/schema/schema.fbs`, a FlatBuffer.
 """

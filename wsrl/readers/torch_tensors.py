@@ -119,7 +119,7 @@ class _View:
 
 
 class _Dequantized:
-    """Reads rows of a quantised view as float32."""
+    """Reads rows of a quantized view as float32."""
 
     def __init__(self, view: _View, quantizer: Quantizer, name: str, storages: Storages):
         self._view = view

@@ -11,7 +11,7 @@ from wsrl.recommendation.probes import Query
 
 
 def data_query(images: ImageSet, directory: Path, encoder: Encoder, params: Any) -> Query:
-    """Embeds all labelled examples by the data-set encoder that lies beside an encoder.
+    """Embeds all labeled examples by the data-set encoder that lies beside an encoder.
 
     Raises:
       InputError: none lies there that can be read and was fitted to this encoder.

@@ -1,4 +1,4 @@
-"""The labelled examples that a zoo is asked with."""
+"""The labeled examples that a zoo is asked with."""
 
 from dataclasses import replace
 

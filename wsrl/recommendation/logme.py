@@ -2,7 +2,7 @@
 Pre-trained Models for Transfer Learning", ICML 2021).
 
 A class against the rest is a linear regression of its indicator y on the features F = u s v with precisions alpha of
-the weights and beta of the noise. What counts is the evidence p(y | F) at the alpha and beta that maximise it. At a
+the weights and beta of the noise. What counts is the evidence p(y | F) at the alpha and beta that maximize it. At a
 given t = alpha / beta, the best beta has a closed form, so one number a class is left to find:
 
     log p = -n/2 (log(2 pi q(t) / n) + 1) - 1/2 sum log(1 + s^2 / t),   q(t) = |y|^2 - sum (u.y)^2 s^2 / (s^2 + t)
@@ -21,7 +21,7 @@ def log_maximum_evidence(features: Float[np.ndarray, "n d"], labels: Int[np.ndar
     """Returns LogME: the log maximum evidence a sample, mean over the classes that occur; more is better.
 
     Args:
-      features: finite, of n labelled samples; computed with in float64.
+      features: finite, of n labeled samples; computed with in float64.
       labels: class of each sample, any integers.
 
     Raises:

@@ -17,7 +17,7 @@ from wsrl.graph.kind import network_kind
 from wsrl.graph.tiles import TILE
 from wsrl.zoo.bank import EVALUATION_BATCH
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap
-from wsrl.zoo.stacked import Tree, initialise, train_models
+from wsrl.zoo.stacked import Tree, initialize, train_models
 
 ARCHITECTURES: tuple[Classifier, ...] = (
     MLP("relu", widths=(64, 64)),
@@ -98,7 +98,7 @@ def _train(
 ) -> tuple[list[Tree], Float32[np.ndarray, "probes"]]:
     """Trains one probe a seed, all at once; returns their Flax variables and accuracies."""
     size = images.x.shape[1]
-    variables = _stack([initialise(model, size, seed, init_scale=1.0) for seed in seeds])
+    variables = _stack([initialize(model, size, seed, init_scale=1.0) for seed in seeds])
     zeros = jax.tree.map(np.zeros_like, variables["params"])
     state = {"variables": variables, "first": zeros, "second": zeros, "step": np.zeros(len(seeds), np.int32)}
     rows = np.flatnonzero(~images.held_out)

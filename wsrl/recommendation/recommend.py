@@ -1,4 +1,4 @@
-"""Which models of an index suit labelled examples, from their vectors: none of them is run unless that is asked for."""
+"""Which models of an index suit labeled examples, from their vectors: none of them is run unless that is asked for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +32,7 @@ def recommend(
 
     Args:
       index: folder that `wsrl index` made.
-      data: labelled examples, see `wsrl.data.load_image_set`.
+      data: labeled examples, see `wsrl.data.load_image_set`.
       encoder: folder of the encoder of the index; None for that of the package.
       query: ask by "probes", small models that are trained on the examples for some seconds, or by the "examples"' own
         vector; by default probes, unless `start` is set.

@@ -110,8 +110,8 @@ def load_start_score(directory: Path, encoder_hash: str) -> StartScore:
             fitted_to = (file.metadata() or {}).get("encoder_hash")
             score = StartScore(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (OSError, TypeError, safetensors.SafetensorError) as error:
-        mend = "run the main job on a zoo that it trains, with starts.tasks above 0"
-        raise InputError(path, f"no readable start score ({error})", mend) from error
+        fix = "run the main job on a zoo that it trains, with starts.tasks above 0"
+        raise InputError(path, f"no readable start score ({error})", fix) from error
     if score.weights.shape != (score.components.shape[1] + SIZES + 1,):
         raise InputError(path, "is of another version of wsrl", "run the main job again")
     if fitted_to != encoder_hash:

@@ -1,4 +1,4 @@
-"""Interactive figures of the report, as plotly figures without any colours of the page."""
+"""Interactive figures of the report, as plotly figures without any colors of the page."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from wsrl.evaluation.ranking import unit_vectors
 from wsrl.zoo.manifest import Record
 
-# Okabe and Ito's colour-blind-safe palette without black, which a dark page would swallow.
+# Okabe and Ito's color-blind-safe palette without black, which a dark page would swallow.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442")
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "star")
 GALLERY_NAMES = {"same": "same architecture", "cross": "other architectures", "any": "any architecture"}
@@ -43,7 +43,7 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
     """One metric of every method on unseen tasks with its interval, for each gallery."""
     figure = go.Figure()
     methods = list(retrieval)
-    for (gallery, name), colour, symbol in zip(GALLERY_NAMES.items(), PALETTE, SYMBOLS, strict=False):
+    for (gallery, name), color, symbol in zip(GALLERY_NAMES.items(), PALETTE, SYMBOLS, strict=False):
         cells = [retrieval[method]["unseen"][gallery][metric] for method in methods]
         known = [i for i, cell in enumerate(cells) if cell["value"] is not None]
         value = np.array([cells[i]["value"] for i in known])
@@ -53,7 +53,7 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
             name=name,
             mode="markers",
             orientation="h",
-            marker={"color": colour, "symbol": symbol, "size": 10},
+            marker={"color": color, "symbol": symbol, "size": 10},
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -79,7 +79,7 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
 
 
 def zoo_map(embeddings: Float[np.ndarray, "n dim"], records: Sequence[Record], seed: int = 0) -> go.Figure | None:
-    """Two-dimensional t-SNE (van der Maaten and Hinton 2008) of the embeddings, coloured in three ways.
+    """Two-dimensional t-SNE (van der Maaten and Hinton 2008) of the embeddings, colored in three ways.
 
     A sample of `POINTS` models keeps it quick. None with fewer than five different vectors, which have no
     map.
@@ -103,7 +103,7 @@ def zoo_map(embeddings: Float[np.ndarray, "n dim"], records: Sequence[Record], s
     tasks = {task: i for i, task in enumerate(sorted({record.task for record in shown}))}
     by_task, by_symbol, by_accuracy = [], [], []
     figure = go.Figure()
-    for family, colour in zip(families, _cycle(PALETTE, len(families)), strict=True):
+    for family, color in zip(families, _cycle(PALETTE, len(families)), strict=True):
         rows = [i for i, record in enumerate(shown) if record.architecture == family]
         of_task = [tasks[shown[i].task] for i in rows]
         by_task.append([PALETTE[i % len(PALETTE)] for i in of_task])
@@ -117,7 +117,7 @@ def zoo_map(embeddings: Float[np.ndarray, "n dim"], records: Sequence[Record], s
             customdata=[_hover(shown[i]) for i in rows],
             hovertemplate="%{customdata[0]}<br>task %{customdata[1]}<br>%{customdata[2]}, accuracy "
             "%{customdata[3]}<br>%{customdata[4]} task<extra></extra>",
-            marker={"size": 7, "opacity": 0.85, "color": colour, "symbol": "circle"},
+            marker={"size": 7, "opacity": 0.85, "color": color, "symbol": "circle"},
         )
     plain = {"marker.symbol": "circle", "marker.coloraxis": None}
     by_family = {"marker.color": _cycle(PALETTE, len(families)), **plain}
@@ -167,7 +167,7 @@ def training_curves(curves: Mapping[Any, Sequence[Mapping[str, float | int]]]) -
     columns = min(2, len(names))
     lines = -(-len(names) // columns)
     figure = make_subplots(lines, columns, subplot_titles=[html.escape(name) for name in names])
-    for (seed, rows), colour in zip(curves.items(), _cycle(PALETTE, len(curves)), strict=True):
+    for (seed, rows), color in zip(curves.items(), _cycle(PALETTE, len(curves)), strict=True):
         label = f"seed {html.escape(str(seed))}"
         for place, name in enumerate(names):
             points = [(row["step"], row[name]) for row in rows if np.isfinite(row.get(name, np.nan))]
@@ -178,7 +178,7 @@ def training_curves(curves: Mapping[Any, Sequence[Mapping[str, float | int]]]) -
                 legendgroup=label,
                 showlegend=place == 0,
                 mode="lines" if len(points) > 1 else "markers",
-                line={"color": colour},
+                line={"color": color},
                 row=place // columns + 1,
                 col=place % columns + 1,
             )

@@ -28,7 +28,7 @@ METRIC_NAMES = {
 }
 FORM_NAMES = {
     "retrieval": "every model with its own class order",
-    "retrieval_neighbourhoods": "the same, searched by neighbourhoods",
+    "retrieval_neighborhoods": "the same, searched by neighborhoods",
     "retrieval_shared_order": "class order shared by the models of a data set",
 }
 HALF_NAMES = {"unseen": "Unseen tasks", "seen": "Tasks seen in training"}

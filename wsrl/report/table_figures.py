@@ -68,9 +68,9 @@ def line_figure(
         points.sort()
         places = [place for place, _ in points]
         value, low, high = zip(*(interval for _, interval in points), strict=True)
-        colour = PALETTE[number % len(PALETTE)]
-        axes.plot(places, value, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, label=name)
-        axes.fill_between(places, low, high, color=colour, alpha=0.2, linewidth=0)
+        color = PALETTE[number % len(PALETTE)]
+        axes.plot(places, value, color=color, marker=MARKERS[number % len(MARKERS)], markersize=5, label=name)
+        axes.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
     if "x" in log:
         axes.set_xscale("log")
     if "y" in log:

@@ -35,7 +35,7 @@ def embed_sources(
             hints = {path: source.hints for path, source in paths.items() if source.hints}
             for (path, source), row in zip(paths.items(), encoder.embed(list(paths), hints, function), strict=True):
                 if isinstance(row, CheckpointError) and path != source.path:
-                    row = CheckpointError(f"{source.path}, record {source.record}", row.reason, row.mend)
+                    row = CheckpointError(f"{source.path}, record {source.record}", row.reason, row.fix)
                 yield source, row
 
 

@@ -26,7 +26,7 @@ class Settings:
       recurrent: whether there are recurrent layers that do.
       alibi: whether heads differ in fixed slopes (Press et al., 2022).
       rotary: whether queries and keys may be turned by their positions (Su et al., 2021).
-      clipped: whether projections are clipped or normalised by something without weights.
+      clipped: whether projections are clipped or normalized by something without weights.
       refused: whether fused rows lie in an order of their own.
     """
 

@@ -31,7 +31,7 @@ UNUSUAL = (
     (re.compile(r".*"), {"branch0", "branch1"}),
     # CrossViT exchanges tokens between two streams
     (re.compile(r".*"), {"blocks", "fusion", "projs", "revert_projs"}),
-    # vector quantisation looks up the nearest code
+    # vector quantization looks up the nearest code
     (re.compile(r"(.*[._])?(quantizer|codebook|vq\w*)"), set()),
     # bilinear attention multiplies maps of rows and of columns
     (re.compile(r".*"), {"conv_p", "conv_q"}),

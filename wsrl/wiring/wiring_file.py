@@ -199,7 +199,7 @@ class _Parser:
             found = self._slice(entry[key], f"{key} of {where}")
             if found.stop - found.start != length:
                 reason = f"covers {found.stop - found.start} entries, heads x dim asks for {length}"
-                self._fail(f"{key} of {where}", reason, "mend the slice, or heads, dim and repeat")
+                self._fail(f"{key} of {where}", reason, "fix the slice, or heads, dim and repeat")
             return found
 
         right = heads * repeat * dim
@@ -268,6 +268,6 @@ class _Parser:
             self._fail(where, f"{value!r} is none of {', '.join(choices)}", "give one of them")
         return value
 
-    def _fail(self, where: str, reason: str, mend: str) -> NoReturn:
+    def _fail(self, where: str, reason: str, fix: str) -> NoReturn:
         reason = reason if where == "the file" else f"{where}: {reason}"
-        raise InputError(self.file, reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ...", mend)
+        raise InputError(self.file, reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ...", fix)

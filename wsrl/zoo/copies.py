@@ -1,4 +1,4 @@
-"""Copies of trained networks, as zoos hold them beside the originals: quantised, pruned, or with noise.
+"""Copies of trained networks, as zoos hold them beside the originals: quantized, pruned, or with noise.
 
 Each changes the weights a little and keeps the task.
 """
@@ -25,10 +25,10 @@ PRUNED = 0.5  # share of the entries of a matrix
 NOISE = 0.01  # of a tensor's standard deviation
 
 
-def quantise(tensors: Mapping[str, np.ndarray], seed: int = 0) -> Tensors:
+def quantize(tensors: Mapping[str, np.ndarray], seed: int = 0) -> Tensors:
     """Round weight matrices to int8 and back, with one scale a tensor and no offset; vectors stay as they are.
 
-    Symmetric quantisation of weights (Jacob et al., "Quantization and Training of Neural Networks for Efficient
+    Symmetric quantization of weights (Jacob et al., "Quantization and Training of Neural Networks for Efficient
     Integer-Arithmetic-Only Inference", 2018). `seed` is not used.
     """
 
@@ -69,7 +69,7 @@ def add_noise(tensors: Mapping[str, np.ndarray], seed: int = 0) -> Tensors:
     return {name: changed[name] for name in tensors}
 
 
-KINDS = {"quantised": quantise, "pruned": prune, "noisy": add_noise}
+KINDS = {"quantized": quantize, "pruned": prune, "noisy": add_noise}
 
 
 def _changed(tensors: Mapping[str, np.ndarray], change: Any) -> Tensors:

@@ -35,7 +35,7 @@ VALIDATION = 0.2  # share of a task's training images
 
 
 class Part(NamedTuple):
-    """Labelled images: rows of a bank and the class of each."""
+    """Labeled images: rows of a bank and the class of each."""
 
     rows: Int64[np.ndarray, " n"]
     labels: Int64[np.ndarray, " n"]
@@ -82,7 +82,7 @@ def split_task(bank: ImageBank, task: str, seed: int, most: int | None = None) -
 
 
 def read_features(model: Classifier, variables: Tree, images: Images) -> Float[Array, "batch features"]:
-    """What the last linear layer of a model reads, with the stored statistics of its batch normalisation."""
+    """What the last linear layer of a model reads, with the stored statistics of its batch normalization."""
     return _features(model, variables, images)
 
 
@@ -95,7 +95,7 @@ def _features(model: Classifier, variables: Tree, images: Images, **options: Any
 
 
 def adapt_statistics(model: Classifier, variables: Tree, images: Images) -> Tree:
-    """A model whose batch normalisation has the statistics of some images (Li et al., "Revisiting Batch Normalization
+    """A model whose batch normalization has the statistics of some images (Li et al., "Revisiting Batch Normalization
     for Practical Domain Adaptation", 2016), which training would drift to within a few steps.
     """
     _, updated = _features(model, variables, images, train=True, mutable=["batch_stats"])

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-MOMENTUM = 0.9  # of the batch normalisation
+MOMENTUM = 0.9  # of the batch normalization
 Images = Float[Any, "batch height width channels"]  # NumPy or JAX
 Logits = Float[Array, "batch classes"]
 
@@ -82,7 +82,7 @@ def conv(features: int, stride: int, size: int = 3, use_bias: bool = True) -> nn
 
 
 def batch_norm(train: bool) -> nn.BatchNorm:
-    """Batch normalisation whose averages settle within a few dozen steps."""
+    """Batch normalization whose averages settle within a few dozen steps."""
     return nn.BatchNorm(use_running_average=not train, momentum=MOMENTUM)
 
 
@@ -143,7 +143,7 @@ class CNNGap(Classifier):
 
 
 class CNNFlatten(Classifier):
-    """Convolutions with batch normalisation, flattened into a hidden dense layer."""
+    """Convolutions with batch normalization, flattened into a hidden dense layer."""
 
     widths: tuple[int, ...] = (8, 16)
     conv_strides: tuple[int, ...] = (2, 2)

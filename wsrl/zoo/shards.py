@@ -1,6 +1,6 @@
 """Shards: many checkpoints in one ArrayRecord file, each the bytes of a safetensors file.
 
-A record is a chunk of its own with a hash, so that one is read without its neighbours, and damage is found before its
+A record is a chunk of its own with a hash, so that one is read without its neighbors, and damage is found before its
 bytes are used. The format: https://github.com/google/array_record.
 """
 

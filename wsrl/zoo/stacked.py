@@ -26,7 +26,7 @@ TRUNCATED_DEVIATION = 0.87962566  # of a unit normal cut at two deviations
 Tree = Any  # nested dictionaries of arrays
 
 
-def initialise(model: Classifier, image_size: int, seed: int, init_scale: float) -> Tree:
+def initialize(model: Classifier, image_size: int, seed: int, init_scale: float) -> Tree:
     """Draw the Flax variables of one model, as NumPy arrays, kernels multiplied by `init_scale`.
 
     The distributions are Flax's own (LeCun normal kernels, orthogonal recurrent ones, zero biases, unit scales);

@@ -27,7 +27,7 @@ from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest
 from wsrl.zoo.models import Classifier
 from wsrl.zoo.predictions import predict
 from wsrl.zoo.recipes import Config, Run, draw_runs
-from wsrl.zoo.stacked import Tree, initialise, train_models
+from wsrl.zoo.stacked import Tree, initialize, train_models
 from wsrl.zoo.storage import STORAGES, checkpoint_bytes, read_variables, write_checkpoints
 from wsrl.zoo.tasks import Task
 
@@ -109,7 +109,7 @@ def train_chunk(
 
 def _initial_variables(run: Run, directory: Path, config: Config, final: Mapping[str, Record]) -> Tree:
     if run.parent is None:
-        return initialise(run.model, config.image_size, run.seed, run.init_scale)
+        return initialize(run.model, config.image_size, run.seed, run.init_scale)
     return read_variables(directory, final[run.parent])
 
 
