@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 import safetensors.numpy
-from tests.samples import SAMPLES, arrays
 
+from experiments.proofs.samples import SAMPLES, arrays
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from tests.samples import SAMPLES
-from tests.torch_files import Call, Name
 
+from experiments.proofs.samples import SAMPLES
+from experiments.proofs.torch_files import Call, Name
 from tests import torch_files
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint

@@ -3,8 +3,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.samples import SAMPLES
 
+from experiments.proofs.samples import SAMPLES
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 

@@ -9,6 +9,7 @@ from experiments.benchmarks.streaming import (
     classifier,
     decoder,
     measure,
+    one_pass,
     write_model,
     write_random,
 )
