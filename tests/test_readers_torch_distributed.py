@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from experiments.proofs import torch_files
 from experiments.proofs.samples import SAMPLES
 from experiments.proofs.torch_files import Call, Name
-from tests import torch_files
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 
