@@ -98,7 +98,7 @@ def test_an_unexpected_exception_becomes_an_error_that_names_the_source(trained,
     monkeypatch.setattr(road, "sign", fail)
     (error,) = encoder.embed(paths[:1])
     assert isinstance(error, CheckpointError) and isinstance(error.__cause__, IndexError)
-    assert str(error).startswith(f"{paths[0]}: cannot be embedded (IndexError: norm over two axes); leave it out")
+    assert str(error).startswith(f"{paths[0]}: cannot be used (IndexError: norm over two axes); leave it out")
 
 
 def test_networks_that_cannot_be_run_have_weights_and_a_reason(trained, tmp_path, monkeypatch):
@@ -165,3 +165,20 @@ def test_weights_that_are_not_read_are_counted_and_named(trained, tmp_path, caps
     assert main(["embed", str(path), "--weights-only", "--out", str(tmp_path / "e.npz")]) == 1
     assert main(["index", str(path), "--out", str(tmp_path / "i")]) == 1
     assert capsys.readouterr().err.count("2,304 numbers of its weights are not read") == 2
+
+
+def test_a_network_that_cannot_be_run_for_an_unknown_reason_hinders_no_other(trained, monkeypatch):
+    encoder, paths, expected = trained
+    run = encoder._load()
+    embedder = run._embedder
+
+    def fail(params, buckets, progress):
+        if sum(len(bucket.members) for bucket in buckets) > 1:
+            raise IndexError("too many")
+        return embedder(params, buckets, progress)
+
+    monkeypatch.setattr(run, "_embedder", fail)
+    np.testing.assert_allclose([row.function for row in rows(encoder, paths)], expected.embedding, atol=1e-5)
+    monkeypatch.setattr(run, "_embedder", lambda *_: 1 / 0)
+    found = rows(encoder, paths)
+    assert all(row.function is None and "ZeroDivisionError" in row.no_function for row in found)

@@ -21,6 +21,17 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+def unexpected(source: str | Path, error: Exception) -> CheckpointError:
+    """Returns an error that names the checkpoint with which something went wrong that nobody thought of."""
+    wrapped = CheckpointError(
+        source,
+        f"cannot be used ({type(error).__name__}: {one_line(error)})",
+        "leave it out and report this error; `wsrl --debug` before the command shows its origin",
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor that stays in its file until it is read.

@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
+from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.embedded import Embedded
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
 from wsrl.readers import open_checkpoint
@@ -111,13 +111,7 @@ class Encoder:
         except CheckpointError as error:
             return error
         except Exception as error:  # a file must not end a run, whatever it holds
-            wrapped = CheckpointError(
-                source,
-                f"cannot be embedded ({type(error).__name__}: {one_line(error)})",
-                "leave it out and report this error, with `wsrl --debug` before the command for its origin",
-            )
-            wrapped.__cause__ = error
-            return wrapped
+            return unexpected(source, error)
 
     def _wire(self, checkpoint: Checkpoint) -> Wiring:
         """Infers the wiring, unless one of the same names, shapes and configuration has been inferred before."""
@@ -145,7 +139,7 @@ class Encoder:
         networks = [
             (own.checkpoint, own.hints) for own in opened if isinstance(own, _Opened) and own.checkpoint is not None
         ]
-        functions = self._load()(networks) if networks else iter(())
+        functions = iter(self._functions_of(networks) if networks else [])
         for own in opened:
             if isinstance(own, CheckpointError):
                 yield own
@@ -153,6 +147,16 @@ class Encoder:
                 yield own.row
             else:
                 yield _with_function(own.row, next(functions))
+
+    def _functions_of(self, networks: list[tuple[Checkpoint, Hints]]) -> "list[FunctionVector | CheckpointError]":
+        """Runs networks together or, if that fails, one by one, to find the one with which it does."""
+        encoder = self._load()
+        try:
+            return list(encoder(networks))
+        except Exception as error:
+            if len(networks) == 1:
+                return [unexpected(networks[0][0].path, error)]
+        return [found for network in networks for found in self._functions_of([network])]
 
     def _load(self) -> "FunctionEncoder":
         if self._functions is None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from wsrl.annotations import Graph
-from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.encoder.assumptions import IMAGES, beside, likeliest
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import fit_inputs
@@ -108,3 +108,5 @@ class FunctionEncoder:
             return program, graphs
         except CheckpointError as error:
             return error
+        except Exception as error:  # of one network, which concerns no other
+            return unexpected(checkpoint.path, error)

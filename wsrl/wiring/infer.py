@@ -8,6 +8,7 @@ user or a manifest, or the checkpoint's metadata, say what they are (`activation
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.wiring import chain, recurrence, residual, transformer
@@ -124,6 +125,12 @@ def check_shapes(wiring: Wiring, checkpoint: Checkpoint) -> None:
             if view is not None and view.shape != checkpoint.tensors[view.tensor].shape:
                 found = checkpoint.tensors[view.tensor].shape
                 raise ValueError(f"{view.tensor} has shape {found}, expected {view.shape}")
+        for view in [*layer.biases, *([norm.gain, norm.bias, norm.mean, norm.variance] if norm else [])]:
+            if (
+                view is not None
+                and prod(view.sizes[n] for axis in view.axes for n in axis if n != "part") != layer.units
+            ):
+                raise ValueError(f"{view.tensor} does not hold one number for each of the {layer.units} units")
         for link in layer.links:
             source = wiring.layers[link.source]
             sizes = link.weight.sizes if link.weight else {"in": source.units}
