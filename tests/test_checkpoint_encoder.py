@@ -15,13 +15,13 @@ from wsrl.cli.main import main
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder as FunctionEncoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.training.fit import init_params
 
-SMALL = FunctionEncoder(probes=8, dim=16, chunk=4)
+SMALL = ResponseEncoder(probes=8, dim=16, chunk=4)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from configs import large, pretrain, zoo
 from experiments.benchmarks.speed import fresh_network
 from experiments.job.settings import check_settings
 from wsrl.data import ImageSet
-from wsrl.encoder.fit import init_params, make_encoder
-from wsrl.encoder.losses import contrastive
-from wsrl.encoder.sampling import Targets
-from wsrl.encoder.train import init_state, make_optimizer
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.tiles import to_graph
+from wsrl.training.fit import init_params, make_encoder
+from wsrl.training.loop import init_state, make_optimizer
+from wsrl.training.losses import contrastive
+from wsrl.training.sampling import Targets
 from wsrl.zoo import tasks as zoo_tasks
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.recipes import draw_runs

@@ -16,14 +16,14 @@ from wsrl.encoder.dataset_encoder import (
     pad_examples,
     save_dataset_encoder,
 )
-from wsrl.encoder.encoder import Encoder, Swept, fit_inputs
-from wsrl.encoder.fit import init_params
-from wsrl.encoder.fit_dataset import DataSets, fit_dataset_encoder, query_map
-from wsrl.encoder.sampling import Examples
+from wsrl.encoder.encoder import ResponseEncoder, Swept, fit_inputs
 from wsrl.errors import InputError
+from wsrl.training.fit import init_params
+from wsrl.training.fit_dataset import DataSets, fit_dataset_encoder, query_map
+from wsrl.training.sampling import Examples
 
 SIZE, PROBES, CLASSES = 4, 16, 3
-ENCODER = Encoder(probes=PROBES, input_shape=(SIZE, SIZE, 1), dim=8, chunk=4)
+ENCODER = ResponseEncoder(probes=PROBES, input_shape=(SIZE, SIZE, 1), dim=8, chunk=4)
 
 
 def examples_of(task, n, seed=0):

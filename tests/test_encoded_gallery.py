@@ -7,16 +7,16 @@ from experiments.tables import encoded_gallery
 from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes, encode_gallery
 from wsrl.data import ImageSet
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.tiles import TILE
 from wsrl.recommendation.probes import Probes
 from wsrl.search.query_expansion import QueryExpansion
+from wsrl.training.fit import init_params
 from wsrl.zoo.load import load_networks
 
-ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
+ENCODER = ResponseEncoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
 CANDIDATES = np.array([0, 2, 3, 7])
 
 

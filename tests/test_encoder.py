@@ -7,15 +7,15 @@ from networks import CASES, draw_network
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.embed import Embedder, NetworkMap, SweptNetworks
-from wsrl.encoder.encoder import Encoder, fit_inputs
+from wsrl.encoder.encoder import ResponseEncoder, fit_inputs
 from wsrl.encoder.export import encoder_hash, load_encoder, parameter_shapes, save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.symmetry import random_symmetry, reorder_outputs
+from wsrl.training.fit import init_params
 from wsrl.wiring.infer import infer_wiring
 
-ENCODER = Encoder(probes=16, dim=32, rank=8, gradient_probes=8, chunk=4)
+ENCODER = ResponseEncoder(probes=16, dim=32, rank=8, gradient_probes=8, chunk=4)
 
 
 def make_params(seed=0):
@@ -155,7 +155,7 @@ def test_export_round_trip_and_refusal(tmp_path):
         load_encoder(tmp_path)
 
 
-@pytest.mark.parametrize("encoder", [ENCODER, Encoder(probes=8, rank=4, evidence=0.0, input_shape=(9, 7, 3))])
+@pytest.mark.parametrize("encoder", [ENCODER, ResponseEncoder(probes=8, rank=4, evidence=0.0, input_shape=(9, 7, 3))])
 def test_shapes_of_parameters_are_those_that_flax_draws(encoder):
     drawn = jax.eval_shape(lambda: init_params(encoder, np.zeros((encoder.probes, *encoder.input_shape)), 0))
     shapes = {name: leaf.shape for name, leaf in flax.traverse_util.flatten_dict(drawn, sep="/").items()}

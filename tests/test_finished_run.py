@@ -9,15 +9,15 @@ from small_zoo import write_zoo
 
 from configs import tiny
 from experiments.tables.finished_run import load_run
-from wsrl.encoder.encoder import Encoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder, Swept
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import init_params
-from wsrl.encoder.swept_zoo import FILE, USABLE
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
+from wsrl.training.fit import init_params
+from wsrl.training.response_cache import FILE, USABLE
 from wsrl.zoo.manifest import MANIFEST, assign_splits, read_manifest
 
-ENCODER = Encoder(probes=4, input_shape=(4, 4, 1), dim=4, rank=2, chunk=2)
+ENCODER = ResponseEncoder(probes=4, input_shape=(4, 4, 1), dim=4, rank=2, chunk=2)
 
 
 @pytest.fixture(scope="module")

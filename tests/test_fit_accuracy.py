@@ -3,12 +3,12 @@ import numpy as np
 import pytest
 
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fit import init_params
-from wsrl.encoder.fit_accuracy import fit_accuracy
-from wsrl.encoder.sampling import Examples
+from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.training.fit import init_params
+from wsrl.training.fit_accuracy import fit_accuracy
+from wsrl.training.sampling import Examples
 
-ENCODER = Encoder(probes=8, input_shape=(3, 3, 1), dim=4, rank=3, gradient_probes=2, chunk=4)
+ENCODER = ResponseEncoder(probes=8, input_shape=(3, 3, 1), dim=4, rank=3, gradient_probes=2, chunk=4)
 TRAINING = np.arange(80)
 
 

@@ -10,15 +10,15 @@ from networks import draw_network
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.encoder.function_encoder import FunctionEncoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.training.fit import init_params
 from wsrl.zoo.load import file_hints
 from wsrl.zoo.manifest import Record, append_records, read_manifest
 
-ENCODER = Encoder(probes=8, dim=16, chunk=4)
+ENCODER = ResponseEncoder(probes=8, dim=16, chunk=4)
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import safetensors.numpy
 from wsrl.checkpoint import Checkpoint
 from wsrl.cli.main import main
 from wsrl.cli.table import print_table
-from wsrl.cli.text import brace, bytes_text, printable
 from wsrl.drawing.fold import fold_groups, fold_operations
 from wsrl.drawing.plot import plot
+from wsrl.text import brace, bytes_text, printable
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.wiring import Fact, Operation, Wiring
 

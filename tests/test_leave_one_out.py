@@ -14,12 +14,12 @@ from experiments.job.records import indices_by_split, make_examples
 from experiments.tables import leave_one_out
 from experiments.tables.finished_run import FinishedRun
 from experiments.tables.leave_one_out import components, dataset_folds, family_folds, main, usable
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fit import init_params
+from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.training.fit import init_params
 
 DATASETS = {"a": "train", "a+b": "train", "teacher/0/c": "train", "d": "validation", "e": "test"}
 FAMILIES = ("mlp", "vit")
-ENCODER = Encoder(probes=32, input_shape=(3, 3, 1), dim=8, rank=12, chunk=2)
+ENCODER = ResponseEncoder(probes=32, input_shape=(3, 3, 1), dim=8, rank=12, chunk=2)
 
 
 @functools.cache

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrl.encoder.losses import contrastive
-from wsrl.encoder.sampling import Targets
+from wsrl.training.losses import contrastive
+from wsrl.training.sampling import Targets
 
 EMBEDDING = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
 EMBEDDING /= np.linalg.norm(EMBEDDING, axis=1, keepdims=True)

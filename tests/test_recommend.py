@@ -7,20 +7,20 @@ import safetensors.numpy
 from wsrl.data import load_image_set, normalize
 from wsrl.encoder import checkpoint_encoder
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import load_encoder, save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.errors import InputError
 from wsrl.recommendation.answer import rank_by_logme, rank_by_similarity
 from wsrl.recommendation.examples import load_examples
 from wsrl.recommendation.probes import Query, as_checkpoint, probe_query, train_probes
 from wsrl.search.index import Index
+from wsrl.training.fit import init_params
 from wsrl.zoo.manifest import Record, append_records
 from wsrl.zoo.models import MLP
 
 SIZE = 8
 MODEL = MLP("relu", widths=(16,))
-ENCODER = Encoder(probes=32, input_shape=(SIZE, SIZE, 1), dim=32, chunk=8)
+ENCODER = ResponseEncoder(probes=32, input_shape=(SIZE, SIZE, 1), dim=32, chunk=8)
 TASKS = {"low": lambda y: np.where(y < 3, y, -1), "high": lambda y: np.where(y > 6, y - 7, -1)}
 PROBES = {"architectures": (MODEL,), "each": 6, "steps": 60}  # as many as the zoo holds: one compiled program
 

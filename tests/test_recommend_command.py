@@ -8,18 +8,18 @@ import pytest
 from wsrl.cli.main import main
 from wsrl.data import normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, init_dataset_params, save_dataset_encoder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.recommendation import answer, data_query, probes
 from wsrl.recommendation.examples import load_examples
 from wsrl.recommendation.probes import Query
 from wsrl.recommendation.start_score import StartScore, save_start_score
 from wsrl.search.index import Functional, Index
 from wsrl.search.query_expansion import QueryExpansion
+from wsrl.training.fit import init_params
 
 GOLDEN = Path(__file__).parent / "golden"
-ENCODER = Encoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
+ENCODER = ResponseEncoder(probes=4, input_shape=(8, 8, 1), dim=4, chunk=4)
 COMMAND = ["recommend", "--index", "zoo.index", "--data", "task.npz", "--encoder", "encoder"]
 VECTORS = np.array([[0.8, 0.6, 0, 0], [0.6, 0.8, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0]], np.float32)
 TASKS = (("cats", 0.5), ("cats", 0.7), ("dogs", 0.9), ("fish\x1b[0m", 0.8))

@@ -6,12 +6,12 @@ from networks import draw_model, variables_of
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.fit import init_params
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.network import read_network
 from wsrl.symmetry import random_symmetry
+from wsrl.training.fit import init_params
 from wsrl.wiring.groups import claim, find_groups
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.models import RNN
@@ -19,7 +19,7 @@ from wsrl.zoo.models import RNN
 SIZE = 4  # of the images, whose rows are the steps
 MODELS = {"tanh": RNN("tanh", widths=(12,)), "relu": RNN("relu", widths=(20, 8))}
 IMAGES = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
-ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=16, chunk=4)
+ENCODER = ResponseEncoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=16, chunk=4)
 
 
 def torch_network(rng, layers=2, units=6, rows=SIZE):

@@ -7,7 +7,7 @@ from networks import draw_model
 
 from experiments.tables.resweep import COUNT, NoMapsEncoder, RoundsEncoder, with_relu
 from wsrl.checkpoint import Checkpoint
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.plans import make_plan, profile
@@ -18,7 +18,7 @@ SIZE = 8
 IMAGES = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
 
 
-def last_states(encoder: Encoder, checkpoint: Checkpoint) -> np.ndarray:
+def last_states(encoder: ResponseEncoder, checkpoint: Checkpoint) -> np.ndarray:
     """States of the output layer [nodes, tile, positions, probes]."""
     graph = checkpoint_graph(checkpoint, 16)
     batch = make_batch([graph], make_plan(profile(graph), 2, 16))
@@ -36,7 +36,7 @@ def test_activations_are_taken_for_relu_and_outputs_stay_linear():
 @pytest.mark.parametrize(("depth", "heard"), [(COUNT, True), (COUNT + 1, False)])
 def test_rounds_are_a_sweep_as_far_as_they_reach(depth: int, heard: bool):
     network = draw_model(MLP("tanh", widths=(6,) * (depth - 1)), 0, SIZE)[0]  # and the output layer
-    found, swept = last_states(RoundsEncoder(), network), last_states(Encoder(), network)
+    found, swept = last_states(RoundsEncoder(), network), last_states(ResponseEncoder(), network)
     assert np.ptp(swept, axis=-1).max() > 0.01
     if heard:
         np.testing.assert_allclose(found, swept, rtol=1e-5, atol=1e-6)
@@ -46,7 +46,7 @@ def test_rounds_are_a_sweep_as_far_as_they_reach(depth: int, heard: bool):
 
 def test_networks_without_maps_do_without_them():
     network = draw_model(MLP("relu", widths=(6, 6)), 0, SIZE)[0]
-    found, swept = last_states(NoMapsEncoder(), network), last_states(Encoder(), network)
+    found, swept = last_states(NoMapsEncoder(), network), last_states(ResponseEncoder(), network)
     np.testing.assert_allclose(found, swept, rtol=1e-5, atol=1e-6)
 
 
@@ -56,6 +56,6 @@ def test_with_one_state_a_neuron_a_kernel_may_be_turned():
     checkpoint = draw_model(model, 0, SIZE)[0]
     name = "params/Conv_1/kernel"
     turned = replace(checkpoint, tensors={**checkpoint.tensors, name: checkpoint.tensors[name][::-1, ::-1].copy()})
-    for encoder, same in ((NoMapsEncoder(), True), (Encoder(), False)):
+    for encoder, same in ((NoMapsEncoder(), True), (ResponseEncoder(), False)):
         before, after = (last_states(encoder, own) for own in (checkpoint, turned))
         assert np.allclose(before, after, rtol=1e-5, atol=1e-6) == same

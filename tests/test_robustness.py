@@ -15,12 +15,12 @@ from experiments.tables.finished_run import FinishedRun, load_run
 from experiments.tables.robustness import CHANGES, TUNED, changed_copies, fine_tuned, gallery_places, main, score
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fisher import fit_readout
-from wsrl.encoder.fit import init_params, make_encoder
-from wsrl.encoder.inputs import natural_inputs
-from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
 from wsrl.evaluation.relevance import Relevance
+from wsrl.training.discriminant_analysis import fit_readout
+from wsrl.training.fit import init_params, make_encoder
+from wsrl.training.initial_probes import natural_inputs
+from wsrl.training.response_cache import sweep_zoo
 from wsrl.zoo.families import MAIN, Family
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import read_manifest

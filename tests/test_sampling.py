@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from wsrl.encoder.embed import SweptNetworks
 from wsrl.encoder.encoder import Swept
-from wsrl.encoder.sampling import Examples, Sampler, draw_class_map
+from wsrl.training.sampling import Examples, Sampler, draw_class_map
 
 
 def swept(n=24, classes=8, probes=4):

@@ -9,12 +9,12 @@ from networks import draw_network
 
 from wsrl.cli.main import main
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import init_params
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.training.fit import init_params
 
-ENCODER = Encoder(probes=4, input_shape=(16, 16, 1), dim=8, chunk=4)
+ENCODER = ResponseEncoder(probes=4, input_shape=(16, 16, 1), dim=8, chunk=4)
 
 
 @pytest.fixture(scope="module")

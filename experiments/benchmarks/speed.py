@@ -39,16 +39,16 @@ from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import load_image_set
 from wsrl.encoder.embed import Embedder, SweptNetworks
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fit import init_params, make_encoder
-from wsrl.encoder.sampling import PADDING, Targets
+from wsrl.encoder.encoder import ResponseEncoder, Swept
 from wsrl.encoder.sweep import forward_sweep, output_logits
-from wsrl.encoder.train import init_state, make_optimizer, make_train_step
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.tiles import to_graph
 from wsrl.network import Network, read_network
+from wsrl.training.fit import init_params, make_encoder
+from wsrl.training.loop import init_state, make_optimizer, make_train_step
+from wsrl.training.sampling import PADDING, Targets
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.families import CATALOGUES
@@ -229,7 +229,7 @@ def encoder_tables(settings: Settings) -> list[str]:
 
 
 def training_steps(
-    config: Config, encoder: Encoder, params: Any, networks: Sequence[Network]
+    config: Config, encoder: ResponseEncoder, params: Any, networks: Sequence[Network]
 ) -> dict[str, Callable[[], Any]]:
     """Training steps of the encoder and its baselines on the same networks, a share of them on each device."""
     devices = jax.local_device_count()
@@ -276,7 +276,7 @@ def training_steps(
     return methods
 
 
-def readout_step(config: Config, encoder: Encoder, params: Any, swept: Swept) -> Callable[[], Any]:
+def readout_step(config: Config, encoder: ResponseEncoder, params: Any, swept: Swept) -> Callable[[], Any]:
     """A training step of the read-out on swept networks, at the batch size of the main job."""
     devices = jax.local_device_count()
     networks = SweptNetworks(swept, np.arange(len(swept.mask)), config.encoder.batch_size // devices)
@@ -285,7 +285,9 @@ def readout_step(config: Config, encoder: Encoder, params: Any, swept: Swept) ->
     return pmapped_step(apply, params, [batch] * devices, networks.size, networks.classes, config)
 
 
-def apply_encoder(encoder: Encoder, params: Any, batch: Any, class_map: jax.Array, method: str = "__call__") -> Any:
+def apply_encoder(
+    encoder: ResponseEncoder, params: Any, batch: Any, class_map: jax.Array, method: str = "__call__"
+) -> Any:
     """Embeddings of a batch of graphs or, with the method `embed`, of swept networks."""
     return encoder.apply({"params": params}, batch, class_map, method=method)
 

@@ -15,11 +15,11 @@ from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import NetworkMap
-from wsrl.encoder.sampling import Examples, Sampler
-from wsrl.encoder.train import init_state, make_train_step, train
 from wsrl.graph.neurons import neuron_graph
 from wsrl.network import read_network
 from wsrl.symmetry import reorder_outputs
+from wsrl.training.loop import init_state, make_train_step, train
+from wsrl.training.sampling import Examples, Sampler
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.manifest import Record
 

@@ -9,10 +9,10 @@ import numpy as np
 from wsrl.annotations import Config
 from wsrl.data import normalize
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
-from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.fit import Fitted
-from wsrl.encoder.fit_dataset import Data, fit_dataset_encoder
-from wsrl.encoder.sampling import Examples
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.training.fit import Fitted
+from wsrl.training.fit_dataset import Data, fit_dataset_encoder
+from wsrl.training.sampling import Examples
 from wsrl.zoo.bank import ZooImages
 from wsrl.zoo.manifest import Record
 
@@ -30,7 +30,7 @@ def task_data(images: ZooImages, records: Sequence[Record], examples: Examples) 
 
 def fit_data_sets(
     config: Config,
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     fitted: Fitted,
     examples: Examples,
     split: dict[str, np.ndarray],

@@ -10,10 +10,10 @@ from experiments.job.baselines import Methods
 from wsrl.annotations import Config
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.fit import Fitted
 from wsrl.evaluation import accuracy_tau, evaluate_methods
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.symmetry import random_symmetry
+from wsrl.training.fit import Fitted
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.manifest import Record
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsrl.encoder.sampling import Examples
 from wsrl.errors import InputError
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
+from wsrl.training.sampling import Examples
 from wsrl.zoo.manifest import Record, assign_splits, read_manifest
 
 SPLITS = ("train", "validation", "test")

@@ -19,12 +19,12 @@ from experiments.job.workdir import encoder_directories, lock_workdir, zoo_direc
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
-from wsrl.encoder.fit import Fitted, fit_encoder, init_params, make_encoder
-from wsrl.encoder.inputs import natural_inputs
-from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.evaluation import query_examples, write_results
 from wsrl.report import write_report
 from wsrl.search.nearest import NearestNeighbors
+from wsrl.training.fit import Fitted, fit_encoder, init_params, make_encoder
+from wsrl.training.initial_probes import natural_inputs
+from wsrl.training.response_cache import sweep_zoo
 from wsrl.zoo.bank import ZooImages, load_zoo_images
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record

@@ -1,8 +1,8 @@
 """Refuses settings that no stage of the main job could work with, before anything is trained."""
 
 from wsrl.annotations import Config
-from wsrl.encoder.losses import LOSSES
 from wsrl.errors import InputError
+from wsrl.training.losses import LOSSES
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.storage import STORAGES
 

@@ -11,10 +11,10 @@ from tqdm import tqdm
 from experiments.job.trainable import Trainable, final_checkpoints, load_trainable, tasks_of_lineages
 from wsrl.annotations import Config
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import encoder_hash
-from wsrl.encoder.fit_dataset import Data
 from wsrl.recommendation.start_score import fit_start_score, save_start_score
+from wsrl.training.fit_dataset import Data
 from wsrl.zoo.bank import ZooImages, image_bank
 from wsrl.zoo.finetuning import FineTuner, Part
 from wsrl.zoo.manifest import Record
@@ -76,7 +76,7 @@ def probe_models(
 
 def fit_starts(
     probed: Probed,
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     params: Any,
     embedding: Float[np.ndarray, "models dim"],
     data: Data,

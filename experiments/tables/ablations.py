@@ -26,8 +26,6 @@ from experiments.tables.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resw
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Swept
-from wsrl.encoder.fisher import product_metric
-from wsrl.encoder.fit import fit_encoder, init_params, make_encoder
 from wsrl.encoder.readout import entropies
 from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import labels
@@ -36,6 +34,8 @@ from wsrl.files import write_atomically
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.search.query_expansion import centered
+from wsrl.training.discriminant_analysis import product_metric
+from wsrl.training.fit import fit_encoder, init_params, make_encoder
 
 RESAMPLES = 1000  # of the bootstrap
 NAME = "ablations"

@@ -10,11 +10,11 @@ import numpy as np
 from experiments.job.records import indices_by_split, make_examples, read_records
 from experiments.job.workdir import encoder_directories, read_config, zoo_directory
 from wsrl.annotations import Config
-from wsrl.encoder.encoder import Encoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder, Swept
 from wsrl.encoder.export import load_encoder
-from wsrl.encoder.sampling import Examples
-from wsrl.encoder.swept_zoo import load_kept
 from wsrl.errors import InputError
+from wsrl.training.response_cache import load_kept
+from wsrl.training.sampling import Examples
 from wsrl.zoo.manifest import Record
 
 
@@ -39,7 +39,7 @@ class FinishedRun:
     records: Sequence[Record]
     examples: Examples
     split: dict[str, np.ndarray]
-    encoders: Sequence[tuple[Encoder, Any]]
+    encoders: Sequence[tuple[ResponseEncoder, Any]]
     swept: Sequence[Swept]
 
     @property

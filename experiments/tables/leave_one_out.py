@@ -22,13 +22,13 @@ from tqdm import tqdm
 from experiments.command import finish
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.fisher import fit_readout
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
+from wsrl.training.discriminant_analysis import fit_readout
 
 FAMILIES, DATASETS = "left_out_families", "left_out_datasets"  # tables
 FEWEST = 2  # training tasks

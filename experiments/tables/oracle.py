@@ -21,9 +21,7 @@ from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.data import normalize
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import Swept
-from wsrl.encoder.fit import init_params
 from wsrl.encoder.readout import class_responses, second_order
-from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
 from wsrl.evaluation.around import neighborhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
@@ -33,6 +31,8 @@ from wsrl.evaluation.retrieval import query_scores
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.search.query_expansion import NEIGHBORS
+from wsrl.training.fit import init_params
+from wsrl.training.response_cache import sweep_zoo
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.tasks import load_tasks
 

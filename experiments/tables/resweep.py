@@ -13,13 +13,13 @@ from jaxtyping import Array, Float
 from experiments.tables.finished_run import FinishedRun
 from wsrl.annotations import Graph
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fit import make_encoder
+from wsrl.encoder.encoder import ResponseEncoder, Swept
 from wsrl.encoder.sweep import States, input_rows, update_level
-from wsrl.encoder.swept_zoo import sweep_zoo
 from wsrl.errors import InputError
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import Bucket
+from wsrl.training.fit import make_encoder
+from wsrl.training.response_cache import sweep_zoo
 from wsrl.wiring.layers import ACTIVATIONS
 from wsrl.zoo.manifest import read_manifest
 
@@ -35,7 +35,7 @@ class _Relu(Embedder):
         return super().sweep(params, changed, progress)
 
 
-class RoundsEncoder(Encoder):
+class RoundsEncoder(ResponseEncoder):
     """Synchronous message passing: each of `COUNT` rounds updates all neurons from their states before it.
 
     A neuron more than `COUNT` levels from the inputs hears nothing of them.
@@ -59,7 +59,7 @@ class RoundsEncoder(Encoder):
         return jax.lax.scan(one_round, start, None, length=COUNT)[0]
 
 
-class NoMapsEncoder(Encoder):
+class NoMapsEncoder(ResponseEncoder):
     """Neurons have one state instead of a map: that of a channel or a token's unit is its mean over positions.
 
     So the taps of a kernel, or the places of a flattened map, all read the same.
@@ -111,7 +111,7 @@ def resweep(run: FinishedRun, seed: int, change: str) -> Swept:
         inputs = np.asarray(params["inputs"])
         noise = np.random.default_rng([seed, 11]).normal(inputs.mean(), inputs.std(), inputs.shape)
         params = {**params, "inputs": jnp.asarray(noise, jnp.float32)}
-    encoder = make_encoder(run.config.encoder, encoder.input_shape, VARIANTS.get(change, Encoder))
+    encoder = make_encoder(run.config.encoder, encoder.input_shape, VARIANTS.get(change, ResponseEncoder))
     embedder = _Relu(encoder) if change == RELU else Embedder(encoder, dense=False if change in VARIANTS else None)
     directory = run.workdir / "resweep" / change / f"encoder_{seed}"
     records, _ = read_manifest(run.zoo)

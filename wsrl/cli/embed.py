@@ -10,9 +10,9 @@ import numpy as np
 from tqdm import tqdm
 
 from wsrl.cli.names import add_encoder, add_sources, given
-from wsrl.cli.text import printable
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
+from wsrl.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

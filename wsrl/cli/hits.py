@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from wsrl.cli.text import printable
+from wsrl.text import printable
 
 if TYPE_CHECKING:
     from wsrl.search.hit import Hit

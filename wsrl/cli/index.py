@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from wsrl.cli.names import add_encoder, add_sources, given
-from wsrl.cli.text import bytes_text, printable
+from wsrl.text import bytes_text, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.cli.text import printable
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
+from wsrl.text import printable
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.wiring import Wiring
 from wsrl.wiring.wiring_file import read_wiring

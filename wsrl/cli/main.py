@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from wsrl import __version__
-from wsrl.cli.text import printable
 from wsrl.errors import InputError
+from wsrl.text import printable
 
 COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",

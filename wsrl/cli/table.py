@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.cli.text import brace, bytes_text, printable, shape_text
 from wsrl.drawing.fold import GroupRow, Row, fold_groups, fold_operations
+from wsrl.text import brace, bytes_text, printable, shape_text
 from wsrl.wiring.wiring import Wiring
 
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe

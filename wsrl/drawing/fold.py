@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-from wsrl.cli.text import brace
+from wsrl.text import brace
 from wsrl.wiring.wiring import Operation, Segment, TensorAxis, Wiring
 
 DEEPEST = 100  # parts of a path; beyond that it is no path

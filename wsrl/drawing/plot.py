@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
 
-from wsrl.cli.text import brace, printable, shape_text
 from wsrl.drawing.fold import GroupRow, fold_groups, fold_operations
 from wsrl.drawing.layout import Box, Net, arrange, find_nets
 from wsrl.drawing.svg import Canvas, Pixels
+from wsrl.text import brace, printable, shape_text
 from wsrl.wiring.wiring import Wiring
 
 # pixels

@@ -24,7 +24,7 @@ LARGEST_MARGIN = 10.0  # that of a network with one class
 
 
 class AccuracyHead(nn.Module):
-    """A linear function of standardized features, from 0 to 1. `wsrl.encoder.fit_accuracy` finds its parameters."""
+    """A linear function of standardized features, from 0 to 1. `wsrl.training.fit_accuracy` finds its parameters."""
 
     @nn.compact
     def __call__(self, features: Float[Any, "networks features"]) -> Float[Any, " networks"]:

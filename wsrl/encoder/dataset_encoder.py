@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError
 
-from wsrl.encoder.encoder import Encoder, Swept, fit_inputs
+from wsrl.encoder.encoder import ResponseEncoder, Swept, fit_inputs
 from wsrl.encoder.export import encoder_hash
 from wsrl.encoder.templates import blurred
 from wsrl.errors import InputError
@@ -108,7 +108,7 @@ class DatasetEncoder(nn.Module):
 
 
 def init_dataset_params(
-    encoder: Encoder, inputs: Float[Any, "n height width channels"], seed: int
+    encoder: ResponseEncoder, inputs: Float[Any, "n height width channels"], seed: int
 ) -> tuple[DatasetEncoder, Any]:
     """A data-set encoder that is not trained yet, and fit for use: its features are the pixels.
 
@@ -137,7 +137,7 @@ def pad_examples(
 def embed_dataset(
     dataset_encoder: DatasetEncoder,
     dataset_params: Any,
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     encoder_params: Any,
     x: Float[np.ndarray, "n height width channels"],
     y: Int[np.ndarray, "labels"],
@@ -178,7 +178,11 @@ def _bucket(count: int, fewest: int) -> int:
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _embed(
-    dataset_encoder: DatasetEncoder, encoder: Encoder, dataset_params: Any, encoder_params: Any, examples: Labeled
+    dataset_encoder: DatasetEncoder,
+    encoder: ResponseEncoder,
+    dataset_params: Any,
+    encoder_params: Any,
+    examples: Labeled,
 ) -> Float[Array, "dim"]:
     alone = Labeled(*(part[None] for part in examples))
     swept = dataset_encoder.apply({"params": dataset_params}, encoder_params["inputs"], alone)
@@ -186,7 +190,7 @@ def _embed(
 
 
 def save_dataset_encoder(
-    directory: Path, dataset_encoder: DatasetEncoder, dataset_params: Any, encoder: Encoder, encoder_params: Any
+    directory: Path, dataset_encoder: DatasetEncoder, dataset_params: Any, encoder: ResponseEncoder, encoder_params: Any
 ) -> str:
     """Writes `dataset_encoder.safetensors` and `.json` beside the encoder's files; returns the hash of both."""
     shape = {name: getattr(dataset_encoder, name) for name in FIELDS}
@@ -199,7 +203,7 @@ def save_dataset_encoder(
     return hashlib.sha256(text + content).hexdigest()
 
 
-def load_dataset_encoder(directory: Path, encoder: Encoder, encoder_params: Any) -> tuple[DatasetEncoder, Any]:
+def load_dataset_encoder(directory: Path, encoder: ResponseEncoder, encoder_params: Any) -> tuple[DatasetEncoder, Any]:
     """Reads what `save_dataset_encoder` wrote.
 
     Raises:

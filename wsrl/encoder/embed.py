@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.dense_sweep import Inputs, sweep_network
-from wsrl.encoder.encoder import Encoder, Encoding, Swept, bounded, fit_inputs
+from wsrl.encoder.encoder import Encoding, ResponseEncoder, Swept, bounded, fit_inputs
 from wsrl.encoder.templates import blurred, fit_gradients
 from wsrl.graph.collection import Bucket
 
@@ -150,7 +150,7 @@ class Embedder:
         None leaves it to the machine: NumPy where JAX has nothing but CPUs, for encoders in float32.
     """
 
-    def __init__(self, encoder: Encoder, read_size: int = 128, dense: bool | None = None):
+    def __init__(self, encoder: ResponseEncoder, read_size: int = 128, dense: bool | None = None):
         self.encoder = encoder
         self.read_size = read_size
         self.dense = jax.default_backend() == "cpu" and encoder.dtype == "float32" if dense is None else dense
@@ -190,7 +190,7 @@ class Embedder:
 
 
 def sweep_densely(
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     inputs: Float32[np.ndarray, "probes height width channels"],
     buckets: Sequence[Bucket],
     progress: str | None = None,

@@ -51,7 +51,7 @@ class Encoding(NamedTuple):
     accuracy: Float[Any, "networks"]
 
 
-class Encoder(nn.Module):
+class ResponseEncoder(nn.Module):
     """Sweeps inputs through networks and reads out what the output neurons answer.
 
     Forward, the sweeps find the responses of output neurons to learned inputs; backward, their templates.
@@ -165,7 +165,7 @@ def unit_vectors(vectors: Float[Any, "networks dim"]) -> Float[Any, "networks di
     return vectors / xp.sqrt(xp.square(vectors).sum(-1, keepdims=True) + SMALL)
 
 
-def no_answers(encoder: Encoder) -> Swept:
+def no_answers(encoder: ResponseEncoder) -> Swept:
     """One network with one class that answers nothing, by whose shapes parameters are drawn."""
     pixels = math.prod(encoder.input_shape[:2])
     logits, templates = (np.zeros((1, 1, size), np.float32) for size in (encoder.probes, pixels))

@@ -12,15 +12,15 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
 
 from wsrl.encoder.accuracy import SIGNS
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.files import PRETRAINED
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
-FIELDS = tuple(f.name for f in dataclasses.fields(Encoder) if f.name not in ("parent", "name"))
+FIELDS = tuple(f.name for f in dataclasses.fields(ResponseEncoder) if f.name not in ("parent", "name"))
 
 
-def save_encoder(directory: Path, encoder: Encoder, params: Any) -> str:
+def save_encoder(directory: Path, encoder: ResponseEncoder, params: Any) -> str:
     """Writes `encoder.safetensors` and `encoder.json`; returns the hash of both that an index stores.
 
     Parameters are written as they are, float32 or float16.
@@ -37,7 +37,7 @@ def encoder_directory(name: str | Path) -> Path:
     return PRETRAINED if str(name) == PRETRAINED.name else Path(name)
 
 
-def encoder_hash(encoder: Encoder, params: Any) -> str:
+def encoder_hash(encoder: ResponseEncoder, params: Any) -> str:
     """SHA-256 of an encoder's shape and parameters."""
     digest = hashlib.sha256(json.dumps([getattr(encoder, name) for name in FIELDS]).encode())
     for name, value in sorted(flatten_dict(params, sep="/").items()):
@@ -46,7 +46,7 @@ def encoder_hash(encoder: Encoder, params: Any) -> str:
     return digest.hexdigest()
 
 
-def parameter_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(encoder: ResponseEncoder) -> dict[str, tuple[int, ...]]:
     """Of the parameters of an encoder, by name; as Flax would find them, which takes a quarter of a second."""
     products = encoder.rank * (encoder.rank + 1) // 2
     features = (SIGNS + products,)
@@ -62,7 +62,7 @@ def parameter_shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
     }
 
 
-def load_encoder(directory: Path) -> tuple[Encoder, Any]:
+def load_encoder(directory: Path) -> tuple[ResponseEncoder, Any]:
     """Reads what `save_encoder` wrote; parameters are float32.
 
     Args:
@@ -76,7 +76,7 @@ def load_encoder(directory: Path) -> tuple[Encoder, Any]:
         shape = json.loads((directory / "encoder.json").read_bytes())
         if missing := set(FIELDS) - set(shape):  # a default may not be what it was trained with
             raise ValueError(f"no {', '.join(sorted(missing))} in encoder.json")
-        encoder = Encoder(**{**shape, "input_shape": tuple(shape["input_shape"])})
+        encoder = ResponseEncoder(**{**shape, "input_shape": tuple(shape["input_shape"])})
         tensors = safetensors.numpy.load_file(directory / "encoder.safetensors")
         if {name: value.shape for name, value in tensors.items()} != parameter_shapes(encoder):
             raise ValueError("parameters of another version of wsrl")

@@ -114,7 +114,7 @@ def solve_positive_definite(
 class ResponseReadout(nn.Module):
     """Second-order pooling over the output neurons, then a linear metric.
 
-    `wsrl.encoder.fisher.fit_readout` finds where its parameters start.
+    `wsrl.training.discriminant_analysis.fit_readout` finds where its parameters start.
 
     Attributes:
       rank: components that responses are projected to.

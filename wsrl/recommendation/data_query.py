@@ -5,12 +5,12 @@ from typing import Any
 
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
-from wsrl.encoder.encoder import Encoder
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import encoder_directory
 from wsrl.recommendation.probes import Query
 
 
-def data_query(images: ImageSet, directory: Path, encoder: Encoder, params: Any) -> Query:
+def data_query(images: ImageSet, directory: Path, encoder: ResponseEncoder, params: Any) -> Query:
     """Embeds all labeled examples by the data-set encoder that lies beside an encoder.
 
     Raises:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from wsrl.encoder.sampling import Targets
+from wsrl.training.sampling import Targets
 
 LOSSES = ("supervised_contrastive", "margin")
 

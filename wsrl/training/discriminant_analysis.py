@@ -16,9 +16,9 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64, Int
 
-from wsrl.encoder.encoder import Encoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder, Swept
 from wsrl.encoder.readout import class_responses, second_order
-from wsrl.encoder.sampling import Examples
+from wsrl.training.sampling import Examples
 
 BLOCK = 512  # networks at a time
 RESPONSE_SHRINKAGE = 3.0  # of the scatter of responses within tasks
@@ -26,7 +26,7 @@ LEAST_VARIANCE = 1e-9  # responses have unit variance, products unit length
 
 
 def fit_readout(
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     params: Any,
     swept: Swept,
     examples: Examples,
@@ -123,7 +123,7 @@ def _shrunk(scatter: Float64[np.ndarray, "d d"], shrinkage: float) -> Float64[np
     return scatter + shrinkage * variance * np.eye(len(scatter))
 
 
-def _responses(encoder: Encoder, swept: Swept, places: np.ndarray) -> Iterator[np.ndarray]:
+def _responses(encoder: ResponseEncoder, swept: Swept, places: np.ndarray) -> Iterator[np.ndarray]:
     """Responses of the classes as they are, block by block."""
     classes = swept.mask.shape[1]
     for at in _blocks(len(places)):

@@ -11,12 +11,12 @@ import pytest
 from networks import draw_network
 
 from configs.zoo import get_config
-from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.fit import init_params
-from wsrl.encoder.sampling import Examples, Sampler
-from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.training.fit import init_params
+from wsrl.training.loop import init_state, make_optimizer, make_train_step, train
+from wsrl.training.sampling import Examples, Sampler
 
 SETTINGS = get_config().encoder
 SETTINGS.update(steps=6, validate_every=2, warmup_steps=1, input_learning_rate=1e-2, loss="margin")
@@ -169,7 +169,7 @@ def global_step(devices):
     checkpoints = [draw_network("mlp", 1, seed)[0] for seed in range(8)]
     graphs = [checkpoint_graph(c, 16) for c in checkpoints]
     bucket = make_buckets(graphs, batch_cost=10**9, max_size=8 // devices)[0]
-    encoder = Encoder(probes=4, dim=8, rank=4, gradient_probes=2, chunk=2)
+    encoder = ResponseEncoder(probes=4, dim=8, rank=4, gradient_probes=2, chunk=2)
     inputs = np.random.default_rng(0).normal(size=(4, 16, 16, 1)).astype(np.float32)
     params = init_params(encoder, inputs, 0)
     known = Examples(

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from wsrl.annotations import Config
 from wsrl.encoder.dataset_encoder import DatasetEncoder, Labeled, embed_dataset, init_dataset_params, pad_examples
 from wsrl.encoder.embed import SweptNetworks
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.sampling import Examples, Sampler
-from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
+from wsrl.encoder.encoder import ResponseEncoder, Swept
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
+from wsrl.training.loop import init_state, make_optimizer, make_train_step, train
+from wsrl.training.sampling import Examples, Sampler
 
 DRAWS = 64  # subsets of each task's data
 VALIDATION_DRAWS = 4
@@ -73,7 +73,7 @@ class DataSets:
 
 
 def fit_dataset_encoder(
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     params: Any,
     swept: Swept,
     embedding: Float[np.ndarray, "n dim"],

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int
 
 from wsrl.encoder.accuracy import SIGNS, in_deviations
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fisher import task_means
-from wsrl.encoder.sampling import Examples
+from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.training.discriminant_analysis import task_means
+from wsrl.training.sampling import Examples
 
 TASK_SHARE = 0.3  # of the means of tasks that is taken off: how hard tasks are counts less than what tells models apart
 SIGN_SHRINKAGE = 0.03  # of the signs, which are few
@@ -20,7 +20,7 @@ BLOCK = 512  # networks at a time
 
 
 def fit_accuracy(
-    encoder: Encoder,
+    encoder: ResponseEncoder,
     params: Any,
     swept: Swept,
     examples: Examples,

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 from small_zoo import SIZE, write_zoo
 
-from wsrl.encoder import swept_zoo
+from wsrl.encoder import response_cache
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoder
-from wsrl.encoder.fit import init_params
-from wsrl.encoder.swept_zoo import FILE, USABLE, load_kept, sweep_zoo
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.training.fit import init_params
+from wsrl.training.response_cache import FILE, USABLE, load_kept, sweep_zoo
 
-ENCODER = Encoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
+ENCODER = ResponseEncoder(probes=4, input_shape=(SIZE, SIZE, 1), dim=4, rank=2, gradient_probes=2, chunk=2)
 BROKEN, REPEATED = 3, 7
 
 
@@ -95,7 +95,7 @@ def test_graphs_are_returned_where_they_are_asked_for_and_nothing_is_kept(embedd
 
 def test_what_was_kept_is_taken_again_without_reading_the_zoo(embedder, params, zoo, whole, monkeypatch):
     expected, workdir = whole
-    monkeypatch.setattr(swept_zoo, "stream_networks", lambda *_, **__: pytest.fail("the zoo is read"))
+    monkeypatch.setattr(response_cache, "stream_networks", lambda *_, **__: pytest.fail("the zoo is read"))
     check_equal(sweep(embedder, params, zoo, workdir), expected)
 
 

@@ -19,11 +19,11 @@ from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
 
 from wsrl.annotations import Config
-from wsrl.encoder.losses import contrastive
-from wsrl.encoder.sampling import Targets
 from wsrl.errors import InputError
 from wsrl.extras import require
 from wsrl.files import write_atomically
+from wsrl.training.losses import contrastive
+from wsrl.training.sampling import Targets
 
 AXIS = "devices"
 LATEST: Any = ocp.training.preservation_policies.LatestN(1)

@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
-from wsrl.encoder.encoder import Encoder, Encoding, Swept, no_answers
-from wsrl.encoder.fisher import fit_readout
-from wsrl.encoder.fit_accuracy import fit_accuracy
-from wsrl.encoder.sampling import Examples, Sampler
-from wsrl.encoder.train import init_state, make_optimizer, make_train_step, train
+from wsrl.encoder.encoder import Encoding, ResponseEncoder, Swept, no_answers
 from wsrl.graph.collection import Bucket, make_buckets
+from wsrl.training.discriminant_analysis import fit_readout
+from wsrl.training.fit_accuracy import fit_accuracy
+from wsrl.training.loop import init_state, make_optimizer, make_train_step, train
+from wsrl.training.sampling import Examples, Sampler
 
 Validate = Callable[[Float[np.ndarray, "n dim"]], float]
 
@@ -37,7 +37,9 @@ class Fitted(NamedTuple):
     curve: list[dict[str, float]]
 
 
-def make_encoder(config: Config, input_shape: tuple[int, int, int], kind: type[Encoder] = Encoder) -> Encoder:
+def make_encoder(
+    config: Config, input_shape: tuple[int, int, int], kind: type[ResponseEncoder] = ResponseEncoder
+) -> ResponseEncoder:
     """The encoder, of a kind, of the section `encoder` of a configuration."""
     return kind(
         probes=config.probes,
@@ -54,7 +56,7 @@ def make_encoder(config: Config, input_shape: tuple[int, int, int], kind: type[E
     )
 
 
-def init_params(encoder: Encoder, inputs: Float[np.ndarray, "probes height width channels"], seed: int) -> Any:
+def init_params(encoder: ResponseEncoder, inputs: Float[np.ndarray, "probes height width channels"], seed: int) -> Any:
     """Draws parameters; the learned inputs start as given."""
     draw = jax.jit(encoder.init, static_argnames="method")
     params = draw(jax.random.key(seed), no_answers(encoder), method="read")["params"]

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl.encoder import fisher
-from wsrl.encoder.encoder import Encoder, Swept
-from wsrl.encoder.fisher import fit_readout, product_metric, response_basis, task_means
-from wsrl.encoder.fit import init_params
-from wsrl.encoder.sampling import Examples, class_map_array, draw_class_map
+from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.training import discriminant_analysis
+from wsrl.training.discriminant_analysis import fit_readout, product_metric, response_basis, task_means
+from wsrl.training.fit import init_params
+from wsrl.training.sampling import Examples, class_map_array, draw_class_map
 
 CLASSES, PROBES, TASKS = 4, 12, 6
-ENCODER = Encoder(probes=PROBES, input_shape=(3, 3, 1), dim=5, rank=4)
+ENCODER = ResponseEncoder(probes=PROBES, input_shape=(3, 3, 1), dim=5, rank=4)
 
 
 def networks(count: int, seed: int = 0) -> tuple[Swept, Examples]:
@@ -83,7 +83,7 @@ def test_metric_whitens_the_scatter_within_tasks():
     assert (np.diff(variance) <= 0).all()  # principal components, the largest first
 
 
-NOISY = Encoder(probes=24, input_shape=(4, 4, 1), dim=32, rank=16, chunk=8)
+NOISY = ResponseEncoder(probes=24, input_shape=(4, 4, 1), dim=32, rank=16, chunk=8)
 SEEN = np.arange(360)  # networks of the first 30 tasks of `noisy`
 
 
@@ -142,7 +142,7 @@ def test_only_the_read_out_of_responses_changes_and_again_in_the_same_way(noisy,
     assert jax.tree.map(np.shape, fitted) == jax.tree.map(np.shape, initial)
     for part in initial.keys() - {"responses"}:
         jax.tree.map(np.testing.assert_array_equal, fitted[part], initial[part])
-    monkeypatch.setattr(fisher, "BLOCK", 100)
+    monkeypatch.setattr(discriminant_analysis, "BLOCK", 100)
     whole = np.tile(np.eye(6, dtype=np.float32), (480, 1, 1))
     blocks = fit_readout(NOISY, initial, *noisy, SEEN, shrinkage=1.0)
     vectors = [np.asarray(embed(params, noisy[0], whole)) for params in (fitted, blocks)]
