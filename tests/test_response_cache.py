@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from small_zoo import SIZE, write_zoo
 
-from wsrl.encoder import response_cache
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.training import response_cache
 from wsrl.training.fit import init_params
 from wsrl.training.response_cache import FILE, USABLE, load_kept, sweep_zoo
 
