@@ -6,7 +6,7 @@ networks of other seeds share only what their data have in common. Here it is mu
 (Achlioptas 2003), so that scalar products stay about as they were.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -44,17 +44,22 @@ def find_anchors(wiring: Wiring, tensors: Iterable[str]) -> dict[str, Anchor]:
     Outputs are the weaker anchor: a fine-tuned network has a new head, and what no known operation reads, the scores of
     a router say, is taken for an output.
     """
+    neurons: dict[str, set[int]] = {}
+    for operation in wiring.operations:
+        for name, axis in (*operation.reads, *operation.writes):
+            neurons.setdefault(name, set()).add(axis)
     for role in ("input", "output"):
-        found = {name: anchor for name in tensors if (anchor := _anchor(wiring.axes[name], wiring, role))}
+        anchors = {name: _anchor(wiring.axes[name], neurons.get(name, set()), wiring, role) for name in tensors}
+        found = {name: anchor for name, anchor in anchors.items() if anchor}
         if found:
             return found
     return {}
 
 
-def _anchor(axes: Sequence[Axis], wiring: Wiring, role: str) -> Anchor | None:
+def _anchor(axes: Sequence[Axis], neurons: Collection[int], wiring: Wiring, role: str) -> Anchor | None:
     touching = [i for i, axis in enumerate(axes) if axis is not None and _roles(axis, wiring) == {role}]
-    # a matrix has no taps: where its other axis is not known to be neurons, it is not understood
-    taps = [i for i, axis in enumerate(axes) if axis is None] if len(axes) > 2 else []
+    # an axis that an operation reads or writes holds neurons, be their order understood or not; a matrix has no taps
+    taps = [i for i, axis in enumerate(axes) if axis is None and i not in neurons] if len(axes) > 2 else []
     others = [i for i in range(len(axes)) if i not in (*touching, *taps)]
     return Anchor((*touching, *taps), tuple(others)) if len(touching) == 1 and others else None
 

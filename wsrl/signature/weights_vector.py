@@ -26,10 +26,10 @@ WIDE = Kernel("wide", 512, entries=0.5, lengths=1.0, taps=1.0, moments=6.0, spre
 NARROW = Kernel(
     "narrow", 256, entries=5.0, lengths=5.0, taps=5.0, moments=10.0, spreads=5.0, network=0.0, size_power=0.25
 )
-SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 0.1}  # of the squared length
-# The sketch has to outweigh the sampling error of the descriptors, which falls with the number of entries as one over
-# its root; so does the share of the sketch above this size, or it would blur what descriptors say of large networks.
-SKETCH_SIZE = 1e5
+SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 1.0}  # of the squared length
+# Descriptors of small networks are noisy, so there the sketch counts as much as they do. Of large ones they say more
+# than the sketch, which would blur it: its share falls with the number N of entries as (SKETCH_SIZE / N) ** SKETCH_POWER.
+SKETCH_SIZE, SKETCH_POWER = 1e4, 0.75
 THREADED = 2**22  # parameters from which tensors are read by several threads
 DIM = WIDE.features + NARROW.features + anchored.FEATURES
 
@@ -52,7 +52,9 @@ class Signature:
 
 def version_hash() -> str:
     """Returns the SHA-256 that stands for all constants of the vector; vectors of another one do not compare."""
-    return sha256(f"{VERSION} {WIDE} {NARROW} {SHARES} {SKETCH_SIZE} {anchored.COLUMNS}".encode()).hexdigest()
+    return sha256(
+        f"{VERSION} {WIDE} {NARROW} {SHARES} {SKETCH_SIZE} {SKETCH_POWER} {anchored.COLUMNS}".encode()
+    ).hexdigest()
 
 
 def sign(checkpoint: Checkpoint, wiring: Wiring) -> Signature:
@@ -79,7 +81,7 @@ def sign(checkpoint: Checkpoint, wiring: Wiring) -> Signature:
         "anchored": _unit(np.sum([np.zeros(anchored.FEATURES), *(s for s in sketches if s is not None)], axis=0)),
     }
     size = sum(own.entries for own in once.values())
-    shares = SHARES | {"anchored": SHARES["anchored"] * min(1.0, float(np.sqrt(SKETCH_SIZE / size)))}
+    shares = SHARES | {"anchored": SHARES["anchored"] * min(1.0, (SKETCH_SIZE / size) ** SKETCH_POWER)}
     vector = _unit(np.concatenate([np.sqrt(shares[name]) * part for name, part in parts.items()]))
     digest = weights_digest(digest for _, digest in kept.values())
     return Signature(vector.astype(np.float32), {name: _short(own) for name, own in descriptors.items()}, digest)
