@@ -158,7 +158,7 @@ EIGHT_DEVICES = """
 import jax, numpy as np, sys
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 sys.path.insert(0, "tests")
-from test_train import global_step
+from test_training_loop import global_step
 loss, leaves = global_step(int(sys.argv[1]))
 np.savez(sys.argv[2], loss=loss, **{str(i): leaf for i, leaf in enumerate(leaves)})
 """

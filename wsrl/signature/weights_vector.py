@@ -28,7 +28,7 @@ NARROW = Kernel(
 )
 SHARES = {"wide": 1.0, "narrow": 0.15, "anchored": 1.0}  # of the squared length
 # Descriptors of small networks are noisy, so there the sketch counts as much as they do. Of large ones they say more
-# than the sketch, which would blur it: its share falls with the number N of entries as (SKETCH_SIZE / N) ** SKETCH_POWER.
+# than the sketch, which would blur it: its share falls with the entries N as (SKETCH_SIZE / N) ** SKETCH_POWER.
 SKETCH_SIZE, SKETCH_POWER = 1e4, 0.75
 THREADED = 2**22  # parameters from which tensors are read by several threads
 DIM = WIDE.features + NARROW.features + anchored.FEATURES
