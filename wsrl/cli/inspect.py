@@ -11,6 +11,7 @@ from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
 from wsrl.text import printable
 from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.stored_names import with_stored_names
 from wsrl.wiring.wiring import Wiring
 from wsrl.wiring.wiring_file import read_wiring
 
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.plot, plot(wiring, Path(args.file).name, unfold=args.all))
     if args.json:
         about = {"file": args.file, "format": checkpoint.metadata.get("format", "unknown")}
-        print(json.dumps({**about, **wiring.to_json()}))
+        parts = checkpoint.metadata.get("parts")
+        print(json.dumps({**about, **with_stored_names(wiring.to_json(), parts if isinstance(parts, dict) else {})}))
     else:
         from wsrl.cli.table import print_table
 

@@ -23,7 +23,7 @@ from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
 from wsrl.readers.not_weights import explain
 from wsrl.readers.packed_weights import unpack_words
-from wsrl.readers.parametrized import effective, unknown
+from wsrl.readers.parametrized import effective, stored_parts, unknown
 from wsrl.readers.quantized import dequantize
 
 # In this order: the readers whose files cannot be mistaken come first. Modules are imported when they are needed.
@@ -73,6 +73,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
       names) and `config` where a `config.json` lies beside the file; and where there is something to say
         unread: names of tensors that are most likely weights but not read -> how many numbers they hold.
         adapter_scales: name of an adapted module -> what the product of its low-rank matrices is multiplied by.
+        parts: tensors that are put together -> names of their parts in the file -> shapes.
         tied: names that are not among the tensors -> name of the tensor with the same storage.
         warnings: a tuple of sentences.
 
@@ -130,7 +131,9 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     constants = [n for n, t in lazy.items() if masked and is_infinite_constant(t)]
     complex_ = [n for n, t in lazy.items() if t.dtype.startswith("complex")]
     lazy |= {n: split_complex(lazy[n]) for n in complex_}
-    lazy = effective({n: t for n, t in lazy.items() if n not in constants})
+    stored = {n: t for n, t in lazy.items() if n not in constants}
+    lazy = effective(stored)
+    parts = stored_parts(stored, lazy)
     lazy = unpack_words(lazy, metadata.get("config"))
     tensors, left_out = dequantize(lazy)
     left_out = (*_texts(metadata.get("left_out")), *constants, *left_out)
@@ -153,7 +156,7 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     lines += _line("empty, as DeepSpeed's ZeRO-3 leaves tensors: " + GATHER, empty)
     lines += _line("held by a parametrization that is not known and taken as it is", unknown(tensors))
     lines += _line("complex: real and imaginary parts count as two numbers along a last axis", complex_)
-    more = {"warnings": tuple(lines), "unread": unread, "tied": metadata.pop("tied", None)}
+    more = {"warnings": tuple(lines), "unread": unread, "tied": metadata.pop("tied", None), "parts": parts}
     more["adapter_scales"] = adapter_scales(tensors, metadata.get("adapter_config"))
     metadata |= {key: value for key, value in more.items() if value}
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})

@@ -8,7 +8,7 @@ The names: torch/nn/utils in https://github.com/pytorch/pytorch. `weight` stands
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -33,12 +33,7 @@ def effective(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     Returns:
       The others and the effective ones, each at the place of its first part.
     """
-    groups: dict[str, dict[str, str]] = {}
-    for name in tensors:
-        if match := NEW.fullmatch(name):
-            groups.setdefault(match[1] + match[2], {})[PARTS[match[3]]] = name
-        elif match := OLD.fullmatch(name):
-            groups.setdefault(match[1], {})[match[2]] = name
+    groups = _groups(tensors)
     whole: dict[str, LazyTensor] = {}
     owners: dict[str, str] = {}
     for target, names in groups.items():
@@ -53,6 +48,30 @@ def effective(tensors: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
         target = owners.get(name, name)
         result.setdefault(target, whole.get(target, tensor))
     return result
+
+
+def stored_parts(
+    tensors: Mapping[str, LazyTensor], whole: Mapping[str, LazyTensor]
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Returns, of each tensor that `effective` made, the names and shapes of its parts.
+
+    Args:
+      tensors: what `effective` was given.
+      whole: what it returned.
+    """
+    made = {target: names for target, names in _groups(tensors).items() if target in whole and target not in tensors}
+    return {target: {name: tensors[name].shape for name in names.values()} for target, names in made.items()}
+
+
+def _groups(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Names of tensors that may be parts of one: its name -> kind of part -> name of the part."""
+    groups: dict[str, dict[str, str]] = {}
+    for name in names:
+        if match := NEW.fullmatch(name):
+            groups.setdefault(match[1] + match[2], {})[PARTS[match[3]]] = name
+        elif match := OLD.fullmatch(name):
+            groups.setdefault(match[1], {})[match[2]] = name
+    return groups
 
 
 def unknown(tensors: Mapping[str, LazyTensor]) -> list[str]:
