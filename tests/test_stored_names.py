@@ -30,6 +30,10 @@ def test_weight_norm_is_claimed_in_the_names_of_the_file(tmp_path, capsys):
     direction, gain = found["tensors"]["0.weight_v"]["axes"], found["tensors"]["0.weight_g"]["axes"]
     assert direction[0] == gain[0] and gain[1] is None
     assert found["groups"][direction[0][0]["group"]]["permutable"]
+    (tmp_path / "wiring.json").write_text(json.dumps({k: v for k, v in found.items() if k not in ("file", "format")}))
+    path = tmp_path / "m.safetensors"
+    assert main(["inspect", str(path), "--json", "--wiring", str(tmp_path / "wiring.json")]) == 0
+    assert json.loads(capsys.readouterr().out)["tensors"] == found["tensors"]
 
 
 def test_groups_of_spectral_norm_are_not_claimed(tmp_path, capsys):

@@ -5,6 +5,7 @@ the axes of the whole holds for the axes of its parts that are as long.
 """
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 Parts = Mapping[str, Mapping[str, tuple[int, ...]]]  # tensor -> its parts in the file -> their shapes
@@ -38,3 +39,16 @@ def with_stored_names(wiring: dict[str, Any], parts: Parts) -> dict[str, Any]:
         for name, group in wiring["groups"].items()
     }
     return wiring | {"tensors": tensors, "groups": groups}
+
+
+def with_whole_names(wiring: dict[str, Any], parts: Parts) -> dict[str, Any]:
+    """Undoes `with_stored_names`, but for groups that it does not claim: a tensor has the axes of its largest part."""
+    tensors = dict(wiring.get("tensors", {}))
+    for name, shapes in parts.items():
+        alike = {part: shape for part, shape in shapes.items() if part in tensors and len(shape) > 1}
+        if alike and name not in tensors:
+            largest = max(alike, key=lambda part: prod(alike[part]))
+            tensors[name] = tensors[largest]
+            for part in shapes:
+                tensors.pop(part, None)
+    return wiring | {"tensors": tensors}

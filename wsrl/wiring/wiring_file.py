@@ -16,6 +16,7 @@ from wsrl.checkpoint import Checkpoint
 from wsrl.errors import InputError
 from wsrl.readers.json_files import read_json_object
 from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.stored_names import with_whole_names
 from wsrl.wiring.wiring import SOURCES, Axis, Fact, Neurons, Operation, Product, Segment, Slice, TensorAxis, Wiring
 
 ROLES = ("input", "hidden", "output")
@@ -38,6 +39,9 @@ def read_wiring(path: str | PathLike[str], checkpoint: Checkpoint) -> Wiring:
         data = read_json_object(Path(path))
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give a wiring file in JSON") from error
+    parts = checkpoint.metadata.get("parts")
+    if isinstance(parts, dict) and isinstance(data.get("tensors"), dict):
+        data = with_whole_names(data, parts)
     wiring = parse_wiring(data, {name: tensor.shape for name, tensor in checkpoint.tensors.items()}, path)
     return wiring if "operations" in data else replace(wiring, operations=infer_wiring(checkpoint).operations)
 
