@@ -62,10 +62,12 @@ def test_functions_are_those_of_the_main_job(trained):
 def test_windows_and_neighbors_change_nothing(trained, monkeypatch):
     encoder, paths, _ = trained
     together = rows(encoder, paths)
-    monkeypatch.setattr(road, "WINDOW", 1)
-    for row, again in zip(together, rows(encoder, paths), strict=True):
-        np.testing.assert_array_equal(row.weights, again.weights)
-        np.testing.assert_allclose(row.function, again.function, atol=1e-5)
+    for bound in ("WINDOW", "HELD"):
+        monkeypatch.setattr(road, bound, 1)
+        for row, again in zip(together, rows(encoder, paths), strict=True):
+            np.testing.assert_array_equal(row.weights, again.weights)
+            np.testing.assert_allclose(row.function, again.function, atol=1e-5)
+        monkeypatch.undo()
 
 
 def test_rows_come_before_later_sources_are_opened(trained, monkeypatch):

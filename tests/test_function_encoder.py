@@ -1,7 +1,5 @@
 """The encoder of functions: checkpoints go the way that the main job goes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -15,8 +13,7 @@ from wsrl.encoder.export import save_encoder
 from wsrl.encoder.function_encoder import FunctionEncoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.training.fit import init_params
-from wsrl.zoo.load import file_hints
-from wsrl.zoo.manifest import Record, append_records, read_manifest
+from wsrl.zoo.manifest import Record, append_records, read_manifest, record_hints
 
 ENCODER = ResponseEncoder(probes=8, dim=16, chunk=4)
 
@@ -47,7 +44,7 @@ def test_hints_run_a_file_as_its_zoo_does(trained, tmp_path):
     line = Record("model", "model.safetensors", "task", "data", "cnn_gap", "relu", 0, None, 1, 0.5, None, extra=told)
     append_records(tmp_path, [line])
     source = f"{tmp_path}/../{tmp_path.name}/model.safetensors"
-    hints = file_hints(tmp_path, read_manifest(tmp_path)[0])[Path(source).resolve()]
+    hints = record_hints(read_manifest(tmp_path)[0][0])
     (row,) = load_encoder(folder / "encoder").embed([source], hints={source: hints})
     np.testing.assert_allclose(row.function, expected[1], atol=1e-5)
 

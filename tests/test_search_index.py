@@ -15,6 +15,7 @@ from wsrl.errors import InputError
 from wsrl.search import commit, query_expansion, searcher, update
 from wsrl.search.index import Index
 from wsrl.search.query_expansion import QueryExpansion
+from wsrl.search.sources import find_sources
 
 
 def names(folder: Path) -> list[str]:
@@ -439,3 +440,21 @@ def test_neighbors_are_found_when_it_is_written(tmp_path, monkeypatch):
     others = {name: max(score, 0) for name, score in zip(index.ids, expected.tolist(), strict=True) if name in scores}
     assert scores == pytest.approx(others, abs=1e-6) and len(scores) == 37
     assert {hit.id: hit.accuracy for hit in hits} == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_a_zoo_gives_all_hints_of_its_manifest(tmp_path):
+    """The same as the main job takes from it, pooling too."""
+    line = {
+        "id": "a",
+        "path": "a.safetensors",
+        "task": "t",
+        "dataset": "d",
+        "architecture": "cnn",
+        "activation": "tanh",
+    }
+    more = {"seed": 0, "parent": None, "step": 1, "accuracy": 0.5, "split": None}
+    more |= {"pooling": "max", "strides": [1, 2]}
+    (tmp_path / "models.jsonl").write_text(json.dumps(line | more) + "\n")
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    (source,), problems = find_sources([str(tmp_path)])
+    assert not problems and source.hints == {"activation": "tanh", "pooling": "max", "strides": [1, 2]}

@@ -13,7 +13,8 @@ class Embedded:
 
     Attributes:
       id: the source as it was given.
-      content_digest: SHA-256 of the file's bytes; see `wsrl.signature.digest.content_digest`.
+      content_digest: SHA-256 of the file's bytes, see `wsrl.signature.digest.content_digest`; empty for a model of a
+        hub.
       weights_digest: equal for the same float32 weights in any format, layout, names and order of units.
       architecture: class of the architecture, e.g. `relu cnn of 4 layers`, equal for models that can be compared
         without its mean, or the type of the model that its configuration names; empty if neither is known.

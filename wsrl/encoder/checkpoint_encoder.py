@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wsrl.encoder.function_encoder import FunctionEncoder, FunctionVector
 
 WINDOW = 256  # checkpoints whose functions are embedded together
+HELD = 2**26  # parameters of them that wait in memory for the others
 RUN_BELOW = 2**23  # parameters of a network that is run on images
 
 Hints = Mapping[str, object]
@@ -92,9 +93,15 @@ class Encoder:
             remaining = iter(sources)
             while window := list(islice(remaining, WINDOW)):
                 opened: list[_Opened | CheckpointError] = []
+                held = 0
                 for source in window:
-                    opened.append(self._open(str(source), (hints or {}).get(str(source), {}), function))
+                    own = self._open(str(source), (hints or {}).get(str(source), {}), function)
+                    opened.append(own)
                     line.update()
+                    held += own.row.parameters if isinstance(own, _Opened) and own.checkpoint is not None else 0
+                    if held > HELD:
+                        yield from self._with_functions(opened)
+                        opened, held = [], 0
                 yield from self._with_functions(opened)
 
     def _open(self, source: str, hints: Hints, function: bool) -> _Opened | CheckpointError:
@@ -192,10 +199,9 @@ def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signatu
     model_type = config.get("model_type") if isinstance(config, Mapping) else None
     reading, unread = checkpoint.metadata.get("warnings", ()), checkpoint.metadata.get("unread")
     reading = reading if isinstance(reading, tuple) else ()
-    place = source if not source.startswith("hf://") else str(checkpoint.metadata.get("folder", ""))
     return Embedded(
         id=source,
-        content_digest=content_digest(place) if place else "",
+        content_digest="" if source.startswith("hf://") else content_digest(source),
         weights_digest=signature.digest,
         architecture=str(model_type or ""),
         parameters=wiring.parameters,

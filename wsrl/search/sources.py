@@ -16,7 +16,7 @@ from wsrl.readers.mapped import read_head
 from wsrl.search.catalog import Stat
 from wsrl.signature.digest import content_digest
 from wsrl.wiring.tree import natural
-from wsrl.zoo.manifest import MANIFEST, REQUIRED, read_manifest
+from wsrl.zoo.manifest import MANIFEST, REQUIRED, read_manifest, record_hints
 
 HUB = "hf://"
 ONE = ("config.json", "adapter_config.json", "*.index.json")  # beside weights: the folder is one model
@@ -25,7 +25,6 @@ WEIGHTS = (
     *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.keras", "*.h5", "*.gguf", "*.onnx"),
     *("*.tflite", "*.npz"),
 )
-HINTS = ("activation", "strides", "heads", "input_shape")  # that the manifest of a zoo gives
 LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
 
 
@@ -137,10 +136,9 @@ class _Walk:
         records, problems = read_manifest(folder)
         self.problems += [InputError(folder, line, "correct its line of the manifest") for line in problems]
         for record in records:
-            hints = {key: record.get(key) for key in HINTS if record.get(key) is not None}
             about = {key: getattr(record, key) for key in REQUIRED} | record.extra
             about = {key: value for key, value in about.items() if key not in ("id", "path", "record")}
-            yield Source(record.id, str(folder / record.path), record.extra.get("record"), hints, about)
+            yield Source(record.id, str(folder / record.path), record.extra.get("record"), record_hints(record), about)
 
 
 def checkpoint_format(path: Path) -> str:

@@ -184,10 +184,6 @@ class Store:
         return gathered
 
 
-def _file(kind: str, segment: int) -> str:
-    return f"{kind}-{segment:06d}.npy"
-
-
 def _mapped(path: Path) -> mmap.mmap:
     """Maps a file, which then stays readable if it is deleted."""
     with open(path, "rb") as file:

@@ -11,8 +11,7 @@ from tqdm import tqdm
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.graph.collection import checkpoint_graph
-from wsrl.wiring.hints import HINTS
-from wsrl.zoo.manifest import Record
+from wsrl.zoo.manifest import Record, record_hints
 from wsrl.zoo.storage import read_checkpoints
 
 
@@ -85,19 +84,6 @@ def _read_window(
         networks.checkpoints.append(checkpoint)
         networks.graphs.append(graph)
     return networks
-
-
-def record_hints(record: Record) -> dict[str, object]:
-    """What a line of the manifest says of its network beside the weights: those of `HINTS` that it has."""
-    return {key: record.get(key) for key in HINTS if record.get(key) is not None}
-
-
-def file_hints(directory: Path, records: Sequence[Record]) -> dict[Path, dict[str, object]]:
-    """What a manifest says of the files of a zoo, by their resolved paths; shards, which hold many, are left out.
-
-    A file of the zoo that is asked for by its name is run with these, as the zoo runs it.
-    """
-    return {(directory / r.path).resolve(): record_hints(r) for r in records if "record" not in r.extra}
 
 
 def _with_hints(checkpoint: Checkpoint, record: Record) -> Checkpoint:

@@ -12,6 +12,7 @@ import numpy as np
 
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
+from wsrl.wiring.hints import HINTS
 
 MANIFEST = "models.jsonl"
 SPLITS = ("train", "validation", "test")
@@ -211,3 +212,8 @@ def assign_splits(records: Sequence[Record], seed: int = 0) -> list[Record]:
     split_of[order[:tests]] = "test"
     split_of[order[tests : tests + validations]] = "validation"
     return [dataclasses.replace(record, split=str(split_of[group[i]])) for i, record in enumerate(records)]
+
+
+def record_hints(record: Record) -> dict[str, object]:
+    """What a line of the manifest says of its network beside the weights: those of `HINTS` that it has."""
+    return {key: record.get(key) for key in HINTS if record.get(key) is not None}
