@@ -44,9 +44,9 @@ def draw_model(model: Classifier, seed: int | list[int] = 0, size: int = SIZE) -
         "input_shape": [size, size, 1],
     }
     if isinstance(model, ResNet):
-        from wsrl.wiring.names import parse_modules
+        from wsrl.program.names import parse_modules
 
-        modules = parse_modules(Checkpoint("", tensors, {}))[0]
+        modules = parse_modules(Checkpoint("", tensors, {}))
         assert len(model.conv_strides) == sum(m.kind == "conv" for m in modules)
     return Checkpoint(type(model).__name__, tensors, metadata), variables
 

@@ -6,8 +6,8 @@ import pytest
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.assumptions import information, learned_information, likeliest, norm_drift, shuffled
 from wsrl.encoder.forward import run
-from wsrl.network import read_network
-from wsrl.wiring.infer import read_programs
+from wsrl.program.network import read_network
+from wsrl.program.read import read_program, read_programs
 
 IMAGES = np.random.default_rng(0).normal(size=(64, 28, 28, 1)).astype(np.float32)
 
@@ -28,8 +28,8 @@ def normed_cnn(activation, pooling):
     told = {"activation": activation, "input_shape": [28, 28, 1], "pooling": pooling}
     checkpoint = Checkpoint("normed.pt", tensors, told)
     for i in range(1, 4):  # each norm in turn keeps what reaches it
-        program = next(p for p in read_programs(checkpoint) if len(p.wiring.layers) == 8)
-        network = read_network(Checkpoint("", tensors, {}), program.wiring)
+        program = next(p for p in read_programs(checkpoint) if len(p.layers) == 8)
+        network = read_network(Checkpoint("", tensors, {}), program)
         ran = next(r for r in run(network, 2 * IMAGES + 1) if r.layer.layer.name == f"conv{i}")
         gain, shift = (tensors[f"bn{i}.{name}"] for name in ("weight", "bias"))
         before = (ran.before - shift) / gain
@@ -42,15 +42,14 @@ def normed_cnn(activation, pooling):
 def test_batch_norms_show_activation_and_pooling(activation, pooling):
     checkpoint = normed_cnn(activation, pooling)
     chosen = likeliest(checkpoint, read_programs(checkpoint), images_of)
-    facts = {fact.name: fact.value for fact in chosen.facts}
-    assert facts["activation"] == activation
-    assert facts["pooling"] == f"{pooling} 2x2 after each convolution"
+    assert chosen.values["activation"] == activation
+    assert chosen.values["pooling"] == f"{pooling} 2x2 after each convolution"
 
 
 def test_the_kind_of_images_does_not_count_for_norms():
     checkpoint = normed_cnn("relu", "max")
     hints = {"activation": "relu", "pooling": "max", "input_shape": [28, 28, 1]}
-    network = read_network(checkpoint, read_programs(checkpoint, hints)[0].wiring)
+    network = read_network(checkpoint, read_program(checkpoint, hints))
     one, other = (norm_drift(checkpoint, network, images) for images in (IMAGES, 3 * IMAGES - 2))
     assert one == pytest.approx(0, abs=1e-2) and other == pytest.approx(one, abs=1e-2)
 
@@ -58,7 +57,7 @@ def test_the_kind_of_images_does_not_count_for_norms():
 def test_without_norms_there_is_no_drift():
     tensors = {"fc1.weight": np.ones((8, 784), np.float32), "fc2.weight": np.ones((4, 8), np.float32)}
     checkpoint = Checkpoint("mlp.pt", tensors, {})
-    assert norm_drift(checkpoint, read_network(checkpoint, read_programs(checkpoint)[0].wiring), IMAGES) is None
+    assert norm_drift(checkpoint, read_network(checkpoint, read_program(checkpoint)), IMAGES) is None
 
 
 def test_information_is_that_of_a_sure_and_varied_classifier():
@@ -68,7 +67,7 @@ def test_information_is_that_of_a_sure_and_varied_classifier():
     def of(scale):
         tensors["fc2.weight"] = (scale * rng.normal(size=(4, 64))).astype(np.float32)
         checkpoint = Checkpoint("mlp.pt", dict(tensors), {"activation": "tanh"})
-        return information(read_network(checkpoint, read_programs(checkpoint)[0].wiring), IMAGES)
+        return information(read_network(checkpoint, read_program(checkpoint)), IMAGES)
 
     assert of(0.0) == pytest.approx(0, abs=1e-5)
     assert np.log(4) > of(100.0) > 0.8 * np.log(4)
@@ -80,13 +79,13 @@ def test_order_of_hidden_units_carries_what_was_learned():
     first[np.arange(64), np.arange(64) // 8 * 100] = 4.0
     second = np.kron(np.eye(8), np.ones((1, 8))).astype(np.float32)
     checkpoint = Checkpoint("mlp.pt", {"fc1.weight": first, "fc2.weight": second}, {"activation": "relu"})
-    network = read_network(checkpoint, read_programs(checkpoint)[0].wiring)
+    network = read_network(checkpoint, read_program(checkpoint))
     assert learned_information(network, IMAGES) > 0.1
 
 
 def test_shuffling_keeps_weights_and_the_input():
     checkpoint = normed_cnn("relu", "max")
-    network = read_network(checkpoint, read_programs(checkpoint)[0].wiring)
+    network = read_network(checkpoint, read_program(checkpoint))
     other = shuffled(network, np.random.default_rng(0))
     for a, b in zip(network.layers, other.layers, strict=True):
         for w, v in zip(a.weights, b.weights, strict=True):

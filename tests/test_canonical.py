@@ -23,9 +23,9 @@ from wsrl.canonical import canonical_checkpoint
 from wsrl.canonical.norms import find_folds
 from wsrl.canonical.products import Part, balancing, moments, parts_of
 from wsrl.checkpoint import Checkpoint
+from wsrl.program.groups import claim as family_claim
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.groups import claim as family_claim
-from wsrl.wiring.infer import infer_wiring as infer_program
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.wiring import Product, Slice
 from wsrl.wiring.wiring_file import parse_wiring
@@ -169,7 +169,7 @@ def test_a_slice_may_go_on_over_later_axes():
 
 def zoo_wiring(checkpoint):
     """The groups and scales of a network of the zoo, and the operations that are inferred from its names."""
-    claimed = family_claim(infer_program(checkpoint), checkpoint)
+    claimed = family_claim(read_program(checkpoint), checkpoint)
     wiring = parse_wiring(claimed, {n: t.shape for n, t in checkpoint.tensors.items()}, "claim")
     return replace(wiring, operations=infer_wiring(checkpoint).operations)
 
@@ -183,7 +183,7 @@ def test_zoo_networks_compute_the_same_and_lose_their_symmetries(case):
     np.testing.assert_allclose(
         logits(*case, variables_of(ours), IMAGES), expected, rtol=1e-4, atol=2e-6 * np.abs(expected).max()
     )
-    moved = random_symmetry(checkpoint, infer_program(checkpoint), np.random.default_rng(1), permute=False)
+    moved = random_symmetry(checkpoint, read_program(checkpoint), np.random.default_rng(1), permute=False)
     assert difference(canonical(moved, claim), ours) < 1e-5
 
 

@@ -17,7 +17,7 @@ from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.plans import make_plan, profile
 from wsrl.graph.tiles import to_graph
-from wsrl.network import read_network
+from wsrl.program.network import read_network
 from wsrl.zoo.models import CNNGap, SequenceTransformer
 
 PULLED, OTHERS = 4, 5
@@ -56,8 +56,8 @@ def test_numpy_and_jax_sweep_alike(name):
 
 @pytest.mark.parametrize("case", [POOLED[1], POOLED[4], POOLED[6]], ids=str)
 def test_windows_are_pooled_alike(case):
-    wiring, checkpoint, _ = pooled_network(*case)
-    agree(to_graph(canonicalize(read_network(checkpoint, wiring)), 16), 2, 11)
+    program, checkpoint, _ = pooled_network(*case)
+    agree(to_graph(canonicalize(read_network(checkpoint, program)), 16), 2, 11)
 
 
 def test_chunks_change_nothing_and_inputs_serve_networks_of_other_shapes(monkeypatch):

@@ -11,9 +11,9 @@ from wsrl.encoder.encoder import ResponseEncoder, fit_inputs
 from wsrl.encoder.export import encoder_hash, load_encoder, parameter_shapes, save_encoder
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry, reorder_outputs
 from wsrl.training.fit import init_params
-from wsrl.wiring.infer import infer_wiring
 
 ENCODER = ResponseEncoder(probes=16, dim=32, rank=8, gradient_probes=8, chunk=4)
 
@@ -50,11 +50,11 @@ def test_embeddings_are_invariant_and_compilations_few(checkpoints, embedder):
     assert ((original.accuracy >= 0) & (original.accuracy <= 1)).all()
     rng = np.random.default_rng(3)
     for _ in range(3):
-        transformed = [random_symmetry(c, infer_wiring(c), rng) for c in checkpoints]
+        transformed = [random_symmetry(c, read_program(c), rng) for c in checkpoints]
         found = embed(embedder, params, transformed)
         assert relative(found.embedding, original.embedding) < 1e-5
         np.testing.assert_allclose(found.accuracy, original.accuracy, atol=1e-4)
-    shuffled = [reorder_outputs(c, infer_wiring(c), rng.permutation(5)) for c in checkpoints]
+    shuffled = [reorder_outputs(c, read_program(c), rng.permutation(5)) for c in checkpoints]
     assert relative(embed(embedder, params, shuffled).embedding, original.embedding) < 1e-5
     assert embedder.compilations <= 4  # one a bucket and one for the read-out
     assert relative(original.embedding[1:], original.embedding[:-1]) > 0.01

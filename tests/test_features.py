@@ -8,8 +8,8 @@ from wsrl.data import normalize
 from wsrl.encoder.features import CHUNK, network_features
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.tiles import to_graph
-from wsrl.network import read_network
-from wsrl.wiring.infer import infer_wiring
+from wsrl.program.network import read_network
+from wsrl.program.read import read_program
 from wsrl.zoo.models import MLP
 
 IMAGES = normalize(np.random.default_rng(1).integers(0, 256, (CHUNK + 3, SIZE, SIZE, 1)).astype(np.uint8))
@@ -37,7 +37,7 @@ def networks():
 @pytest.fixture(scope="module")
 def responses(networks):
     """From graphs of the networks as they were drawn, not made canonical."""
-    read = [read_network(checkpoint, infer_wiring(checkpoint)) for checkpoint, _ in networks]
+    read = [read_network(checkpoint, read_program(checkpoint)) for checkpoint, _ in networks]
     return network_features([to_graph(network, 16) for network in read], IMAGES, slack=SLACK)
 
 

@@ -14,9 +14,9 @@ from wsrl.graph.batching import make_batch
 from wsrl.graph.kind import network_kind
 from wsrl.graph.plans import make_plan, profile
 from wsrl.graph.tiles import to_graph
-from wsrl.network import read_network
-from wsrl.wiring.groups import find_groups
-from wsrl.wiring.layers import Layer, Link, View, Wiring
+from wsrl.program.groups import find_groups
+from wsrl.program.layers import Layer, Link, Program, View
+from wsrl.program.network import read_network
 
 SIZE, UNITS, CLASSES = 11, 20, 4  # units fill more than a tile
 IMAGES = np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 2)).astype(np.float32)
@@ -25,7 +25,7 @@ WINDOWS = [((2, 2), 2, 0), ((3, 3), 2, 1), ((3, 2), 1, 0)]
 
 
 def network(pooling, window, activation, before):
-    """Convolution, pooling, convolution, pooling, dense: its wiring, tensors and Flax function of images.
+    """Convolution, pooling, convolution, pooling, dense: its program, tensors and Flax function of images.
 
     `before`: activations stand before the pooling, else after it.
     """
@@ -71,7 +71,7 @@ def network(pooling, window, activation, before):
             x = x if before else act(x)
         return x.reshape(len(x), -1) @ tensors["c"]
 
-    return Wiring(tuple(layers)), Checkpoint("pooled", tensors, {}), apply
+    return Program(tuple(layers)), Checkpoint("pooled", tensors, {}), apply
 
 
 CASES = [
@@ -84,8 +84,8 @@ CASES = [
 
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
 def pooled(request):
-    wiring, checkpoint, apply = network(*request.param)
-    graph = to_graph(canonicalize(read_network(checkpoint, wiring)), 16)
+    program, checkpoint, apply = network(*request.param)
+    graph = to_graph(canonicalize(read_network(checkpoint, program)), 16)
     return make_batch([graph, graph], make_plan(profile(graph), 3, 16)), apply
 
 
@@ -117,9 +117,9 @@ def test_their_class_gradients_are_those_of_flax(pooled):
 
 
 def test_the_gradient_of_equal_values_goes_to_the_first():
-    wiring, checkpoint, apply = network("max", ((2, 2), 2, 0), "relu", True)
+    program, checkpoint, apply = network("max", ((2, 2), 2, 0), "relu", True)
     constant = np.ones_like(IMAGES)
-    graph = to_graph(read_network(checkpoint, wiring), 16)
+    graph = to_graph(read_network(checkpoint, program), 16)
     batch = make_batch([graph], make_plan(profile(graph), 1, 16))
     found = np.asarray(jax.jit(class_gradients)(batch, constant[None]))[0, :CLASSES]
     expected = jax.jacrev(lambda image: apply(image[None])[0])(jnp.asarray(constant[0]))
@@ -136,5 +136,5 @@ def test_scales_pass_through_windows_and_signs_through_means_only():
 
 
 def test_a_network_with_windows_is_of_the_pooled_kind():
-    wiring, checkpoint, _ = network("max", WINDOWS[0], "relu", True)
-    assert network_kind(to_graph(read_network(checkpoint, wiring), 16)) == "map pooled"
+    program, checkpoint, _ = network("max", WINDOWS[0], "relu", True)
+    assert network_kind(to_graph(read_network(checkpoint, program), 16)) == "map pooled"

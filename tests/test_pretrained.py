@@ -13,9 +13,9 @@ from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.program.read import read_program
 from wsrl.recommendation.start_score import FILE, load_start_score
 from wsrl.symmetry import random_symmetry, reorder_outputs
-from wsrl.wiring.infer import infer_wiring
 
 # ml_collections reads configuration files by a method that Python will drop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -40,8 +40,8 @@ def test_it_embeds_networks_whatever_their_symmetry_and_class_order(pretrained):
     encoder, params = pretrained
     rng = np.random.default_rng(0)
     checkpoints = [draw_network("mlp", seed)[0] for seed in (0, 1)]
-    first, wiring = checkpoints[0], infer_wiring(checkpoints[0])
-    checkpoints.append(random_symmetry(reorder_outputs(first, wiring, rng.permutation(5)), wiring, rng))
+    first, program = checkpoints[0], read_program(checkpoints[0])
+    checkpoints.append(random_symmetry(reorder_outputs(first, program, rng.permutation(5)), program, rng))
     found = Embedder(encoder)(params, make_buckets([checkpoint_graph(c, 16) for c in checkpoints]))
     np.testing.assert_allclose(found.embedding[2], found.embedding[0], atol=1e-4)
     assert found.embedding[0] @ found.embedding[1] < 0.9

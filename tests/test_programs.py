@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from networks import draw_network, in_torch_names
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.wiring.infer import read_programs
+from wsrl.program.read import read_program, read_programs
 
 
 def bare(**shapes):
@@ -17,11 +17,11 @@ def bare(**shapes):
 
 
 def values(program):
-    return {fact.name: fact.value for fact in program.facts}
+    return program.values
 
 
 def sources(program):
-    return {fact.name: fact.source for fact in program.facts}
+    return {name: fact.source for name, fact in program.facts.items()}
 
 
 def flat_cnn(**more):
@@ -44,7 +44,7 @@ def test_each_program_leads_to_the_map_that_is_flattened():
     programs = read_programs(flat_cnn())
     assert len({values(p)["pooling"] for p in programs}) > 2 and len({values(p)["strides"] for p in programs}) > 1
     for program in programs:
-        last = program.wiring.layers[-2]
+        last = program.layers[-2]
         assert last.units * last.grid[0] * last.grid[1] == 784
         if last.op == "pool":
             assert values(program)["pooling"].startswith(f"{last.pooling} 2x2 after")
@@ -79,7 +79,7 @@ def test_hints_go_before_metadata_and_leave_nothing_to_assume():
 
 def test_pooling_is_a_hint():
     for program in read_programs(flat_cnn(), {"pooling": "mean"}):
-        assert any(layer.op == "pool" and layer.pooling == "mean" for layer in program.wiring.layers)
+        assert any(layer.op == "pool" and layer.pooling == "mean" for layer in program.layers)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_hints_that_do_not_fit_are_refused_in_one_line(hints):
 
 def test_a_head_that_sorts_before_hidden_layers_stays_the_last():
     checkpoint = bare(fc__weight=(10, 64), fc1__weight=(64, 784), fc2__weight=(64, 64))
-    assert [layer.name for layer in read_programs(checkpoint)[0].wiring.layers] == ["input", "fc1", "fc2", "fc"]
+    assert [layer.name for layer in read_program(checkpoint).layers] == ["input", "fc1", "fc2", "fc"]
 
 
 def test_counters_of_batch_norms_change_nothing():
@@ -133,5 +133,5 @@ def test_any_shapes_give_programs_that_fit_or_one_error(shapes, name):
         assert str(error).startswith("any.pt: ") and "\n" not in str(error)
         return
     for program in programs:
-        assert all(min(layer.grid) > 0 for layer in program.wiring.layers)
-        assert {fact.source for fact in program.facts} <= {"shapes", "assumed"}
+        assert all(min(layer.grid) > 0 for layer in program.layers)
+        assert {fact.source for fact in program.facts.values()} <= {"shapes", "assumed"}

@@ -11,7 +11,7 @@ from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.plans import make_plan, profile
-from wsrl.wiring.layers import ACTIVATIONS
+from wsrl.program.layers import ACTIVATIONS
 from wsrl.zoo.models import MLP, CNNGap
 
 SIZE = 8

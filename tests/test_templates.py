@@ -10,8 +10,8 @@ from wsrl.encoder.templates import blurred, class_gradients, fit_gradients
 from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.plans import make_plan, profile
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry, reorder_outputs
-from wsrl.wiring.infer import infer_wiring
 
 IMAGES = np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
 CASES = [("mlp", 1), ("cnn_flatten", 0), ("vit", 2)]
@@ -40,8 +40,8 @@ def expected_gradients(case, variables):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_gradients_are_those_of_the_network_in_every_order_and_form_of_it(case):
     (one, variables), (other, other_variables) = (draw_network(*case, seed) for seed in (0, 1))
-    wiring, rng = infer_wiring(one), np.random.default_rng(2)
-    same, reordered = random_symmetry(one, wiring, rng), reorder_outputs(one, wiring, ORDER)
+    program, rng = read_program(one), np.random.default_rng(2)
+    same, reordered = random_symmetry(one, program, rng), reorder_outputs(one, program, ORDER)
     found = batch_gradients([one, other, same, reordered])
     expected = expected_gradients(case, variables)
     wanted = [expected, expected_gradients(case, other_variables), expected, expected[ORDER]]

@@ -3,16 +3,16 @@ import pytest
 from networks import CASES, NAMES, draw_network, in_torch_names
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.network import read_network
-from wsrl.wiring.groups import claim
-from wsrl.wiring.infer import infer_wiring
+from wsrl.program.groups import claim
+from wsrl.program.network import read_network
+from wsrl.program.read import read_program
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_both_namings_give_the_same_network(case):
     flax, _ = draw_network(*case)
     torch = in_torch_names(flax, case[0])
-    ours, theirs = (read_network(c, infer_wiring(c)) for c in (flax, torch))
+    ours, theirs = (read_network(c, read_program(c)) for c in (flax, torch))
     if case[0] == "vit":  # LayerNorm's epsilon is the only difference
         assert len(ours.layers) == len(theirs.layers)
     for a, b in zip(ours.layers, theirs.layers, strict=True):
@@ -32,7 +32,7 @@ def test_both_namings_give_the_same_network(case):
 def test_claim_is_well_formed_and_covers_everything(case, torch):
     checkpoint, _ = draw_network(*case)
     checkpoint = in_torch_names(checkpoint, case[0]) if torch else checkpoint
-    found = claim(infer_wiring(checkpoint), checkpoint)
+    found = claim(read_program(checkpoint), checkpoint)
     assert found["parameters"] == sum(t.size for t in checkpoint.tensors.values())
     assert found["coverage"]["graph"] == pytest.approx(1.0)
     for name, tensor in found["tensors"].items():
@@ -49,7 +49,7 @@ def test_known_claim_of_a_small_network():
         "0.bias": np.zeros(3, np.float32),
         "2.weight": np.zeros((2, 3), np.float32),
     }
-    found = claim(infer_wiring(Checkpoint("f", tensors, {"activation": "relu"})), Checkpoint("f", tensors, {}))
+    found = claim(read_program(Checkpoint("f", tensors, {"activation": "relu"})), Checkpoint("f", tensors, {}))
     hidden = next(k for k, g in found["groups"].items() if g["role"] == "hidden")
     assert found["groups"][hidden] == {"size": 3, "role": "hidden", "permutable": True, "scale": "positive"}
     assert found["tensors"]["0.weight"]["axes"][0] == [{"group": hidden, "outer": 1, "size": 3, "inner": 1, "power": 1}]
@@ -60,7 +60,7 @@ def test_known_claim_of_a_small_network():
 def test_scale_follows_the_activation(activation, scale):
     case = {"relu": 0, "tanh": 1, "gelu": 2}[activation]
     checkpoint, _ = draw_network("mlp", case)
-    groups = claim(infer_wiring(checkpoint), checkpoint)["groups"].values()
+    groups = claim(read_program(checkpoint), checkpoint)["groups"].values()
     assert {g["scale"] for g in groups if g["role"] == "hidden"} == {scale}
 
 
@@ -68,13 +68,13 @@ def test_prefixes_are_stripped():
     checkpoint, _ = draw_network("cnn_gap", 0)
     torch = in_torch_names(checkpoint, "cnn_gap")
     wrapped = Checkpoint("f", {f"module.{k}": v for k, v in torch.tensors.items()}, torch.metadata)
-    assert [x.units for x in infer_wiring(wrapped).layers] == [x.units for x in infer_wiring(torch).layers]
+    assert [x.units for x in read_program(wrapped).layers] == [x.units for x in read_program(torch).layers]
 
 
 def test_strides_and_input_shape_are_guessed():
     checkpoint, _ = draw_network("cnn_flatten", 0)
     bare = Checkpoint("f", checkpoint.tensors, {})
-    assert [x.grid for x in infer_wiring(bare).layers] == [x.grid for x in infer_wiring(checkpoint).layers]
+    assert [x.grid for x in read_program(bare).layers] == [x.grid for x in read_program(checkpoint).layers]
 
 
 @pytest.mark.parametrize(
@@ -93,4 +93,4 @@ def test_strides_and_input_shape_are_guessed():
 def test_what_is_not_understood_is_refused_in_one_line(tensors, metadata):
     checkpoint = Checkpoint("some.file", {k: np.ones(s, np.float32) for k, s in tensors.items()}, metadata)
     with pytest.raises(CheckpointError, match=r"^some\.file: [^\n]+; [^\n]+$"):
-        infer_wiring(checkpoint)
+        read_program(checkpoint)

@@ -6,13 +6,13 @@ Permutations of neuron groups, positive scales (ReLU), signs (tanh), and rescale
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring.groups import claim
-from wsrl.wiring.layers import Wiring
+from wsrl.program.groups import claim
+from wsrl.program.layers import Program
 
 
 def random_symmetry(
     checkpoint: Checkpoint,
-    wiring: Wiring,
+    program: Program,
     rng: np.random.Generator,
     permute: bool = True,
     scale: bool = True,
@@ -24,10 +24,10 @@ def random_symmetry(
       scale: also draw positive scales, signs and batch-norm statistics.
       max_scale: positive factors are log-uniform in [1 / max_scale, max_scale].
     """
-    claimed = claim(wiring, checkpoint)
+    claimed = claim(program, checkpoint)
     tensors = {name: np.asarray(t).astype(np.float64) for name, t in checkpoint.tensors.items()}
     if scale:
-        _rescale_batch_norms(tensors, wiring, rng, max_scale)
+        _rescale_batch_norms(tensors, program, rng, max_scale)
     draws = {}
     for key, group in claimed["groups"].items():
         order = rng.permutation(group["size"]) if permute and group["permutable"] else np.arange(group["size"])
@@ -55,9 +55,9 @@ def _apply(tensor: np.ndarray, axis: int, segment: dict, order: np.ndarray, fact
     return (tensor.reshape(split) * scales).take(order, axis=axis + 1).reshape(tensor.shape)
 
 
-def _rescale_batch_norms(tensors: dict, wiring: Wiring, rng: np.random.Generator, max_scale: float) -> None:
+def _rescale_batch_norms(tensors: dict, program: Program, rng: np.random.Generator, max_scale: float) -> None:
     """Scales the weights before each batch norm and its statistics alike, in place."""
-    for layer in wiring.layers:
+    for layer in program.layers:
         norm = layer.norm
         if norm is None or norm.mean is None or norm.variance is None:
             continue
@@ -75,9 +75,9 @@ def _rescale_batch_norms(tensors: dict, wiring: Wiring, rng: np.random.Generator
                 tensors[view.tensor] = tensors[view.tensor] * factor.reshape(shape)
 
 
-def reorder_outputs(checkpoint: Checkpoint, wiring: Wiring, order: np.ndarray) -> Checkpoint:
+def reorder_outputs(checkpoint: Checkpoint, program: Program, order: np.ndarray) -> Checkpoint:
     """Returns the checkpoint with output neuron i taken from `order[i]`: another network, unless classes are a set."""
-    claimed = claim(wiring, checkpoint)
+    claimed = claim(program, checkpoint)
     tensors = {name: np.asarray(t) for name, t in checkpoint.tensors.items()}
     factor = np.ones(len(order))
     for name, tensor in claimed["tensors"].items():

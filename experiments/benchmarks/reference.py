@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from wsrl.data import normalize
 from wsrl.encoder.sweep import FUNCTIONS
-from wsrl.network import Network
-from wsrl.wiring.layers import Layer, Link
+from wsrl.program.layers import Layer, Link
+from wsrl.program.network import Network
 from wsrl.zoo.bank import ImageBank, draw_batches, run_arrays
 from wsrl.zoo.recipes import Config, Run
 from wsrl.zoo.stacked import initialize, train_model

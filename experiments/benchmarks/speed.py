@@ -45,11 +45,11 @@ from wsrl.graph.batching import Batch
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.tiles import to_graph
-from wsrl.network import Network, read_network
+from wsrl.program.network import Network, read_network
+from wsrl.program.read import read_program
 from wsrl.training.fit import init_params, make_encoder
 from wsrl.training.loop import init_state, make_optimizer, make_train_step
 from wsrl.training.sampling import PADDING, Targets
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.models import Classifier, CNNGap
@@ -139,7 +139,7 @@ def fresh_network(model: Classifier, seed: int, image_size: int = 16) -> Network
     shape = (image_size, image_size, 1)
     hints = {"activation": model.activation, "input_shape": shape, "strides": model.conv_strides, "heads": model.heads}
     checkpoint = Checkpoint(f"{type(model).__name__} {seed}", tensors, hints)
-    return canonicalize(read_network(checkpoint, infer_wiring(checkpoint)))
+    return canonicalize(read_network(checkpoint, read_program(checkpoint)))
 
 
 def forward_flops(network: Network) -> int:

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.dense_sweep import Inputs, sweep_network
 from wsrl.graph.tiles import to_graph
-from wsrl.network import Network
+from wsrl.program.network import Network
 from wsrl.zoo.models import Classifier
 from wsrl.zoo.stacked import initialize
 

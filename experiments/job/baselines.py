@@ -16,11 +16,11 @@ from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import NetworkMap
 from wsrl.graph.neurons import neuron_graph
-from wsrl.network import read_network
+from wsrl.program.network import read_network
+from wsrl.program.read import read_program
 from wsrl.symmetry import reorder_outputs
 from wsrl.training.loop import init_state, make_train_step, train
 from wsrl.training.sampling import Examples, Sampler
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.manifest import Record
 
 Methods = dict[str, list[np.ndarray]]
@@ -77,7 +77,7 @@ class Reordered(Sequence[Checkpoint]):
 
     def __getitem__(self, place: int) -> Checkpoint:  # pyright: ignore[reportIncompatibleMethodOverride]
         checkpoint, order = self.checkpoints[place], self.orders[place]
-        return reorder_outputs(checkpoint, infer_wiring(checkpoint), np.argsort(order)) if order else checkpoint
+        return reorder_outputs(checkpoint, read_program(checkpoint), np.argsort(order)) if order else checkpoint
 
 
 class Weights(Sequence[dict[str, np.ndarray]]):
@@ -121,7 +121,7 @@ class GNN:
         Returns:
           [networks, dim], the embeddings of the test networks in their places and zeros elsewhere.
         """
-        graphs = [neuron_graph(canonicalize(read_network(c, infer_wiring(c)))) for c in checkpoints]
+        graphs = [neuron_graph(canonicalize(read_network(c, read_program(c)))) for c in checkpoints]
         served = make_neuron_buckets(graphs, split["train"], self.settings.edges)
         params = jax.jit(self.model.init)(jax.random.key(self.seed), served[0].batch([0]))["params"]
         sampler = Sampler(

@@ -12,9 +12,9 @@ from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
 from wsrl.evaluation import accuracy_tau, evaluate_methods
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.training.fit import Fitted
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.manifest import Record
 
 ENCODER = "wsrl"  # how results and report call the encoders
@@ -83,7 +83,7 @@ def invariance_error(
     chosen = rng.choice(indices, min(config.evaluation.invariance_models, len(indices)), replace=False)
     graphs = []
     for checkpoint in (checkpoints[index] for index in chosen):
-        other = random_symmetry(checkpoint, infer_wiring(checkpoint), rng)
+        other = random_symmetry(checkpoint, read_program(checkpoint), rng)
         graphs.append(checkpoint_graph(other, config.encoder.tile))
     changed = embedder(fit.params, make_buckets(graphs, config.encoder.batch_cost, config.encoder.slack)).embedding
     original = fit.encoding.embedding[chosen]

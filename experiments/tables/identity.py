@@ -27,11 +27,11 @@ from wsrl.checkpoint import Checkpoint
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery
+from wsrl.program.read import read_program
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.signature.weights_vector import sign
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer import infer_wiring as infer_program
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.zoo.copies import add_noise, prune, quantize
 from wsrl.zoo.load import StoredCheckpoints
@@ -82,7 +82,7 @@ def _of_tensors(change: Callable[[Tensors], Tensors]) -> Callable[[Checkpoint, n
 
 def permuted(checkpoint: Checkpoint, rng: np.random.Generator) -> Checkpoint:
     """Permutes and rescales hidden units at random."""
-    return random_symmetry(checkpoint, infer_program(checkpoint), rng)
+    return random_symmetry(checkpoint, read_program(checkpoint), rng)
 
 
 CHANGES: dict[str, Callable[[Checkpoint, np.random.Generator], Checkpoint]] = {

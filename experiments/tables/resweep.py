@@ -18,9 +18,9 @@ from wsrl.encoder.sweep import States, input_rows, update_level
 from wsrl.errors import InputError
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import Bucket
+from wsrl.program.layers import ACTIVATIONS
 from wsrl.training.fit import make_encoder
 from wsrl.training.response_cache import sweep_zoo
-from wsrl.wiring.layers import ACTIVATIONS
 from wsrl.zoo.manifest import read_manifest
 
 NOISE, RELU, ROUNDS, NO_MAPS = "noise", "relu", "rounds", "no_maps"

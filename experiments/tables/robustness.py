@@ -31,10 +31,10 @@ from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.evaluation.relevance import Relevance
 from wsrl.graph.collection import Planner, checkpoint_graph
+from wsrl.program.read import read_program
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import draw_batches, image_bank, run_arrays
 from wsrl.zoo.copies import add_noise, prune, quantize
 from wsrl.zoo.load import StoredCheckpoints
@@ -84,7 +84,7 @@ def _rounded(dtype: DTypeLike) -> Change:
 
 
 CHANGES: dict[str, Change] = {
-    "random symmetry": lambda checkpoint, rng: random_symmetry(checkpoint, infer_wiring(checkpoint), rng),
+    "random symmetry": lambda checkpoint, rng: random_symmetry(checkpoint, read_program(checkpoint), rng),
     "float16": _rounded(np.float16),
     "bfloat16": _rounded(ml_dtypes.bfloat16),
     "int8": _weights(quantize),

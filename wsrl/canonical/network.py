@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from wsrl.network import Network
-from wsrl.wiring.groups import Group
+from wsrl.program.groups import Group
+from wsrl.program.network import Network
 
 SMALLEST = 1e-30  # units whose incoming weights have a smaller norm are dead and left as they are
 

@@ -16,9 +16,8 @@ from wsrl.arrays import softmax
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.forward import Maps, run
 from wsrl.encoder.readout import entropy
-from wsrl.network import Network, WeightedLayer, read_network
-from wsrl.wiring.infer import Program
-from wsrl.wiring.layers import View
+from wsrl.program.layers import Program, View
+from wsrl.program.network import Network, WeightedLayer, read_network
 
 DRIFT_IMAGES = 32  # the norms' means are over many positions of each
 IMAGES = 128
@@ -99,7 +98,7 @@ def likeliest(
 
     Args:
       checkpoint: whose programs these are; its values are read.
-      programs: the most usual first; see `wsrl.wiring.infer.read_programs`.
+      programs: the most usual first; see `wsrl.program.read.read_programs`.
       images_of: gives natural images [images, height, width, channels] of a shape [height, width, channels].
     """
     first = programs[0]
@@ -109,10 +108,10 @@ def likeliest(
     images = images_of(first.input_shape)
     few = images[:: max(1, len(images) // DRIFT_IMAGES)]
     with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large, which is said elsewhere
-        if norm_drift(checkpoint, read_network(checkpoint, first.wiring), few) is not None:
-            return min(candidates, key=lambda p: norm_drift(checkpoint, read_network(checkpoint, p.wiring), few) or 0.0)
+        if norm_drift(checkpoint, read_network(checkpoint, first), few) is not None:
+            return min(candidates, key=lambda p: norm_drift(checkpoint, read_network(checkpoint, p), few) or 0.0)
         candidates = [p for p in candidates if differs_in(first, p) <= {"activation"}]
-        return max(candidates, key=lambda p: learned_information(read_network(checkpoint, p.wiring), images))
+        return max(candidates, key=lambda p: learned_information(read_network(checkpoint, p), images))
 
 
 def differs_in(one: Program, other: Program) -> set[str]:

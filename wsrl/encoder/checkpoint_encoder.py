@@ -18,11 +18,11 @@ from tqdm import tqdm
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.embedded import Embedded
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
+from wsrl.program.read import read_programs
 from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector
 from wsrl.signature.digest import content_digest
 from wsrl.signature.weights_vector import Signature, sign
-from wsrl.wiring.infer import read_programs
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.wiring import Wiring
 

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 
 from wsrl.annotations import Graph
 from wsrl.graph.tiles import OPS
-from wsrl.wiring.layers import ACTIVATIONS
+from wsrl.program.layers import ACTIVATIONS
 
 
 class DenseLink(NamedTuple):

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl.network import Network, WeightedLayer
-from wsrl.wiring.layers import Link
+from wsrl.program.layers import Link
+from wsrl.program.network import Network, WeightedLayer
 
 LAYER_NORM_EPSILON = 1e-6  # that of `wsrl.encoder.sweep`
 LARGEST = 2**22  # entries of patches that are put side by side at a time

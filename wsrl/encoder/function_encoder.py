@@ -18,13 +18,14 @@ from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import Planner, checkpoint_graph
 from wsrl.graph.kind import network_kind, why_not_embeddable
 from wsrl.graph.tiles import TILE
-from wsrl.wiring.infer import Program, read_programs
+from wsrl.program.layers import Program
+from wsrl.program.read import read_programs
 
 WINDOW = 1024  # networks in memory at a time
 WEIGHT = 2  # of the likeliest program among those that a network may be
 SMALLEST = 1e-12
 
-Hints = Mapping[str, object]  # see `wsrl.wiring.hints.HINTS`
+Hints = Mapping[str, object]  # see `wsrl.program.hints.HINTS`
 
 
 class FunctionVector(NamedTuple):
@@ -102,7 +103,7 @@ class FunctionEncoder:
         try:
             programs = read_programs(checkpoint, hints)
             program = likeliest(checkpoint, programs, self._images)
-            graphs = [checkpoint_graph(checkpoint, TILE, p.wiring) for p in (program, *beside(program, programs))]
+            graphs = [checkpoint_graph(checkpoint, TILE, p) for p in (program, *beside(program, programs))]
             if reason := why_not_embeddable(graphs[0]):
                 raise CheckpointError(checkpoint.path, reason, "search by weights")
             return program, graphs

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from wsrl.graph.batching import Batch, LevelSchedule
 from wsrl.graph.plans import ATTENTION, MAX, NORM, Plan
-from wsrl.wiring.layers import ACTIVATIONS
+from wsrl.program.layers import ACTIVATIONS
 
 FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "identity": lambda x: x,

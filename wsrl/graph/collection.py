@@ -11,24 +11,24 @@ from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.graph.batching import Batch, make_batch
 from wsrl.graph.plans import Plan, Profile, make_plan, merge, profile
 from wsrl.graph.tiles import to_graph
-from wsrl.network import read_network
-from wsrl.wiring.infer import infer_wiring
-from wsrl.wiring.layers import Wiring
+from wsrl.program.layers import Program
+from wsrl.program.network import read_network
+from wsrl.program.read import read_program
 
 
-def checkpoint_graph(checkpoint: Checkpoint, tile: int, wiring: Wiring | None = None) -> Graph:
-    """Checkpoint -> wiring -> canonical weights -> graph of tiles.
+def checkpoint_graph(checkpoint: Checkpoint, tile: int, program: Program | None = None) -> Graph:
+    """Checkpoint -> program -> canonical weights -> graph of tiles.
 
     Args:
       checkpoint: its values are read.
       tile: neurons a tile.
-      wiring: of the checkpoint; the most usual one that it allows where none is given.
+      program: of the checkpoint; the most usual one that it allows where none is given.
 
     Raises:
       CheckpointError: the checkpoint's tensors are not understood, or products of them are beyond float32.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        graph = to_graph(canonicalize(read_network(checkpoint, wiring or infer_wiring(checkpoint))), tile)
+        graph = to_graph(canonicalize(read_network(checkpoint, program or read_program(checkpoint))), tile)
     if not all(np.isfinite(part).all() for part in (graph.nodes["bias"], graph.nodes["gain"], graph.edges["weight"])):
         reason = "its weights are too large for their norms to be folded in float32"
         raise CheckpointError(checkpoint.path, reason, "retrain the model or leave it out")

@@ -9,7 +9,7 @@ import jraph
 import numpy as np
 
 from wsrl.annotations import Graph
-from wsrl.network import Network
+from wsrl.program.network import Network
 
 
 def neuron_graph(network: Network) -> Graph:

@@ -16,8 +16,8 @@ import jraph
 import numpy as np
 
 from wsrl.annotations import Graph
-from wsrl.network import Network, WeightedLayer
-from wsrl.wiring.layers import ACTIVATIONS, Layer, Link
+from wsrl.program.layers import ACTIVATIONS, Layer, Link
+from wsrl.program.network import Network, WeightedLayer
 
 OPS = ("input", "position", "linear", "norm", "attention", "max", "mean")  # the last two: `pool` layers
 TILE = 16  # neurons; vectors do not depend on it

@@ -12,7 +12,7 @@ import numpy as np
 
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.wiring.hints import HINTS
+from wsrl.program.hints import HINTS
 
 MANIFEST = "models.jsonl"
 SPLITS = ("train", "validation", "test")

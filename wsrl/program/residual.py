@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from wsrl.wiring.chain import DEFAULT_ACTIVATION, attach_norms, convolved, linear
-from wsrl.wiring.hints import Choice, Downsampling, Hints, input_shapes
-from wsrl.wiring.layers import Layer, Link
-from wsrl.wiring.names import Module
+from wsrl.program.chain import DEFAULT_ACTIVATION, attach_norms, convolved, linear
+from wsrl.program.hints import Choice, Downsampling, Hints, input_shapes
+from wsrl.program.layers import Layer, Link
+from wsrl.program.names import Module
 
 SHORTCUT = re.compile(r"(downsample|shortcut|skip|proj)", re.IGNORECASE)
 BLOCK = re.compile(r"\d+$")

@@ -7,10 +7,10 @@ timm's fused form (`attn.qkv.weight` [3 heads dim, units], `attn.proj.weight`).
 from collections.abc import Iterator, Sequence
 from math import isqrt
 
-from wsrl.wiring.chain import convolved, linear
-from wsrl.wiring.hints import Choice, Hints, input_shapes
-from wsrl.wiring.layers import Layer, Link, View
-from wsrl.wiring.names import Module
+from wsrl.program.chain import convolved, linear
+from wsrl.program.hints import Choice, Hints, input_shapes
+from wsrl.program.layers import Layer, Link, View
+from wsrl.program.names import Module
 
 DEFAULT_ACTIVATION = "gelu"
 DEFAULT_HEAD_DIM = 64

@@ -7,10 +7,10 @@ the state before the first is zero. Names: Flax's SimpleCell (`i/kernel`, `i/bia
 
 from collections.abc import Iterator
 
-from wsrl.wiring.chain import linear
-from wsrl.wiring.hints import Choice, Hints
-from wsrl.wiring.layers import Layer, Link
-from wsrl.wiring.names import RECURRENT, Module
+from wsrl.program.chain import linear
+from wsrl.program.hints import Choice, Hints
+from wsrl.program.layers import Layer, Link
+from wsrl.program.names import RECURRENT, Module
 
 DEFAULT_ACTIVATION = "tanh"
 

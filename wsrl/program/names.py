@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.wiring.layers import Norm, View
+from wsrl.program.layers import Norm, View
 
 FIELDS = {
     "kernel": "weight", "weight": "weight", "scale": "weight", "bias": "bias", "embedding": "weight",
@@ -100,8 +100,8 @@ def natural_key(path: tuple[str, ...]) -> tuple:
     )
 
 
-def parse_modules(checkpoint: Checkpoint) -> tuple[list[Module], list[str]]:
-    """Returns the modules in natural order of their names, and the tensors that belong to none.
+def parse_modules(checkpoint: Checkpoint) -> list[Module]:
+    """Returns the modules in natural order of their names; tensors that belong to none are left out.
 
     A position embedding becomes a module of its own, with the field `position`. The matrices of a recurrent cell are
     modules `i` (of the inputs) and `h` (of the state), as in Flax.
@@ -111,7 +111,6 @@ def parse_modules(checkpoint: Checkpoint) -> tuple[list[Module], list[str]]:
     """
     flax = any("/" in name or re.search(r"(^|[./])kernel$", name) for name in checkpoint.tensors)
     modules: dict[tuple[str, ...], Module] = {}
-    ignored = []
     for name, tensor in checkpoint.tensors.items():
         parts = [p for p in re.split(r"[./]", name) if p]
         while len(parts) > 1 and parts[0] in PREFIXES:
@@ -124,7 +123,6 @@ def parse_modules(checkpoint: Checkpoint) -> tuple[list[Module], list[str]]:
         elif parts[-1] in FIELDS:
             path, role = tuple(parts[:-1]), FIELDS[parts[-1]]
         else:
-            ignored.append(name)
             continue
         module = modules.setdefault(path, Module(path, flax))
         module.fields[role] = (name, tensor.shape)
@@ -133,4 +131,4 @@ def parse_modules(checkpoint: Checkpoint) -> tuple[list[Module], list[str]]:
         raise CheckpointError(
             checkpoint.path, "no convolution or dense layer among its tensors", "give a file with weights"
         )
-    return found, ignored
+    return found

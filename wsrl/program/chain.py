@@ -5,9 +5,9 @@ from dataclasses import replace
 from itertools import pairwise
 from math import prod
 
-from wsrl.wiring.hints import MORE_SIDES, SIDES, Choice, Downsampling, Hints, downsamplings, input_shapes
-from wsrl.wiring.layers import Layer, Link
-from wsrl.wiring.names import Module, natural_key
+from wsrl.program.hints import MORE_SIDES, SIDES, Choice, Downsampling, Hints, downsamplings, input_shapes
+from wsrl.program.layers import Layer, Link
+from wsrl.program.names import Module, natural_key
 
 DEFAULT_ACTIVATION = "relu"
 WINDOW = 2  # pixels a side of pooled windows, and from one to the next

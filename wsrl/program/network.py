@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring.groups import Group, find_groups
-from wsrl.wiring.layers import Layer, Link, Wiring
+from wsrl.program.groups import Group, find_groups
+from wsrl.program.layers import Layer, Link, Program
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Network:
     groups: tuple[Group, ...]
 
 
-def read_network(checkpoint: Checkpoint, wiring: Wiring) -> Network:
-    """Arranges the weights of a checkpoint by its wiring; arrays are float64."""
-    layers = tuple(_weighted(layer, checkpoint) for layer in wiring.layers)
-    return Network(layers, tuple(find_groups(wiring)))
+def read_network(checkpoint: Checkpoint, program: Program) -> Network:
+    """Arranges the weights of a checkpoint by its program; arrays are float64."""
+    layers = tuple(_weighted(layer, checkpoint) for layer in program.layers)
+    return Network(layers, tuple(find_groups(program)))
 
 
 def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:

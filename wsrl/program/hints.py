@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import isqrt
 
 from wsrl.checkpoint import CheckpointError
-from wsrl.wiring.layers import ACTIVATIONS, POOLINGS
-from wsrl.wiring.names import Module
+from wsrl.program.layers import ACTIVATIONS, POOLINGS
+from wsrl.program.names import Module
 
 HINTS = ("activation", "input_shape", "strides", "pooling", "heads")
 SIDES = (28, 32, 16)  # pixels a side of small images: of MNIST and its like, of CIFAR and its like, of small zoos

@@ -10,7 +10,7 @@ value is taken.
 from dataclasses import dataclass
 
 from wsrl.checkpoint import Checkpoint
-from wsrl.wiring.layers import Layer, View, Wiring
+from wsrl.program.layers import Layer, Program, View
 
 HOMOGENEOUS = {"identity", "relu", "leaky_relu"}
 ODD = {"identity", "tanh"}
@@ -39,11 +39,11 @@ class Group:
         return self.role == "hidden"
 
 
-def find_groups(wiring: Wiring) -> list[Group]:
+def find_groups(program: Program) -> list[Group]:
     """Returns the neuron groups in topological order of their first members."""
-    root = list(range(len(wiring.layers)))
+    root = list(range(len(program.layers)))
     holder: dict[tuple[str, int], int] = {}  # first layer whose units a matrix computes
-    for i, layer in enumerate(wiring.layers):
+    for i, layer in enumerate(program.layers):
         for link in layer.links:
             weight = link.weight
             other = link.source if weight is None else holder.setdefault((weight.tensor, weight.part), i)
@@ -52,10 +52,10 @@ def find_groups(wiring: Wiring) -> list[Group]:
     groups = []
     for first in dict.fromkeys(root):
         members = tuple(i for i, r in enumerate(root) if r == first)
-        layers = [wiring.layers[i] for i in members]
+        layers = [program.layers[i] for i in members]
         if any(layer.op == "position" for layer in layers):
             continue
-        role = "output" if len(wiring.layers) - 1 in members else layers[0].op
+        role = "output" if len(program.layers) - 1 in members else layers[0].op
         role = role if role in ("input", "output") else "hidden"
         size = layers[0].heads if any(layer.op == "attention" for layer in layers) else layers[0].units
         groups.append(Group(f"g{len(groups)}", members, size, role, _scale(layers) if role == "hidden" else "none"))
@@ -72,14 +72,14 @@ def _scale(layers: list[Layer]) -> str:
     return "sign" if odd else "none"
 
 
-def claim(wiring: Wiring, checkpoint: Checkpoint) -> dict:
+def claim(program: Program, checkpoint: Checkpoint) -> dict:
     """Returns the groups and what every axis of every tensor holds, as plain JSON values.
 
     `{"parameters": n, "groups": {id: {size, role, permutable, scale}}, "tensors": {name: {shape, axes}}, "coverage"}`:
     an axis is None or a list of segments `{group, outer, size, inner, power}`; a segment covers outer x size x inner
     entries; the scale symmetry multiplies them by factor ** power.
     """
-    groups = find_groups(wiring)
+    groups = find_groups(program)
     group_of = {member: group for group in groups for member in group.members}
     axes: dict[str, list] = {name: [None] * t.ndim for name, t in checkpoint.tensors.items()}
 
@@ -97,7 +97,7 @@ def claim(wiring: Wiring, checkpoint: Checkpoint) -> dict:
                 segment = {"group": group.id, "outer": outer, "size": group.size, "inner": inner, "power": scaled}
                 axes[view.tensor][i] = [segment]
 
-    for i, layer in enumerate(wiring.layers):
+    for i, layer in enumerate(program.layers):
         out, norm = group_of.get(i), layer.norm
         before = 0 if norm else 1  # a batch norm takes the scale of the weights before it away
         for link in layer.links:

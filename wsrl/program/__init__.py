@@ -1,0 +1,1 @@
+"""Programs: networks that can be run, compiled from their wirings."""
