@@ -131,8 +131,8 @@ class Program:
     Attributes:
       layers: in topological order; the last is its output.
       facts: what it rests on beside names and shapes: `activation`, `input`, `strides`, `padding`, `pooling` and
-        `heads` in words, e.g. `tanh`, `28x28x1`, `max 2x2 after each convolution`. Their sources are `hint`, `metadata`,
-        `shapes` (no other usual value fits the tensors' names and shapes) and `assumed`.
+        `heads` in words, e.g. `tanh`, `28x28x1`, `max 2x2 after each convolution`. Sources are `hint`, `metadata`,
+        `shapes` (no other usual value fits the names and shapes of tensors) and `assumed`.
     """
 
     layers: tuple[Layer, ...]
