@@ -23,7 +23,7 @@ from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector
 from wsrl.signature.digest import content_digest
 from wsrl.signature.weights_vector import Signature, sign
-from wsrl.wiring.infer_wiring import infer_wiring
+from wsrl.wiring.remembered import remembered_wiring
 from wsrl.wiring.wiring import Wiring
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ class Encoder:
         self.directory = directory
         self.weights_dim = weights_vector.DIM
         self._functions: FunctionEncoder | None = None
-        self._wirings: dict[object, Wiring] = {}
 
     @property
     def hash(self) -> str:
@@ -108,7 +107,7 @@ class Encoder:
         """Does all but run the network; whatever goes wrong becomes an error that names the source."""
         try:
             checkpoint = open_checkpoint(source)
-            wiring = self._wire(checkpoint)
+            wiring = remembered_wiring(checkpoint)
             with threadpool_limits(1):  # matrices are small or thin, and threads would wait for busy cores
                 signature = sign(checkpoint, wiring)
             row = _row(source, checkpoint, wiring, signature)
@@ -119,16 +118,6 @@ class Encoder:
             return error
         except Exception as error:  # a file must not end a run, whatever it holds
             return unexpected(source, error)
-
-    def _wire(self, checkpoint: Checkpoint) -> Wiring:
-        """Infers the wiring, unless one of the same names, shapes and configuration has been inferred before."""
-        facts = {key: value for key, value in checkpoint.metadata.items() if key in ("config", "graph")}
-        key = (tuple((name, t.shape) for name, t in checkpoint.tensors.items()), repr(facts))
-        if key not in self._wirings:
-            if len(self._wirings) == WINDOW:
-                self._wirings.clear()
-            self._wirings[key] = infer_wiring(checkpoint)
-        return self._wirings[key]
 
     def _prepare(self, row: Embedded, checkpoint: Checkpoint, hints: Hints) -> _Opened:
         """Reads the weights of a network that can be run."""

@@ -1,51 +1,50 @@
-"""Infers programs, the layers of a network in the order in which they run, from the names and shapes of its tensors.
+"""Programs of checkpoints: what is stated decides, and of what stays open every usual choice is one program.
 
 Activations, strides, pooling, the number of heads and the input's shape cannot always be read off weights. Hints from a
-user or a manifest, or the checkpoint's metadata, say what they are (`activation`, `input_shape`, `strides`, `pooling`,
-`heads`); else there are several programs, one for each usual choice that the shapes allow.
+user or a manifest, the checkpoint's metadata or its graph say what they are (`activation`, `input_shape`, `strides`,
+`pooling`, `heads`); else there are several programs, one for each usual choice that the shapes allow.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.program import chain, recurrence, residual, transformer
-from wsrl.program.hints import HINTS, Choice, Hints, read_hints
+from wsrl.program.choices import Choice, choices, leaves_activation, takes_activation
+from wsrl.program.compile import Compiler
+from wsrl.program.hints import HINTS, Hints, read_hints
 from wsrl.program.layers import Layer, Program
-from wsrl.program.names import parse_modules
-from wsrl.wiring.wiring import Fact
+from wsrl.wiring.remembered import Memory, remembered_wiring, wiring_key
+from wsrl.wiring.wiring import Fact, Wiring
 
-FAMILIES = (transformer, recurrence, residual, chain)  # a chain matches whatever has weights
-USUAL_ACTIVATIONS = ("relu", "tanh", "gelu")  # others are close to one of these
 MOST = 256  # programs of a checkpoint
+PROGRAMS: Memory[list[Program]] = Memory()
 
 
-def read_programs(checkpoint: Checkpoint, hints: Mapping[str, object] | None = None) -> list[Program]:
-    """Returns the programs that a checkpoint's names, shapes, metadata and hints allow, the most usual first.
+def compile_programs(
+    checkpoint: Checkpoint, wiring: Wiring, hints: Mapping[str, object] | None = None
+) -> list[Program]:
+    """Returns the programs that a wiring, the checkpoint's metadata and hints allow, the most usual first.
 
     Args:
       checkpoint: its values are not read.
+      wiring: of the checkpoint.
       hints: values of `HINTS`, as in metadata, which they go before.
 
     Raises:
-      CheckpointError: the names and shapes do not form a network of a known family, or a hint is not of its form.
+      CheckpointError: the operations do not form a network that can be run, or a hint is not of its form.
     """
     given = {key: value for key, value in (hints or {}).items() if key in HINTS and value is not None}
     known = read_hints({**checkpoint.metadata, **given}, checkpoint.path)
-    modules = parse_modules(checkpoint)
     try:
-        family = next(family for family in FAMILIES if family.matches(modules))
-        choices = list(islice(_choices(family.choices(modules, known), known), MOST))
-        built = [tuple(family.layers(modules, choice)) for choice in choices]
-        for layers in built:
-            check_shapes(layers, checkpoint)
-    except (ValueError, KeyError, IndexError, StopIteration, ZeroDivisionError) as error:
+        built = list(islice(_built(wiring, known), MOST))
+    except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
-            checkpoint.path, f"its tensors do not form a network of a known family ({error})", "leave it out"
+            checkpoint.path, f"its tensors do not form a network that can be run ({error})", "leave it out"
         ) from error
-    everywhere = set.intersection(*(set(choice.facts().items()) for choice in choices))
+    told = told_facts(wiring)
+    chosen = [_facts(choice, wiring) for choice, _ in built]
+    everywhere = set.intersection(*(set(facts.items()) for facts in chosen))
 
     def source(name: str, value: str) -> str:
         key = {"input": "input_shape", "pooling": "strides" if known.strides else "pooling"}.get(name, name)
@@ -54,35 +53,81 @@ def read_programs(checkpoint: Checkpoint, hints: Mapping[str, object] | None = N
         return "shapes" if (name, value) in everywhere else "assumed"
 
     return [
-        Program(layers, {name: Fact(value, source(name, value)) for name, value in choice.facts().items()})
-        for layers, choice in zip(built, choices, strict=True)
+        Program(layers, {name: Fact(value, source(name, value)) for name, value in facts.items()} | told)
+        for (_, layers), facts in zip(built, chosen, strict=True)
     ]
 
 
+def read_programs(checkpoint: Checkpoint, hints: Mapping[str, object] | None = None) -> list[Program]:
+    """Returns the programs of a checkpoint by the wiring that is inferred; see `compile_programs`.
+
+    They are kept for checkpoints that differ in nothing but values.
+    """
+    told = repr([{key: source.get(key) for key in HINTS} for source in (checkpoint.metadata, hints or {})])
+    key = (wiring_key(checkpoint), told)
+    return PROGRAMS.get(key, lambda: compile_programs(checkpoint, remembered_wiring(checkpoint), hints))
+
+
 def read_program(checkpoint: Checkpoint, hints: Mapping[str, object] | None = None) -> Program:
-    """Returns the most usual program; see `read_programs`."""
+    """Returns the most usual program; see `compile_programs`."""
     return read_programs(checkpoint, hints)[0]
 
 
-def _choices(geometries: Iterator[Choice], hints: Hints) -> Iterator[Choice]:
-    """Each geometry with each activation, the family's default first."""
-    for choice in geometries:
-        usual = dict.fromkeys((choice.activation, *USUAL_ACTIVATIONS))
-        for activation in [hints.activation] if hints.activation else usual:
-            yield replace(choice, activation=activation)
+def _built(wiring: Wiring, hints: Hints) -> Iterator[tuple[Choice, tuple[Layer, ...]]]:
+    """Choices with their layers; where the file tells the geometry, only those that fit it.
+
+    Raises:
+      ValueError: there are none.
+    """
+    compiler = Compiler(wiring)
+    refused: ValueError | None = None
+    found = False
+    for choice in choices(wiring, hints):
+        try:
+            layers = compiler.layers(choice)
+            check_shapes(layers, wiring)
+        except ValueError as error:
+            if choice.downsampling is not None:
+                raise
+            refused = error
+            continue
+        found = True
+        yield choice, layers
+    if not found:
+        raise refused or ValueError("no layers")
 
 
-def check_shapes(layers: tuple[Layer, ...], checkpoint: Checkpoint) -> None:
+def _facts(choice: Choice, wiring: Wiring) -> dict[str, str]:
+    """What a choice says, but for an activation that no operation takes from it."""
+    return {name: value for name, value in choice.facts().items() if name != "activation" or takes_activation(wiring)}
+
+
+def told_facts(wiring: Wiring) -> dict[str, Fact]:
+    """What a graph or configuration tells of activations, strides and pooling, in the words of programs."""
+    facts: dict[str, Fact] = {}
+    names = {"activation": "activation", "stride": "strides", "pooling": "pooling"}
+    hidden = wiring.operations[:-1]  # what follows the outputs is of no matter
+    for name, shown in names.items():
+        own = [o.facts[name] for o in hidden if name in o.facts]
+        own = [fact for fact in own if fact.source in ("graph", "config") and fact.value not in (None, "none")]
+        if own and not (name == "activation" and leaves_activation(wiring)):
+            values = [str(f.value[0] if isinstance(f.value, tuple) else f.value) for f in own]
+            facts[shown] = Fact(", ".join(values if name == "stride" else dict.fromkeys(values)), own[0].source)
+    shape = next((o.facts["input"] for o in wiring.operations if "input" in o.facts), None)
+    if shape is not None and isinstance(shape.value, tuple):
+        facts["input"] = Fact("x".join(map(str, shape.value)), shape.source)
+    return facts
+
+
+def check_shapes(layers: tuple[Layer, ...], wiring: Wiring) -> None:
     """Checks views against tensors and links against layers; raises ValueError where they do not fit."""
     for layer in layers:
         norm = layer.norm
-        views = [link.weight for link in layer.links] + [*layer.biases]
-        views += [norm.gain, norm.bias, norm.mean, norm.variance] if norm else []
-        for view in views:
-            if view is not None and view.shape != checkpoint.tensors[view.tensor].shape:
-                found = checkpoint.tensors[view.tensor].shape
-                raise ValueError(f"{view.tensor} has shape {found}, expected {view.shape}")
-        for view in [*layer.biases, *([norm.gain, norm.bias, norm.mean, norm.variance] if norm else [])]:
+        vectors = [*layer.biases, *([norm.gain, norm.bias, norm.mean, norm.variance] if norm else [])]
+        for view in [*(link.weight for link in layer.links), *vectors]:
+            if view is not None and view.shape != wiring.shapes[view.tensor]:
+                raise ValueError(f"{view.tensor} has shape {wiring.shapes[view.tensor]}, expected {view.shape}")
+        for view in vectors:
             if (
                 view is not None
                 and prod(view.sizes[n] for axis in view.axes for n in axis if n != "part") != layer.units

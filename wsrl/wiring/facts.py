@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from wsrl.wiring.wiring import Fact, Operation
 
-EPSILON = 1e-5  # PyTorch's and Flax's for both kinds of norms
+EPSILON = 1e-5  # PyTorch's for both kinds of norms, and Flax's for batch norms
+FLAX_EPSILON = 1e-6  # of Flax's other norms, whose gains are called `scale`
 KERAS_EPSILON = 1e-3
 LAYERS = ("linear", "conv", "transposed conv")
 ACTIVATION_KEYS = ("hidden_act", "activation_function", "hidden_activation", "dense_act_fn", "activation")
@@ -75,7 +76,8 @@ def _epsilon(operation: Operation, config: Mapping, keras: Mapping[str, Mapping]
     known = next((value for value in values if isinstance(value, float) and 0 < value < 1), None)
     if known is not None:
         return Fact(known, "config")
-    return Fact(KERAS_EPSILON if from_keras else EPSILON, "assumed")
+    flax = operation.type == "norm" and operation.tensors.get("gain", "").endswith("/scale")
+    return Fact(KERAS_EPSILON if from_keras else FLAX_EPSILON if flax else EPSILON, "assumed")
 
 
 def _last(path: str) -> str:

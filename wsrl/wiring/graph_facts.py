@@ -37,11 +37,6 @@ POOLS = {
     },
     **{"MAX_POOL_2D": "max", "AVERAGE_POOL_2D": "average"},
 }
-LINEAR = (  # operators that read a value as it is
-    *("Add", "Concat", "Flatten", "Reshape", "Identity", "Pad", "Transpose", "Squeeze", "ReduceMean"),
-    *("ADD", "CONCATENATION", "RESHAPE", "PAD", "TRANSPOSE", "SQUEEZE", "MEAN"),
-    *(*POOLS, *TYPES),
-)
 ODD = (  # operators that treat a value and its opposite alike
     *("AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Identity", "Transpose", "Squeeze", "ReduceMean"),
     *("AVERAGE_POOL_2D", "RESHAPE", "PAD", "TRANSPOSE", "SQUEEZE", "MEAN"),
@@ -59,12 +54,15 @@ def facts_of_node(node: Mapping, shapes: Mapping[str, Shape]) -> dict[str, Fact]
         lite = node["op"].isupper()
         found["kernel"] = shape[1:-1] if lite else shape[2:]
         strides = (attributes.get("stride_h"), attributes.get("stride_w")) if lite else attributes.get("strides")
-        found["stride"] = _integers(strides) or (1,) * len(shape[2:])
+        found["stride"] = integers(strides) or (1,) * len(shape[2:])
         groups = shape[-1] if node["op"] == "DEPTHWISE_CONV_2D" else attributes.get("group", 1)
         found["groups"] = groups // attributes.get("depth_multiplier", 1) if lite else groups
         automatic = attributes.get("padding") if lite else attributes.get("auto_pad", "NOTSET")
+        dilation = (attributes.get("dilation_h"), attributes.get("dilation_w")) if lite else attributes.get("dilations")
+        if any(n != 1 for n in integers(dilation) or ()):
+            found["dilation"] = integers(dilation)
         padding = None if automatic in (None, "NOTSET") else str(automatic).lower()
-        found["padding"] = padding or _integers(attributes.get("pads")) or (0,) * 2 * len(shape[2:])
+        found["padding"] = padding or integers(attributes.get("pads")) or (0,) * 2 * len(shape[2:])
     elif type in ("norm", "batch norm"):
         found["epsilon"] = attributes.get("epsilon", EPSILON)
     fused = attributes.get("activation", "NONE")
@@ -73,7 +71,8 @@ def facts_of_node(node: Mapping, shapes: Mapping[str, Shape]) -> dict[str, Fact]
     return {name: Fact(value, "graph") for name, value in found.items()}
 
 
-def _integers(values: object) -> tuple[int, ...] | None:
+def integers(values: object) -> tuple[int, ...] | None:
+    """A list of whole numbers as a tuple; None for anything else, and for none at all."""
     whole = isinstance(values, Sequence) and bool(values) and all(type(n) is int for n in values)
     return tuple(values) if whole else None  # type: ignore[arg-type]
 
@@ -93,25 +92,13 @@ class Readers:
         nodes = self._nodes.get(value, [])
         return nodes[0] if len(nodes) == 1 and value not in self._outputs else None
 
-    def facts(self, value: str, fused: Fact | None) -> dict[str, Fact]:
-        """Returns `activation` and `pooling`, where it is plain what follows a value.
+    def nodes(self, value: str) -> Sequence[Mapping]:
+        """All nodes that read a value."""
+        return self._nodes.get(value, [])
 
-        Args:
-          fused: activation of the operation that returns the value, if its node says so.
-        """
-        found: dict[str, Fact] = {"activation": fused} if fused else {}
-        node, nodes = self.only(value), self._nodes.get(value, [])
-        if fused is None and node is not None and node["op"] in ACTIVATIONS:
-            found["activation"] = Fact(ACTIVATIONS[node["op"]], "graph")
-            value = node["outputs"][0]
-        elif fused is None and self._is_swish(nodes):
-            found["activation"] = Fact("silu", "graph")
-        elif fused is None and all(n["op"] in LINEAR for n in nodes):
-            found["activation"] = Fact("none", "graph")
-        node = self.only(value)
-        if node is not None and node["op"] in POOLS:
-            found["pooling"] = Fact(POOLS[node["op"]], "graph")
-        return found
+    def is_output(self, value: str) -> bool:
+        """Whether the network returns a value."""
+        return value in self._outputs
 
     def scale(self, value: str, fused: Fact | None) -> str | None:
         """The scale of units that an operation returns, if one operation reads them after a homogeneous activation.
@@ -133,8 +120,9 @@ class Readers:
         return scale if reads else None
 
     @staticmethod
-    def _is_swish(nodes: Sequence[Mapping]) -> bool:
-        """Whether a value is multiplied by its sigmoid and read by nothing else."""
+    def swish(nodes: Sequence[Mapping]) -> Mapping | None:
+        """The product of a value and its sigmoid, if nothing else reads the value."""
         gate = next((n for n in nodes if n["op"] in ("Sigmoid", "LOGISTIC")), None)
         product = next((n for n in nodes if n["op"] in ("Mul", "MUL")), None)
-        return len(nodes) == 2 and gate is not None and product is not None and gate["outputs"][0] in product["inputs"]
+        swish = len(nodes) == 2 and gate and product and gate["outputs"][0] in product["inputs"]
+        return product if swish else None

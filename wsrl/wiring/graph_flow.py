@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values, view
 from wsrl.wiring.graph_facts import ROLES, TYPES, Readers, facts_of_node
+from wsrl.wiring.graph_following import following
 from wsrl.wiring.scale import LAYERS
 from wsrl.wiring.tree import Shape
-from wsrl.wiring.wiring import Operation, TensorAxis
+from wsrl.wiring.wiring import Fact, Operation, TensorAxis
 
 Axis = Value | None
 Axes = list[Axis]
@@ -176,11 +177,28 @@ class GraphFlow:
             facts = facts_of_node(node, self.shapes)
             type = str(TYPES.get(node["op"], node["op"].lower().replace("_", " ")))
             if type in TYPES.values() and type != "embedding":
-                facts |= self._readers.facts(layer.output, facts.get("activation"))
+                fused = facts.get("activation")
+                facts |= following(layer.output, fused, self._readers, self.shapes, self.constants)
+            facts |= self._fed(layer) if type in LAYERS and not layer.inputs else {}
             name = node["name"] or node["outputs"][0]
             reads, writes = tuple(dict.fromkeys(layer.reads)), tuple(dict.fromkeys(layer.writes))
             found.append(Operation(name, type, layer.tensors, reads, writes, layer.inputs, "graph", facts))
         return tuple(found)
+
+    def _fed(self, layer: _Layer) -> dict[str, Fact]:
+        """What is known of the images that a layer reads which is the first: their shape, and what is done to them."""
+        inputs = [value for value in self.graph["inputs"] if value and value["name"] not in self.shapes]
+        if len(inputs) != 1:
+            return {}
+        name, shape = inputs[0]["name"], inputs[0]["shape"] or []
+        before = following(name, Fact("none", "graph"), self._readers, self.shapes, self.constants)
+        changed = {key: fact for key, fact in before.items() if key in ("followed_by", "pooling", "pooled_activation")}
+        facts = {"preceded_by": next(iter(changed.values()))} if changed else {}
+        image = [*shape[1:]] if layer.node["op"].isupper() else [*shape[2:], *shape[1:2]]
+        told = len(image) == 3 and all(isinstance(n, int) for n in image)
+        if told and (TYPES.get(layer.node["op"]) == "conv" or image[-1] == 1):
+            facts["input"] = Fact(tuple(image), "graph")
+        return facts
 
     def scales(self) -> dict[int, str]:
         """Operation -> scale of the units that it writes, where one operation alone reads them."""

@@ -14,6 +14,7 @@ from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
+from wsrl.wiring.keras_order import in_configured_order
 from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.order import numbered
@@ -22,6 +23,7 @@ from wsrl.wiring.scale import scales_of_chain, with_scales
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
+from wsrl.wiring.usual_forms import in_usual_form
 from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Axis, Neurons, Operation, Product, Segment, Wiring
 
@@ -74,7 +76,9 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         for value in flow.embedded + attention.streams:
             fix(value)
     finish(flow, env, tied_head(config, adapters.base))
-    operations = with_facts(adapters.operations(flow.operations()), checkpoint.metadata)
+    operations = in_usual_form(adapters.operations(flow.operations()), shapes)
+    operations = in_configured_order(operations, checkpoint.metadata.get("keras_config"))
+    operations = with_facts(operations, checkpoint.metadata)
     wiring = _to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products))
     return with_scales(wiring, scales_of_chain(wiring, checkpoint.metadata.get("activation")))
 
