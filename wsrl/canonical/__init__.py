@@ -5,6 +5,6 @@
 """
 
 from wsrl.canonical.checkpoint import Canonicalizer, canonical_checkpoint
-from wsrl.canonical.network import canonicalize
+from wsrl.canonical.network import canonical_network, canonicalize
 
-__all__ = ["Canonicalizer", "canonical_checkpoint", "canonicalize"]
+__all__ = ["Canonicalizer", "canonical_checkpoint", "canonical_network", "canonicalize"]

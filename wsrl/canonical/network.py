@@ -9,10 +9,27 @@ from dataclasses import replace
 
 import numpy as np
 
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.program.groups import Group
-from wsrl.program.network import Network
+from wsrl.program.layers import Program
+from wsrl.program.network import Network, read_network
 
 SMALLEST = 1e-30  # units whose incoming weights have a smaller norm are dead and left as they are
+
+
+def canonical_network(checkpoint: Checkpoint, program: Program) -> Network:
+    """Checkpoint and program -> canonical weights, all of them finite in float32.
+
+    Raises:
+      CheckpointError: products of its weights are beyond float32.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        network = canonicalize(read_network(checkpoint, program))
+        arrays = [w for layer in network.layers for w in (*layer.weights, layer.bias, layer.gain) if w is not None]
+        if all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
+            return network
+    reason = "its weights are too large for their norms to be folded in float32"
+    raise CheckpointError(checkpoint.path, reason, "retrain the model or leave it out")
 
 
 def canonicalize(network: Network) -> Network:
