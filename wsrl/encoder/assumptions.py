@@ -16,8 +16,9 @@ from wsrl.arrays import softmax
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.forward import Maps, run
 from wsrl.encoder.readout import entropy
-from wsrl.program.layers import Program, View
+from wsrl.program.layers import View
 from wsrl.program.network import Network, WeightedLayer, read_network
+from wsrl.program.program import Program
 
 DRIFT_IMAGES = 32  # the norms' means are over many positions of each
 IMAGES = 128
@@ -78,7 +79,7 @@ def shuffled(network: Network, rng: np.random.Generator) -> Network:
         )
         return replace(layer, weights=weights)
 
-    return Network(tuple(map(shuffle, network.layers)), network.groups)
+    return Network(tuple(map(shuffle, network.layers)))
 
 
 def learned_information(network: Network, images: Maps) -> float:

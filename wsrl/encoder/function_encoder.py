@@ -18,7 +18,7 @@ from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
 from wsrl.graph.collection import Planner, checkpoint_graph
 from wsrl.graph.kind import network_kind, why_not_embeddable
 from wsrl.graph.tiles import TILE
-from wsrl.program.layers import Program
+from wsrl.program.program import Program
 from wsrl.program.read import read_programs
 
 WINDOW = 1024  # networks in memory at a time
