@@ -19,16 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import SIZE, draw_network, logits, variables_of
 
-from wsrl.canonical import canonical_checkpoint
+from wsrl.canonical import canonicalize
 from wsrl.canonical.norms import find_folds
 from wsrl.canonical.products import Part, balancing, moments, parts_of
 from wsrl.checkpoint import Checkpoint
-from wsrl.program.groups import claim as family_claim
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.wiring import Product, Slice
-from wsrl.wiring.wiring_file import parse_wiring
 
 IMAGES = np.random.default_rng(0).normal(size=(4, SIZE, SIZE, 1)).astype(np.float32)
 
@@ -38,7 +35,7 @@ def whole(checkpoint):
 
 
 def canonical(checkpoint, claim):
-    return whole(canonical_checkpoint(checkpoint, claim))
+    return whole(canonicalize(checkpoint, claim))
 
 
 def difference(a, b):
@@ -150,7 +147,7 @@ def test_odd_heads_keep_their_product(case):
 def test_any_rows_can_be_read():
     for network in NETWORKS.values():
         checkpoint, claim = network(2)
-        lazy = canonical_checkpoint(checkpoint, claim)
+        lazy = canonicalize(checkpoint, claim)
         for name, tensor in whole(lazy).tensors.items():
             for start, stop in ((0, 1), (1, 3), (len(tensor) // 2, len(tensor))):
                 rows = np.asarray(lazy.tensors[name])[start:stop]
@@ -167,23 +164,16 @@ def test_a_slice_may_go_on_over_later_axes():
     np.testing.assert_array_equal(heads[:, 1, 0, :, 0], rows[:, 1])
 
 
-def zoo_wiring(checkpoint):
-    """The groups and scales of a network of the zoo, and the operations that are inferred from its names."""
-    claimed = family_claim(read_program(checkpoint), checkpoint)
-    wiring = parse_wiring(claimed, {n: t.shape for n, t in checkpoint.tensors.items()}, "claim")
-    return replace(wiring, operations=infer_wiring(checkpoint).operations)
-
-
 @pytest.mark.parametrize("case", [("mlp", 1), ("cnn_flatten", 0), ("resnet", 0), ("vit", 0)])
 def test_zoo_networks_compute_the_same_and_lose_their_symmetries(case):
     checkpoint, variables = draw_network(*case)
-    claim = zoo_wiring(checkpoint)
+    claim = read_program(checkpoint).wiring
     ours = canonical(checkpoint, claim)
     expected = logits(*case, variables, IMAGES)
     np.testing.assert_allclose(
         logits(*case, variables_of(ours), IMAGES), expected, rtol=1e-4, atol=2e-6 * np.abs(expected).max()
     )
-    moved = random_symmetry(checkpoint, read_program(checkpoint), np.random.default_rng(1), permute=False)
+    moved = random_symmetry(checkpoint, claim, np.random.default_rng(1), permute=False)
     assert difference(canonical(moved, claim), ours) < 1e-5
 
 
@@ -210,7 +200,7 @@ def test_dead_units_stay():
 
 def test_norms_fold_into_the_weights_that_they_follow():
     checkpoint, _ = draw_network("resnet", 0)
-    claim = zoo_wiring(checkpoint)
+    claim = read_program(checkpoint).wiring
     folds = {fold.weight: fold.fields["mean"] for fold in find_folds(claim)}
     assert len(folds) == 6
     for weight, mean in folds.items():

@@ -52,11 +52,11 @@ def test_embeddings_are_invariant_and_compilations_few(checkpoints, embedder):
     assert ((original.accuracy >= 0) & (original.accuracy <= 1)).all()
     rng = np.random.default_rng(3)
     for _ in range(3):
-        transformed = [random_symmetry(c, read_program(c), rng) for c in checkpoints]
+        transformed = [random_symmetry(c, read_program(c).wiring, rng) for c in checkpoints]
         found = embed(embedder, params, transformed)
         assert relative(found.embedding, original.embedding) < 1e-5
         np.testing.assert_allclose(found.accuracy, original.accuracy, atol=1e-4)
-    shuffled = [reorder_outputs(c, read_program(c), rng.permutation(5)) for c in checkpoints]
+    shuffled = [reorder_outputs(c, read_program(c).wiring, rng.permutation(5)) for c in checkpoints]
     assert relative(embed(embedder, params, shuffled).embedding, original.embedding) < 1e-5
     assert embedder.compilations <= 4  # one a bucket and one for the read-out
     assert relative(original.embedding[1:], original.embedding[:-1]) > 0.01

@@ -10,7 +10,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from experiments.proofs.samples_formats import TfliteWriter, onnx_model
-from wsrl.canonical import canonical_checkpoint
+from wsrl.canonical import canonicalize
 from wsrl.canonical.norms import find_folds
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.readers import open_checkpoint
@@ -166,7 +166,7 @@ def test_norms_of_nested_modules_fold(shapes):
     wiring = infer_wiring(network)
     (fold,) = find_folds(wiring)
     assert (fold.weight, fold.axis) == (next(iter(shapes)), 3)
-    found = canonical_checkpoint(network, wiring).tensors
+    found = canonicalize(network, wiring).tensors
     mean, variance, gain = (network.tensors[fold.fields[name]] for name in ("mean", "variance", "gain"))
     expected = network.tensors[fold.weight] * gain / np.sqrt(variance + fold.epsilon)
     np.testing.assert_allclose(found[fold.weight], expected, rtol=1e-5)
@@ -241,7 +241,7 @@ def as_onnx(name, tensor, is_lite):
 
 
 def canonical_weights(opened, is_lite, names=("t0", "t1", "t2", "t3", "t4", "t5")):
-    found = canonical_checkpoint(opened, infer_wiring(opened)).tensors
+    found = canonicalize(opened, infer_wiring(opened)).tensors
     return {name: as_onnx(name, np.asarray(found[name]), is_lite) for name in names}
 
 
@@ -311,7 +311,7 @@ def test_a_batch_norm_of_a_graph_folds_with_its_own_epsilon(tmp_path):
     opened = open_checkpoint(tmp_path / "m.onnx")
     (fold,) = find_folds(infer_wiring(opened))
     assert (fold.weight, fold.axis, fold.bias, fold.epsilon) == ("t0", 0, "t1", 0.5)
-    found = canonical_checkpoint(opened, infer_wiring(opened)).tensors
+    found = canonicalize(opened, infer_wiring(opened)).tensors
     gain = tensors["t2"] / np.sqrt(tensors["t5"] + 0.5)
     np.testing.assert_allclose(found["t0"], a * gain[:, None, None, None], rtol=1e-5)
     np.testing.assert_allclose(found["t3"], tensors["t3"] + (bias - tensors["t4"]) * gain, rtol=1e-4, atol=1e-5)
@@ -333,7 +333,7 @@ def test_odd_shapes_have_a_wiring_and_a_canonical_form(shapes):
     network = checkpoint(shapes)
     wiring = infer_wiring(network)
     assert wiring.shapes.keys() == shapes.keys()
-    found = canonical_checkpoint(network, wiring).tensors
+    found = canonicalize(network, wiring).tensors
     assert all(np.asarray(t).shape == shapes[name] for name, t in found.items())
     assert permuted(network.tensors, wiring, 0).keys() == shapes.keys()
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.kind import network_kind
 from wsrl.encoder.sweep import class_gradients, forward_sweep, output_logits
@@ -14,8 +13,10 @@ from wsrl.graph.batching import make_batch
 from wsrl.graph.plans import make_plan, profile
 from wsrl.graph.tiles import to_graph
 from wsrl.program.groups import find_groups
-from wsrl.program.layers import Layer, Link, Program, View
+from wsrl.program.layers import Layer, Link, View
 from wsrl.program.network import read_network
+from wsrl.program.program import Program
+from wsrl.wiring.wiring import Wiring
 
 SIZE, UNITS, CLASSES = 11, 20, 4  # units fill more than a tile
 IMAGES = np.random.default_rng(1).normal(size=(4, SIZE, SIZE, 2)).astype(np.float32)
@@ -70,7 +71,7 @@ def network(pooling, window, activation, before):
             x = x if before else act(x)
         return x.reshape(len(x), -1) @ tensors["c"]
 
-    return Program(tuple(layers)), Checkpoint("pooled", tensors, {}), apply
+    return Program(tuple(layers), {}, Wiring({}, {}, {})), Checkpoint("pooled", tensors, {}), apply
 
 
 CASES = [
@@ -84,7 +85,7 @@ CASES = [
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
 def pooled(request):
     program, checkpoint, apply = network(*request.param)
-    graph = to_graph(canonicalize(read_network(checkpoint, program)), 16)
+    graph = to_graph(read_network(checkpoint, program), 16)
     return make_batch([graph, graph], make_plan(profile(graph), 3, 16)), apply
 
 
@@ -128,7 +129,7 @@ def test_the_gradient_of_equal_values_goes_to_the_first():
 
 def test_scales_pass_through_windows_and_signs_through_means_only():
     def scale(pooling, activation):
-        return find_groups(network(pooling, WINDOWS[0], activation, True)[0])[1].scale
+        return find_groups(network(pooling, WINDOWS[0], activation, True)[0].layers)[1].scale
 
     assert (scale("max", "relu"), scale("mean", "relu")) == ("positive", "positive")
     assert (scale("max", "tanh"), scale("mean", "tanh")) == ("none", "sign")

@@ -41,8 +41,8 @@ def test_it_embeds_networks_whatever_their_symmetry_and_class_order(pretrained):
     encoder, params = pretrained
     rng = np.random.default_rng(0)
     checkpoints = [draw_network("mlp", seed)[0] for seed in (0, 1)]
-    first, program = checkpoints[0], read_program(checkpoints[0])
-    checkpoints.append(random_symmetry(reorder_outputs(first, program, rng.permutation(5)), program, rng))
+    first, wiring = checkpoints[0], read_program(checkpoints[0]).wiring
+    checkpoints.append(random_symmetry(reorder_outputs(first, wiring, rng.permutation(5)), wiring, rng))
     found = Embedder(encoder)(params, make_buckets([checkpoint_graph(c, 16) for c in checkpoints]))
     np.testing.assert_allclose(found.embedding[2], found.embedding[0], atol=1e-4)
     assert found.embedding[0] @ found.embedding[1] < 0.9

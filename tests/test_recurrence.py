@@ -3,14 +3,13 @@ import numpy as np
 import pytest
 from networks import draw_model, variables_of
 
-from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.program.groups import claim, find_groups
-from wsrl.program.network import read_network
+from wsrl.program.groups import find_groups
+from wsrl.program.network import canonical_network
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.training.fit import init_params
@@ -57,7 +56,7 @@ def test_sweep_is_exact_whatever_the_symmetry(model):
     checkpoint, variables = draw_model(model, size=SIZE)
     expected = np.asarray(model.apply(variables, IMAGES)).T
     tolerance = {"rtol": 1e-5, "atol": 1e-5 * np.abs(expected).max()}
-    other = random_symmetry(checkpoint, read_program(checkpoint), np.random.default_rng(2))
+    other = random_symmetry(checkpoint, read_program(checkpoint).wiring, np.random.default_rng(2))
     assert all(not np.array_equal(v, checkpoint.tensors[k]) for k, v in other.tensors.items() if "Cell" in k)
     np.testing.assert_allclose(np.asarray(model.apply(variables_of(other), IMAGES)).T, expected, **tolerance)
     np.testing.assert_allclose(swept_logits(other)[:5], expected, **tolerance)
@@ -65,8 +64,8 @@ def test_sweep_is_exact_whatever_the_symmetry(model):
 
 def test_embeddings_are_invariant():
     checkpoint, _ = draw_model(MODELS["relu"], size=SIZE)
-    program, rng = read_program(checkpoint), np.random.default_rng(3)
-    checkpoints = [checkpoint] + [random_symmetry(checkpoint, program, rng) for _ in range(3)]
+    program, rng = read_program(checkpoint).wiring, np.random.default_rng(3)
+    checkpoints = [checkpoint] + [random_symmetry(checkpoint, program.wiring, rng) for _ in range(3)]
     params = init_params(ENCODER, IMAGES, 0)
     found = Embedder(ENCODER, read_size=4)(params, make_buckets([checkpoint_graph(c, 16) for c in checkpoints]))
     np.testing.assert_allclose(found.embedding[1:], np.tile(found.embedding[0], (3, 1)), atol=1e-5)
@@ -75,21 +74,20 @@ def test_embeddings_are_invariant():
 def test_units_of_all_steps_are_one_group():
     checkpoint, _ = draw_model(MODELS["relu"], size=SIZE)
     program = read_program(checkpoint)
-    hidden = [group for group in find_groups(program) if group.permutable]
+    hidden = [group for group in find_groups(program.layers) if group.role == "hidden"]
     assert [(group.size, len(group.members), group.scale) for group in hidden] == [
         (20, SIZE, "positive"),
         (8, SIZE, "positive"),
     ]
-    found = claim(program, checkpoint)
-    assert found["coverage"]["graph"] == pytest.approx(1.0)
-    rows, columns = found["tensors"]["params/SimpleCell_0/h/kernel"]["axes"]
-    assert rows[0]["group"] == columns[0]["group"] == hidden[0].id
-    assert (rows[0]["power"], columns[0]["power"]) == (-1, 1)
+    assert all(any(axes) for axes in program.wiring.axes.values())
+    rows, columns = program.wiring.axes["params/SimpleCell_0/h/kernel"]
+    assert rows[0].group == columns[0].group == hidden[0].id
+    assert (rows[0].power, columns[0].power) == (-1, 1)
 
 
 def test_canonical_steps_still_share_their_weights():
     checkpoint, _ = draw_model(MODELS["relu"], size=SIZE)
-    network = canonicalize(read_network(checkpoint, read_program(checkpoint)))
+    network = canonical_network(checkpoint, read_program(checkpoint))
     steps = network.layers[2 : SIZE + 1]  # of the first cell, but for its first step
     for step in steps:
         for ours, first in zip((*step.weights, step.bias), (*steps[0].weights, steps[0].bias), strict=True):
@@ -99,7 +97,7 @@ def test_canonical_steps_still_share_their_weights():
 def test_torch_names_and_their_two_biases():
     checkpoint = torch_network(np.random.default_rng(0))
     expected = torch_logits(checkpoint, IMAGES).T
-    other = random_symmetry(checkpoint, read_program(checkpoint), np.random.default_rng(1))
+    other = random_symmetry(checkpoint, read_program(checkpoint).wiring, np.random.default_rng(1))
     np.testing.assert_allclose(torch_logits(other, IMAGES).T, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(swept_logits(checkpoint)[:3], expected, rtol=1e-4, atol=1e-5)
 

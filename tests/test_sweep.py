@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from networks import CASES, SIZE, draw_model, draw_network, in_torch_names, logits
 
-from wsrl.canonical import canonicalize
 from wsrl.encoder.sweep import forward_sweep, output_logits
 from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph, make_buckets, sweep_cost
 from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.plans import make_plan, profile
-from wsrl.program.network import read_network
+from wsrl.program.network import canonical_network
 from wsrl.program.read import read_program
 from wsrl.zoo.models import MLP, CNNGap, SequenceTransformer
 
@@ -112,7 +111,7 @@ def reference_states(network, images):
 @pytest.mark.parametrize("case", [("mlp", 1), ("cnn_flatten", 0), ("resnet", 0)])
 def test_tiles_agree_with_one_edge_a_weight(case):
     checkpoint, _ = draw_network(*case)
-    network = canonicalize(read_network(checkpoint, read_program(checkpoint)))
+    network = canonical_network(checkpoint, read_program(checkpoint))
     expected = reference_states(network, IMAGES)
     graph = checkpoint_graph(checkpoint, 16)
     batch = make_batch([graph, graph], make_plan(profile(graph), 3, 16))

@@ -4,8 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import CASES, NAMES, SIZE, draw_network, logits, variables_of
 
-from wsrl.canonical import canonicalize
-from wsrl.program.network import read_network
+from wsrl.program.network import canonical_network
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry, reorder_outputs
 
@@ -21,7 +20,7 @@ def test_transformed_network_computes_the_same_logits(case):
     checkpoint, variables = draw_network(*case)
     program = read_program(checkpoint)
     for seed in range(3):
-        other = random_symmetry(checkpoint, program, np.random.default_rng(seed))
+        other = random_symmetry(checkpoint, program.wiring, np.random.default_rng(seed))
         moved = [k for k, v in other.tensors.items() if not np.array_equal(v, checkpoint.tensors[k])]
         assert moved
         assert relative(logits(*case, variables_of(other), IMAGES), logits(*case, variables, IMAGES)) < 1e-5
@@ -32,8 +31,8 @@ def test_transformed_network_computes_the_same_logits(case):
 def test_canonical_form_removes_scales_and_signs(seed, case):
     checkpoint, _ = draw_network(*case)
     program = read_program(checkpoint)
-    other = random_symmetry(checkpoint, program, np.random.default_rng(seed), permute=False)
-    ours, theirs = (canonicalize(read_network(c, program)) for c in (checkpoint, other))
+    other = random_symmetry(checkpoint, program.wiring, np.random.default_rng(seed), permute=False)
+    ours, theirs = (canonical_network(c, program) for c in (checkpoint, other))
     for a, b in zip(ours.layers, theirs.layers, strict=True):
         for v, w in zip((*a.weights, a.bias), (*b.weights, b.bias), strict=True):
             if v is not None:
@@ -48,7 +47,7 @@ def test_dead_and_tiny_units_stay_finite():
     tensors["params/Dense_0/kernel"][:, 1] *= 1e-15
     tensors["params/Dense_0/bias"][1] *= 1e-15
     broken = type(checkpoint)(checkpoint.path, tensors, checkpoint.metadata)
-    for layer in canonicalize(read_network(broken, read_program(broken))).layers:
+    for layer in canonical_network(broken, read_program(broken)).layers:
         assert all(np.isfinite(w).all() for w in (*layer.weights, layer.bias) if w is not None)
 
 
@@ -56,6 +55,6 @@ def test_dead_and_tiny_units_stay_finite():
 def test_reordered_outputs_are_reordered_logits(case):
     checkpoint, variables = draw_network(*case)
     order = np.array([3, 1, 4, 0, 2])
-    other = reorder_outputs(checkpoint, read_program(checkpoint), order)
+    other = reorder_outputs(checkpoint, read_program(checkpoint).wiring, order)
     ours = logits(*case, variables, IMAGES)
     np.testing.assert_allclose(logits(*case, variables_of(other), IMAGES), ours[:, order], rtol=1e-5, atol=1e-6)

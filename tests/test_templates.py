@@ -41,8 +41,8 @@ def expected_gradients(case, variables):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case[0])
 def test_gradients_are_those_of_the_network_in_every_order_and_form_of_it(case):
     (one, variables), (other, other_variables) = (draw_network(*case, seed) for seed in (0, 1))
-    program, rng = read_program(one), np.random.default_rng(2)
-    same, reordered = random_symmetry(one, program, rng), reorder_outputs(one, program, ORDER)
+    wiring, rng = read_program(one).wiring, np.random.default_rng(2)
+    same, reordered = random_symmetry(one, wiring, rng), reorder_outputs(one, wiring, ORDER)
     found = batch_gradients([one, other, same, reordered])
     expected = expected_gradients(case, variables)
     wanted = [expected, expected_gradients(case, other_variables), expected, expected[ORDER]]

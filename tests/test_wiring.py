@@ -3,9 +3,9 @@ import pytest
 from networks import CASES, NAMES, draw_network, in_torch_names
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.program.groups import claim
 from wsrl.program.network import read_network
 from wsrl.program.read import read_program
+from wsrl.wiring.wiring import Neurons, Segment
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
@@ -29,39 +29,37 @@ def test_both_namings_give_the_same_network(case):
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 @pytest.mark.parametrize("torch", [False, True], ids=["flax", "torch"])
-def test_claim_is_well_formed_and_covers_everything(case, torch):
+def test_groups_are_well_formed_and_cover_everything(case, torch):
     checkpoint, _ = draw_network(*case)
     checkpoint = in_torch_names(checkpoint, case[0]) if torch else checkpoint
-    found = claim(read_program(checkpoint), checkpoint)
-    assert found["parameters"] == sum(t.size for t in checkpoint.tensors.values())
-    assert found["coverage"]["graph"] == pytest.approx(1.0)
-    for name, tensor in found["tensors"].items():
-        assert tuple(tensor["shape"]) == checkpoint.tensors[name].shape
-        for length, segments in zip(tensor["shape"], tensor["axes"], strict=True):
+    wiring = read_program(checkpoint).wiring
+    assert wiring.parameters == sum(t.size for t in checkpoint.tensors.values())
+    assert all(any(axes) for axes in wiring.axes.values())
+    for name, axes in wiring.axes.items():
+        for length, segments in zip(checkpoint.tensors[name].shape, axes, strict=True):
             if segments is not None:
-                assert sum(s["outer"] * s["size"] * s["inner"] for s in segments) == length
-                assert all(found["groups"][s["group"]]["size"] == s["size"] for s in segments)
+                assert sum(segment.length for segment in segments) == length
+                assert all(wiring.groups[str(segment.group)].size == segment.size for segment in segments)
 
 
-def test_known_claim_of_a_small_network():
+def test_known_groups_of_a_small_network():
     tensors = {
         "0.weight": np.zeros((3, 4), np.float32),
         "0.bias": np.zeros(3, np.float32),
         "2.weight": np.zeros((2, 3), np.float32),
     }
-    found = claim(read_program(Checkpoint("f", tensors, {"activation": "relu"})), Checkpoint("f", tensors, {}))
-    hidden = next(k for k, g in found["groups"].items() if g["role"] == "hidden")
-    assert found["groups"][hidden] == {"size": 3, "role": "hidden", "permutable": True, "scale": "positive"}
-    assert found["tensors"]["0.weight"]["axes"][0] == [{"group": hidden, "outer": 1, "size": 3, "inner": 1, "power": 1}]
-    assert found["tensors"]["2.weight"]["axes"][1][0]["power"] == -1
+    wiring = read_program(Checkpoint("f", tensors, {"activation": "relu"})).wiring
+    hidden = next(name for name, group in wiring.groups.items() if group.role == "hidden")
+    assert wiring.groups[hidden] == Neurons(3, "hidden", True, "positive")
+    assert wiring.axes["0.weight"][0] == (Segment(hidden, 3, power=1),)
+    assert wiring.axes["2.weight"][1] == (Segment(hidden, 3, power=-1),)
 
 
 @pytest.mark.parametrize("activation, scale", [("relu", "positive"), ("tanh", "sign"), ("gelu", "none")])
 def test_scale_follows_the_activation(activation, scale):
     case = {"relu": 0, "tanh": 1, "gelu": 2}[activation]
-    checkpoint, _ = draw_network("mlp", case)
-    groups = claim(read_program(checkpoint), checkpoint)["groups"].values()
-    assert {g["scale"] for g in groups if g["role"] == "hidden"} == {scale}
+    groups = read_program(draw_network("mlp", case)[0]).wiring.groups.values()
+    assert {group.scale for group in groups if group.role == "hidden"} == {scale}
 
 
 def test_prefixes_are_stripped():

@@ -4,15 +4,19 @@ Permutations of neuron groups, positive scales (ReLU), signs (tanh), and rescale
 """
 
 import numpy as np
+from jaxtyping import Float64, Int
 
+from wsrl.canonical.norms import find_folds
 from wsrl.checkpoint import Checkpoint
-from wsrl.program.groups import claim
-from wsrl.program.layers import Program
+from wsrl.wiring.permute import permuted, reordered, rescaled
+from wsrl.wiring.wiring import Wiring
+
+Arrays = dict[str, Float64[np.ndarray, "..."]]
 
 
 def random_symmetry(
     checkpoint: Checkpoint,
-    program: Program,
+    wiring: Wiring,
     rng: np.random.Generator,
     permute: bool = True,
     scale: bool = True,
@@ -21,68 +25,48 @@ def random_symmetry(
     """Returns a checkpoint with the same function, its neurons permuted and rescaled at random.
 
     Args:
-      scale: also draw positive scales, signs and batch-norm statistics.
+      checkpoint: not changed.
+      wiring: names the symmetries; that of a program shows most of them.
+      rng: draws them.
+      permute: also draw permutations.
+      scale: also draw positive scales, signs and statistics of batch norms.
       max_scale: positive factors are log-uniform in [1 / max_scale, max_scale].
     """
-    claimed = claim(program, checkpoint)
-    tensors = {name: np.asarray(t).astype(np.float64) for name, t in checkpoint.tensors.items()}
+    tensors = _float64(checkpoint)
     if scale:
-        _rescale_batch_norms(tensors, program, rng, max_scale)
-    draws = {}
-    for key, group in claimed["groups"].items():
-        order = rng.permutation(group["size"]) if permute and group["permutable"] else np.arange(group["size"])
-        factor = np.ones(group["size"])
-        if scale and group["scale"] == "positive":
-            factor = _log_uniform(rng, max_scale, group["size"])
-        elif scale and group["scale"] == "sign":
-            factor = rng.choice([-1.0, 1.0], group["size"])
-        draws[key] = order, factor
-    for name, tensor in claimed["tensors"].items():
-        for axis, segments in enumerate(tensor["axes"]):
-            for segment in segments or ():
-                tensors[name] = _apply(tensors[name], axis, segment, *draws[segment["group"]])
+        tensors = _with_other_statistics(tensors, wiring, rng, max_scale)
+        tensors = rescaled(tensors, wiring, int(rng.integers(2**32)), largest=max_scale)
+    if permute:
+        tensors = permuted(tensors, wiring, int(rng.integers(2**32)))
+    return _float32(checkpoint, tensors)
+
+
+def reorder_outputs(checkpoint: Checkpoint, wiring: Wiring, order: Int[np.ndarray, "classes"]) -> Checkpoint:
+    """Returns the checkpoint with output neuron i taken from `order[i]`: another network, unless classes are a set."""
+    outputs = {name: order for name, group in wiring.groups.items() if group.role == "output"}
+    return _float32(checkpoint, reordered(_float64(checkpoint), wiring, outputs))
+
+
+def _float64(checkpoint: Checkpoint) -> Arrays:
+    return {name: np.asarray(tensor).astype(np.float64) for name, tensor in checkpoint.tensors.items()}
+
+
+def _float32(checkpoint: Checkpoint, tensors: Arrays) -> Checkpoint:
     return Checkpoint(checkpoint.path, {n: t.astype(np.float32) for n, t in tensors.items()}, checkpoint.metadata)
 
 
-def _log_uniform(rng: np.random.Generator, max_scale: float, size: int) -> np.ndarray:
-    return np.exp(rng.uniform(-np.log(max_scale), np.log(max_scale), size))
-
-
-def _apply(tensor: np.ndarray, axis: int, segment: dict, order: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Permutes and scales the units of one axis that is a single segment."""
-    split = (*tensor.shape[:axis], segment["outer"], segment["size"], segment["inner"], *tensor.shape[axis + 1 :])
-    scales = (factor ** segment["power"]).reshape(-1, *[1] * (len(split) - axis - 2))
-    return (tensor.reshape(split) * scales).take(order, axis=axis + 1).reshape(tensor.shape)
-
-
-def _rescale_batch_norms(tensors: dict, program: Program, rng: np.random.Generator, max_scale: float) -> None:
-    """Scales the weights before each batch norm and its statistics alike, in place."""
-    for layer in program.layers:
-        norm = layer.norm
-        if norm is None or norm.mean is None or norm.variance is None:
-            continue
-        variance = tensors[norm.variance.tensor] + norm.epsilon
+def _with_other_statistics(tensors: Arrays, wiring: Wiring, rng: np.random.Generator, max_scale: float) -> Arrays:
+    """Scales the weights before each batch norm and its statistics alike."""
+    changed = dict(tensors)
+    for fold in find_folds(wiring):
+        mean, variance = fold.fields["mean"], fold.fields["variance"]
+        stored = changed[variance] + fold.epsilon
         # the stored variance, factor^2 (variance + epsilon) - epsilon, must stay positive
-        smallest = np.sqrt(2 * norm.epsilon / np.maximum(variance, 2 * norm.epsilon))
-        factor = np.maximum(_log_uniform(rng, max_scale, layer.units), smallest)
-        tensors[norm.variance.tensor] = variance * factor**2 - norm.epsilon
-        tensors[norm.mean.tensor] = tensors[norm.mean.tensor] * factor
-        views = [*layer.biases] + [link.weight for link in layer.links]
-        for view in views:
-            if view is not None:
-                axis = next(i for i, names in enumerate(view.axes) if "out" in names)
-                shape = [-1 if i == axis else 1 for i in range(len(view.axes))]
-                tensors[view.tensor] = tensors[view.tensor] * factor.reshape(shape)
-
-
-def reorder_outputs(checkpoint: Checkpoint, program: Program, order: np.ndarray) -> Checkpoint:
-    """Returns the checkpoint with output neuron i taken from `order[i]`: another network, unless classes are a set."""
-    claimed = claim(program, checkpoint)
-    tensors = {name: np.asarray(t) for name, t in checkpoint.tensors.items()}
-    factor = np.ones(len(order))
-    for name, tensor in claimed["tensors"].items():
-        for axis, segments in enumerate(tensor["axes"]):
-            for segment in segments or ():
-                if claimed["groups"][segment["group"]]["role"] == "output":
-                    tensors[name] = _apply(tensors[name], axis, segment, order, factor).astype(np.float32)
-    return Checkpoint(checkpoint.path, tensors, checkpoint.metadata)
+        smallest = np.sqrt(2 * fold.epsilon / np.maximum(stored, 2 * fold.epsilon))
+        drawn = np.exp(rng.uniform(-np.log(max_scale), np.log(max_scale), len(stored)))
+        factor = np.maximum(drawn, smallest)
+        changed[variance] = stored * factor**2 - fold.epsilon
+        for name, axis in ((mean, 0), (fold.bias, 0), (fold.weight, fold.axis)):
+            if name is not None:
+                changed[name] = changed[name] * factor.reshape(-1, *[1] * (changed[name].ndim - axis - 1))
+    return changed

@@ -35,7 +35,6 @@ from experiments.benchmarks.reference import (
 )
 from experiments.benchmarks.sweep import COLUMNS, sweep_speeds
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
-from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import load_image_set
 from wsrl.encoder.embed import Embedder, SweptNetworks
@@ -46,7 +45,7 @@ from wsrl.graph.batching import Batch
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.neurons import neuron_graph
 from wsrl.graph.tiles import to_graph
-from wsrl.program.network import Network, read_network
+from wsrl.program.network import Network, canonical_network
 from wsrl.program.read import read_program
 from wsrl.training.fit import init_params, make_encoder
 from wsrl.training.loop import init_state, make_optimizer, make_train_step
@@ -140,7 +139,7 @@ def fresh_network(model: Classifier, seed: int, image_size: int = 16) -> Network
     shape = (image_size, image_size, 1)
     hints = {"activation": model.activation, "input_shape": shape, "strides": model.conv_strides, "heads": model.heads}
     checkpoint = Checkpoint(f"{type(model).__name__} {seed}", tensors, hints)
-    return canonicalize(read_network(checkpoint, read_program(checkpoint)))
+    return canonical_network(checkpoint, read_program(checkpoint))
 
 
 def forward_flops(network: Network) -> int:

@@ -12,11 +12,10 @@ import optax
 from wsrl.annotations import Config, Graph
 from wsrl.baselines import chance_features, metadata_features, raw_weight_features, statistics_features
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
-from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import NetworkMap
 from wsrl.graph.neurons import neuron_graph
-from wsrl.program.network import read_network
+from wsrl.program.network import canonical_network
 from wsrl.program.read import read_program
 from wsrl.symmetry import reorder_outputs
 from wsrl.training.loop import init_state, make_train_step, train
@@ -77,7 +76,7 @@ class Reordered(Sequence[Checkpoint]):
 
     def __getitem__(self, place: int) -> Checkpoint:  # pyright: ignore[reportIncompatibleMethodOverride]
         checkpoint, order = self.checkpoints[place], self.orders[place]
-        return reorder_outputs(checkpoint, read_program(checkpoint), np.argsort(order)) if order else checkpoint
+        return reorder_outputs(checkpoint, read_program(checkpoint).wiring, np.argsort(order)) if order else checkpoint
 
 
 class Weights(Sequence[dict[str, np.ndarray]]):
@@ -121,7 +120,7 @@ class GNN:
         Returns:
           [networks, dim], the embeddings of the test networks in their places and zeros elsewhere.
         """
-        graphs = [neuron_graph(canonicalize(read_network(c, read_program(c)))) for c in checkpoints]
+        graphs = [neuron_graph(canonical_network(c, read_program(c))) for c in checkpoints]
         served = make_neuron_buckets(graphs, split["train"], self.settings.edges)
         params = jax.jit(self.model.init)(jax.random.key(self.seed), served[0].batch([0]))["params"]
         sampler = Sampler(

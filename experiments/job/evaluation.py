@@ -83,7 +83,7 @@ def invariance_error(
     chosen = rng.choice(indices, min(config.evaluation.invariance_models, len(indices)), replace=False)
     graphs = []
     for checkpoint in (checkpoints[index] for index in chosen):
-        other = random_symmetry(checkpoint, read_program(checkpoint), rng)
+        other = random_symmetry(checkpoint, read_program(checkpoint).wiring, rng)
         graphs.append(checkpoint_graph(other, config.encoder.tile))
     changed = embedder(fit.params, make_buckets(graphs, config.encoder.batch_cost, config.encoder.slack)).embedding
     original = fit.encoding.embedding[chosen]

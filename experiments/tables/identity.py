@@ -82,7 +82,7 @@ def _of_tensors(change: Callable[[Tensors], Tensors]) -> Callable[[Checkpoint, n
 
 def permuted(checkpoint: Checkpoint, rng: np.random.Generator) -> Checkpoint:
     """Permutes and rescales hidden units at random."""
-    return random_symmetry(checkpoint, read_program(checkpoint), rng)
+    return random_symmetry(checkpoint, read_program(checkpoint).wiring, rng)
 
 
 CHANGES: dict[str, Callable[[Checkpoint, np.random.Generator], Checkpoint]] = {

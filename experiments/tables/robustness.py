@@ -84,7 +84,7 @@ def _rounded(dtype: DTypeLike) -> Change:
 
 
 CHANGES: dict[str, Change] = {
-    "random symmetry": lambda checkpoint, rng: random_symmetry(checkpoint, read_program(checkpoint), rng),
+    "random symmetry": lambda checkpoint, rng: random_symmetry(checkpoint, read_program(checkpoint).wiring, rng),
     "float16": _rounded(np.float16),
     "bfloat16": _rounded(ml_dtypes.bfloat16),
     "int8": _weights(quantize),

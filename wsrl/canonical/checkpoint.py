@@ -12,7 +12,7 @@ from wsrl.checkpoint import Checkpoint, LazyTensor, Tensor
 from wsrl.wiring.wiring import Wiring
 
 
-def canonical_checkpoint(checkpoint: Checkpoint, wiring: Wiring) -> Checkpoint:
+def canonicalize(checkpoint: Checkpoint, wiring: Wiring) -> Checkpoint:
     """Returns a checkpoint with the same function whose scales, signs and products are fixed; see `Canonicalizer`."""
     return Canonicalizer(wiring)(checkpoint)
 

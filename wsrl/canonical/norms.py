@@ -73,12 +73,25 @@ def fold_norm(
     """
     vectors = {field: read_whole(tensors[name]).astype(np.float64) for field, name in fold.fields.items()}
     mean = vectors["mean"]
-    gain = vectors.get("gain", 1.0) / np.sqrt(np.maximum(vectors["variance"], 0.0) + fold.epsilon)
-    bias = 0.0 if fold.bias is None else read_whole(tensors[fold.bias]).astype(np.float64)
-    shift = vectors.get("shift", 0.0) + (bias - mean) * gain
+    bias = np.zeros_like(mean) if fold.bias is None else read_whole(tensors[fold.bias]).astype(np.float64)
+    gain, shift = norm_as_affine(vectors, fold.epsilon, bias)
     after = {"mean": np.zeros_like(mean), "variance": np.full_like(mean, 1 - fold.epsilon), "gain": np.ones_like(mean)}
     after |= {"shift": shift} if "shift" in vectors else {"mean": -shift}
     replaced = {name: after[field] for field, name in fold.fields.items()}
     if fold.bias is not None:
         replaced[fold.bias] = np.zeros_like(mean)
     return gain, replaced
+
+
+def norm_as_affine(
+    vectors: Mapping[str, Float64[np.ndarray, "units"]], epsilon: float, bias: Float64[np.ndarray, "units"]
+) -> tuple[Float64[np.ndarray, "units"], Float64[np.ndarray, "units"]]:
+    """Returns what a batch norm multiplies weights by, and what it adds to their products.
+
+    Args:
+      vectors: `mean` and `variance`, and `gain` and `shift` where there are any.
+      epsilon: that the norm adds to the variance.
+      bias: of the weights.
+    """
+    gain = vectors.get("gain", 1.0) / np.sqrt(np.maximum(vectors["variance"], 0.0) + epsilon)
+    return gain, vectors.get("shift", 0.0) + (bias - vectors["mean"]) * gain

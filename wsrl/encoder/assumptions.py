@@ -19,8 +19,9 @@ from wsrl.encoder.dense_layers import DenseLayer, DenseLink, dense_layers
 from wsrl.encoder.dense_sweep import Inputs, Trace, sweep_network
 from wsrl.encoder.dense_windows import State
 from wsrl.encoder.readout import entropy
-from wsrl.program.layers import Program, View
+from wsrl.program.layers import View
 from wsrl.program.network import read_network
+from wsrl.program.program import Program
 
 DRIFT_IMAGES = 32  # the norms' means are over many positions of each
 IMAGES = 128

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.embedded import Embedded
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
-from wsrl.program.layers import Program
+from wsrl.program.program import Program
 from wsrl.program.read import read_programs
 from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector

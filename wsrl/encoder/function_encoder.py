@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl.canonical.network import canonical_network
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.encoder.accelerator import has_accelerator
 from wsrl.encoder.assumptions import beside, likeliest
@@ -21,8 +20,8 @@ from wsrl.encoder.files import PRETRAINED, read_encoder
 from wsrl.encoder.kind import network_kind
 from wsrl.encoder.shape import EncoderShape
 from wsrl.encoder.swept import Encoding, fit_inputs
-from wsrl.program.layers import Program
-from wsrl.program.network import Network
+from wsrl.program.network import Network, canonical_network
+from wsrl.program.program import Program
 
 WINDOW = 1024  # networks in memory at a time
 WEIGHT = 2  # of the likeliest program among those that a network may be

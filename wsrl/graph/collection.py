@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from wsrl.annotations import Graph
-from wsrl.canonical import canonical_network
 from wsrl.checkpoint import Checkpoint
 from wsrl.graph.batching import Batch, make_batch
 from wsrl.graph.plans import Plan, Profile, make_plan, merge, profile
 from wsrl.graph.tiles import to_graph
-from wsrl.program.layers import Program
+from wsrl.program.network import canonical_network
+from wsrl.program.program import Program
 from wsrl.program.read import read_program
 
 

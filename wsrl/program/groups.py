@@ -7,10 +7,11 @@ positive factors where all activations are positively homogeneous (ReLU), signs 
 value is taken.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from wsrl.checkpoint import Checkpoint
-from wsrl.program.layers import Layer, Program, View
+from wsrl.program.layers import Layer, View
+from wsrl.wiring.wiring import Axis, Neurons, Segment, Wiring
 
 HOMOGENEOUS = {"identity", "relu", "leaky_relu"}
 ODD = {"identity", "tanh"}
@@ -33,17 +34,12 @@ class Group:
     role: str
     scale: str
 
-    @property
-    def permutable(self) -> bool:
-        """Whether a permutation of the units leaves the network's outputs as they are."""
-        return self.role == "hidden"
 
-
-def find_groups(program: Program) -> list[Group]:
+def find_groups(layers: Sequence[Layer]) -> list[Group]:
     """Returns the neuron groups in topological order of their first members."""
-    root = list(range(len(program.layers)))
+    root = list(range(len(layers)))
     holder: dict[tuple[str, int], int] = {}  # first layer whose units a matrix computes
-    for i, layer in enumerate(program.layers):
+    for i, layer in enumerate(layers):
         for link in layer.links:
             weight = link.weight
             other = link.source if weight is None else holder.setdefault((weight.tensor, weight.part), i)
@@ -52,13 +48,13 @@ def find_groups(program: Program) -> list[Group]:
     groups = []
     for first in dict.fromkeys(root):
         members = tuple(i for i, r in enumerate(root) if r == first)
-        layers = [program.layers[i] for i in members]
-        if any(layer.op == "position" for layer in layers):
+        own = [layers[i] for i in members]
+        if any(layer.op == "position" for layer in own):
             continue
-        role = "output" if len(program.layers) - 1 in members else layers[0].op
+        role = "output" if len(layers) - 1 in members else own[0].op
         role = role if role in ("input", "output") else "hidden"
-        size = layers[0].heads if any(layer.op == "attention" for layer in layers) else layers[0].units
-        groups.append(Group(f"g{len(groups)}", members, size, role, _scale(layers) if role == "hidden" else "none"))
+        size = own[0].heads if any(layer.op == "attention" for layer in own) else own[0].units
+        groups.append(Group(f"g{len(groups)}", members, size, role, _scale(own) if role == "hidden" else "none"))
     return groups
 
 
@@ -72,16 +68,16 @@ def _scale(layers: list[Layer]) -> str:
     return "sign" if odd else "none"
 
 
-def claim(program: Program, checkpoint: Checkpoint) -> dict:
-    """Returns the groups and what every axis of every tensor holds, as plain JSON values.
+def exact_wiring(layers: Sequence[Layer], inferred: Wiring) -> Wiring:
+    """Returns a wiring with the groups that layers show, which are known better than names and shapes tell them.
 
-    `{"parameters": n, "groups": {id: {size, role, permutable, scale}}, "tensors": {name: {shape, axes}}, "coverage"}`:
-    an axis is None or a list of segments `{group, outer, size, inner, power}`; a segment covers outer x size x inner
-    entries; the scale symmetry multiplies them by factor ** power.
+    Args:
+      layers: of a program.
+      inferred: the wiring that it was compiled from, whose operations and shapes are kept. Its products are left out.
     """
-    groups = find_groups(program)
+    groups = find_groups(layers)
     group_of = {member: group for group in groups for member in group.members}
-    axes: dict[str, list] = {name: [None] * t.ndim for name, t in checkpoint.tensors.items()}
+    axes: dict[str, list[Axis]] = {name: [None] * len(shape) for name, shape in inferred.shapes.items()}
 
     def describe(view: View | None, inputs: Group | None, outputs: Group | None, power: int) -> None:
         if view is None:
@@ -94,10 +90,9 @@ def claim(program: Program, checkpoint: Checkpoint) -> dict:
                 at = names.index(dim)
                 outer, inner = (View("", (part,), view.sizes).shape[0] for part in (names[:at], names[at + 1 :]))
                 scaled = sign if group.scale != "none" else 0
-                segment = {"group": group.id, "outer": outer, "size": group.size, "inner": inner, "power": scaled}
-                axes[view.tensor][i] = [segment]
+                axes[view.tensor][i] = (Segment(group.id, group.size, outer, inner, scaled),)
 
-    for i, layer in enumerate(program.layers):
+    for i, layer in enumerate(layers):
         out, norm = group_of.get(i), layer.norm
         before = 0 if norm else 1  # a batch norm takes the scale of the weights before it away
         for link in layer.links:
@@ -109,14 +104,5 @@ def claim(program: Program, checkpoint: Checkpoint) -> dict:
             describe(norm.bias, None, out, 1)
             describe(norm.mean, None, out, 0)
             describe(norm.variance, None, out, 0)
-    sizes = {name: t.size for name, t in checkpoint.tensors.items()}
-    total = sum(sizes.values())
-    graph = sum(size for name, size in sizes.items() if any(axes[name])) / total
-    return {
-        "parameters": total,
-        "groups": {
-            g.id: {"size": g.size, "role": g.role, "permutable": g.permutable, "scale": g.scale} for g in groups
-        },
-        "tensors": {n: {"shape": list(t.shape), "axes": axes[n]} for n, t in checkpoint.tensors.items()},
-        "coverage": {"graph": graph, "sketch": 0.0, "ignored": 1.0 - graph},
-    }
+    neurons = {group.id: Neurons(group.size, group.role, group.role == "hidden", group.scale) for group in groups}
+    return replace(inferred, groups=neurons, axes={name: tuple(own) for name, own in axes.items()}, products=())

@@ -20,13 +20,11 @@ included, as PyTorch and Flax do by default.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 from jaxtyping import Float
-
-from wsrl.wiring.wiring import Fact
 
 # gelu is the tanh approximation; leaky_relu has the slope 0.01
 ACTIVATIONS = ("identity", "relu", "tanh", "gelu", "silu", "leaky_relu")
@@ -122,34 +120,3 @@ class Layer:
     pool: bool = False
     pooling: str = "max"
     heads: int = 1
-
-
-@dataclass(frozen=True)
-class Program:
-    """A network that can be run.
-
-    Attributes:
-      layers: in topological order; the last is its output.
-      facts: what it rests on beside names and shapes: `activation`, `input`, `strides`, `padding`, `pooling` and
-        `heads` in words, e.g. `tanh`, `28x28x1`, `max 2x2 after each convolution`. Sources are `hint`, `metadata`,
-        `shapes` (no other usual value fits the names and shapes of tensors) and `assumed`.
-    """
-
-    layers: tuple[Layer, ...]
-    facts: Mapping[str, Fact] = field(default_factory=dict)
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """[height, width, channels] of the images that it is fed."""
-        first = self.layers[0]
-        return (*first.grid, first.units)
-
-    @property
-    def values(self) -> dict[str, object]:
-        """Values of the facts by their names."""
-        return {name: fact.value for name, fact in self.facts.items()}
-
-    @property
-    def assumed(self) -> tuple[str, ...]:
-        """The facts that nothing but usage speaks for, as `activation: tanh`."""
-        return tuple(f"{name}: {fact.value}" for name, fact in self.facts.items() if fact.source == "assumed")

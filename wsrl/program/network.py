@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from wsrl.checkpoint import Checkpoint
-from wsrl.program.groups import Group, find_groups
-from wsrl.program.layers import Layer, Link, Program
+from wsrl.canonical.norms import norm_as_affine
+from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.program.layers import Layer, Link
+from wsrl.program.program import Program
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,29 @@ class WeightedLayer:
 
 @dataclass(frozen=True)
 class Network:
-    """Layers in topological order, with their neuron groups."""
+    """Layers in topological order."""
 
     layers: tuple[WeightedLayer, ...]
-    groups: tuple[Group, ...]
 
 
 def read_network(checkpoint: Checkpoint, program: Program) -> Network:
     """Arranges the weights of a checkpoint by its program; arrays are float64."""
-    layers = tuple(_weighted(layer, checkpoint) for layer in program.layers)
-    return Network(layers, tuple(find_groups(program)))
+    return Network(tuple(_weighted(layer, checkpoint) for layer in program.layers))
+
+
+def canonical_network(checkpoint: Checkpoint, program: Program) -> Network:
+    """As `read_network`, of the checkpoint in canonical form: scales and signs of units are fixed.
+
+    Raises:
+      CheckpointError: a tensor holds NaN or Inf, or its canonical form is beyond float32.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        network = read_network(program.canonicalizer(checkpoint), program)
+        arrays = [w for layer in network.layers for w in (*layer.weights, layer.bias, layer.gain) if w is not None]
+        if all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
+            return network
+    reason = "its weights are too large for their norms to be folded in float32"
+    raise CheckpointError(checkpoint.path, reason, "retrain the model or leave it out")
 
 
 def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
@@ -59,7 +73,8 @@ def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
     if norm is not None and layer.op == "norm":
         gain, bias = vector(norm.gain, 1.0), vector(norm.bias, 0.0)
     elif norm is not None:
-        scale = vector(norm.gain, 1.0) / np.sqrt(np.maximum(vector(norm.variance, 1.0), 0.0) + norm.epsilon)
+        fields = {"gain": norm.gain, "shift": norm.bias, "mean": norm.mean, "variance": norm.variance}
+        held = {name: vector(view, 0.0) for name, view in fields.items() if view is not None}
+        scale, bias = norm_as_affine(held, norm.epsilon, bias)
         weights = tuple(None if w is None else w * scale for w in weights)
-        bias = (bias - vector(norm.mean, 0.0)) * scale + vector(norm.bias, 0.0)
     return WeightedLayer(layer, weights, bias, gain)

@@ -13,7 +13,8 @@ from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.program.choices import Choice, choices, leaves_activation, takes_activation
 from wsrl.program.compile import Compiler
 from wsrl.program.hints import HINTS, Hints, read_hints
-from wsrl.program.layers import Layer, Program
+from wsrl.program.layers import Layer
+from wsrl.program.program import Program
 from wsrl.wiring.remembered import Memory, remembered_wiring, wiring_key
 from wsrl.wiring.wiring import Fact, Wiring
 
@@ -53,7 +54,7 @@ def compile_programs(
         return "shapes" if (name, value) in everywhere else "assumed"
 
     return [
-        Program(layers, {name: Fact(value, source(name, value)) for name, value in facts.items()} | told)
+        Program(layers, {name: Fact(value, source(name, value)) for name, value in facts.items()} | told, wiring)
         for (_, layers), facts in zip(built, chosen, strict=True)
     ]
 

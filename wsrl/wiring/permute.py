@@ -29,9 +29,23 @@ def permuted(
     if groups is not None:
         orders = {name: order for name, order in orders.items() if name in groups}
 
+    return reordered(tensors, wiring, orders)
+
+
+def reordered(
+    tensors: Arrays, wiring: Wiring, orders: Mapping[str, Int[np.ndarray, "size"]]
+) -> dict[str, Float[np.ndarray, "..."]]:
+    """Returns the tensors with the units of some groups in another order: unit i is the one that was at `order[i]`.
+
+    Args:
+      tensors: all that the wiring names; not changed.
+      orders: of groups, by their names.
+    """
+
     def places(s: Segment) -> Int[np.ndarray, "outer size inner"]:
         own = np.arange(s.length).reshape(s.outer, s.size, s.inner)
-        return own[:, orders[s.group]] if s.group in orders else own
+        order = orders.get(s.group or "")
+        return own if order is None else own[:, order]
 
     moved = {}
     for name, tensor in tensors.items():
