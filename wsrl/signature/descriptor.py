@@ -1,5 +1,6 @@
 """A tensor in a few numbers that no order, orientation or scale of its axes changes, and quantization hardly."""
 
+import math
 from dataclasses import dataclass
 from math import prod
 
@@ -71,23 +72,17 @@ def describe(tensor: Tensor, gain: float = 0.0) -> Descriptor | None:
         for number, values in enumerate((absolute, fourth)):
             rows[number, start:stop] = values @ np.ones(values.shape[1], squares.dtype)
             columns[number] += np.ones(len(values), squares.dtype) @ values
-    slices = [rows] + [
-        columns.reshape(2, *shape[1:]).sum(tuple(i for i in range(1, len(shape)) if i != axis))
-        for axis in range(1, len(shape))
-    ]  # of each axis, the sums of |t| and t^4
+    lengths = tuple(sorted(shape, reverse=True))
     alive = [scale > 0 for scale in scales]
-    entries = prod(int(own.sum()) for own in alive)
-    spreads = sorted(
-        ((n, *_spread(*(own[:, a] * a.sum() / entries))) for n, own, a in zip(shape, slices, alive, strict=True)),
-        reverse=True,
-    )
-    return Descriptor(
-        prod(shape),
-        tuple(sorted(shape, reverse=True)),
-        np.log(sums / entries),
-        np.array([value for axis in spreads[:2] for value in axis[1:]]),
-        gain,
-    )
+    entries = prod(int(np.count_nonzero(own)) for own in alive)
+    spreads = []
+    for axis, own in enumerate(alive):
+        if shape[axis] >= lengths[1]:
+            others = tuple(i for i in range(1, len(shape)) if i != axis)
+            slices = columns.reshape(2, *shape[1:]).sum(others) if axis else rows  # sums of |t| and t^4
+            spreads.append((shape[axis], *_spread(*(slices[:, own] * np.count_nonzero(own) / entries))))
+    spreads = [value for axis in sorted(spreads, reverse=True)[:2] for value in axis[1:]]
+    return Descriptor(prod(shape), lengths, np.log(sums / entries), np.array(spreads), gain)
 
 
 def _describe_vector(tensor: Tensor) -> Descriptor | None:
@@ -104,4 +99,7 @@ def _describe_vector(tensor: Tensor) -> Descriptor | None:
 def _spread(first: Float64[np.ndarray, "slices"], fourth: Float64[np.ndarray, "slices"]) -> tuple[float, float, float]:
     """How unlike the slices of an axis are, from their mean |t| and t^4."""
     logs = np.log(fourth)
-    return float(first.std()), float(logs.std()), float(logs.mean())
+    count, mean = len(logs), float(logs.sum()) / len(logs)
+    deviations = (values - center for values, center in ((first, float(first.sum()) / count), (logs, mean)))
+    of_means, of_logs = (math.sqrt(own @ own / count) for own in deviations)  # np.std takes five times as long
+    return of_means, of_logs, mean

@@ -7,6 +7,7 @@ the same but for rounding, a wide one tensors and architectures that are alike.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float64
@@ -72,8 +73,12 @@ def embed(descriptors: Collection[Descriptor], kernel: Kernel) -> Float64[np.nda
         ],
         axis=1,
     )
-    frequencies = gaussian(f"{kernel.purpose} frequencies", points.shape[1], kernel.features // 2)
-    phases = points @ frequencies
+    phases = points @ _frequencies(kernel.purpose, points.shape[1], kernel.features // 2)
     weights = entries**kernel.size_power
     mean = weights @ np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
     return mean / np.linalg.norm(mean)
+
+
+@lru_cache
+def _frequencies(purpose: str, numbers: int, count: int) -> Float64[np.ndarray, "numbers count"]:
+    return gaussian(f"{purpose} frequencies", numbers, count)
