@@ -99,4 +99,6 @@ def test_gates_are_cut_where_they_lie(order):
     ]
     fused = checkpoint.tensors["model.layers.0.mlp.experts.gate_up_proj"]
     assert len(parts) == 2 * EXPERTS
-    np.testing.assert_array_equal(np.asarray(parts[2 + order].tensor), fused[1, order * HIDDEN : (order + 1) * HIDDEN])
+    np.testing.assert_array_equal(
+        np.asarray(parts[2 + order].read()), np.asarray(fused)[1, order * HIDDEN : (order + 1) * HIDDEN]
+    )

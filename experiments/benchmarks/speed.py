@@ -2,11 +2,11 @@
 
 python -m experiments.benchmarks.speed
 
-Five tables: networks a CPU second through the sweeps of an embedding, against each network's own jitted program and
-against the floor that the networks' own arithmetic sets; weights vectors of small files, against reading them; training
-steps of the encoder against the same sweep with one edge a weight and against the synchronous GNN; networks a second
-against the same floor; training of stacked models against training them one after another. Networks are freshly
-initialized. Times are medians over rounds in which the methods take turns, after a round that compiles.
+Four tables: networks a CPU second through the sweeps of an embedding, against each network's own jitted program and
+against the floor that the networks' own arithmetic sets; training steps of the encoder against the same sweep with
+one edge a weight and against the synchronous GNN; networks a second against the same floor; training of stacked models
+against training them one after another. Networks are freshly initialized. Times are medians over rounds in which the
+methods take turns, after a round that compiles.
 """
 
 import argparse
@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import flax.traverse_util
@@ -35,8 +34,6 @@ from experiments.benchmarks.reference import (
     per_weight_sweep,
 )
 from experiments.benchmarks.sweep import COLUMNS, sweep_speeds
-from experiments.benchmarks.weights import COLUMNS as WEIGHTS_COLUMNS
-from experiments.benchmarks.weights import weights_speeds
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.canonical import canonicalize
 from wsrl.checkpoint import Checkpoint
@@ -55,7 +52,7 @@ from wsrl.training.sampling import PADDING, Targets
 from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.bank import image_bank
 from wsrl.zoo.families import CATALOGUES
-from wsrl.zoo.models import MLP, Classifier, CNNGap
+from wsrl.zoo.models import Classifier, CNNGap
 from wsrl.zoo.recipes import Config, draw_runs
 from wsrl.zoo.stacked import initialize
 from wsrl.zoo.tasks import draw_tasks
@@ -73,7 +70,6 @@ class Settings(NamedTuple):
       networks: of a family, a training step.
       probes: learned inputs.
       sweep_probes: inputs of the sweeps of an embedding.
-      files: small ones of an architecture, for their weights vectors.
       rounds: of which the median is taken.
       zoo_families, zoo_models, zoo_steps: what the zoo's trainer trains, models of each family.
     """
@@ -82,14 +78,13 @@ class Settings(NamedTuple):
     networks: int = 32
     probes: int = 128
     sweep_probes: int = 384
-    files: int = 300
     rounds: int = 3
     zoo_families: tuple[str, ...] = ("mlp", "cnn_gap")
     zoo_models: int = 26
     zoo_steps: int = 60
 
 
-SMALL = Settings(("mlp",), 4, 16, 24, 4, 1, ("mlp",), 2, 4)
+SMALL = Settings(("mlp",), 4, 16, 24, 1, ("mlp",), 2, 4)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -111,7 +106,6 @@ def measure(settings: Settings) -> Iterator[str]:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     yield f"{jax.device_count()} {jax.devices()[0].device_kind} devices, {os.cpu_count()} cores, load before {load}"
     yield sweep_table(settings)
-    yield weights_table(settings)
     yield from encoder_tables(settings)
     yield zoo_table(settings)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -138,15 +132,10 @@ def matrix_product() -> tuple[Callable[[], Any], int]:
     return lambda: product(matrices), devices * 2 * size**3
 
 
-def fresh_tensors(model: Classifier, seed: int, image_size: int) -> dict[str, np.ndarray]:
-    """Tensors of a freshly initialized model of the zoo."""
-    flat = flax.traverse_util.flatten_dict(initialize(model, image_size, seed, 1.0), sep="/")
-    return {name: array for name, array in flat.items() if isinstance(array, np.ndarray)}
-
-
 def fresh_network(model: Classifier, seed: int, image_size: int = 16) -> Network:
     """Canonical form of a freshly initialized model of the zoo, by way of its checkpoint."""
-    tensors = fresh_tensors(model, seed, image_size)
+    flat = flax.traverse_util.flatten_dict(initialize(model, image_size, seed, 1.0), sep="/")
+    tensors = {name: array for name, array in flat.items() if isinstance(array, np.ndarray)}
     shape = (image_size, image_size, 1)
     hints = {"activation": model.activation, "input_shape": shape, "strides": model.conv_strides, "heads": model.heads}
     checkpoint = Checkpoint(f"{type(model).__name__} {seed}", tensors, hints)
@@ -192,22 +181,6 @@ def sweep_table(settings: Settings) -> str:
         "twelfth of\nthem for templates). Plain: each network's own jitted program, one after another. Floors: FLOP of "
         "forward passes,\nand of a backward pass for each class, at the rate of a float32 matrix product.",
         COLUMNS,
-        rows,
-    )
-
-
-def weights_table(settings: Settings) -> str:
-    """The weights vectors of small files on one thread."""
-    rows = {}
-    models = {"mlp": MLP(num_classes=10, widths=(16,)), "cnn_gap": CNNGap(num_classes=10)}
-    for name, model in tqdm(models.items(), desc="weights vectors"):
-        networks = [fresh_tensors(model, seed, 16) for seed in range(settings.files)]
-        with TemporaryDirectory() as folder:
-            rows[name] = weights_speeds(networks, Path(folder), settings.rounds)
-    return table(
-        "Weights vectors of safetensors files of some 5,000 parameters, files a CPU second on one thread. Reading: to\n"
-        "open a file, read its tensors and digest its bytes.",
-        WEIGHTS_COLUMNS,
         rows,
     )
 

@@ -79,13 +79,16 @@ def binormalize(squares: Squares) -> Scales | None:
     living = list(shape)  # the number of slices that are not dead
     before = 1.0
     for number in range(STREAMED_PASSES if squares.kept is None else PASSES):
-        joint = (outer(scales[1:]).ravel() / prod(living[1:])).astype(squares.dtype)
+        joint = (outer(scales[1:]).ravel() / prod(living[1:])).astype(squares.dtype, copy=False)
         if number == 0:
-            living[0] = _bury(alive[0], np.concatenate([piece @ joint for _, _, piece in squares]))
+            means = np.concatenate([piece @ joint for _, _, piece in squares])
+            living[0] = _bury(alive[0], means)
+            scales[0] = _inverse(means, alive[0])
         total = np.zeros(len(joint))
         for start, stop, piece in squares:
-            scales[0][start:stop] = own = _inverse(piece @ joint, alive[0][start:stop])
-            total += own.astype(squares.dtype) @ piece
+            if number:
+                scales[0][start:stop] = _inverse(piece @ joint, alive[0][start:stop])
+            total += scales[0][start:stop].astype(squares.dtype, copy=False) @ piece
         worst = 0.0  # the largest change along all axes but the first, whose factors follow from the others
         for axis in range(1, len(shape)):
             along = _contract(total, scales[1:], axis - 1)

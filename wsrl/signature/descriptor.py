@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Tensor
@@ -61,14 +61,15 @@ def describe(tensor: Tensor, gain: float = 0.0) -> Descriptor | None:
     columns = np.zeros((2, prod(shape[1:])))  # sums of |t| and t^4 over the first axis
     rows = np.zeros((2, shape[0]))  # and over the others
     joint = outer(scales[1:]).ravel().astype(squares.dtype)
+    product = np.vdot if squares.dtype is np.float64 else _pairwise
     for start, stop, piece in squares:
         scaled = piece * scales[0][start:stop, None].astype(squares.dtype)
         scaled *= joint
         absolute = np.sqrt(scaled)
-        fourth = scaled * scaled
-        cubes = (scaled * absolute).sum()  # NumPy's pairwise sums are more precise than products of vectors
-        roots = np.sqrt(absolute, out=scaled)
-        sums += [absolute.sum(), (roots * absolute).sum(), cubes, fourth.sum()]
+        cubes = product(scaled, absolute)
+        roots = np.sqrt(absolute)
+        sums += [absolute.sum(), product(roots, absolute), cubes, product(scaled, scaled)]
+        fourth = np.square(scaled, out=scaled)
         for number, values in enumerate((absolute, fourth)):
             rows[number, start:stop] = values @ np.ones(values.shape[1], squares.dtype)
             columns[number] += np.ones(len(values), squares.dtype) @ values
@@ -94,6 +95,11 @@ def _describe_vector(tensor: Tensor) -> Descriptor | None:
     t = absolute / scale
     moments = np.log([np.mean(t**power) for power in POWERS])
     return Descriptor(t.size, (t.size, 1), moments, np.zeros(2 * SPREADS))
+
+
+def _pairwise(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:
+    """A scalar product by NumPy's pairwise sum, which is more precise than one of BLAS."""
+    return float((a * b).sum())
 
 
 def _spread(first: Float64[np.ndarray, "slices"], fourth: Float64[np.ndarray, "slices"]) -> tuple[float, float, float]:

@@ -19,7 +19,7 @@ from wsrl.signature.kernel_mean import Kernel, distinct, embed
 from wsrl.signature.matrices import Matrix, matrices
 from wsrl.wiring.wiring import Wiring
 
-VERSION = "wsrl-weights-1"  # to be changed whenever vectors change
+VERSION = "wsrl-weights-2"  # to be changed whenever vectors change
 # Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies
 # and other versions first; none is sensitive to a factor of two.
 WIDE = Kernel("wide", 512, entries=0.5, lengths=1.0, taps=1.0, moments=6.0, spreads=1.0, network=0.25, size_power=0.25)
@@ -67,12 +67,13 @@ def sign(checkpoint: Checkpoint, wiring: Wiring) -> Signature:
     Raises:
       CheckpointError: a tensor holds NaN or Inf or cannot be read, or all weights are 0.
     """
-    kept = _describe(checkpoint, wiring) or _describe(checkpoint, wiring, vectors=True)
-    if not kept:
+    descriptors, digests = _describe(checkpoint, wiring)
+    if not descriptors:
+        descriptors, digests = _describe(checkpoint, wiring, vectors=True)
+    if not descriptors:
         raise CheckpointError(checkpoint.path, "all weights are 0, or there are fewer than 8", "give a trained network")
-    descriptors = {name: own for name, (own, _) in kept.items()}
     once = distinct(descriptors)
-    anchors = find_anchors(wiring, [name for name in kept if name in wiring.axes])
+    anchors = find_anchors(wiring, [name for name in descriptors if name in wiring.axes])
     touching = distinct({name: descriptors[name] for name in anchors})
     sketches = [anchored.sketch(checkpoint.tensors[name], anchors[name]) for name in touching]
     parts = {
@@ -83,34 +84,35 @@ def sign(checkpoint: Checkpoint, wiring: Wiring) -> Signature:
     size = sum(own.entries for own in once.values())
     shares = SHARES | {"anchored": SHARES["anchored"] * min(1.0, (SKETCH_SIZE / size) ** SKETCH_POWER)}
     vector = _unit(np.concatenate([np.sqrt(shares[name]) * part for name, part in parts.items()]))
-    digest = weights_digest(digest for _, digest in kept.values())
-    return Signature(vector.astype(np.float32), {name: _short(own) for name, own in descriptors.items()}, digest)
+    tensors = {name: _short(own) for name, own in descriptors.items()}
+    return Signature(vector.astype(np.float32), tensors, weights_digest(digests))
 
 
 def _describe(
     checkpoint: Checkpoint, wiring: Wiring, vectors: bool = False
-) -> dict[str, tuple[Descriptor, TensorDigest]]:
-    """Reads the matrices of a checkpoint, or its vectors: each in a few numbers, and its digest."""
+) -> tuple[dict[str, Descriptor], list[TensorDigest]]:
+    """Reads the matrices of a checkpoint, or its vectors: those described in a few numbers, and digests."""
 
-    def read(matrix: Matrix) -> tuple[Descriptor, TensorDigest] | None:
-        own = describe(matrix.tensor, matrix.gain)
-        if own is None:
-            return None
-        digest = tensor_digest(matrix.tensor)
-        forget_pages(matrix.tensor)
+    def read(matrix: Matrix) -> tuple[Descriptor | None, TensorDigest | None]:
+        tensor = matrix.read()
+        own = describe(tensor, matrix.gain) if matrix.described else None
+        digest = tensor_digest(tensor) if matrix.stored and (own or not matrix.described) else None
+        forget_pages(tensor)
         return own, digest
 
     wanted = {
         name: matrix
         for name, matrix in matrices(checkpoint, wiring).items()
-        if (sum(length > 1 for length in matrix.tensor.shape) < 2) is vectors
+        if (sum(length > 1 for length in matrix.shape) < 2) is vectors
     }
     if wiring.parameters < THREADED:
         results = list(map(read, wanted.values()))
     else:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy lets other threads run while it computes
             results = list(pool.map(read, wanted.values()))
-    return {name: result for name, result in zip(wanted, results, strict=True) if result is not None}
+    named = dict(zip(wanted, results, strict=True))
+    descriptors = {name: own for name, (own, _) in named.items() if own is not None}
+    return descriptors, [digest for _, digest in named.values() if digest is not None]
 
 
 def _unit(vector: Float64[np.ndarray, "dim"]) -> Float64[np.ndarray, "dim"]:
