@@ -200,7 +200,11 @@ def graph(gain: bool = False) -> dict:
 def test_a_graph_shows_what_is_multiplied(gain):
     rng = np.random.default_rng(0)
     own = {f"w_{part}": rng.normal(size=(WIDTH, WIDTH)).astype(np.float32) for part in "qkvo"}
-    own |= {"scale": np.float32([0.5]), "gain": np.ones(DIM, np.float32), "table": np.ones((HEADS, 5, 5), np.float32)}
+    own |= {
+        "scale": np.full(1, 0.5, np.float32),
+        "gain": np.ones(DIM, np.float32),
+        "table": np.ones((HEADS, 5, 5), np.float32),
+    }
     wiring = infer_wiring(Checkpoint("x", own, {"graph": graph(gain)}))
     parts = {operation.facts["part"].value for operation in wiring.operations if "part" in operation.facts}
     assert parts == (set() if gain else set("qkvo"))

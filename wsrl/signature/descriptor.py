@@ -28,6 +28,7 @@ class Descriptor:
       spreads: of the two longest axes, how unlike their slices are: the standard deviation of the mean |t| of a slice,
         the standard deviation and the mean of the logarithm of its mean t^4. Dead slices do not count.
       gain: logarithm of a scale that is not free; 0 for most tensors.
+      parts: the number of parts, of which this is one, that a layer's tensor was cut into.
     """
 
     entries: int
@@ -35,6 +36,7 @@ class Descriptor:
     moments: Float64[np.ndarray, "4"]
     spreads: Float64[np.ndarray, "6"]
     gain: float = 0.0
+    parts: int = 1
 
     @property
     def values(self) -> Float64[np.ndarray, "11"]:
@@ -42,17 +44,21 @@ class Descriptor:
         return np.concatenate([self.moments, self.spreads, [self.gain]])
 
 
-def describe(tensor: Tensor, gain: float = 0.0) -> Descriptor | None:
+def describe(tensor: Tensor, gain: float = 0.0, parts: int = 1) -> Descriptor | None:
     """Describes a tensor; None for tensors of fewer than 8 entries and those that are 0 everywhere.
+
+    Args:
+      tensor: to be described.
+      gain, parts: see `Descriptor`.
 
     Raises:
       CheckpointError: the tensor holds NaN or Inf, or cannot be read.
     """
     shape = tuple(n for n in tensor.shape if n > 1)
-    if prod(shape) < SMALLEST:
+    if prod(shape) * parts < SMALLEST:
         return None
     if len(shape) < 2:
-        return _describe_vector(tensor)
+        return _describe_vector(tensor, parts)
     squares = Squares(tensor)
     scales = binormalize(squares)
     if scales is None:
@@ -83,10 +89,10 @@ def describe(tensor: Tensor, gain: float = 0.0) -> Descriptor | None:
             slices = columns.reshape(2, *shape[1:]).sum(others) if axis else rows  # sums of |t| and t^4
             spreads.append((shape[axis], *_spread(*(slices[:, own] * np.count_nonzero(own) / entries))))
     spreads = [value for axis in sorted(spreads, reverse=True)[:2] for value in axis[1:]]
-    return Descriptor(prod(shape), lengths, np.log(sums / entries), np.array(spreads), gain)
+    return Descriptor(prod(shape), lengths, np.log(sums / entries), np.array(spreads), gain, parts)
 
 
-def _describe_vector(tensor: Tensor) -> Descriptor | None:
+def _describe_vector(tensor: Tensor, parts: int) -> Descriptor | None:
     """Describes a tensor of one axis, whose scale is taken out as a whole."""
     absolute = np.abs(read_whole(tensor).ravel().astype(np.float64))
     scale = np.sqrt(np.square(absolute).mean())
@@ -94,7 +100,7 @@ def _describe_vector(tensor: Tensor) -> Descriptor | None:
         return None
     t = absolute / scale
     moments = np.log([np.mean(t**power) for power in POWERS])
-    return Descriptor(t.size, (t.size, 1), moments, np.zeros(2 * SPREADS))
+    return Descriptor(t.size, (t.size, 1), moments, np.zeros(2 * SPREADS), parts=parts)
 
 
 def _pairwise(a: Float[np.ndarray, "*shape"], b: Float[np.ndarray, "*shape"]) -> float:

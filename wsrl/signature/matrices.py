@@ -1,8 +1,9 @@
 """The matrices that a signature describes: those of the file in the one form that all its copies have.
 
-Experts are described one by one, whether a file stacks them or not, and the gates of a stack apart. The two matrices of
-a low-rank adapter are balanced, since only their product counts. What is the same for all rows of a router goes, since
-the softmax over experts does not see it. Of attention, products are described (`wsrl.signature.attention`).
+Experts are described one by one, whether a file stacks them or not, and the gates of a stack apart, as are gates and
+directions of recurrent layers, whose biases are no matrices, in whatever form they lie. The two matrices of a low-rank
+adapter are balanced, since only their product counts. What is the same for all rows of a router goes, since the softmax
+over experts does not see it. Of attention, products are described (`wsrl.signature.attention`).
 """
 
 import re
@@ -17,6 +18,7 @@ from wsrl.canonical.products import multiply, product_matrices
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, LazyTensor, Tensor
 from wsrl.signature.attention import Pair, Projection, attention_matrices
+from wsrl.signature.recurrent import Index, recurrent_parts
 from wsrl.wiring.wiring import Operation, Product, Wiring
 
 EXPERTS = re.compile(r"(?P<parent>.*)[./]experts[./](?P<number>\d+)[./]")
@@ -31,6 +33,7 @@ class Matrix:
       shape: of the tensor.
       read: returns its entries: a tensor that is read in pieces, or one that is computed.
       gain: logarithm of a scale that the function sees and that is not free, as that of an adapter; else 0.
+      parts: the number of parts, of which this is one, that a layer's tensor was cut into.
       described: whether it has a descriptor; the others are described by what they are multiplied with.
       stored: whether it is in the file as it is, or a part of it; others are not digested.
     """
@@ -38,6 +41,7 @@ class Matrix:
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
     gain: float = 0.0
+    parts: int = 1
     described: bool = True
     stored: bool = True
 
@@ -57,7 +61,14 @@ def matrices(checkpoint: Checkpoint, wiring: Wiring) -> dict[str, Matrix]:
     counts = _expert_counts(wiring)
     for operation in wiring.operations:
         count = counts.get(operation.name.replace("/", ".").rpartition(".")[0])
-        if operation.type == "experts":
+        if operation.type == "recurrent":
+            for name in operation.tensors.values():
+                kept.pop(name, None)
+            for name, index, parts in recurrent_parts(operation, wiring):
+                shape = np.broadcast_to(np.float32(0), wiring.shapes[name])[index].shape
+                read = partial(_part, checkpoint.tensors[name], index)
+                kept[f"{name}{list(index)}"] = Matrix(shape, read, parts=parts)
+        elif operation.type == "experts":
             for name in operation.tensors.values():
                 if len(wiring.shapes[name]) == 3:
                     del kept[name]
@@ -111,6 +122,10 @@ def _gates(length: int, outer: int, inner: int) -> list[slice]:
     if outer > 1:
         return [slice(i * length // outer, (i + 1) * length // outer) for i in range(outer)]
     return [slice(i, None, inner) for i in range(inner)]
+
+
+def _part(tensor: Tensor, index: Index) -> np.ndarray:
+    return read_whole(tensor)[index]
 
 
 def _expert(tensor: Tensor, expert: int) -> np.ndarray:
