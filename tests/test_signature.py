@@ -1,5 +1,6 @@
 """The weights vector: what it does not see, and what it does."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,7 +15,7 @@ from wsrl.signature.binormalization import Squares, binormalize, outer
 from wsrl.signature.descriptor import Descriptor, describe
 from wsrl.signature.digest import content_digest, tensor_digest, weights_digest
 from wsrl.signature.hashing import gaussian, rademacher, uniform
-from wsrl.signature.kernel_mean import distinct, embed
+from wsrl.signature.kernel_mean import distinct, embed, embed_lengths
 from wsrl.signature.weights_vector import DIM, NARROW, WIDE, sign, version_hash
 from wsrl.wiring.infer_wiring import infer_wiring
 
@@ -132,6 +133,26 @@ def test_scalar_products_of_embeddings_are_about_the_kernel():
     assert not embed([], WIDE).any()
 
 
+def test_parts_of_a_tensor_weigh_as_much_as_the_whole():
+    whole, other = describe(tensor(0, (64, 16))), describe(tensor(1, (30, 20)))
+    assert whole is not None and other is not None
+    parts = [replace(whole, entries=256, parts=4)] * 4
+    expected = embed([replace(whole, entries=1024), other], replace(WIDE, entries=0.0, network=0.0, taps=0.0))
+    np.testing.assert_allclose(
+        embed([*parts, other], replace(WIDE, entries=0.0, network=0.0, taps=0.0)), expected, atol=1e-12
+    )
+
+
+def test_lengths_are_a_set_that_sees_no_weights():
+    one, more = describe(tensor(0, (64, 16))), describe(tensor(1, (16, 64)))
+    assert one is not None and more is not None
+    own = embed_lengths([one], 256, 10.0)
+    np.testing.assert_allclose(embed_lengths([one, more], 256, 10.0), own, atol=1e-12)
+    other = describe(tensor(0, (100, 30)))
+    assert other is not None
+    assert own @ own == pytest.approx(1) and abs(own @ embed_lengths([other], 256, 10.0)) < 0.3
+
+
 def test_pseudo_random_numbers_never_change():
     assert rademacher("a", 5, 2, 6).tolist() == rademacher("a", 0, 7, 6)[5:].tolist()
     assert abs(rademacher("a", 0, 4096, 8).mean()) < 0.05
@@ -239,6 +260,25 @@ def test_inputs_are_the_anchor_and_outputs_where_there_are_none():
     assert {name: anchor.fixed for name, anchor in found.items()} == {"0.weight": (1,)}
     found = anchored.find_anchors(infer_wiring(own), ["2.weight", "4.weight"])
     assert {name: anchor.fixed for name, anchor in found.items()} == {"4.weight": (0,)}
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "weight"), [("Conv", [1, 1, 9, 9], (8, 1, 3, 3)), ("Gemm", [1, 4, 5], (8, 20))]
+)
+def test_gray_images_and_flattened_inputs_are_anchors_in_graphs_as_by_names(op, shape, weight):
+    own = {"0.weight": tensor(0, weight), "3.weight": tensor(1, (5, 8))}
+
+    def node(op: str, reads: list[str], output: str, **attributes: object) -> dict:
+        return {"op": op, "name": output, "inputs": reads, "outputs": [output], "attributes": attributes}
+
+    first = [node("Flatten", ["x"], "f", axis=1)] if op == "Gemm" else []
+    nodes = [*first, node(op, ["f" if first else "x", "0.weight"], "h", transB=1), node("Relu", ["h"], "a")]
+    nodes += [] if first else [node("GlobalAveragePool", ["a"], "p"), node("Flatten", ["p"], "a", axis=1)]
+    nodes.append(node("Gemm", ["a", "3.weight"], "y", transB=1))
+    graph = {"nodes": nodes, "inputs": [{"name": "x", "shape": shape}], "outputs": [{"name": "y", "shape": [1, 5]}]}
+    wirings = [infer_wiring(Checkpoint("x", own, metadata)) for metadata in ({}, {"graph": graph})]
+    found = [anchored.find_anchors(wiring, list(own)) for wiring in wirings]
+    assert found[0] == found[1] and list(found[0]) == ["0.weight"]
 
 
 def test_a_sketch_does_not_depend_on_where_the_fixed_axis_lies(monkeypatch):

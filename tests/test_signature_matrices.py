@@ -1,4 +1,4 @@
-"""Experts, routers and adapters have one signature in every form that files give them."""
+"""Experts, routers, adapters and recurrent layers have one signature in every form that files give them."""
 
 import numpy as np
 import pytest
@@ -99,4 +99,52 @@ def test_gates_are_cut_where_they_lie(order):
     ]
     fused = checkpoint.tensors["model.layers.0.mlp.experts.gate_up_proj"]
     assert len(parts) == 2 * EXPERTS
-    np.testing.assert_array_equal(np.asarray(parts[2 + order].tensor), fused[1, order * HIDDEN : (order + 1) * HIDDEN])
+    np.testing.assert_array_equal(
+        np.asarray(parts[2 + order].read()), np.asarray(fused)[1, order * HIDDEN : (order + 1) * HIDDEN]
+    )
+
+
+def recurrent(gates: int, directions: int = 1) -> dict[str, np.ndarray]:
+    """A recurrent layer in PyTorch's names, and a head."""
+    rng = np.random.default_rng(0)
+    shapes = {"head.weight": (5, directions * HIDDEN)}
+    for suffix in ("", "_reverse")[:directions]:
+        shapes |= {
+            f"rnn.{name}_l0{suffix}": (gates * HIDDEN, n) for name, n in (("weight_ih", WIDTH), ("weight_hh", HIDDEN))
+        }
+        shapes |= {f"rnn.{name}_l0{suffix}": (gates * HIDDEN,) for name in ("bias_ih", "bias_hh")}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_graphs_stack_directions_and_order_gates_as_they_like(op, gates):
+    own = recurrent(gates, directions=2)
+
+    def stacked(name: str) -> np.ndarray:
+        both = np.stack([own[f"rnn.{name}_l0{suffix}"] for suffix in ("", "_reverse")])
+        return np.roll(both.reshape(2, gates, HIDDEN, -1), 1, axis=1).reshape(both.shape)
+
+    other = {"W": stacked("weight_ih"), "R": stacked("weight_hh"), "head.weight": own["head.weight"].T}
+    other["B"] = np.concatenate([stacked("bias_ih"), stacked("bias_hh")], 1)
+    nodes = [
+        {"op": op, "name": "rnn", "inputs": ["x", "W", "R", "B"], "outputs": ["y"], "attributes": {}},
+        {"op": "MatMul", "name": "head", "inputs": ["y", "head.weight"], "outputs": ["z"], "attributes": {}},
+    ]
+    graph = {
+        "nodes": nodes,
+        "inputs": [{"name": "x", "shape": [7, 1, WIDTH]}],
+        "outputs": [{"name": "z", "shape": None}],
+    }
+    first, second = Checkpoint("x", own, {}), Checkpoint("x", other, {"graph": graph})
+    signatures = [sign(checkpoint, infer_wiring(checkpoint)) for checkpoint in (first, second)]
+    assert signatures[0].digest == signatures[1].digest
+    assert len(signatures[0].tensors) == len(signatures[1].tensors) == 4 * gates + 1
+    descriptors = [np.sort(np.stack([*own.tensors.values()]), axis=0) for own in signatures]
+    np.testing.assert_allclose(descriptors[0], descriptors[1], atol=1e-5)
+
+
+def test_keras_has_gates_along_columns():
+    own = recurrent(4)
+    keras = {"rnn/kernel": own["rnn.weight_ih_l0"].T, "rnn/recurrent_kernel": own["rnn.weight_hh_l0"].T}
+    keras |= {"rnn/bias": own["rnn.bias_ih_l0"] + own["rnn.bias_hh_l0"], "head/kernel": own["head.weight"].T}
+    np.testing.assert_allclose(vector(keras), vector(own), atol=1e-6)

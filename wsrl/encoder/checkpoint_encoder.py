@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 from tqdm import tqdm
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
@@ -61,6 +61,7 @@ class Encoder:
         self.directory = directory
         self.weights_dim = weights_vector.DIM
         self._functions: FunctionEncoder | None = None
+        self._threads = ThreadpoolController()  # looks for libraries once, which takes as long as to read a small file
 
     @property
     def hash(self) -> str:
@@ -109,7 +110,7 @@ class Encoder:
         try:
             checkpoint = open_checkpoint(source)
             wiring = remembered_wiring(checkpoint)
-            with threadpool_limits(1):  # matrices are small or thin, and threads would wait for busy cores
+            with self._threads.limit(limits=1):  # matrices are small or thin, and threads would wait for busy cores
                 signature = sign(checkpoint, wiring)
             row = _row(source, checkpoint, wiring, signature)
             if not function:

@@ -6,7 +6,7 @@ networks of other seeds share only what their data have in common. Here it is mu
 (Achlioptas 2003), so that scalar products stay about as they were.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -17,9 +17,9 @@ from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import Tensor
 from wsrl.signature.binormalization import DEAD
 from wsrl.signature.hashing import rademacher
-from wsrl.wiring.wiring import Axis, Segment, Wiring
+from wsrl.wiring.wiring import Segment, TensorAxis, Wiring
 
-COLUMNS = 22
+COLUMNS = 48
 PAIRS = np.triu_indices(COLUMNS)
 FEATURES = len(PAIRS[0])
 PIECE = 2**20  # entries read at a time
@@ -45,19 +45,32 @@ def find_anchors(wiring: Wiring, tensors: Iterable[str]) -> dict[str, Anchor]:
     a router say, is taken for an output.
     """
     neurons: dict[str, set[int]] = {}
+    first: set[TensorAxis] = set()  # what the network's input goes into
     for operation in wiring.operations:
         for name, axis in (*operation.reads, *operation.writes):
             neurons.setdefault(name, set()).add(axis)
+        if not operation.inputs:
+            first |= {*operation.reads} - {*operation.writes}
     for role in ("input", "output"):
-        anchors = {name: _anchor(wiring.axes[name], neurons.get(name, set()), wiring, role) for name in tensors}
+        anchors = {name: _anchor(name, neurons.get(name, set()), first, wiring, role) for name in tensors}
         found = {name: anchor for name, anchor in anchors.items() if anchor}
         if found:
             return found
     return {}
 
 
-def _anchor(axes: Sequence[Axis], neurons: Collection[int], wiring: Wiring, role: str) -> Anchor | None:
-    touching = [i for i, axis in enumerate(axes) if axis is not None and _roles(axis, wiring) == {role}]
+def _anchor(
+    name: str, neurons: Collection[int], first: Collection[TensorAxis], wiring: Wiring, role: str
+) -> Anchor | None:
+    axes, shape = wiring.axes[name], wiring.shapes[name]
+
+    def touches(axis: int) -> bool:
+        if shape[axis] == 1:  # the channel of a gray image has no group in every format
+            return role == "input" and (name, axis) in first
+        segments = axes[axis]
+        return segments is not None and _roles(segments, wiring) == {role}
+
+    touching = [axis for axis in range(len(axes)) if touches(axis)]
     # an axis that an operation reads or writes holds neurons, be their order understood or not; a matrix has no taps
     taps = [i for i, axis in enumerate(axes) if axis is None and i not in neurons] if len(axes) > 2 else []
     others = [i for i in range(len(axes)) if i not in (*touching, *taps)]
@@ -68,7 +81,7 @@ def _roles(axis: tuple[Segment, ...], wiring: Wiring) -> set[str]:
     return {wiring.groups[s.group].role if s.group is not None else "unknown" for s in axis}
 
 
-def sketch(tensor: Tensor, anchor: Anchor) -> Float64[np.ndarray, "253"] | None:
+def sketch(tensor: Tensor, anchor: Anchor) -> Float64[np.ndarray, "1176"] | None:
     """Sketches the Gram matrix over the fixed axes, less what independent entries would give, at length 1.
 
     Returns None if all entries are 0.

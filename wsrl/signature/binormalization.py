@@ -20,10 +20,10 @@ from wsrl.checkpoint import Tensor
 PIECE = 2**17  # entries: a piece stays in the processor's cache
 KEPT = 2**22  # entries of a tensor that stays in memory between the passes
 DOUBLE = 2**16  # entries of a tensor that is squared in float64; of larger ones float32's errors average out
-TOLERANCES = {np.float64: 1e-9, np.float32: 3e-6}  # of the mean squares, relative: float32 rounds the last ones away
+TOLERANCES = {np.float64: 1e-8, np.float32: 3e-6}  # of the mean squares, relative: float32 rounds the last ones away
 PASSES = 100  # over the squares; dense matrices take four to eight
 STREAMED_PASSES = 8  # over the file, of a tensor that does not stay in memory
-BOUNDS = 1e-12, 1e12  # of the factors
+BOUNDS = 1e-12, 1e12  # of the factors and their inverses
 TINY = 1e-30  # keeps a quotient finite
 DEAD = 1e-10  # of the largest mean square of an axis: a slice with less is dead, as weight decay leaves some
 
@@ -74,30 +74,31 @@ def binormalize(squares: Squares) -> Scales | None:
       CheckpointError: the tensor holds NaN or Inf, or cannot be read.
     """
     shape = squares.shape
-    scales: Scales = [np.ones(n) for n in shape]
+    alive = [np.ones(n) for n in shape]  # 0 for dead slices
+    scales = [np.ones(n) for n in shape]
+    living = list(shape)  # the number of slices that are not dead
     before = 1.0
     for number in range(STREAMED_PASSES if squares.kept is None else PASSES):
-        total = np.zeros(prod(shape[1:]))
-        joint = outer(scales[1:]).ravel().astype(squares.dtype)
-        count = prod(_living(scales[1:]))
+        joint = (outer(scales[1:]).ravel() / prod(living[1:])).astype(squares.dtype, copy=False)
         if number == 0:
             means = np.concatenate([piece @ joint for _, _, piece in squares])
-            scales[0] = (means > DEAD * means.max()).astype(np.float64)
-        worst = 0.0
+            living[0] = _bury(alive[0], means)
+            scales[0] = _inverse(means, alive[0])
+        total = np.zeros(len(joint))
         for start, stop, piece in squares:
-            own = scales[0][start:stop]
-            worst = max(worst, _rescale(own, (piece @ joint) / count))
-            total += own.astype(squares.dtype) @ piece
-        sums = total.reshape(shape[1:])
+            if number:
+                scales[0][start:stop] = _inverse(piece @ joint, alive[0][start:stop])
+            total += scales[0][start:stop].astype(squares.dtype, copy=False) @ piece
+        worst = 0.0  # the largest change along all axes but the first, whose factors follow from the others
         for axis in range(1, len(shape)):
-            others = [np.ones(1) if i == axis else scales[i] for i in range(1, len(shape))]
-            along = (sums * outer(others)).sum(tuple(i for i in range(len(shape) - 1) if i != axis - 1))
+            along = _contract(total, scales[1:], axis - 1)
             if number == 0:
-                scales[axis] = (along > DEAD * along.max()).astype(np.float64)
-            count = prod(n for i, n in enumerate(_living(scales)) if i != axis)
-            worst = max(worst, _rescale(scales[axis], along / max(count, 1)))
-        if not all(scale.any() for scale in scales):
-            return None
+                living[axis] = _bury(alive[axis], along)
+                if not living[axis]:
+                    return None
+            means = along / (prod(living) // living[axis])
+            worst = max(worst, float(np.abs(means * scales[axis] * alive[axis] - alive[axis]).max()))
+            scales[axis] = _inverse(means, alive[axis])
         # convergence is linear: what the next pass would change is known
         if worst * min(worst / before, 1.0) < TOLERANCES[squares.dtype]:
             break
@@ -107,20 +108,27 @@ def binormalize(squares: Squares) -> Scales | None:
 
 def outer(scales: Scales) -> Float64[np.ndarray, "..."]:
     """Returns the product of one factor from each vector, for all combinations."""
-    joint = np.ones(())
-    for scale in scales:
+    joint = scales[0]
+    for scale in scales[1:]:
         joint = joint[..., None] * scale
     return joint
 
 
-def _living(scales: Scales) -> list[int]:
-    """The number of slices of each axis that are not dead."""
-    return [int(np.count_nonzero(scale)) for scale in scales]
+def _contract(total: Float64[np.ndarray, "rest"], scales: Scales, axis: int) -> Float64[np.ndarray, "slices"]:
+    """Multiplies a tensor, given flat, by a vector along every axis but one, and sums."""
+    for scale in reversed(scales[axis + 1 :]):
+        total = total.reshape(-1, len(scale)) @ scale
+    for scale in scales[:axis]:
+        total = scale @ total.reshape(len(scale), -1)
+    return total
 
 
-def _rescale(scale: Float64[np.ndarray, "slices"], means: Float[np.ndarray, "slices"]) -> float:
-    """Sets the factors of living slices to 1 / means, in place; returns how far the scaled means were from 1."""
-    alive = (scale > 0) & (means > 0)
-    change = np.abs(means[alive] * scale[alive] - 1).max(initial=0.0)
-    scale[alive] = np.clip(1 / means[alive], *BOUNDS)  # without total support the factors would run away
-    return float(change)
+def _bury(alive: Float64[np.ndarray, "slices"], means: Float[np.ndarray, "slices"]) -> int:
+    """Sets dead slices to 0, in place, and returns how many others there are."""
+    alive[:] = means > DEAD * means.max()
+    return int(np.count_nonzero(alive))
+
+
+def _inverse(means: Float[np.ndarray, "slices"], alive: Float64[np.ndarray, "slices"]) -> Float64[np.ndarray, "slices"]:
+    """Returns 1 / means, and 0 for dead slices; without total support the factors would run away."""
+    return alive / np.minimum(np.maximum(means, BOUNDS[0]), BOUNDS[1])

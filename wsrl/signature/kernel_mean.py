@@ -7,6 +7,7 @@ the same but for rounding, a wide one tensors and architectures that are alike.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float64
@@ -27,7 +28,7 @@ class Kernel:
       entries, lengths, taps: of the logarithms of a tensor's entries, of its two longest axes, and of the rest.
       moments, spreads: see `Descriptor`; its gain counts as entries do.
       network: of the logarithms of the network's entries and of its number of tensors.
-      size_power: a tensor of n entries has the weight n ** size_power.
+      size_power: a tensor of n entries has the weight n ** size_power; parts of one share its weight.
     """
 
     purpose: str
@@ -72,8 +73,27 @@ def embed(descriptors: Collection[Descriptor], kernel: Kernel) -> Float64[np.nda
         ],
         axis=1,
     )
-    frequencies = gaussian(f"{kernel.purpose} frequencies", points.shape[1], kernel.features // 2)
-    phases = points @ frequencies
-    weights = entries**kernel.size_power
+    phases = points @ _frequencies(kernel.purpose, points.shape[1], kernel.features // 2)
+    parts = np.array([d.parts for d in descriptors])
+    weights = (entries * parts) ** kernel.size_power / parts
     mean = weights @ np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
     return mean / np.linalg.norm(mean)
+
+
+def embed_lengths(descriptors: Collection[Descriptor], features: int, scale: float) -> Float64[np.ndarray, "features"]:
+    """Returns the kernel mean embedding of the lengths that axes of a network's tensors have, each counted once.
+
+    Args:
+      descriptors: of the tensors.
+      features: dimensions of the embedding.
+      scale: what a difference of 1 in the logarithm of a length counts.
+    """
+    lengths = np.unique([length for own in descriptors for length in own.lengths])
+    phases = scale * np.log(lengths)[:, None] @ _frequencies("lengths", 1, features // 2)
+    mean = np.concatenate([np.cos(phases), np.sin(phases)], axis=1).sum(0)
+    return mean / np.linalg.norm(mean)
+
+
+@lru_cache
+def _frequencies(purpose: str, numbers: int, count: int) -> Float64[np.ndarray, "numbers count"]:
+    return gaussian(f"{purpose} frequencies", numbers, count)

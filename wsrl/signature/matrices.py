@@ -1,13 +1,14 @@
 """The matrices that a signature describes: those of the file in the one form that all its copies have.
 
-Experts are described one by one, whether a file stacks them or not, and the gates of a stack apart. The two matrices of
-a low-rank adapter are balanced, since only their product counts. What is the same for all rows of a router goes, since
-the softmax over experts does not see it.
+Experts are described one by one, whether a file stacks them or not, and the gates of a stack apart, as are gates and
+directions of recurrent layers, whose biases are no matrices, in whatever form they lie. The two matrices of a low-rank
+adapter are balanced, since only their product counts. What is the same for all rows of a router goes, since the softmax
+over experts does not see it. Of attention, products are described (`wsrl.signature.attention`).
 """
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from math import prod
 
@@ -16,6 +17,8 @@ import numpy as np
 from wsrl.canonical.products import multiply, product_matrices
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, LazyTensor, Tensor
+from wsrl.signature.attention import Pair, Projection, attention_matrices
+from wsrl.signature.recurrent import Index, recurrent_parts
 from wsrl.wiring.wiring import Operation, Product, Wiring
 
 EXPERTS = re.compile(r"(?P<parent>.*)[./]experts[./](?P<number>\d+)[./]")
@@ -27,12 +30,25 @@ class Matrix:
     """A matrix or a tensor of more axes.
 
     Attributes:
-      tensor: its entries.
+      shape: of the tensor.
+      read: returns its entries: a tensor that is read in pieces, or one that is computed.
       gain: logarithm of a scale that the function sees and that is not free, as that of an adapter; else 0.
+      parts: the number of parts, of which this is one, that a layer's tensor was cut into.
+      described: whether it has a descriptor; the others are described by what they are multiplied with.
+      stored: whether it is in the file as it is, or a part of it; others are not digested.
     """
 
-    tensor: Tensor
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
     gain: float = 0.0
+    parts: int = 1
+    described: bool = True
+    stored: bool = True
+
+    @classmethod
+    def of(cls, tensor: Tensor, gain: float = 0.0) -> "Matrix":
+        """A tensor that is there."""
+        return cls(tensor.shape, lambda: tensor, gain)
 
 
 def matrices(checkpoint: Checkpoint, wiring: Wiring) -> dict[str, Matrix]:
@@ -41,25 +57,48 @@ def matrices(checkpoint: Checkpoint, wiring: Wiring) -> dict[str, Matrix]:
     Raises:
       CheckpointError: an adapter or a router holds NaN or Inf, or cannot be read.
     """
-    kept = {name: Matrix(tensor) for name, tensor in checkpoint.tensors.items()}
+    kept = {name: Matrix.of(tensor) for name, tensor in checkpoint.tensors.items()}
     counts = _expert_counts(wiring)
     for operation in wiring.operations:
         count = counts.get(operation.name.replace("/", ".").rpartition(".")[0])
-        if operation.type == "experts":
+        if operation.type == "recurrent":
+            for name in operation.tensors.values():
+                kept.pop(name, None)
+            for name, index, parts in recurrent_parts(operation, wiring):
+                shape = np.broadcast_to(np.float32(0), wiring.shapes[name])[index].shape
+                read = partial(_part, checkpoint.tensors[name], index)
+                kept[f"{name}{list(index)}"] = Matrix(shape, read, parts=parts)
+        elif operation.type == "experts":
             for name in operation.tensors.values():
                 if len(wiring.shapes[name]) == 3:
-                    kept |= dict(_experts(kept.pop(name).tensor, name, operation, wiring))
+                    del kept[name]
+                    kept |= dict(_experts(checkpoint.tensors[name], name, operation, wiring))
         elif count and operation.type == "linear":
             name = operation.tensors["weight"]
             shape = wiring.shapes[name]
             if count in shape and prod(shape) <= SMALL:
-                weight = read_whole(kept[name].tensor)
-                kept[name] = Matrix(weight - weight.mean(shape.index(count), keepdims=True))
+                weight = read_whole(checkpoint.tensors[name])
+                kept[name] = Matrix.of(weight - weight.mean(shape.index(count), keepdims=True))
     adapters = {name for op in wiring.operations if op.type == "low rank" for name in op.tensors.values()}
     for product in wiring.products:
         if {product.left.tensor, product.right.tensor} <= adapters:
             kept |= _balanced(checkpoint, product)
+    for names, described in attention_matrices(wiring):
+        if names <= kept.keys():
+            kept |= {name: replace(kept[name], described=False) for name in names}
+            kept |= dict(_of_attention(checkpoint, described))
     return kept
+
+
+def _of_attention(checkpoint: Checkpoint, described: list[Projection | Pair]) -> Iterator[tuple[str, Matrix]]:
+    """Products, which are computed when they are described, and projections that have none."""
+    for own in described:
+        if isinstance(own, Pair):
+            name = f"{own.left.tensor}[{own.left.start}] x {own.right.tensor}[{own.right.start}]"
+            yield name, Matrix(own.shape, partial(own.multiply, checkpoint.tensors), stored=False)
+        else:
+            shape = own.rows, own.columns
+            yield f"{own.tensor}[{own.start}]", Matrix(shape, partial(own.read, checkpoint.tensors), stored=False)
 
 
 def _experts(tensor: Tensor, name: str, operation: Operation, wiring: Wiring) -> Iterator[tuple[str, Matrix]]:
@@ -75,7 +114,7 @@ def _experts(tensor: Tensor, name: str, operation: Operation, wiring: Wiring) ->
                 shape = (len(range(rows)[row]), len(range(columns)[column]))
                 own = partial(_cut, read, expert, row, column)
                 label = f"{name}[{expert}, {row.start or 0}, {column.start or 0}]"
-                yield label, Matrix(LazyTensor(shape, "float32", own, name, label))
+                yield label, Matrix.of(LazyTensor(shape, "float32", own, name, label))
 
 
 def _gates(length: int, outer: int, inner: int) -> list[slice]:
@@ -83,6 +122,10 @@ def _gates(length: int, outer: int, inner: int) -> list[slice]:
     if outer > 1:
         return [slice(i * length // outer, (i + 1) * length // outer) for i in range(outer)]
     return [slice(i, None, inner) for i in range(inner)]
+
+
+def _part(tensor: Tensor, index: Index) -> np.ndarray:
+    return read_whole(tensor)[index]
 
 
 def _expert(tensor: Tensor, expert: int) -> np.ndarray:
@@ -120,4 +163,4 @@ def _balanced(checkpoint: Checkpoint, product: Product) -> dict[str, Matrix]:
     scales = checkpoint.metadata.get("adapter_scales", {})
     scale = next((s for module, s in scales.items() if names[0].startswith(f"{module}.")), 1.0)  # type: ignore[attr-defined]
     gain = float(np.log(max(strength * abs(scale), np.finfo(np.float32).tiny)))
-    return {name: Matrix(tensor, gain) for name, tensor in own.items()}
+    return {name: Matrix.of(tensor, gain) for name, tensor in own.items()}

@@ -107,7 +107,10 @@ class Attention:
     def _heads_as_facts(self, site: Site, heads: int) -> dict[str, Fact]:
         """Numbers of heads, and of those of keys and values, where they are known exactly."""
         if site.heads is None:
-            return {}
+            told = self.settings.heads(site.node)
+            if told is None or site.q.size * told[1] != site.k.size * told[0]:
+                return {}
+            return {name: Fact(n, "config") for name, n in zip(("heads", "key_value_heads"), told, strict=True)}
         source = "config" if self.settings.heads(site.node) else "shapes"
         return {"heads": Fact(heads, source), "key_value_heads": Fact(site.heads.size, source)}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values, view
+from wsrl.wiring.graph_attention import AttentionTrace
 from wsrl.wiring.graph_facts import ROLES, TYPES, Readers, facts_of_node
 from wsrl.wiring.graph_following import following
 from wsrl.wiring.scale import LAYERS
@@ -68,6 +69,7 @@ class GraphFlow:
         self._running: _Layer | None = None
         self._origins: dict[str, tuple[int, ...]] = {}  # value -> operations that it comes from
         self._readers = Readers(graph)
+        self._attention = AttentionTrace(shapes)
         self.warnings: list[str] = []
 
     def run(self) -> None:
@@ -126,6 +128,7 @@ class GraphFlow:
                 self._running = _Layer(node, self._roles(node, weights), tuple(sorted({*origins})), node["outputs"][0])
                 self._layers.append(self._running)
             origins = [own]
+        self._attention.follow(node, origins[0] if weights else None)
         for name in node["outputs"]:
             self._origins[name] = tuple(dict.fromkeys(origins))
 
@@ -172,9 +175,9 @@ class GraphFlow:
     def operations(self) -> tuple[Operation, ...]:
         """Nodes that read tensors, in the order of the graph."""
         found = []
-        for layer in self._layers:
+        for number, layer in enumerate(self._layers):
             node = layer.node
-            facts = facts_of_node(node, self.shapes)
+            facts = facts_of_node(node, self.shapes) | self._attention.facts(number)
             type = str(TYPES.get(node["op"], node["op"].lower().replace("_", " ")))
             if type in TYPES.values() and type != "embedding":
                 fused = facts.get("activation")

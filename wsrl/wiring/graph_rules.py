@@ -4,6 +4,7 @@ ONNX: https://onnx.ai/onnx/operators; TFLite: the schema's built-in operators, w
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie, view
 from wsrl.wiring.graph_flow import Axes, Axis, GraphFlow, Rule
@@ -183,7 +184,8 @@ def _flatten(flow: GraphFlow, node: Mapping) -> Axes | None:
     x = flow.of(node, 0)
     named = [i for i, axis in enumerate(x) if axis is not None]
     if all(dim.find()[0].role == "input" for i in named for dim in x[i] or ()):
-        return [None, None]
+        size = prod(size_of(axis) for axis in x if axis)
+        return [None, (Dim(size, role="input"),) if size > 1 else None]
     if len(named) != 1 or named[0] == 0:
         return None
     value = x[named[0]]
