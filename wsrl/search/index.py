@@ -158,6 +158,17 @@ class Index:
         """Returns what the encoder said of a model. Raises InputError if there is no such id."""
         return self._store.embedded(self._model(name))
 
+    def metadata(self, name: str) -> dict[str, object]:
+        """Returns what came with the source of a model, and above it what users noted.
+
+        Raises:
+          InputError: there is no model of this id.
+        """
+        return self._metadata(self._model(name))
+
+    def _metadata(self, model: Model) -> dict[str, object]:
+        return {**model.metadata, **self._store.catalog.annotations(model.id)}
+
     def checkpoint(self, name: str) -> Checkpoint:
         """Opens the file of a model, with the hints that it was embedded with as metadata.
 
@@ -180,13 +191,13 @@ class Index:
 
     def functional(self) -> Functional:
         """Returns all models that have a function vector."""
-        store, catalog = self._store, self._store.catalog
-        models = [model for model in catalog.models() if model.place.function is not None]
+        store = self._store
+        models = [model for model in store.catalog.models() if model.place.function is not None]
         return Functional(
             [model.id for model in models],
             [model.architecture for model in models],
             store.functions,
-            [{**model.metadata, **catalog.annotations(model.id)} for model in models],
+            [self._metadata(model) for model in models],
             [model.accuracy for model in models],
             [located(self.directory, model.path) for model in models],
         )
