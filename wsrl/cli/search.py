@@ -1,11 +1,22 @@
 """`wsrl search QUERY... --index DIR`: finds the relatives of a checkpoint, and the models that do what it does."""
 
 import argparse
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
-from wsrl.cli.hits import hit_json, hit_row, print_rows
-from wsrl.cli.names import add_encoder, given
+from wsrl.cli.hits import hit_record, hit_row, print_rows
+from wsrl.cli.names import add_encoder, add_index, given
+from wsrl.cli.output import Output, add_format
 from wsrl.errors import InputError
+
+if TYPE_CHECKING:
+    from wsrl.search.hit import Hit
+    from wsrl.search.index import Index
+
+EXAMPLES = (
+    "wsrl search model.safetensors --index zoo.index",
+    "wsrl search model.safetensors --index zoo.index --by weights -k 5 --json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a checkpoint (a file, a folder or hf://owner/name), or the id of a model in the index; - reads them from"
         " stdin, one a line",
     )
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    add_index(parser)
     add_encoder(parser)
     parser.add_argument("-k", metavar="N", type=int, default=10, help="models shown for each query (default 10)")
     parser.add_argument(
@@ -27,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " the query has one that is known, copies first",
     )
     parser.add_argument("--exact", action="store_true", help="compare with all models, however many there are")
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one a model")
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,13 +57,14 @@ def run(args: argparse.Namespace) -> int:
 
         encoder = load_encoder(args.encoder)
     index = Index.open(args.index, encoder)
-    for number, query in enumerate(given(args.queries)):
-        hits = index.search(query, args.k, args.by or "auto", exact=args.exact)
-        if args.json:
-            print("\n".join(hit_json(query, hit) for hit in hits))
-        else:
-            print("\n" * bool(number), end="")
-            by = hits[0].by if hits else "weights"
-            count = index.info()["functions"] if by == "function" else len(index)
-            print_rows([f"{query}: nearest by {by} of {count:,} models"], [hit_row(hit) for hit in hits])
+    with Output.of(args) as output:
+        for query in given(args.queries):
+            hits = index.search(query, args.k, args.by or "auto", exact=args.exact)
+            output.table([hit_record(query, hit) for hit in hits], partial(_show, index, query, hits))
     return 0
+
+
+def _show(index: "Index", query: str, hits: "list[Hit]") -> None:
+    by = hits[0].by if hits else "weights"
+    count = index.info()["functions"] if by == "function" else len(index)
+    print_rows([f"{query}: nearest by {by} of {count:,} models"], [hit_row(hit) for hit in hits])

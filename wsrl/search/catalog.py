@@ -6,6 +6,7 @@ old one.
 
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import weakref
@@ -98,6 +99,7 @@ class Change:
     Attributes:
       renamed: new ids by the old ones, which annotations follow.
       removed: ids.
+      lost: ids of models that are removed while what users noted of them is kept, for when they come back.
       models: written, in place of any of the same ids.
       moved: places of models that stay.
       annotations: (id, key) -> value; None takes one away.
@@ -105,12 +107,13 @@ class Change:
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     removed: Sequence[str] = ()
+    lost: Sequence[str] = ()
     models: Sequence[Model] = ()
     moved: Mapping[str, Place] = field(default_factory=dict)
     annotations: Mapping[tuple[str, str], str | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return any((self.renamed, self.removed, self.models, self.moved, self.annotations))
+        return any((self.renamed, self.removed, self.lost, self.models, self.moved, self.annotations))
 
 
 class Catalog:
@@ -178,6 +181,10 @@ class Catalog:
         """Returns what the user said of a model."""
         return dict(self._read("SELECT key, value FROM annotations WHERE id = ? ORDER BY key", (name,)))
 
+    def all_annotations(self) -> dict[tuple[str, str], str | None]:
+        """Returns what users noted, by id and key; of models too that are not there."""
+        return {(row[0], row[1]): row[2] for row in self._read("SELECT id, key, value FROM annotations")}
+
     def problems(self) -> list[str]:
         """Returns what SQLite finds wrong with the file."""
         return [row[0] for row in self._read("PRAGMA integrity_check") if row[0] != "ok"]
@@ -217,6 +224,7 @@ def write_database(old: Path | None, new: Path, change: Change) -> None:
         for name in change.removed:
             connection.execute("DELETE FROM models WHERE id = ?", (name,))
             connection.execute("DELETE FROM annotations WHERE id = ?", (name,))
+        connection.executemany("DELETE FROM models WHERE id = ?", [(name,) for name in change.lost])
         for model in change.models:
             _insert(connection, model)
         connection.executemany(
@@ -249,6 +257,11 @@ def _insert(connection: sqlite3.Connection, model: Model) -> None:
     connection.execute(f"INSERT OR REPLACE INTO models VALUES ({marks}, {select})", (*row, names))
 
 
-def damaged(path: Path, error: object) -> InputError:
+class DamagedError(InputError):
+    """A file of an index is not as it was written."""
+
+
+def damaged(path: Path, error: object) -> DamagedError:
     """The error of a file of an index that is not as it was written."""
-    return InputError(path, f"damaged ({error})", "delete the folder of the index and build it again")
+    command = f"wsrl verify --repair --index {shlex.quote(str(path.parent))}"
+    return DamagedError(path, f"damaged ({error})", f"mend it by `{command}`")

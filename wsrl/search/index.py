@@ -1,46 +1,29 @@
 """The index of a folder of checkpoints: built once, brought up to date, and searched."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 
-from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.checkpoint import Checkpoint
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.errors import InputError
-from wsrl.readers import open_checkpoint
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.export import export_models
+from wsrl.search.functional import Functional, functional_models
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
+from wsrl.search.model_file import open_model
+from wsrl.search.repair import Damage, Repaired, find_damage, repair
 from wsrl.search.searcher import Searcher
-from wsrl.search.sources import HUB, file_stat, located, printable_id, whole_digest
+from wsrl.search.sources import HUB, Named, Names, as_named, file_stat, located, printable_id, whole_digest
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
 
 BY = ("auto", "weights", "function")
-Names = str | Path | Iterable[str | Path]
-
-
-class Functional(NamedTuple):
-    """Models that have a function vector.
-
-    Attributes:
-      ids, architectures, accuracies: see `wsrl.embedded.Embedded`.
-      vectors: of length 1.
-      metadata, paths: see `wsrl.search.hit.Hit`.
-    """
-
-    ids: list[str]
-    architectures: list[str]
-    vectors: Float32[np.ndarray, "n dim"]
-    metadata: list[dict[str, object]]
-    accuracies: list[float | None]
-    paths: list[str]
 
 
 class Index:
@@ -85,8 +68,24 @@ class Index:
 
     def add(self, encoder: Encoder, sources: Names, progress: bool = False) -> None:
         """Adds all checkpoints that sources stand for, as `build` does, and keeps all other models."""
-        written = self._written(encoder, sources, self.directory, progress, keep=True)
-        self.changes, self._encoder = written.changes, encoder
+        self._take(self._written(encoder, sources, self.directory, progress, keep=True))
+
+    def update(self, encoder: Encoder, progress: bool = False) -> None:
+        """Brings the index up to date with the sources that it was made of, as `build` does when it is called again.
+
+        Raises:
+          InputError: see `build`; or a source is not there, or the index does not say what it was made of.
+        """
+        named = [Named(shown, located(self.directory, path)) for shown, path in self._store.manifest.sources]
+        if not named:
+            raise InputError(self.directory, "does not say what it was made of", "name its sources to `wsrl index`")
+        for name in named:
+            if not name.path.startswith(HUB) and not Path(name.path).exists():
+                raise InputError(name.path, "is not there", "put it back, or name the other sources to `wsrl index`")
+        self._take(self._written(encoder, named, self.directory, progress, keep=False))
+
+    def _take(self, written: "Index") -> None:
+        self.changes, self._encoder = written.changes, written._encoder
         self._become(written._store)
 
     @classmethod
@@ -94,9 +93,9 @@ class Index:
         with writing(directory):
             store = Store(directory) if (directory / MANIFEST).exists() else None
             if store:
-                _check_encoder(store, encoder)
+                store.manifest.check_encoder(directory, encoder.hash)
             update = Update(directory, store, encoder)
-            index = cls(update.run(sources, keep, progress), encoder)
+            index = cls(update.run(as_named(sources), keep, progress), encoder)
         index.changes = update.changes
         return index
 
@@ -113,7 +112,7 @@ class Index:
         """
         store = Store(Path(directory))
         if encoder is not None:
-            _check_encoder(store, encoder)
+            store.manifest.check_encoder(store.directory, encoder.hash)
         return cls(store, encoder)
 
     def remove(self, ids: Collection[str]) -> None:
@@ -151,6 +150,11 @@ class Index:
         """Of the models, in the order of the index."""
         return list(self._store.ids)
 
+    @property
+    def sources(self) -> list[str]:
+        """What the index was made of, as it was named."""
+        return [shown for shown, _ in self._store.manifest.sources]
+
     def __len__(self) -> int:
         return len(self._store.ids)
 
@@ -158,41 +162,25 @@ class Index:
         """Returns what the encoder said of a model. Raises InputError if there is no such id."""
         return self._store.embedded(self._model(name))
 
+    def metadata(self, name: str) -> dict[str, object]:
+        """Returns what came with a model, and above it what users noted. Raises InputError if there is no such id."""
+        model = self._model(name)
+        return {**model.metadata, **self._store.catalog.annotations(model.id)}
+
     def checkpoint(self, name: str) -> Checkpoint:
         """Opens the file of a model, with the hints that it was embedded with as metadata.
 
         Raises:
           InputError: there is no model of this id, or its file cannot be used.
         """
-        model = self._model(name)
-        path = located(self.directory, model.path)
-        if model.stat is not None and model.stat.record is not None:
-            from wsrl.zoo.shards import read_record  # reads a format that few need
-            from wsrl.zoo.storage import parse_checkpoint
-
-            record = model.stat.record
-            found = parse_checkpoint(read_record(Path(path), record), f"{path}, record {record}")
-            if isinstance(found, CheckpointError):
-                raise found
-        else:
-            found = open_checkpoint(path)
-        return replace(found, metadata={**found.metadata, **model.hints})
+        return open_model(self.directory, self._model(name))
 
     def functional(self) -> Functional:
         """Returns all models that have a function vector."""
-        store, catalog = self._store, self._store.catalog
-        models = [model for model in catalog.models() if model.place.function is not None]
-        return Functional(
-            [model.id for model in models],
-            [model.architecture for model in models],
-            store.functions,
-            [{**model.metadata, **catalog.annotations(model.id)} for model in models],
-            [model.accuracy for model in models],
-            [located(self.directory, model.path) for model in models],
-        )
+        return functional_models(self._store)
 
     def info(self) -> dict[str, object]:
-        """Returns what the index holds: encoder, models, those with a function vector, bytes, commits."""
+        """Returns what the index holds: encoder, models, those with a function vector, bytes, commits, sources."""
         manifest = self._store.manifest
         return {
             "directory": str(self.directory),
@@ -201,11 +189,21 @@ class Index:
             "functions": manifest.functions,
             "bytes": sum(size for size, _ in manifest.files.values()),
             "commits": manifest.generation,
+            "sources": self.sources,
         }
 
-    def verify(self) -> list[str]:
-        """Reads all files of the index and returns a line for each thing that is wrong; none if all is well."""
-        return self._store.problems()
+    def verify(self) -> list[Damage]:
+        """Reads all files of the index and returns what is damaged; nothing if all is well."""
+        return find_damage(self.directory)
+
+    @classmethod
+    def repair(cls, directory: str | Path, encoder: Encoder, progress: bool = False) -> Repaired:
+        """Rebuilds what is damaged from the files of the models; see `wsrl.search.repair.repair`."""
+        return repair(Path(directory), encoder, progress)
+
+    def export(self, file: str | Path) -> None:
+        """Writes all vectors and what is known of the models; see `wsrl.search.export.export_models`."""
+        export_models(self._store, Path(file))
 
     def search(
         self,
@@ -273,15 +271,9 @@ class Index:
             )
         if self._encoder is None:
             encoder = load_encoder()
-            _check_encoder(self._store, encoder)
+            self._store.manifest.check_encoder(self.directory, encoder.hash)
             self._encoder = encoder
         row = next(iter(self._encoder.embed([name], function=function)))
         if isinstance(row, Embedded):
             return row
         raise row
-
-
-def _check_encoder(store: Store, encoder: Encoder) -> None:
-    if encoder.hash != store.manifest.encoder:
-        reason = f"was filled by the encoder {store.manifest.encoder[:12]}, not by {encoder.hash[:12]}"
-        raise InputError(store.directory, reason, "name that encoder by --encoder, or index again into a new folder")

@@ -28,6 +28,8 @@ class Manifest:
       segments: number -> rows of the files in the order of KINDS; no file where there is no row.
       files: name -> (bytes, SHA-256).
       neighbors: file of the neighbors by function of each model; empty where they are to be found when needed.
+      sources: (as it was named, path relative to the index) of each source that the index was made of; empty in one
+        that an earlier version wrote.
     """
 
     encoder: str
@@ -38,11 +40,18 @@ class Manifest:
     segments: dict[int, tuple[int, int, int]]
     files: dict[str, tuple[int, str]]
     neighbors: str = ""
+    sources: tuple[tuple[str, str], ...] = ()
 
     def to_bytes(self) -> bytes:
         """Returns the content of the file, which ends with a digest of the rest."""
         content = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}))  # keys become text
         return json.dumps({**content, "digest": _digest(content)}, indent=1).encode()
+
+    def check_encoder(self, directory: Path, encoder: str) -> None:
+        """Raises InputError if the index was filled by an encoder of another hash."""
+        if encoder != self.encoder:
+            reason = f"was filled by the encoder {self.encoder[:12]}, not by {encoder[:12]}"
+            raise InputError(directory, reason, "name that encoder by --encoder, or index again into a new folder")
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
@@ -55,6 +64,8 @@ class Manifest:
         try:
             content = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
+            if any(directory.glob("models-*.sqlite")):
+                raise damaged(path, "missing") from error
             raise InputError(directory, "is no index", "make one with `wsrl index`, or name another folder") from error
         except (ValueError, RecursionError) as error:
             raise damaged(path, "no JSON") from error
@@ -72,13 +83,22 @@ class Manifest:
                 raise ValueError(f"names {bad[0]!r}")
             segments = {int(number): tuple(map(int, rows)) for number, rows in content["segments"].items()}
             counts = (int(content[key]) for key in ("generation", "models", "functions"))
-            return cls(str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"])  # pyright: ignore
+            sources = tuple((str(shown), str(path)) for shown, path in content.get("sources", ()))
+            return cls(
+                str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"], sources  # pyright: ignore
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(path, error) from error
 
 
 def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def last_number(directory: Path) -> int:
+    """The highest number of a commit among the names of the files; 0 if there is none."""
+    named = (path.stem.rpartition("-")[2] for path in directory.iterdir() if OWN.fullmatch(path.name))
+    return max((int(number) for number in named if number.isdigit()), default=0)
 
 
 def segment_file(kind: str, segment: int) -> str:

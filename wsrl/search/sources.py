@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Container, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wsrl.checkpoint import CheckpointError
 from wsrl.errors import InputError
@@ -28,6 +28,16 @@ WEIGHTS = (
 LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
 
 
+class Named(NamedTuple):
+    """A source as it was named when an index was made, and where it is now; models keep the ids of the former."""
+
+    shown: str
+    path: str
+
+
+Names = str | Path | Iterable[str | Path] | Iterable[Named]
+
+
 @dataclass(frozen=True)
 class Source:
     """A checkpoint to be embedded.
@@ -47,9 +57,13 @@ class Source:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def find_sources(
-    names: str | Path | Iterable[str | Path], known: Container[tuple[int, int]] = ()
-) -> tuple[list[Source], list[InputError]]:
+def as_named(names: Names) -> list[Named]:
+    """Returns what was named; what is a `Named` already stays as it is."""
+    listed = [names] if isinstance(names, str | Path) else list(names)
+    return [name if isinstance(name, Named) else Named(str(name), str(name)) for name in listed]
+
+
+def find_sources(names: Names, known: Container[tuple[int, int]] = ()) -> tuple[list[Source], list[InputError]]:
     """Finds the checkpoints that names stand for, in natural order.
 
     A folder is one checkpoint if it is laid out as one: by Orbax, with a `config.json` or with an index of split files.
@@ -67,19 +81,27 @@ def find_sources(
       InputError: nothing was named, a folder holds no checkpoint, or two models of zoos have one id.
     """
     walk = _Walk(known)
-    named = [names] if isinstance(names, str | Path) else list(names)
+    named = as_named(names)
     if not named:
         raise InputError("sources", "no checkpoint was given", "name a file or a folder")
     found: dict[str, Source] = {}
     for name in named:
-        own = list(walk.sources(str(name)))
+        own = [_renamed(source, name) for source in walk.sources(name.path)]
         if not own:
-            raise InputError(name, "is a folder without checkpoints", "name a checkpoint, or a folder that holds some")
+            mend = "name a checkpoint, or a folder that holds some"
+            raise InputError(name.path, "is a folder without checkpoints", mend)
         for source in own:
             other = found.setdefault(source.id, source)
             if (other.path, other.record) != (source.path, source.record):
                 raise InputError(source.path, f"has the id of {other.path}: {source.id!r}", "index one zoo alone")
     return list(found.values()), walk.problems
+
+
+def _renamed(source: Source, name: Named) -> Source:
+    """The source with the id that it has below what was named."""
+    if name.shown == name.path or not source.id.startswith(was := printable_id(name.path)):
+        return source
+    return replace(source, id=printable_id(name.shown) + source.id[len(was) :])
 
 
 class _Walk:
