@@ -287,5 +287,5 @@ def test_a_zoo_gives_all_hints_of_its_manifest(tmp_path):
     more |= {"pooling": "max", "strides": [1, 2]}
     (tmp_path / "models.jsonl").write_text(json.dumps(line | more) + "\n")
     (tmp_path / "a.safetensors").write_bytes(b"")
-    (source,), problems = find_sources([str(tmp_path)])
-    assert not problems and source.hints == {"activation": "tanh", "pooling": "max", "strides": [1, 2]}
+    (source,), problems, skipped = find_sources([str(tmp_path)])
+    assert not problems and not skipped and source.hints == {"activation": "tanh", "pooling": "max", "strides": [1, 2]}

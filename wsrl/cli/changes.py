@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from wsrl.cli.output import Output, tell
+from wsrl.cli.output import Output, tell, tell_skipped
 from wsrl.text import bytes_text
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 def report(output: Output, index: "Index") -> int:
     """Prints what the index holds and what was done to it; returns the exit status: 1 if weights were not read."""
     info, changes = index.info(), index.changes
+    tell_skipped(changes.skipped)
     for problem in changes.problems:
         tell(f"left out: {problem}")
     for sentence in changes.incomplete:

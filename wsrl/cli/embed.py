@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wsrl.cli.names import add_encoder, add_sources, given
-from wsrl.cli.output import tell
+from wsrl.cli.output import tell, tell_skipped
 from wsrl.errors import InputError
 from wsrl.files import writing_atomically
 
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.search.sources import find_sources
 
     encoder = load_encoder(args.encoder)
-    sources, problems = find_sources(given(args.sources))
+    sources, problems, skipped = find_sources(given(args.sources))
+    tell_skipped(skipped)
     rows: dict[str, Embedded] = {}
     line = tqdm(total=len(sources), desc="embedding", unit="model", disable=None, mininterval=1.0)
     with line:

@@ -20,6 +20,7 @@ from wsrl.text import printable
 VERSION = 1  # of the JSON
 FORMATS = ("auto", "human", "tsv", "json", "jsonl", "ids")
 WHOLE = ("auto", "human", "json", "jsonl")  # of a command whose answer is one thing
+NAMED = 3  # files that are skipped; how many more there are is said
 Record = Mapping[str, object]
 
 
@@ -39,6 +40,13 @@ def add_format(parser: argparse.ArgumentParser, formats: Sequence[str] = FORMATS
 def tell(line: str) -> None:
     """Prints a line of progress, a hint or a warning to stderr."""
     print(printable(line), file=sys.stderr)
+
+
+def tell_skipped(files: Sequence[str]) -> None:
+    """Prints to stderr which files look like weights and are none."""
+    if files:
+        more = f" and {len(files) - NAMED:,} more" if len(files) > NAMED else ""
+        tell(f"skipped, no weights: {', '.join(files[:NAMED])}{more}")
 
 
 class Output:

@@ -58,7 +58,7 @@ def open_file(path: Path) -> Checkpoint:
             told[name] = read_json_object(path / f"{name}.json")
     if (path / "README.md").is_file():
         try:
-            told["card"] = _card(path / "README.md")
+            told["card"] = read_card(path / "README.md")
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             told["warnings"] = (f"the front matter of README.md cannot be read: {one_line(error)}",)
     return Checkpoint(str(path), checkpoint.tensors, {**checkpoint.metadata, **told})
@@ -95,8 +95,12 @@ def _choices(names: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(fitting) if not (part := PART.search(name)) or part.groups() == FIRST]
 
 
-def _card(path: Path) -> object:
-    """The front matter of a model card: YAML between two lines of dashes at its beginning."""
+def read_card(path: Path) -> object:
+    """Returns the front matter of a model card: YAML between two lines of dashes at its beginning.
+
+    Raises:
+      ValueError, RecursionError, yaml.YAMLError: it cannot be read.
+    """
     with open(path, encoding="utf-8", newline=None) as file:
         text = file.read(CARD_LIMIT)
     match = re.match(r"---\n(.*?)^---$", text, re.DOTALL | re.MULTILINE)

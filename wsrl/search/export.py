@@ -12,7 +12,7 @@ from wsrl.errors import InputError
 from wsrl.extras import require
 from wsrl.files import writing_atomically
 from wsrl.search.catalog import Model
-from wsrl.search.sources import located, printable_id
+from wsrl.search.file_identity import located, printable_id
 from wsrl.search.store import Store
 
 ROWS = 4096  # of a row group of Parquet

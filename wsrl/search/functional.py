@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl.search.sources import located
+from wsrl.search.file_identity import located
 from wsrl.search.store import Store
 
 

@@ -13,13 +13,14 @@ from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, commit_neighbors, writing
 from wsrl.search.export import export_models
+from wsrl.search.file_identity import HUB, file_stat, located, printable_id, whole_digest
 from wsrl.search.functional import Functional, functional_models
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.model_file import open_model
 from wsrl.search.repair import Damage, Repaired, find_damage, repair
 from wsrl.search.searcher import Searcher
-from wsrl.search.sources import HUB, Named, Names, as_named, file_stat, located, printable_id, whole_digest
+from wsrl.search.sources import Named, Names, as_named
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.readers import open_checkpoint
 from wsrl.search.catalog import Model
-from wsrl.search.sources import located
+from wsrl.search.file_identity import located
 
 
 def open_model(directory: Path, model: Model) -> Checkpoint:

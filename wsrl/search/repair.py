@@ -8,8 +8,9 @@ from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Catalog, Change, DamagedError, Model, Stat
 from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.file_identity import file_stat, located
 from wsrl.search.manifest import Manifest
-from wsrl.search.sources import Named, Source, file_stat, find_sources, located
+from wsrl.search.sources import Named, Source, find_sources
 from wsrl.search.store import Store, measure
 from wsrl.search.update import Changes, Update, unreadable
 
@@ -157,7 +158,7 @@ def _rebuild(directory: Path, encoder: Encoder, repaired: Repaired, progress: bo
         missing = _sources(directory, models, update.changes)
     elif manifest and manifest.sources:
         named = [Named(shown, located(directory, path)) for shown, path in manifest.sources]
-        sources, update.changes.problems = find_sources(named)
+        sources, update.changes.problems, _ = find_sources(named)
         missing = _with_stats(sources, update.changes)
     else:
         raise InputError(directory, "does not tell any more what it was made of", "index its sources into a new folder")

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
+from wsrl.search.file_identity import located
 from wsrl.search.hit import Hit
 from wsrl.search.nearest import BRUTE_FORCE_BELOW, NearestNeighbors
 from wsrl.search.query_expansion import QueryExpansion
-from wsrl.search.sources import located
 from wsrl.search.store import Store
 
 Mask = Bool[np.ndarray, " n"]

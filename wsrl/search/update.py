@@ -16,7 +16,8 @@ from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model, Place, Stat
 from wsrl.search.commit import clear, commit, commit_neighbors
 from wsrl.search.embed import embed_sources
-from wsrl.search.sources import Named, Source, file_stat, find_sources, located, relative, whole_digest
+from wsrl.search.file_identity import file_stat, located, relative, whole_digest
+from wsrl.search.sources import Named, Source, find_sources
 from wsrl.search.store import Store
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
@@ -33,6 +34,7 @@ class Changes:
       unchanged: models that were known, those included whose file was moved.
       removed: models that are no longer there.
       problems: checkpoints that were left out, and why.
+      skipped: files that look like weights and are none, such as logs.
       incomplete: a line for each that was embedded without all of its weights.
     """
 
@@ -40,6 +42,7 @@ class Changes:
     unchanged: int = 0
     removed: int = 0
     problems: list[InputError] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
 
 
@@ -67,8 +70,9 @@ class Update:
         before = {path: shown for shown, path in (self.sources if keep else ())}
         own = before | {relative(self.directory, name.path): name.shown for name in names}
         self.sources = tuple((shown, path) for path, shown in own.items())
-        sources, self.changes.problems = find_sources(names, known)
-        taken: dict[str, tuple[Model, Model]] = {}  # as they were, and as they are
+        taken = {name: located(self.directory, model.path) for name, model in self._models.items() if keep}
+        sources, self.changes.problems, self.changes.skipped = find_sources(names, known, taken)
+        kept: dict[str, tuple[Model, Model]] = {}  # as they were, and as they are
         missing: list[tuple[Source, Stat | None]] = []
         for source in sources:
             if keep:
@@ -87,11 +91,11 @@ class Update:
             else:
                 path = relative(self.directory, source.path)
                 now = replace(found, id=source.id, path=path, stat=stat, metadata=source.metadata)
-                taken[source.id] = found, now
-        self.changes.unchanged = len(taken)
-        self._take_over(taken, {source.id for source, _ in missing}, keep)
+                kept[source.id] = found, now
+        self.changes.unchanged = len(kept)
+        self._take_over(kept, {source.id for source, _ in missing}, keep)
         embedded = self.embed(missing, progress)
-        broken = {source.id for source in sources} - taken.keys() - embedded
+        broken = {source.id for source in sources} - kept.keys() - embedded
         removed = [name for name in self._models if name in broken]
         self.changes.removed += len(removed)
         self.commit([], Change(removed=removed))
