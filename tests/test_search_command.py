@@ -11,7 +11,7 @@ from small_zoo import write_zoo
 
 from wsrl.cli.main import main
 from wsrl.encoder import checkpoint_encoder
-from wsrl.search import index as index_module
+from wsrl.search import query_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -21,7 +21,7 @@ def encoder(monkeypatch):
     """The encoder that commands load; its folders are those that hold a file `encoder.json`."""
     fake = FakeEncoder()
     monkeypatch.setattr(checkpoint_encoder, "load_encoder", lambda directory=None: fake)
-    monkeypatch.setattr(index_module, "load_encoder", lambda directory=None: fake)
+    monkeypatch.setattr(query_rows, "load_encoder", lambda directory=None: fake)
     return fake
 
 
@@ -77,7 +77,7 @@ def test_index_as_json_and_from_a_list(folder, capsys, monkeypatch):
 def test_the_table(indexed, capsys):
     write_model(Path("query.safetensors"), 9)
     human = ["--index", "zoo.index", "--format", "human"]
-    assert main(["search", "query.safetensors", "models/a.safetensors", *human]) == 0
+    assert main(["search", "query.safetensors", "models/a.safetensors", "--each", *human]) == 0
     first = capsys.readouterr().out
     assert main(["search", "query.safetensors", "--by", "weights", "-k", "2", *human]) == 0
     assert first + capsys.readouterr().out == (GOLDEN / "search.txt").read_text()
@@ -85,7 +85,7 @@ def test_the_table(indexed, capsys):
 
 def test_json_lines_have_all_that_is_known(indexed, capsys, encoder):
     asked = ["models/a.safetensors", "models/b.safetensors"]
-    assert main(["search", *asked, "--index", "zoo.index", "--by", "weights", "--json"]) == 0
+    assert main(["search", *asked, "--each", "--index", "zoo.index", "--by", "weights", "--json"]) == 0
     found = hits(capsys)
     assert [(hit["query"], hit["rank"]) for hit in found] == [(name, rank) for name in asked for rank in (1, 2, 3)]
     assert len(encoder.embedded) == 4  # queries that are in the index are not embedded

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -173,9 +173,20 @@ class Catalog:
         """Returns the ids of models of these weights."""
         return {row[0] for row in self._read("SELECT id FROM models WHERE weights_digest = ?", (digest,))}
 
-    def accuracies(self) -> list[float | None]:
-        """Returns the predicted accuracies of all models, in the order of the index."""
-        return [row[0] for row in self._read("SELECT accuracy FROM models ORDER BY rowid")]
+    def column(self, name: str) -> list[Any]:
+        """Returns a column of the table of models, in the order of the index."""
+        return [row[0] for row in self._read(f"SELECT {name} FROM models ORDER BY rowid")]
+
+    def paths(self) -> list[str]:
+        """Returns the stored paths of all models, in the order of the index."""
+        return [os.fsdecode(path) for path in self.column("path")]
+
+    def metadata(self) -> list[dict[str, object]]:
+        """Returns what came with all models, in the order of the index."""
+        try:
+            return [json.loads(text) for text in self.column("metadata")]
+        except ValueError as error:
+            raise damaged(self.path, error) from error
 
     def annotations(self, name: str) -> dict[str, str]:
         """Returns what the user said of a model."""

@@ -1,6 +1,6 @@
 """The index of a folder of checkpoints: built once, brought up to date, and searched."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,16 +8,20 @@ from jaxtyping import Bool
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.embedded import Embedded
-from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
+from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.conditions import fulfilling, order
 from wsrl.search.export import export_models
-from wsrl.search.file_identity import HUB, file_stat, located, printable_id, whole_digest
+from wsrl.search.facts import Facts
+from wsrl.search.file_identity import HUB, located, printable_id
 from wsrl.search.functional import Functional, functional_models
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.model_file import open_model
+from wsrl.search.query_rows import QueryRows
+from wsrl.search.question import Explanation, Question
 from wsrl.search.repair import Damage, Repaired, find_damage, repair
 from wsrl.search.searcher import Searcher
 from wsrl.search.sources import Named, Names, as_named
@@ -25,6 +29,8 @@ from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
 
 BY = ("auto", "weights", "function")
+ARCHITECTURES = ("any", "same", "other")
+Queries = str | Path | Embedded | Iterable[str | Path | Embedded]
 
 
 class Index:
@@ -34,18 +40,21 @@ class Index:
 
     Attributes:
       directory: the folder.
-      changes: what the last `build`, `add` or `remove` did; empty after `open`.
+      changes: what the last `build`, `add`, `update` or `remove` did; empty after `open`.
+      explanation: how the last search came to its answer; None before.
     """
 
     def __init__(self, store: Store, encoder: Encoder | None = None):
         self.directory = store.directory
         self.changes = Changes()
+        self.explanation: Explanation | None = None
         self._encoder = encoder
         self._become(store)
 
     def _become(self, store: Store) -> None:
         """Goes over to another state of the index."""
         self._store, self._searcher = store, Searcher(store)
+        self._queries = QueryRows(store, self._encoder)
 
     @classmethod
     def build(cls, encoder: Encoder, sources: Names, directory: str | Path, progress: bool = False) -> "Index":
@@ -208,34 +217,66 @@ class Index:
 
     def search(
         self,
-        query: str | Path | Embedded,
+        query: Queries,
         k: int = 10,
         by: str = "auto",
         exclude: Bool[np.ndarray, " n"] | Collection[str] = (),
         exact: bool = False,
+        *,
+        against: Queries = (),
+        where: Sequence[str] = (),
+        architecture: str = "any",
+        group_by: str | None = None,
+        per_group: int = 1,
+        sort: str | None = None,
     ) -> list[Hit]:
-        """Finds the models that are most similar to a query.
+        """Finds the models that are most similar to a query, or to several.
 
         Args:
-          query: a checkpoint (a file that is in the index is not embedded again), an id of the index, or a row.
+          query: a checkpoint (a file that is in the index is not embedded again), an id of the index, or a row; or
+            several, whose scores are averaged.
           k: number of hits, at least 1.
-          by: "weights" asks who is related, "function" who does the same; "auto" takes the function where the query and
-            a model of the index have one, and lets models of the same weights come first in any case.
+          by: "weights" asks who is related, "function" who does the same; "auto" takes the function where the queries
+            and a model of the index have one, and lets models of the same weights come first in any case.
           exclude: models that are left out, as a mask or by their ids; they do not count as neighbors either.
           exact: compare with all models, however many there are.
+          against: counter-examples; models that are no less similar to one of them than to the query are left out.
+          where: conditions that hits fulfill, such as `parameters>6B`; see `wsrl.search.conditions`.
+          architecture: "same" as a query's, "other" than all queries', or "any".
+          group_by: a key of which every value has at most `per_group` hits; `weights` leaves one of each copy.
+          per_group: see `group_by`.
+          sort: a key that the hits are ordered by, such as `parameters:desc`; they are the same hits.
 
         Returns:
-          At most k hits, best first.
+          At most k hits, best first unless `sort` is given; `explanation` says how they were found.
 
         Raises:
-          InputError: the query can't be used, has no function vector where one is asked for, or an option is wrong.
+          InputError: a query can't be used, has no function vector where one is asked for, or an option is wrong.
         """
-        if k < 1:
-            raise InputError("k", f"is {k}", "ask for at least one hit")
-        if by not in BY:
-            raise InputError("by", f"is {by!r}", f"give one of {', '.join(BY)}")
-        asked = query if isinstance(query, Embedded) else self._resolve(str(query), function=by != "weights")
-        return self._searcher.search(asked, k, by, self._mask(exclude), exact)
+        for name, value in (("k", k), ("per_group", per_group)):
+            if value < 1:
+                raise InputError(name, f"is {value}", "ask for at least one hit")
+        for name, value, known in (("by", by, BY), ("architecture", architecture, ARCHITECTURES)):
+            if value not in known:
+                raise InputError(name, f"is {value!r}", f"give one of {', '.join(known)}")
+        asked, counter = (self._rows(names, by != "weights") for names in (query, against))
+        facts = Facts(self._store)
+        among = fulfilling(where, facts, len(self)) if where else None
+        if architecture != "any":
+            own = np.isin(self._store.architectures, [row.architecture for row in asked])
+            own = own if architecture == "same" else ~own
+            among = own if among is None else among & own
+        groups = None if group_by is None else [_group(value) for value in facts.values(facts.key(group_by))]
+        question = Question(asked, counter, k, by, self._mask(exclude), among, groups, per_group, exact)
+        hits, self.explanation = self._searcher.search(question)
+        if sort is None:
+            return hits
+        by_place = {self._searcher.place[hit.id]: hit for hit in hits}
+        return [by_place[place] for place in order(sort, facts, list(by_place))]
+
+    def _rows(self, names: Queries, function: bool) -> list[Embedded]:
+        listed = [names] if isinstance(names, str | Path | Embedded) else list(names)
+        return [name if isinstance(name, Embedded) else self._queries.row(str(name), function) for name in listed]
 
     def _mask(self, exclude: Bool[np.ndarray, " n"] | Collection[str]) -> Bool[np.ndarray, " n"] | None:
         if isinstance(exclude, np.ndarray):
@@ -254,27 +295,6 @@ class Index:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return model
 
-    def _resolve(self, name: str, function: bool) -> Embedded:
-        """What is known of a query: from the index if that holds the file or the id, else from the encoder."""
-        catalog, there = self._store.catalog, Path(name).exists()
-        if there and not name.startswith(HUB):
-            stat = file_stat(name)
-            model = catalog.unchanged(stat) if stat else None
-            if model is None and stat and catalog.of_size(stat.size) and (digest := whole_digest(name)):
-                model = catalog.of_content(digest)
-        else:
-            model = catalog.get(printable_id(name))
-        if model is not None:
-            return self._store.embedded(model)
-        if not there and not name.startswith(HUB):
-            raise InputError(
-                name, f"is neither a checkpoint nor a model of the index {self.directory}", "check the name"
-            )
-        if self._encoder is None:
-            encoder = load_encoder()
-            self._store.manifest.check_encoder(self.directory, encoder.hash)
-            self._encoder = encoder
-        row = next(iter(self._encoder.embed([name], function=function)))
-        if isinstance(row, Embedded):
-            return row
-        raise row
+
+def _group(value: object) -> Hashable:
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -106,6 +106,11 @@ class NearestNeighbors:
             return "scann brute force"
         return "scann hashing" if len(self.ids) < TREE_FROM else "scann tree and hashing"
 
+    def compared(self, k: int) -> int:
+        """How many vectors are compared whole for k hits; the others are left aside by their hashes."""
+        count = len(self.ids)
+        return count if "hashing" not in self.backend else min(count, max(self._candidates, CANDIDATES_A_HIT * k))
+
     def search(
         self, queries: Float[np.ndarray, "q dim"], k: int
     ) -> tuple[Int[np.ndarray, "q k"], Float[np.ndarray, "q k"]]:

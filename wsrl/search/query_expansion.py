@@ -211,6 +211,10 @@ class QueryExpansion:
         rows, found = self._joined_index.search(np.hstack([own, asked]), k)
         return self._placed[rows[0]], found[0]
 
+    def index(self) -> NearestNeighbors:
+        """Returns what `search` searches."""
+        return self._joined_index
+
     def _center(self, queries: Float[np.ndarray, "q dim"], architectures: Sequence[str]) -> Float[np.ndarray, "q dim"]:
         known = {name: row for row, name in enumerate(self.groups)}
         return unit(queries - self.means[[known.get(name, -1) for name in architectures]])
