@@ -6,7 +6,7 @@ from wsrl.cli.names import add_index
 from wsrl.cli.output import WHOLE, Output, add_format
 from wsrl.errors import InputError
 
-EXAMPLES = ("wsrl annotate zoo/a.pt license=mit base=owner/name --index zoo.index",)
+EXAMPLES = ("wsrl annotate checkpoints/a.safetensors license=mit base=owner/name --index zoo.index",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

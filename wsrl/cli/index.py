@@ -7,7 +7,10 @@ from wsrl.cli.changes import report
 from wsrl.cli.names import add_encoder, add_sources, given
 from wsrl.cli.output import WHOLE, Output, add_format
 
-EXAMPLES = ("wsrl index checkpoints --out zoo.index", "find checkpoints -name '*.pt' | wsrl index - --out zoo.index")
+EXAMPLES = (
+    "wsrl index checkpoints --out zoo.index",
+    "find checkpoints -name '*.safetensors' | wsrl index - --out zoo.index",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
 from wsrl import __version__
@@ -17,7 +17,7 @@ from wsrl.errors import InputError
 from wsrl.text import printable
 
 COMMANDS = {
-    "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
+    "inspect": "tells what network a checkpoint holds, and which of its units are interchangeable",
     "index": "makes an index of checkpoints, or brings one up to date",
     "add": "adds checkpoints to an index and keeps all that it holds",
     "update": "brings an index up to date with the sources that it was made of",
@@ -29,6 +29,7 @@ COMMANDS = {
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
     "recommend": "ranks the models of an index for a data set, from labeled examples",
     "embed": "turns checkpoints into vectors",
+    "completion": "prints what makes a shell complete commands and options",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 PIPE_CLOSED = 128 + 13  # as a shell tells of SIGPIPE
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of tensors may be more than a terminal can show
-    args = _parser(next((a for a in argv if not a.startswith("-")), "")).parse_args(argv)
+    args = command_parser([word for word in argv if not word.startswith("-")][:1]).parse_args(argv)
     try:
         status = args.run(args)
         sys.stdout.flush()
@@ -61,14 +62,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail("interrupted", INTERRUPTED)
 
 
-def _parser(chosen: str) -> argparse.ArgumentParser:
+def command_parser(chosen: Collection[str]) -> argparse.ArgumentParser:
+    """Returns the parser of the command line, with the arguments of the commands that are chosen."""
     parser = argparse.ArgumentParser(prog="wsrl", description="Search a model zoo by its weights.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"wsrl {__version__}")
     parser.add_argument("--debug", action="store_true", help="show where in the program an error comes from")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{name}: {summary}", allow_abbrev=False)
-        if name == chosen:
+        if name in chosen:
             module = import_module(f"wsrl.cli.{name}")
             module.add_arguments(command)
             command.formatter_class = argparse.RawDescriptionHelpFormatter

@@ -6,7 +6,7 @@ from wsrl.cli.changes import report
 from wsrl.cli.names import add_index, given
 from wsrl.cli.output import WHOLE, Output, add_format
 
-EXAMPLES = ("wsrl remove zoo/old.pt --index zoo.index",)
+EXAMPLES = ("wsrl remove checkpoints/old.safetensors --index zoo.index",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
