@@ -22,6 +22,7 @@ PARTS = {
     "function-*": "vectors",
     "signatures-*": "vectors",
     "neighbors-*": "neighbors",
+    "expansion-*": "neighbors",
 }
 
 
@@ -56,7 +57,7 @@ def test_each_part_is_named_and_rebuilt(built, tmp_path, pattern, how):
     assert (found.part, found.file) == (PARTS[pattern], str(path))
     repaired = Index.repair(directory, encoder)
     assert repaired.damage == [found] and repaired.lost == [] and repaired.changes.problems == []
-    assert len(encoder.embedded) == (0 if pattern == "neighbors-*" else 3)
+    assert len(encoder.embedded) == (0 if PARTS[pattern] == "neighbors" else 3)
     found = answers(Index.open(directory))
     if (PARTS[pattern], how) in (("models", "gone"), ("models", "empty")):  # notes stood there alone
         found[built.ids[0]][2].update(note="mine")

@@ -12,7 +12,7 @@ from fake_encoder import FakeEncoder, write_model
 from wsrl.errors import InputError
 from wsrl.search.index import Index
 
-FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*", "neighbors-*")
+FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*", "neighbors-*", "expansion-*")
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path

@@ -34,7 +34,7 @@ def test_what_the_encoder_said_is_read_back(models, built, tmp_path):
     assert opened.info()["models"] == 3 and opened.info()["functions"] == 2
     assert opened.verify() == []
     assert sorted(path.name.split("-")[0] for path in (tmp_path / "index").iterdir()) == [
-        *("function", "lock", "manifest.json", "models", "neighbors", "signatures", "weights")
+        *("expansion", "function", "lock", "manifest.json", "models", "neighbors", "signatures", "weights")
     ]
 
 

@@ -13,7 +13,7 @@ from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.search.catalog import Change, Model, Place, write_database
-from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, last_number, segment_file
+from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, expansion_file, last_number, segment_file
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.search.store import Store, measure
 
@@ -47,8 +47,11 @@ def commit_neighbors(directory: Path, store: Store) -> Store:
         return store
     kinds = [store.architectures[place] for place in store.has_function]
     path = directory / f"neighbors-{store.manifest.generation:06d}.npy"
-    _write_array(path, QueryExpansion.build(store.functions, kinds).near)
-    files = {**store.manifest.files, path.name: measure(path)}
+    found = QueryExpansion.build(store.functions, kinds)
+    written = {path: found.near, directory / expansion_file(path.name): found.all_factors}
+    for file, array in written.items():
+        _write_array(file, array)
+    files = {**store.manifest.files, **{file.name: measure(file) for file in written}}
     _sync(directory)
     write_atomically(directory / MANIFEST, replace(store.manifest, files=files, neighbors=path.name).to_bytes())
     _sync(directory)
@@ -100,10 +103,10 @@ def commit(
     write_database(old, directory / database, replace(change, models=models, moved=moved))
     files[database] = measure(directory / database)
     neighbors = store.manifest.neighbors if store and not gone else ""
-    if store and neighbors and store.sound(neighbors):
-        files[neighbors] = store.manifest.files[neighbors]
-    else:
-        neighbors = ""
+    if store and neighbors:
+        derived = {name: store.manifest.files[name] for name in store.manifest.derived}
+        neighbors = neighbors if all(map(store.sound, derived)) else ""
+        files |= derived if neighbors else {}
     _sync(directory)
     functions = sum(function for _, function, _ in kept) + sum(model.place.function is not None for model in models)
     if sources is None:

@@ -13,7 +13,9 @@ from wsrl.search.catalog import damaged
 FORMAT, VERSION = "wsrl-index", 1
 MANIFEST, LOCK = "manifest.json", "lock"
 KINDS = ("weights", "function", "signatures")  # of the files of a segment
-OWN = re.compile(rf"({'|'.join(KINDS)}|neighbors)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock")
+OWN = re.compile(
+    rf"({'|'.join(KINDS)}|neighbors|expansion)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Manifest:
       database: its file.
       segments: number -> rows of the files in the order of KINDS; no file where there is no row.
       files: name -> (bytes, SHA-256).
-      neighbors: file of the neighbors by function of each model; empty where they are to be found when needed.
+      neighbors: file of the neighbors by function of each model; empty where they are to be found when needed. Beside
+        it lies that of `expansion_file`, unless an earlier version wrote the index.
       sources: (as it was named, path relative to the index) of each source that the index was made of; empty in one
         that an earlier version wrote.
     """
@@ -41,6 +44,11 @@ class Manifest:
     files: dict[str, tuple[int, str]]
     neighbors: str = ""
     sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def derived(self) -> list[str]:
+        """The files that can be made again from the vectors: neighbors, and factors where there are some."""
+        return [name for name in (self.neighbors, expansion_file(self.neighbors)) if name in self.files]
 
     def to_bytes(self) -> bytes:
         """Returns the content of the file, which ends with a digest of the rest."""
@@ -93,6 +101,11 @@ class Manifest:
 
 def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def expansion_file(neighbors: str) -> str:
+    """The name of the file of the factors that belong to neighbors; see `QueryExpansion.all_factors`."""
+    return neighbors.replace("neighbors", "expansion")
 
 
 def last_number(directory: Path) -> int:

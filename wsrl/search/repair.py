@@ -93,7 +93,7 @@ def _part(directory: Path, manifest: Manifest, name: str, wrong: Mapping[str, st
     """What a file is part of, and how many models that is about."""
     if name == manifest.database:
         return "models", manifest.models
-    if name == manifest.neighbors:
+    if name in manifest.derived:
         return "neighbors", manifest.functions
     if wrong[manifest.database]:
         return "vectors", None

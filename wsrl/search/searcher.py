@@ -40,7 +40,7 @@ class Searcher:
     @cached_property
     def _expansion(self) -> QueryExpansion:
         kinds = [self.store.architectures[place] for place in self.store.has_function]
-        return QueryExpansion.build(self.store.functions, kinds, near=self.store.neighbors)
+        return QueryExpansion.build(self.store.functions, kinds, near=self.store.neighbors, factors=self.store.factors)
 
     @cached_property
     def _accuracies(self) -> Float64[np.ndarray, " m"]:

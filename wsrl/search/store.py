@@ -5,6 +5,7 @@
     function-000003.npy      [m, d] float32, those of the models that have one
     signatures-000003.npy    [tensors, 13] float32, of each model's tensors, one model after another
     neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
+    expansion-000005.npy     [m, k + 2] float32, lengths and similarities that come with them
     models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
     lock                     held by the one process that writes
 
@@ -26,7 +27,7 @@ from jaxtyping import Float32, Int32, Int64
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.search.catalog import Catalog, Model, damaged
-from wsrl.search.manifest import KINDS, MANIFEST, Manifest, segment_file
+from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segment_file
 
 HEADER = 4096  # bytes, more than the header of a .npy file takes
 RETRIES = 20  # of opening an index while it is written
@@ -91,6 +92,17 @@ class Store:
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
+    @cached_property
+    def factors(self) -> Float32[np.ndarray, "m k_and_2"] | None:
+        """Factors of expanded vectors, see `QueryExpansion.all_factors`; None if the index has none."""
+        name = expansion_file(self.manifest.neighbors)
+        if name not in self.manifest.derived:
+            return None
+        try:
+            return self._mapped_array(name, np.dtype(np.float32), len(self.has_function))
+        except (ValueError, KeyError) as error:
+            raise damaged(self.directory / name, error) from error
+
     def rows(self) -> list[tuple[str, bool, int]]:
         """Returns the id of each model, whether it has a function vector, and the segment that its vectors stand in."""
         return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), self._places[:, 0].tolist(), strict=True))
@@ -119,7 +131,7 @@ class Store:
         """Raises InputError if what the files say does not fit together, though each is as it was written."""
         if problems := self.catalog.problems():
             raise damaged(self.catalog.path, problems[0])
-        self.neighbors  # noqa: B018
+        _ = self.neighbors, self.factors  # whether they can be read
         for vectors in (self.weights, self.functions):
             if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
                 raise damaged(self.directory / MANIFEST, "a vector is not of length 1")
