@@ -7,12 +7,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from wsrl.checkpoint import CheckpointError
 from wsrl.errors import InputError
 from wsrl.readers import READERS
-from wsrl.readers.huggingface import NO_WEIGHTS, read_card
+from wsrl.readers.huggingface import NO_WEIGHTS
 from wsrl.readers.mapped import read_head
 from wsrl.readers.npz import holds_table
 from wsrl.search.file_identity import HUB, printable_id
@@ -222,9 +220,13 @@ class _Walk:
 
 def card_of(folder: Path) -> dict[str, Any]:
     """Returns what the model card in a folder says of licence, base and task, as text or lists of texts."""
+    if not (folder / "README.md").is_file():
+        return {}
+    from wsrl.readers.model_card import read_card  # YAML, which few folders need
+
     try:
         card = read_card(folder / "README.md")
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError):
         return {}
     return {key: card[key] for key in CARD if key in card} if isinstance(card, dict) else {}
 
