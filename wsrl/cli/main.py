@@ -5,6 +5,7 @@ status; TROUBLE, where there is one, is the status of an error in place of 1. It
 """
 
 import argparse
+import errno
 import io
 import os
 import sys
@@ -30,6 +31,11 @@ COMMANDS = {
     "recommend": "ranks the models of an index for a data set, from labeled examples",
     "embed": "turns checkpoints into vectors",
     "completion": "prints what makes a shell complete commands and options",
+}
+FULL, CLOSED = "make room, then give the same command again", "allow writing there, or name another place"
+MENDS = {  # of errors of the machine
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), FULL),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), CLOSED),
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 PIPE_CLOSED = 128 + 13  # as a shell tells of SIGPIPE
@@ -57,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return PIPE_CLOSED
     except OSError as error:  # of the machine: a folder that cannot be written, a full disk
         place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"error: {place}{error.strerror or error}; name another file or make room", args.trouble)
+        mend = MENDS.get(error.errno or 0, "name another file, or check the disk")
+        return _fail(f"error: {place}{error.strerror or error}; {mend}", args.trouble)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 
