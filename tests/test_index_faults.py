@@ -1,5 +1,6 @@
 """Faults of the machine end in one line, and leave an index that opens."""
 
+import json
 import os
 import resource
 import subprocess
@@ -116,8 +117,10 @@ def test_many_tiny_files_that_are_no_checkpoints(indexed, capsys):
     folder.mkdir()
     for number in range(2000):
         (folder / f"{number}.log").write_bytes(b"x")
-    (folder / "bad.pt").write_bytes(b"x")
-    assert main(["update", "--index", "zoo.index"]) == 0
-    told = capsys.readouterr().err
-    assert told.startswith("left out: models/tiny/bad.pt: ") and told.count("\n") == 1
-    assert len(Index.open("zoo.index")) == 3
+    for number in range(150):
+        (folder / f"{number}.pt").write_bytes(b"x")
+    assert main(["update", "--index", "zoo.index", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith("left out: models/tiny/0.pt: ") and err.count("\n") == 101
+    assert err.endswith("left out: 50 more, see `problems` of --json\n")
+    assert len(json.loads(out)["problems"]) == 150 and len(Index.open("zoo.index")) == 3

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from wsrl.cli.output import Output, tell, tell_skipped
+from wsrl.cli.output import Output, tell, tell_left_out, tell_skipped
 from wsrl.text import bytes_text
 
 if TYPE_CHECKING:
@@ -13,8 +13,7 @@ def report(output: Output, index: "Index") -> int:
     """Prints what the index holds and what was done to it; returns the exit status: 1 if weights were not read."""
     info, changes = index.info(), index.changes
     tell_skipped(changes.skipped)
-    for problem in changes.problems:
-        tell(f"left out: {problem}")
+    tell_left_out(changes.problems)
     for sentence in changes.incomplete:
         tell(sentence)
     counts = {key: getattr(changes, key) for key in ("embedded", "unchanged", "removed")}
@@ -23,5 +22,6 @@ def report(output: Output, index: "Index") -> int:
     size = bytes_text(int(str(info["bytes"])))
     models, functions = (f"{info[key]:,}" for key in ("models", "functions"))
     held = f"{models} models, {functions} with a function vector, {size}"
-    output.summary({**info, **counts}, f"{index.directory}: {held}; {done}")
+    problems = [str(problem) for problem in changes.problems]
+    output.summary({**info, **counts, "problems": problems}, f"{index.directory}: {held}; {done}")
     return 1 if changes.incomplete else 0

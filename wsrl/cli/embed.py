@@ -8,7 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from wsrl.cli.names import add_encoder, add_sources, given
-from wsrl.cli.output import tell, tell_skipped
+from wsrl.cli.output import tell, tell_left_out, tell_skipped
 from wsrl.errors import InputError
 from wsrl.files import writing_atomically
 
@@ -64,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 problems.append(row)
             if problems and not args.skip_broken:
                 raise problems[0]
-    for problem in problems:
-        tell(f"left out: {problem}")
+    tell_left_out(problems)
     incomplete = [row.incomplete for row in rows.values() if row.incomplete]
     for sentence in incomplete:
         tell(sentence)

@@ -15,11 +15,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
+from wsrl.errors import InputError
 from wsrl.text import printable
 
 VERSION = 1  # of the JSON
 FORMATS = ("auto", "human", "tsv", "json", "jsonl", "ids")
 WHOLE = ("auto", "human", "json", "jsonl")  # of a command whose answer is one thing
+TOLD = 100  # problems
 NAMED = 3  # files that are skipped; how many more there are is said
 Record = Mapping[str, object]
 
@@ -47,6 +49,14 @@ def tell_skipped(files: Sequence[str]) -> None:
     if files:
         more = f" and {len(files) - NAMED:,} more" if len(files) > NAMED else ""
         tell(f"skipped, no weights: {', '.join(files[:NAMED])}{more}")
+
+
+def tell_left_out(problems: Sequence[InputError]) -> None:
+    """Prints to stderr what was left out and why, a line each; of very many the first, and how many more."""
+    for problem in problems[:TOLD]:
+        tell(f"left out: {problem}")
+    if len(problems) > TOLD:
+        tell(f"left out: {len(problems) - TOLD:,} more, see `problems` of --json")
 
 
 class Output:

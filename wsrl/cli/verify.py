@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from wsrl.cli.names import add_encoder, add_index
-from wsrl.cli.output import FORMATS, Output, add_format, tell
+from wsrl.cli.output import FORMATS, Output, add_format, tell, tell_left_out
 
 if TYPE_CHECKING:
     from wsrl.search.repair import Damage
@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
         repaired = repair(args.index, load_encoder(args.encoder), progress=True)
         damage, lost = repaired.damage, repaired.lost
-        for problem in repaired.changes.problems:
-            tell(f"left out: {problem}")
+        tell_left_out(repaired.changes.problems)
         for name in lost:
             tell(f"lost: {name}; what was noted of it is kept for when it is indexed again")
         embedded = f"{repaired.changes.embedded:,} embedded again, {len(lost):,} lost"
