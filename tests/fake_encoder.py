@@ -73,3 +73,8 @@ def write_model(path: Path, seed: int, function: bool = True, architecture: str 
         tensors["f"] = rng.normal(size=FUNCTION).astype(np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.numpy.save_file(tensors, path, {"architecture": architecture})
+
+
+def names(folder: Path) -> list[str]:
+    """The files of the fixture `models`."""
+    return [str(folder / name) for name in ("a.safetensors", "b/c.safetensors", "b/d.safetensors")]

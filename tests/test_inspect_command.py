@@ -81,7 +81,7 @@ def test_json_is_the_whole_claim_and_nothing_else(folder, solved, capsys):
     file = save("bert", claim)
     assert main(["inspect", file, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told.pop("file") == file
+    assert told.pop("file") == file and told.pop("wsrl") == 1
     assert told.pop("format") == "safetensors"
     assert told == json.loads(json.dumps(claim.to_json()))
 

@@ -10,7 +10,7 @@ from wsrl.errors import InputError
 from wsrl.search import nearest as nearest_module
 from wsrl.search.nearest import FILE, NearestNeighbors
 
-needs_scann = pytest.mark.skipif(nearest_module.scann_ops_pybind is None, reason="ScaNN has no wheel here")
+needs_scann = pytest.mark.skipif(nearest_module.scann() is None, reason="ScaNN has no wheel here")
 
 
 def clustered(count: int, dim: int = 32, seed: int = 0, noise: float = 0.15) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_k_beyond_the_reordered_candidates(monkeypatch):
 
 
 def test_without_scann(monkeypatch):
-    monkeypatch.setattr(nearest_module, "scann_ops_pybind", None)
+    monkeypatch.setattr(nearest_module, "scann", lambda: None)
     vectors = clustered(500)
     index = NearestNeighbors.build(vectors, names(500))
     assert index.backend == "numpy"

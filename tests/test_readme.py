@@ -17,7 +17,7 @@ from small_zoo import write_zoo
 from test_job import COMMAND, TABLES
 
 from experiments.proofs.samples import perceptron_file
-from wsrl.cli.main import _parser, main
+from wsrl.cli.main import command_parser, main
 
 # ml_collections reads configuration files by a method that Python will drop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -99,7 +99,7 @@ def check_table(name: str) -> None:
 def check_wsrl(command: str) -> None:
     """Its arguments are known; test_the_commands_of_wsrl_run runs it."""
     words = shlex.split(command.partition(" '>' ")[0])
-    assert _parser(words[1]).parse_args(words[1:])
+    assert command_parser(words[1:2]).parse_args(words[1:])
 
 
 CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
@@ -113,6 +113,7 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         r"python -m experiments\.tables\.(ablations|oracle|accuracy) --workdir=\S+",
         lambda words: check_table(words[2].rpartition(".")[2]),
     ),
+    (r"eval '\$\(wsrl completion \w+\)'", lambda words: check_wsrl(words[1][2:-1])),
     (r"launch/tpu_vm\.sh .*", check_tpu),
     (r"pip install .*", check_install),
     (r"pytest|pyright|ruff .*", check_ci),

@@ -14,7 +14,8 @@ from wsrl.recommendation import answer, data_query, probes
 from wsrl.recommendation.examples import load_examples
 from wsrl.recommendation.probes import Query
 from wsrl.recommendation.start_score import StartScore, save_start_score
-from wsrl.search.index import Functional, Index
+from wsrl.search.functional import Functional
+from wsrl.search.index import Index
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.training.fit import init_params
 
@@ -60,7 +61,7 @@ def folder(tmp_path, encoder, monkeypatch):
 
 
 def test_the_table_is_as_told(folder, capsys):
-    assert main([*COMMAND, "--logme"]) == 0
+    assert main([*COMMAND, "--logme", "--format", "human"]) == 0
     out, err = capsys.readouterr()
     assert out == (GOLDEN / "recommend.txt").read_text()
     assert err == ""
@@ -95,7 +96,7 @@ def test_good_starts_are_told_by_a_score(folder, encoder, capsys, monkeypatch):
     _, *models = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [model["id"] for model in models] == ["m0", "m1", "m3", "m2"]
     assert sum(model["start"] for model in models) == pytest.approx(0, abs=1e-5)
-    assert main([*COMMAND, "--start", "--logme"]) == 0
+    assert main([*COMMAND, "--start", "--logme", "--format", "human"]) == 0
     assert "rank  similarity   start   LogME  task" in capsys.readouterr().out
 
 
@@ -110,7 +111,7 @@ def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):
     expected = np.average([model["accuracy"] for model in models], weights=weights)
     assert about["expected_accuracy"] == pytest.approx(expected, abs=1e-5)
     assert models[0] == {
-        **{"rank": 1, "id": "m2", "architecture": "dense", "accuracy": 0.9, "path": "m2.safetensors"},
+        **{"wsrl": 1, "rank": 1, "id": "m2", "architecture": "dense", "accuracy": 0.9, "path": "m2.safetensors"},
         "metadata": {"task": "dogs", "accuracy": 0.9},
         "similarity": pytest.approx(1, abs=0.1),
     }

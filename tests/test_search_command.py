@@ -11,7 +11,7 @@ from small_zoo import write_zoo
 
 from wsrl.cli.main import main
 from wsrl.encoder import checkpoint_encoder
-from wsrl.search import index as index_module
+from wsrl.search import query_rows
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -21,7 +21,7 @@ def encoder(monkeypatch):
     """The encoder that commands load; its folders are those that hold a file `encoder.json`."""
     fake = FakeEncoder()
     monkeypatch.setattr(checkpoint_encoder, "load_encoder", lambda directory=None: fake)
-    monkeypatch.setattr(index_module, "load_encoder", lambda directory=None: fake)
+    monkeypatch.setattr(query_rows, "load_encoder", lambda directory=None: fake)
     return fake
 
 
@@ -66,7 +66,7 @@ def test_index_as_json_and_from_a_list(folder, capsys, monkeypatch):
     (about,) = hits(capsys)
     assert (about["models"], about["functions"], about["embedded"], about["left_out"]) == (2, 2, 2, 0)
     deep = "models/deep/c\x1b[0m.safetensors"
-    assert main(["index", deep, "--out", "zoo.index", "--add", "--json"]) == 0
+    assert main(["add", deep, "--index", "zoo.index", "--json"]) == 0
     (about,) = hits(capsys)
     assert (about["models"], about["embedded"], about["unchanged"]) == (3, 1, 0)
     assert main(["index", deep, "--out", "zoo.index", "--json"]) == 0
@@ -76,20 +76,22 @@ def test_index_as_json_and_from_a_list(folder, capsys, monkeypatch):
 
 def test_the_table(indexed, capsys):
     write_model(Path("query.safetensors"), 9)
-    assert main(["search", "query.safetensors", "models/a.safetensors", "--index", "zoo.index"]) == 0
+    human = ["--index", "zoo.index", "--format", "human"]
+    assert main(["search", "query.safetensors", "models/a.safetensors", "--each", *human]) == 0
     first = capsys.readouterr().out
-    assert main(["search", "query.safetensors", "--by", "weights", "-k", "2", "--index", "zoo.index"]) == 0
+    assert main(["search", "query.safetensors", "--by", "weights", "-k", "2", *human]) == 0
     assert first + capsys.readouterr().out == (GOLDEN / "search.txt").read_text()
 
 
 def test_json_lines_have_all_that_is_known(indexed, capsys, encoder):
     asked = ["models/a.safetensors", "models/b.safetensors"]
-    assert main(["search", *asked, "--index", "zoo.index", "--by", "weights", "--json"]) == 0
+    assert main(["search", *asked, "--each", "--index", "zoo.index", "--by", "weights", "--json"]) == 0
     found = hits(capsys)
     assert [(hit["query"], hit["rank"]) for hit in found] == [(name, rank) for name in asked for rank in (1, 2, 3)]
     assert len(encoder.embedded) == 4  # queries that are in the index are not embedded
     accuracy = found[0].pop("predicted_accuracy")
     assert 0 < accuracy < 1
+    assert found[0].pop("wsrl") == 1
     assert found[0] == {
         **{"query": "models/a.safetensors", "rank": 1, "id": "models/a.safetensors", "score": 1.0, "by": "weights"},
         **{"same_weights": True, "architecture": "relu mlp", "parameters": 28, "path": "models/a.safetensors"},
@@ -107,7 +109,7 @@ def test_a_zoo_is_searched_by_id_and_by_file(folder, capsys):
         assert main(["search", query, "--index", "zoo.index", "-k", "1", "--json"]) == 0
         (hit,) = hits(capsys)
         assert hit["id"] == records[5].id and hit["metadata"]["task"] == records[5].task and hit["same_weights"]
-    assert main(["search", "model-5", "--index", "zoo.index"]) == 0
+    assert main(["search", "model-5", "--index", "zoo.index", "--format", "human"]) == 0
     heading, first = capsys.readouterr().out.splitlines()[2:4]
     assert heading.split() == ["rank", "score", "weights", "task", "parameters", "accuracy", "model"]
     assert first.split() == ["1", "1.000", "same", "task-2", "455", "0.50", "model-5"]
@@ -124,7 +126,7 @@ def test_a_zoo_is_searched_by_id_and_by_file(folder, capsys):
         (["search", "models/deep", "--by", "function", "--index", "zoo.index"], "error: models/deep"),
         (["index", "models", "--out", "models"], "error: models: is a folder with other things in it; name a new"),
         (["index", "none.pt", "--out", "new"], "error: new: no checkpoint could be used (none.pt: cannot be read"),
-        (["index", "models", "--out", "new", "--add"], "error: new: is no index; make one with"),
+        (["add", "models", "--index", "new"], "error: new: is no index; make one with"),
     ],
 )
 def test_bad_input_is_told_in_a_line(indexed, capsys, arguments, line):

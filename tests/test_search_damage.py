@@ -12,7 +12,7 @@ from fake_encoder import FakeEncoder, write_model
 from wsrl.errors import InputError
 from wsrl.search.index import Index
 
-FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*", "neighbors-*")
+FILES = ("manifest.json", "weights-*", "function-*", "signatures-*", "models-*", "neighbors-*", "expansion-*")
 KILLED = """
 import os, shutil, signal, sys
 from pathlib import Path
@@ -89,7 +89,7 @@ def refused(directory: Path, expected) -> bool:
         found = answers(directory)
     except InputError as error:
         assert str(error).count("\n") == 0 and str(directory) in str(error)
-        assert "build it again" in error.fix or "index" in error.fix
+        assert "wsrl verify --repair" in error.fix or "index" in error.fix
         return True
     assert found == expected
     return False
@@ -122,8 +122,8 @@ def test_verify_names_the_file(whole, tmp_path):
     content = bytearray(path.read_bytes())
     content[-3] ^= 1
     path.write_bytes(content)
-    (line,) = Index.open(tmp_path / "index").verify()
-    assert line.startswith(str(path)) and "not as it was written" in line
+    (damage,) = Index.open(tmp_path / "index").verify()
+    assert (damage.part, damage.file, damage.reason) == ("vectors", str(path), "not as it was written")
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -1,8 +1,6 @@
 """`wsrl embed SOURCE... --out embeddings.npz`: turns checkpoints into vectors."""
 
 import argparse
-import io
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +8,11 @@ import numpy as np
 from tqdm import tqdm
 
 from wsrl.cli.names import add_encoder, add_sources, given
+from wsrl.cli.output import tell, tell_left_out, tell_skipped
 from wsrl.errors import InputError
-from wsrl.files import write_atomically
-from wsrl.text import printable
+from wsrl.files import writing_atomically
+
+EXAMPLES = ("wsrl embed checkpoints --out embeddings.npz",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,10 +47,12 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.embedded import Embedded  # not needed for `--help`
     from wsrl.encoder.checkpoint_encoder import load_encoder
     from wsrl.search.embed import embed_sources
+    from wsrl.search.export import vector_arrays
     from wsrl.search.sources import find_sources
 
     encoder = load_encoder(args.encoder)
-    sources, problems = find_sources(given(args.sources))
+    sources, problems, skipped = find_sources(given(args.sources))
+    tell_skipped(skipped)
     rows: dict[str, Embedded] = {}
     line = tqdm(total=len(sources), desc="embedding", unit="model", disable=None, mininterval=1.0)
     with line:
@@ -62,33 +64,23 @@ def run(args: argparse.Namespace) -> int:
                 problems.append(row)
             if problems and not args.skip_broken:
                 raise problems[0]
-    for problem in problems:
-        print(printable(f"left out: {problem}"), file=sys.stderr)
+    tell_left_out(problems)
     incomplete = [row.incomplete for row in rows.values() if row.incomplete]
     for sentence in incomplete:
-        print(printable(sentence), file=sys.stderr)
+        tell(sentence)
     if not rows:
         raise InputError(args.out, "is not written, no checkpoint could be used", "give checkpoints that can be read")
     found = [(source.id, rows[source.id]) for source in sources if source.id in rows]
-    content = io.BytesIO()
-    arrays: dict[str, Any] = _arrays(found, encoder.hash, 0 if args.weights_only else encoder.function_dim)
-    np.savez(content, **arrays)
-    write_atomically(args.out, content.getvalue())
+    dim = 0 if args.weights_only else encoder.function_dim
+    functions = [row.function for _, row in found if row.function is not None]
+    arrays: dict[str, Any] = vector_arrays(
+        [name for name, _ in found],
+        [row for _, row in found],
+        np.stack([row.weights for _, row in found]),
+        np.array(functions, np.float32).reshape(len(functions), dim),
+        np.flatnonzero([row.function is not None for _, row in found]),
+        encoder.hash,
+    )
+    with writing_atomically(args.out) as file:
+        np.savez(file, allow_pickle=False, **arrays)
     return 1 if problems or incomplete else 0
-
-
-def _arrays(found: list, encoder: str, function_dim: int) -> dict[str, np.ndarray]:
-    rows = [row for _, row in found]
-    arrays = {
-        "ids": np.array([name for name, _ in found]),
-        "embeddings": np.stack([row.weights for row in rows]),
-        "architecture": np.array([row.architecture for row in rows]),
-        "parameters": np.array([row.parameters for row in rows], np.int64),
-        "assumed": np.array(["; ".join(row.assumed) for row in rows]),
-        "encoder": np.array(encoder),
-    }
-    if function_dim:
-        nothing = np.full(function_dim, np.nan, np.float32)
-        arrays["function"] = np.stack([nothing if row.function is None else row.function for row in rows])
-        arrays["accuracy"] = np.array([np.nan if row.accuracy is None else row.accuracy for row in rows], np.float32)
-    return arrays

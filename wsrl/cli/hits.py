@@ -1,6 +1,5 @@
-"""Models that answer a query, as a table for people and as JSON lines."""
+"""Models that answer a query, as a table for people and as records."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,15 +14,14 @@ TEXTS = ("task", "architecture", "weights", "model")  # columns that are no numb
 Row = Mapping[str, str]  # cells by heading; a heading that no row has a text for is left out
 
 
-def hit_json(query: str, hit: "Hit") -> str:
-    """Returns one line about a hit."""
+def hit_record(query: str, hit: "Hit") -> dict[str, object]:
+    """Returns what programs read about a hit."""
     accuracy = None if hit.accuracy is None else round(hit.accuracy, 6)
-    about = {
+    return {
         **{"query": query, "rank": hit.rank, "id": hit.id, "score": round(hit.score, 6), "by": hit.by},
         **{"same_weights": hit.same_weights, "architecture": hit.architecture, "parameters": hit.parameters},
         **{"predicted_accuracy": accuracy, "path": hit.path, "metadata": dict(hit.metadata)},
     }
-    return json.dumps(about)
 
 
 def hit_row(hit: "Hit") -> Row:

@@ -1,12 +1,16 @@
 """`wsrl index SOURCE... --out DIR`: makes an index of checkpoints, or brings one up to date."""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
+from wsrl.cli.changes import report
 from wsrl.cli.names import add_encoder, add_sources, given
-from wsrl.text import bytes_text, printable
+from wsrl.cli.output import WHOLE, Output, add_format
+
+EXAMPLES = (
+    "wsrl index checkpoints --out zoo.index",
+    "find checkpoints -name '*.safetensors' | wsrl index - --out zoo.index",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="folder of the index; one that is there is brought up to date: what is new or has changed is embedded",
+        help="folder of the index; one that is there is brought up to date: what is new or has changed is embedded, and"
+        " what the sources don't hold is removed",
     )
     add_encoder(parser)
-    parser.add_argument(
-        "--add", action="store_true", help="keep the models that the sources don't hold; else they are removed"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_format(parser, WHOLE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,24 +37,6 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.encoder.checkpoint_encoder import load_encoder  # not needed for `--help`
     from wsrl.search.index import Index
 
-    encoder, names = load_encoder(args.encoder), given(args.sources)
-    if args.add:
-        index = Index.open(args.out, encoder)
-        index.add(encoder, names, progress=True)
-    else:
-        index = Index.build(encoder, names, args.out, progress=True)
-    info, changes = index.info(), index.changes
-    for problem in changes.problems:
-        print(printable(f"left out: {problem}"), file=sys.stderr)
-    for sentence in changes.incomplete:
-        print(printable(sentence), file=sys.stderr)
-    counts = {key: getattr(changes, key) for key in ("embedded", "unchanged", "removed")}
-    counts["left_out"] = len(changes.problems)
-    if args.json:
-        print(json.dumps({**info, **counts}))
-    else:
-        done = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in counts.items())
-        size = bytes_text(int(str(info["bytes"])))
-        models, functions = (f"{info[key]:,}" for key in ("models", "functions"))
-        print(printable(f"{args.out}: {models} models, {functions} with a function vector, {size}; {done}"))
-    return 1 if changes.incomplete else 0
+    index = Index.build(load_encoder(args.encoder), given(args.sources), args.out, progress=True)
+    with Output.of(args) as output:
+        return report(output, index)

@@ -1,25 +1,25 @@
 """`wsrl inspect FILE`: what network a checkpoint holds, which units are interchangeable, what was not understood."""
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from wsrl.checkpoint import Checkpoint
+from wsrl.cli.output import WHOLE, Output, add_format, tell
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.readers import open_checkpoint
-from wsrl.text import printable
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.stored_names import with_stored_names
 from wsrl.wiring.wiring import Wiring
 from wsrl.wiring.wiring_file import read_wiring
 
+EXAMPLES = ("wsrl inspect model.safetensors", "wsrl inspect model.safetensors --plot layers.svg")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("file", metavar="FILE", help="a checkpoint: a file, a folder or hf://owner/name")
-    parser.add_argument("--json", action="store_true", help="print the whole wiring as JSON, and nothing else")
+    add_format(parser, WHOLE)
     parser.add_argument("--all", action="store_true", help="show every operation, group and warning; fold nothing")
     parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw the layer graph")
     parser.add_argument(
@@ -41,20 +41,26 @@ def run(args: argparse.Namespace) -> int:
         from wsrl.drawing.plot import plot  # not needed otherwise: the command starts fast
 
         write_atomically(args.plot, plot(wiring, Path(args.file).name, unfold=args.all))
-    if args.json:
-        about = {"file": args.file, "format": checkpoint.metadata.get("format", "unknown")}
-        parts = checkpoint.metadata.get("parts")
-        print(json.dumps({**about, **with_stored_names(wiring.to_json(), parts if isinstance(parts, dict) else {})}))
-    else:
-        from wsrl.cli.table import print_table
-
-        print_table(checkpoint, wiring, unfold=args.all)
+    with Output.of(args) as output:
+        output.document(lambda: _record(args.file, checkpoint, wiring), lambda: _show(checkpoint, wiring, args.all))
     unread = checkpoint.metadata.get("unread")
     if isinstance(unread, dict) and unread:
         count = f"{sum(unread.values()):,} numbers in {len(unread):,} tensors"
-        print(printable(f"{args.file}: {count} are most likely weights and are not read"), file=sys.stderr)
+        tell(f"{args.file}: {count} are most likely weights and are not read")
         return 1
     return 0
+
+
+def _record(file: str, checkpoint: Checkpoint, wiring: Wiring) -> dict[str, object]:
+    about = {"file": file, "format": checkpoint.metadata.get("format", "unknown")}
+    parts = checkpoint.metadata.get("parts")
+    return {**about, **with_stored_names(wiring.to_json(), parts if isinstance(parts, dict) else {})}
+
+
+def _show(checkpoint: Checkpoint, wiring: Wiring, unfold: bool) -> None:
+    from wsrl.cli.table import print_table  # not needed for JSON
+
+    print_table(checkpoint, wiring, unfold=unfold)
 
 
 def _wiring(checkpoint: Checkpoint, path: str | None) -> Wiring:

@@ -3,14 +3,18 @@
 import argparse
 from pathlib import Path
 
+from wsrl.cli.names import add_index
+from wsrl.cli.output import WHOLE, Output, add_format
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.text import bytes_text, printable
+from wsrl.text import bytes_text
+
+EXAMPLES = ("wsrl map --index zoo.index --out map.html", "wsrl map --index zoo.index --by function --out map.html")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    add_index(parser)
     parser.add_argument(
         "--out", metavar="FILE.html", type=Path, required=True, help="written: one page that needs no other file"
     )
@@ -20,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="weights",
         help="weights: relatives lie together; function: models that do the same do, others are left out",
     )
+    add_format(parser, WHOLE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     content = page_content(Index.open(args.index), args.by, progress=True)
     page = page_html(content).encode()
     write_atomically(args.out, page)
-    count = len(content["models"])  # pyright: ignore[reportArgumentType]
-    print(printable(f"{args.out}: {count:,} models by {args.by}, {bytes_text(len(page))}"))
+    about = {"file": str(args.out), "models": len(content["models"]), "by": args.by, "bytes": len(page)}
+    with Output.of(args) as output:
+        output.summary(about, f"{args.out}: {about['models']:,} models by {args.by}, {bytes_text(len(page))}")
     return 0

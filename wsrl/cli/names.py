@@ -27,6 +27,11 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """Adds the option `--index`."""
+    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="folder that `wsrl index` made")
+
+
 def given(names: Sequence[str]) -> list[str]:
     """Returns the names, and in place of `-` those on stdin."""
     found: list[str] = []

@@ -1,19 +1,21 @@
 """`wsrl recommend --index DIR --data FILE.npz`: ranks the models of an index for a data set, from labeled examples."""
 
 import argparse
-import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import Row, print_rows
-from wsrl.cli.names import add_encoder
+from wsrl.cli.names import add_encoder, add_index
+from wsrl.cli.output import Output, add_format
 from wsrl.errors import InputError
 
 if TYPE_CHECKING:
     from wsrl.data import ImageSet
     from wsrl.recommendation.answer import Answer, Recommended
 
+EXAMPLES = (
+    "wsrl recommend --index zoo.index --data task.npz",
+    "wsrl recommend --index zoo.index --data task.npz --query examples --start",
+)
 SHOWN_TASKS = 3
 HEADINGS = {"logme": "LogME"}
 SCORES = ("similarity", "start", "logme")  # of a hit; the last two where they were asked for
@@ -21,7 +23,7 @@ SCORES = ("similarity", "start", "logme")  # of a hit; the last two where they w
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    add_index(parser)
     parser.add_argument(
         "--data",
         metavar="FILE.npz",
@@ -47,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--max-images", metavar="N", type=int, default=5000, help="drawn from the data (default 5000)")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of draws and of the probe models")
-    parser.add_argument("--json", action="store_true", help="print JSON lines: one about the data, then one a model")
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,31 +68,31 @@ def run(args: argparse.Namespace) -> int:
         args.index, args.data, args.encoder, args.query, args.start, args.logme, args.data_dir, args.max_images,
         args.seed, progress=True,
     )  # fmt: skip
-    if args.json:
-        print("\n".join(json_lines(images, answer, answer.hits[: args.k])))
-    else:
-        print_answer(images, answer, answer.hits[: args.k])
+    hits = answer.hits[: args.k]
+    records = [_record(rank, hit) for rank, hit in enumerate(hits, 1)]
+    with Output.of(args) as output:
+        output.table(records, lambda: print_answer(images, answer, hits), _about(images, answer))
     return 0
 
 
-def json_lines(images: "ImageSet", answer: "Answer", hits: "list[Recommended]") -> Iterator[str]:
-    """Yields a line about the data and the reasons, then one a model."""
-    yield json.dumps(
-        {
-            "data": images.name,
-            "images": len(images.y),
-            "held_out": int(images.held_out.sum()),
-            "classes": images.classes,
-            "nearest_tasks": [{"task": task, "similarity": round(s, 6)} for task, s in answer.tasks[:SHOWN_TASKS]],
-            "expected_accuracy": round(answer.expected_accuracy, 6),
-            "probe_accuracy": None if answer.probe_accuracy is None else round(answer.probe_accuracy, 6),
-        }
-    )
-    for rank, hit in enumerate(hits, 1):
-        scores = {name: getattr(hit, name) for name in SCORES}
-        told = {name: round(value, 6) for name, value in scores.items() if value is not None}
-        about = {"architecture": hit.architecture, "accuracy": hit.accuracy, "path": hit.path, "metadata": hit.metadata}
-        yield json.dumps({"rank": rank, "id": hit.id, **told, **about})
+def _about(images: "ImageSet", answer: "Answer") -> dict[str, object]:
+    """About the data and the reasons."""
+    return {
+        "data": images.name,
+        "images": len(images.y),
+        "held_out": int(images.held_out.sum()),
+        "classes": images.classes,
+        "nearest_tasks": [{"task": task, "similarity": round(s, 6)} for task, s in answer.tasks[:SHOWN_TASKS]],
+        "expected_accuracy": round(answer.expected_accuracy, 6),
+        "probe_accuracy": None if answer.probe_accuracy is None else round(answer.probe_accuracy, 6),
+    }
+
+
+def _record(rank: int, hit: "Recommended") -> dict[str, object]:
+    scores = {name: getattr(hit, name) for name in SCORES}
+    told = {name: round(value, 6) for name, value in scores.items() if value is not None}
+    about = {"architecture": hit.architecture, "accuracy": hit.accuracy, "path": hit.path, "metadata": hit.metadata}
+    return {"rank": rank, "id": hit.id, **told, **about}
 
 
 def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Recommended]") -> None:

@@ -1,11 +1,26 @@
 """`wsrl search QUERY... --index DIR`: finds the relatives of a checkpoint, and the models that do what it does."""
 
 import argparse
-from pathlib import Path
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING
 
-from wsrl.cli.hits import hit_json, hit_row, print_rows
-from wsrl.cli.names import add_encoder, given
+from wsrl.cli.hits import hit_record, hit_row, print_rows
+from wsrl.cli.names import add_encoder, add_index, given
+from wsrl.cli.output import Output, add_format, tell
 from wsrl.errors import InputError
+
+if TYPE_CHECKING:
+    from wsrl.search.hit import Hit
+    from wsrl.search.question import Explanation
+
+EXAMPLES = (
+    "wsrl search model.safetensors --index zoo.index",
+    "wsrl search model.safetensors --index zoo.index --by weights -k 5 --json",
+    "wsrl search mlp.safetensors model.safetensors --not other.safetensors --index zoo.index",
+    "wsrl search model.safetensors --index zoo.index --where 'parameters<1M' --sort parameters:desc",
+)
+QUERY = "a checkpoint (a file, a folder or hf://owner/name), or the id of a model in the index"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,30 +29,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "queries",
         metavar="QUERY",
         nargs="+",
-        help="a checkpoint (a file, a folder or hf://owner/name), or the id of a model in the index; - reads them from"
-        " stdin, one a line",
+        help=f"{QUERY}; several are asked for at once, by the mean of their scores; - reads them from stdin",
     )
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    parser.add_argument(
+        "--not",
+        dest="against",
+        metavar="QUERY",
+        action="append",
+        default=[],
+        help="a counter-example: models that are no less like it than like the queries are left out; may be repeated",
+    )
+    parser.add_argument("--each", action="store_true", help="rank for each query by itself")
+    add_index(parser)
     add_encoder(parser)
-    parser.add_argument("-k", metavar="N", type=int, default=10, help="models shown for each query (default 10)")
+    parser.add_argument("-k", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(
         "--by",
         choices=("weights", "function"),
         help="weights: who is a copy or a relative; function: who does the same task. By default the function, where"
         " the query has one that is known, copies first",
     )
+    parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        action="append",
+        default=[],
+        help="show models that fulfill it, such as 'parameters>6B' or 'license=mit'; may be repeated. A wrong key lists"
+        " the known ones",
+    )
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--same-architecture", action="store_true", help="show models of the query's architecture")
+    kinds.add_argument("--other-architectures", action="store_true", help="show models of all other architectures")
+    parser.add_argument(
+        "--group-by", metavar="KEY", help="show few models of each value; by `weights`, one of each set of copies"
+    )
+    parser.add_argument("--per-group", metavar="N", type=int, default=1, help="models shown of a group (default 1)")
+    parser.add_argument("--sort", metavar="KEY[:desc]", help="order the models shown by a key instead of the score")
     parser.add_argument("--exact", action="store_true", help="compare with all models, however many there are")
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one a model")
+    parser.add_argument("--explain", action="store_true", help="tell how the models were found, and in what time")
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints a ranking for each query; returns the exit status.
+    """Prints a ranking; returns the exit status.
 
     Raises:
-      InputError: a query, the index or the encoder cannot be used.
+      InputError: a query, the index, the encoder or an option cannot be used.
     """
-    if args.k < 1:
-        raise InputError("-k", f"{args.k} is too small", "give 1 or more")
+    for option, value in (("-k", args.k), ("--per-group", args.per_group)):
+        if value < 1:
+            raise InputError(option, f"{value} is too small", "give 1 or more")
     from wsrl.search.index import Index  # not needed for `--help`
 
     encoder = None
@@ -46,13 +87,32 @@ def run(args: argparse.Namespace) -> int:
 
         encoder = load_encoder(args.encoder)
     index = Index.open(args.index, encoder)
-    for number, query in enumerate(given(args.queries)):
-        hits = index.search(query, args.k, args.by or "auto", exact=args.exact)
-        if args.json:
-            print("\n".join(hit_json(query, hit) for hit in hits))
-        else:
-            print("\n" * bool(number), end="")
-            by = hits[0].by if hits else "weights"
-            count = index.info()["functions"] if by == "function" else len(index)
-            print_rows([f"{query}: nearest by {by} of {count:,} models"], [hit_row(hit) for hit in hits])
+    architecture = "same" if args.same_architecture else "other" if args.other_architectures else "any"
+    options = {
+        **{"against": args.against, "where": args.where, "architecture": architecture, "sort": args.sort},
+        **{"group_by": args.group_by, "per_group": args.per_group},
+    }
+    queries = given(args.queries)
+    with Output.of(args) as output:
+        for asked in [[query] for query in queries] if args.each else [queries]:
+            hits = index.search(asked, args.k, args.by or "auto", exact=args.exact, **options)
+            name = " - ".join([" + ".join(asked), *args.against])
+            explanation = index.explanation
+            assert explanation is not None
+            records = [hit_record(name, hit) for hit in hits]
+            about = {"query": name, **asdict(explanation)} if args.explain else None
+            output.table(records, partial(_show, name, hits, explanation), about)
+            if args.explain:
+                tell(_explained(explanation))
     return 0
+
+
+def _show(name: str, hits: "list[Hit]", explanation: "Explanation") -> None:
+    among = f"{explanation.among:,} of " if explanation.among < explanation.models else ""
+    heading = f"{name}: nearest by {explanation.by} of {among}{explanation.models:,} models"
+    print_rows([heading], [hit_row(hit) for hit in hits])
+
+
+def _explained(explanation: "Explanation") -> str:
+    counts = f"{explanation.compared:,} vectors compared, {explanation.unindexed:,} of them not in it"
+    return f"by {explanation.by}, index: {explanation.index}, {counts}; {explanation.seconds:.3f} s"

@@ -2,19 +2,20 @@
 
 import argparse
 from contextlib import suppress
-from pathlib import Path
 
-from wsrl.cli.names import add_encoder
+from wsrl.cli.names import add_encoder, add_index
 from wsrl.errors import InputError
 from wsrl.extras import require
 from wsrl.text import printable
 
 HOST = "127.0.0.1"  # anyone who reaches another address could send files
 
+EXAMPLES = ("wsrl serve --index zoo.index", "wsrl serve --index zoo.index --port 0 --limit 200")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    add_index(parser)
     parser.add_argument("--port", metavar="N", type=int, default=8765, help="0: any that is free (default 8765)")
     parser.add_argument(
         "--by", choices=("weights", "function"), default="weights", help="the vectors that the map rests on"

@@ -8,9 +8,6 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.readers.json_files import read_json_object
@@ -28,7 +25,6 @@ BESIDE = ("config.json", "adapter_config.json", "README.md")
 ORBAX = ("_METADATA", "*manifest.ocdbt", "*/.zarray")
 PART = re.compile(r"-(\d{5})-of-\d{5}\.(\w+)$")  # of a split file, which comes by its index
 FIRST = ("00001", "gguf")  # GGUF has no index: the first part stands for all
-CARD_LIMIT = 1 << 18  # bytes of the card that may hold its front matter
 URI = re.compile(r"hf://([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?:@([\w][\w./-]*))?")
 
 
@@ -57,9 +53,11 @@ def open_file(path: Path) -> Checkpoint:
         if (path / f"{name}.json").is_file():
             told[name] = read_json_object(path / f"{name}.json")
     if (path / "README.md").is_file():
+        from wsrl.readers.model_card import read_card  # YAML, which few files need
+
         try:
-            told["card"] = _card(path / "README.md")
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            told["card"] = read_card(path / "README.md")
+        except ValueError as error:
             told["warnings"] = (f"the front matter of README.md cannot be read: {one_line(error)}",)
     return Checkpoint(str(path), checkpoint.tensors, {**checkpoint.metadata, **told})
 
@@ -93,23 +91,6 @@ def _choices(names: Sequence[str]) -> list[str]:
     weights = [n for n in sorted(names) if not any(fnmatch(n, p) for p in NO_WEIGHTS)]
     fitting = [name for pattern in PREFERENCE for name in weights if fnmatch(name, pattern)]
     return [name for name in dict.fromkeys(fitting) if not (part := PART.search(name)) or part.groups() == FIRST]
-
-
-def _card(path: Path) -> object:
-    """The front matter of a model card: YAML between two lines of dashes at its beginning."""
-    with open(path, encoding="utf-8", newline=None) as file:
-        text = file.read(CARD_LIMIT)
-    match = re.match(r"---\n(.*?)^---$", text, re.DOTALL | re.MULTILINE)
-    return yaml.load(match[1], _PlainLoader) if match else {}
-
-
-class _PlainLoader(yaml.BaseLoader):
-    """Builds texts, lists and maps only. Refuses references, which could make a short card endless."""
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ValueError("it refers to parts of itself")
-        return super().compose_node(parent, index)
 
 
 def _download(uri: str, model: str, revision: str | None) -> Path:

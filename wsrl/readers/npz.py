@@ -51,6 +51,22 @@ def open_file(path: Path) -> Checkpoint:
     return Checkpoint(str(path), tensors, {"left_out": tuple(left_out)})
 
 
+def holds_table(path: Path) -> bool:
+    """Whether an `.npz` file holds logs or data rather than a model: nothing but curves, or rows with numbers or names.
+
+    Rows: all arrays are equally long, and one of them is a list of integers or texts, such as steps or labels.
+
+    Raises:
+      CheckpointError: the archive or the header of an array is broken.
+    """
+    archive = open_archive(path)
+    headers = [_header(archive.read(member, HEADER), path, member) for member in archive.members]
+    arrays = [(shape, dtype) for shape, _, dtype, _ in headers if shape]
+    rows = len({shape[0] for shape, _ in arrays}) == 1
+    numbered = any(len(shape) == 1 and dtype.kind in "iuUSO" for shape, dtype in arrays)
+    return all(len(shape) < 2 for shape, _ in arrays) or (rows and numbered)
+
+
 def _lazy(archive: Archive, member: str, name: str) -> LazyTensor | None:
     path = archive.path
     shape, fortran, dtype, start = _header(archive.read(member, HEADER), path, name)

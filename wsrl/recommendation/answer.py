@@ -15,7 +15,8 @@ from wsrl.graph.tiles import TILE
 from wsrl.recommendation.logme import log_maximum_evidence
 from wsrl.recommendation.probes import Query
 from wsrl.recommendation.start_score import StartScore, predict_start
-from wsrl.search.index import Functional, Index
+from wsrl.search.functional import Functional
+from wsrl.search.index import Index
 from wsrl.search.query_expansion import QueryExpansion
 
 NEAR = 20  # models whose accuracies tell what to expect, and that LogME ranks anew

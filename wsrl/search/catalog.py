@@ -6,13 +6,14 @@ old one.
 
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -98,6 +99,7 @@ class Change:
     Attributes:
       renamed: new ids by the old ones, which annotations follow.
       removed: ids.
+      lost: ids of models that are removed while what users noted of them is kept, for when they come back.
       models: written, in place of any of the same ids.
       moved: places of models that stay.
       annotations: (id, key) -> value; None takes one away.
@@ -105,12 +107,13 @@ class Change:
 
     renamed: Mapping[str, str] = field(default_factory=dict)
     removed: Sequence[str] = ()
+    lost: Sequence[str] = ()
     models: Sequence[Model] = ()
     moved: Mapping[str, Place] = field(default_factory=dict)
     annotations: Mapping[tuple[str, str], str | None] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return any((self.renamed, self.removed, self.models, self.moved, self.annotations))
+        return any((self.renamed, self.removed, self.lost, self.models, self.moved, self.annotations))
 
 
 class Catalog:
@@ -170,13 +173,28 @@ class Catalog:
         """Returns the ids of models of these weights."""
         return {row[0] for row in self._read("SELECT id FROM models WHERE weights_digest = ?", (digest,))}
 
-    def accuracies(self) -> list[float | None]:
-        """Returns the predicted accuracies of all models, in the order of the index."""
-        return [row[0] for row in self._read("SELECT accuracy FROM models ORDER BY rowid")]
+    def column(self, name: str) -> list[Any]:
+        """Returns a column of the table of models, in the order of the index."""
+        return [row[0] for row in self._read(f"SELECT {name} FROM models ORDER BY rowid")]
+
+    def paths(self) -> list[str]:
+        """Returns the stored paths of all models, in the order of the index."""
+        return [os.fsdecode(path) for path in self.column("path")]
+
+    def metadata(self) -> list[dict[str, object]]:
+        """Returns what came with all models, in the order of the index."""
+        try:
+            return [json.loads(text) for text in self.column("metadata")]
+        except ValueError as error:
+            raise damaged(self.path, error) from error
 
     def annotations(self, name: str) -> dict[str, str]:
         """Returns what the user said of a model."""
         return dict(self._read("SELECT key, value FROM annotations WHERE id = ? ORDER BY key", (name,)))
+
+    def all_annotations(self) -> dict[tuple[str, str], str | None]:
+        """Returns what users noted, by id and key; of models too that are not there."""
+        return {(row[0], row[1]): row[2] for row in self._read("SELECT id, key, value FROM annotations")}
 
     def problems(self) -> list[str]:
         """Returns what SQLite finds wrong with the file."""
@@ -217,6 +235,7 @@ def write_database(old: Path | None, new: Path, change: Change) -> None:
         for name in change.removed:
             connection.execute("DELETE FROM models WHERE id = ?", (name,))
             connection.execute("DELETE FROM annotations WHERE id = ?", (name,))
+        connection.executemany("DELETE FROM models WHERE id = ?", [(name,) for name in change.lost])
         for model in change.models:
             _insert(connection, model)
         connection.executemany(
@@ -249,6 +268,11 @@ def _insert(connection: sqlite3.Connection, model: Model) -> None:
     connection.execute(f"INSERT OR REPLACE INTO models VALUES ({marks}, {select})", (*row, names))
 
 
-def damaged(path: Path, error: object) -> InputError:
+class DamagedError(InputError):
+    """A file of an index is not as it was written."""
+
+
+def damaged(path: Path, error: object) -> DamagedError:
     """The error of a file of an index that is not as it was written."""
-    return InputError(path, f"damaged ({error})", "delete the folder of the index and build it again")
+    command = f"wsrl verify --repair --index {shlex.quote(str(path.parent))}"
+    return DamagedError(path, f"damaged ({error})", f"mend it by `{command}`")

@@ -13,7 +13,7 @@ from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.search.catalog import Change, Model, Place, write_database
-from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, segment_file
+from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, expansion_file, last_number, segment_file
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.search.store import Store, measure
 
@@ -47,8 +47,11 @@ def commit_neighbors(directory: Path, store: Store) -> Store:
         return store
     kinds = [store.architectures[place] for place in store.has_function]
     path = directory / f"neighbors-{store.manifest.generation:06d}.npy"
-    _write_array(path, QueryExpansion.build(store.functions, kinds).near)
-    files = {**store.manifest.files, path.name: measure(path)}
+    found = QueryExpansion.build(store.functions, kinds)
+    written = {path: found.near, directory / expansion_file(path.name): found.all_factors}
+    for file, array in written.items():
+        _write_array(file, array)
+    files = {**store.manifest.files, **{file.name: measure(file) for file in written}}
     _sync(directory)
     write_atomically(directory / MANIFEST, replace(store.manifest, files=files, neighbors=path.name).to_bytes())
     _sync(directory)
@@ -56,7 +59,12 @@ def commit_neighbors(directory: Path, store: Store) -> Store:
 
 
 def commit(
-    directory: Path, store: Store | None, encoder: str, new: Sequence[tuple[Model, Embedded]], change: Change
+    directory: Path,
+    store: Store | None,
+    encoder: str,
+    new: Sequence[tuple[Model, Embedded]],
+    change: Change,
+    sources: tuple[tuple[str, str], ...] | None = None,
 ) -> Store:
     """Commits a new state; call it while the lock is held.
 
@@ -66,23 +74,26 @@ def commit(
       encoder: its hash.
       new: models with their vectors, whose places are filled in here.
       change: of the other models.
+      sources: see `wsrl.search.manifest.Manifest`; None for those before.
 
     Returns:
       The new state, opened.
     """
-    generation = store.manifest.generation + 1 if store else 1
-    segments = dict(store.manifest.segments) if store else {}
-    gone = {*change.removed, *(model.id for model, _ in new), *(model.id for model in change.models)}
-    kept = [(name, function) for name, function in store.functions_by_id() if name not in gone] if store else []
+    generation = store.manifest.generation + 1 if store else last_number(directory) + 1
+    gone = {*change.removed, *change.lost, *(model.id for model, _ in new), *(model.id for model in change.models)}
+    kept = [row for row in store.rows() if row[0] not in gone] if store else []
+    live = {segment for _, _, segment in kept} | {model.place.segment for model in change.models}
+    segments = {number: rows for number, rows in store.manifest.segments.items() if number in live} if store else {}
     written, moved = [row for _, row in new], {}
-    live, rows = len(kept) + len(new) + len(change.models), sum(count for count, *_ in segments.values())
-    if store and (len(segments) + bool(new) > MOST_SEGMENTS or 2 * live < rows):
+    count, rows = len(kept) + len(new) + len(change.models), sum(count for count, *_ in segments.values())
+    files = {name: found for name, found in (store.manifest.files if store else {}).items() if _of(segments, name)}
+    merged = len(segments) + bool(new) > MOST_SEGMENTS or 2 * count < rows
+    if store and merged and all(map(store.sound, files)):  # else these are being repaired
         staying = [model for model in store.catalog.models() if model.id not in gone] + list(change.models)
         written += [store.embedded(model) for model in staying]
-        segments, moved = {}, dict.fromkeys(model.id for model in staying)
+        segments, files, moved = {}, {}, dict.fromkeys(model.id for model in staying)
     places = _places(generation, written)
     moved = dict(zip(moved, places[len(new) :], strict=True))
-    files = {name: found for name, found in (store.manifest.files if store else {}).items() if _of(segments, name)}
     if written:
         segments[generation], own = _write_segment(directory, generation, written)
         files |= own
@@ -93,16 +104,27 @@ def commit(
     files[database] = measure(directory / database)
     neighbors = store.manifest.neighbors if store and not gone else ""
     if store and neighbors:
-        files[neighbors] = store.manifest.files[neighbors]
+        derived = {name: store.manifest.files[name] for name in store.manifest.derived}
+        neighbors = neighbors if all(map(store.sound, derived)) else ""
+        files |= derived if neighbors else {}
     _sync(directory)
-    functions = sum(function for _, function in kept) + sum(model.place.function is not None for model in models)
-    manifest = Manifest(encoder, generation, len(kept) + len(models), functions, database, segments, files, neighbors)
+    functions = sum(function for _, function, _ in kept) + sum(model.place.function is not None for model in models)
+    if sources is None:
+        sources = store.manifest.sources if store else ()
+    manifest = Manifest(
+        encoder, generation, len(kept) + len(models), functions, database, segments, files, neighbors, sources
+    )
     write_atomically(directory / MANIFEST, manifest.to_bytes())
     _sync(directory)
+    clear(directory, files)
+    return Store(directory)
+
+
+def clear(directory: Path, files: Collection[str]) -> None:
+    """Deletes what the manifest does not name: files of former commits, and of one that was killed."""
     for path in directory.iterdir():
         if OWN.fullmatch(path.name) and path.name not in (*files, LOCK):
             path.unlink(missing_ok=True)
-    return Store(directory)
 
 
 def _places(segment: int, rows: Sequence[Embedded]) -> list[Place]:

@@ -1,46 +1,36 @@
 """The index of a folder of checkpoints: built once, brought up to date, and searched."""
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool
 
-from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.checkpoint import Checkpoint
 from wsrl.embedded import Embedded
-from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
+from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
-from wsrl.readers import open_checkpoint
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.conditions import fulfilling, order
+from wsrl.search.export import export_models
+from wsrl.search.facts import Facts
+from wsrl.search.file_identity import HUB, located, printable_id
+from wsrl.search.functional import Functional, functional_models
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
+from wsrl.search.model_file import open_model
+from wsrl.search.query_rows import QueryRows
+from wsrl.search.question import Explanation, Question
+from wsrl.search.repair import Damage, Repaired, find_damage, repair
 from wsrl.search.searcher import Searcher
-from wsrl.search.sources import HUB, file_stat, located, printable_id, whole_digest
+from wsrl.search.sources import Named, Names, as_named
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
 
 BY = ("auto", "weights", "function")
-Names = str | Path | Iterable[str | Path]
-
-
-class Functional(NamedTuple):
-    """Models that have a function vector.
-
-    Attributes:
-      ids, architectures, accuracies: see `wsrl.embedded.Embedded`.
-      vectors: of length 1.
-      metadata, paths: see `wsrl.search.hit.Hit`.
-    """
-
-    ids: list[str]
-    architectures: list[str]
-    vectors: Float32[np.ndarray, "n dim"]
-    metadata: list[dict[str, object]]
-    accuracies: list[float | None]
-    paths: list[str]
+ARCHITECTURES = ("any", "same", "other")
+Queries = str | Path | Embedded | Iterable[str | Path | Embedded]
 
 
 class Index:
@@ -50,18 +40,21 @@ class Index:
 
     Attributes:
       directory: the folder.
-      changes: what the last `build`, `add` or `remove` did; empty after `open`.
+      changes: what the last `build`, `add`, `update` or `remove` did; empty after `open`.
+      explanation: how the last search came to its answer; None before.
     """
 
     def __init__(self, store: Store, encoder: Encoder | None = None):
         self.directory = store.directory
         self.changes = Changes()
+        self.explanation: Explanation | None = None
         self._encoder = encoder
         self._become(store)
 
     def _become(self, store: Store) -> None:
         """Goes over to another state of the index."""
         self._store, self._searcher = store, Searcher(store)
+        self._queries = QueryRows(store, self._encoder)
 
     @classmethod
     def build(cls, encoder: Encoder, sources: Names, directory: str | Path, progress: bool = False) -> "Index":
@@ -85,8 +78,24 @@ class Index:
 
     def add(self, encoder: Encoder, sources: Names, progress: bool = False) -> None:
         """Adds all checkpoints that sources stand for, as `build` does, and keeps all other models."""
-        written = self._written(encoder, sources, self.directory, progress, keep=True)
-        self.changes, self._encoder = written.changes, encoder
+        self._take(self._written(encoder, sources, self.directory, progress, keep=True))
+
+    def update(self, encoder: Encoder, progress: bool = False) -> None:
+        """Brings the index up to date with the sources that it was made of, as `build` does when it is called again.
+
+        Raises:
+          InputError: see `build`; or a source is not there, or the index does not say what it was made of.
+        """
+        named = [Named(shown, located(self.directory, path)) for shown, path in self._store.manifest.sources]
+        if not named:
+            raise InputError(self.directory, "does not say what it was made of", "name its sources to `wsrl index`")
+        for name in named:
+            if not name.path.startswith(HUB) and not Path(name.path).exists():
+                raise InputError(name.path, "is not there", "put it back, or name the other sources to `wsrl index`")
+        self._take(self._written(encoder, named, self.directory, progress, keep=False))
+
+    def _take(self, written: "Index") -> None:
+        self.changes, self._encoder = written.changes, written._encoder
         self._become(written._store)
 
     @classmethod
@@ -94,9 +103,9 @@ class Index:
         with writing(directory):
             store = Store(directory) if (directory / MANIFEST).exists() else None
             if store:
-                _check_encoder(store, encoder)
+                store.manifest.check_encoder(directory, encoder.hash)
             update = Update(directory, store, encoder)
-            index = cls(update.run(sources, keep, progress), encoder)
+            index = cls(update.run(as_named(sources), keep, progress), encoder)
         index.changes = update.changes
         return index
 
@@ -113,7 +122,7 @@ class Index:
         """
         store = Store(Path(directory))
         if encoder is not None:
-            _check_encoder(store, encoder)
+            store.manifest.check_encoder(store.directory, encoder.hash)
         return cls(store, encoder)
 
     def remove(self, ids: Collection[str]) -> None:
@@ -151,6 +160,11 @@ class Index:
         """Of the models, in the order of the index."""
         return list(self._store.ids)
 
+    @property
+    def sources(self) -> list[str]:
+        """What the index was made of, as it was named."""
+        return [shown for shown, _ in self._store.manifest.sources]
+
     def __len__(self) -> int:
         return len(self._store.ids)
 
@@ -159,14 +173,8 @@ class Index:
         return self._store.embedded(self._model(name))
 
     def metadata(self, name: str) -> dict[str, object]:
-        """Returns what came with the source of a model, and above it what users noted.
-
-        Raises:
-          InputError: there is no model of this id.
-        """
-        return self._metadata(self._model(name))
-
-    def _metadata(self, model: Model) -> dict[str, object]:
+        """Returns what came with a model, and above it what users noted. Raises InputError if there is no such id."""
+        model = self._model(name)
         return {**model.metadata, **self._store.catalog.annotations(model.id)}
 
     def checkpoint(self, name: str) -> Checkpoint:
@@ -175,35 +183,14 @@ class Index:
         Raises:
           InputError: there is no model of this id, or its file cannot be used.
         """
-        model = self._model(name)
-        path = located(self.directory, model.path)
-        if model.stat is not None and model.stat.record is not None:
-            from wsrl.zoo.shards import read_record  # reads a format that few need
-            from wsrl.zoo.storage import parse_checkpoint
-
-            record = model.stat.record
-            found = parse_checkpoint(read_record(Path(path), record), f"{path}, record {record}")
-            if isinstance(found, CheckpointError):
-                raise found
-        else:
-            found = open_checkpoint(path)
-        return replace(found, metadata={**found.metadata, **model.hints})
+        return open_model(self.directory, self._model(name))
 
     def functional(self) -> Functional:
         """Returns all models that have a function vector."""
-        store = self._store
-        models = [model for model in store.catalog.models() if model.place.function is not None]
-        return Functional(
-            [model.id for model in models],
-            [model.architecture for model in models],
-            store.functions,
-            [self._metadata(model) for model in models],
-            [model.accuracy for model in models],
-            [located(self.directory, model.path) for model in models],
-        )
+        return functional_models(self._store)
 
     def info(self) -> dict[str, object]:
-        """Returns what the index holds: encoder, models, those with a function vector, bytes, commits."""
+        """Returns what the index holds: encoder, models, those with a function vector, bytes, commits, sources."""
         manifest = self._store.manifest
         return {
             "directory": str(self.directory),
@@ -212,42 +199,84 @@ class Index:
             "functions": manifest.functions,
             "bytes": sum(size for size, _ in manifest.files.values()),
             "commits": manifest.generation,
+            "sources": self.sources,
         }
 
-    def verify(self) -> list[str]:
-        """Reads all files of the index and returns a line for each thing that is wrong; none if all is well."""
-        return self._store.problems()
+    def verify(self) -> list[Damage]:
+        """Reads all files of the index and returns what is damaged; nothing if all is well."""
+        return find_damage(self.directory)
+
+    @classmethod
+    def repair(cls, directory: str | Path, encoder: Encoder, progress: bool = False) -> Repaired:
+        """Rebuilds what is damaged from the files of the models; see `wsrl.search.repair.repair`."""
+        return repair(Path(directory), encoder, progress)
+
+    def export(self, file: str | Path) -> None:
+        """Writes all vectors and what is known of the models; see `wsrl.search.export.export_models`."""
+        export_models(self._store, Path(file))
 
     def search(
         self,
-        query: str | Path | Embedded,
+        query: Queries,
         k: int = 10,
         by: str = "auto",
         exclude: Bool[np.ndarray, " n"] | Collection[str] = (),
         exact: bool = False,
+        *,
+        against: Queries = (),
+        where: Sequence[str] = (),
+        architecture: str = "any",
+        group_by: str | None = None,
+        per_group: int = 1,
+        sort: str | None = None,
     ) -> list[Hit]:
-        """Finds the models that are most similar to a query.
+        """Finds the models that are most similar to a query, or to several.
 
         Args:
-          query: a checkpoint (a file that is in the index is not embedded again), an id of the index, or a row.
+          query: a checkpoint (a file that is in the index is not embedded again), an id of the index, or a row; or
+            several, whose scores are averaged.
           k: number of hits, at least 1.
-          by: "weights" asks who is related, "function" who does the same; "auto" takes the function where the query and
-            a model of the index have one, and lets models of the same weights come first in any case.
+          by: "weights" asks who is related, "function" who does the same; "auto" takes the function where the queries
+            and a model of the index have one, and lets models of the same weights come first in any case.
           exclude: models that are left out, as a mask or by their ids; they do not count as neighbors either.
           exact: compare with all models, however many there are.
+          against: counter-examples; models that are no less similar to one of them than to the query are left out.
+          where: conditions that hits fulfill, such as `parameters>6B`; see `wsrl.search.conditions`.
+          architecture: "same" as a query's, "other" than all queries', or "any".
+          group_by: a key of which every value has at most `per_group` hits; `weights` leaves one of each copy.
+          per_group: see `group_by`.
+          sort: a key that the hits are ordered by, such as `parameters:desc`; they are the same hits.
 
         Returns:
-          At most k hits, best first.
+          At most k hits, best first unless `sort` is given; `explanation` says how they were found.
 
         Raises:
-          InputError: the query can't be used, has no function vector where one is asked for, or an option is wrong.
+          InputError: a query can't be used, has no function vector where one is asked for, or an option is wrong.
         """
-        if k < 1:
-            raise InputError("k", f"is {k}", "ask for at least one hit")
-        if by not in BY:
-            raise InputError("by", f"is {by!r}", f"give one of {', '.join(BY)}")
-        asked = query if isinstance(query, Embedded) else self._resolve(str(query), function=by != "weights")
-        return self._searcher.search(asked, k, by, self._mask(exclude), exact)
+        for name, value in (("k", k), ("per_group", per_group)):
+            if value < 1:
+                raise InputError(name, f"is {value}", "ask for at least one hit")
+        for name, value, known in (("by", by, BY), ("architecture", architecture, ARCHITECTURES)):
+            if value not in known:
+                raise InputError(name, f"is {value!r}", f"give one of {', '.join(known)}")
+        asked, counter = (self._rows(names, by != "weights") for names in (query, against))
+        facts = Facts(self._store)
+        among = fulfilling(where, facts, len(self)) if where else None
+        if architecture != "any":
+            own = np.isin(self._store.architectures, [row.architecture for row in asked])
+            own = own if architecture == "same" else ~own
+            among = own if among is None else among & own
+        groups = None if group_by is None else [_group(value) for value in facts.values(facts.key(group_by))]
+        question = Question(asked, counter, k, by, self._mask(exclude), among, groups, per_group, exact)
+        hits, self.explanation = self._searcher.search(question)
+        if sort is None:
+            return hits
+        by_place = {self._searcher.place[hit.id]: hit for hit in hits}
+        return [by_place[place] for place in order(sort, facts, list(by_place))]
+
+    def _rows(self, names: Queries, function: bool) -> list[Embedded]:
+        listed = [names] if isinstance(names, str | Path | Embedded) else list(names)
+        return [name if isinstance(name, Embedded) else self._queries.row(str(name), function) for name in listed]
 
     def _mask(self, exclude: Bool[np.ndarray, " n"] | Collection[str]) -> Bool[np.ndarray, " n"] | None:
         if isinstance(exclude, np.ndarray):
@@ -266,33 +295,6 @@ class Index:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return model
 
-    def _resolve(self, name: str, function: bool) -> Embedded:
-        """What is known of a query: from the index if that holds the file or the id, else from the encoder."""
-        catalog, there = self._store.catalog, Path(name).exists()
-        if there and not name.startswith(HUB):
-            stat = file_stat(name)
-            model = catalog.unchanged(stat) if stat else None
-            if model is None and stat and catalog.of_size(stat.size) and (digest := whole_digest(name)):
-                model = catalog.of_content(digest)
-        else:
-            model = catalog.get(printable_id(name))
-        if model is not None:
-            return self._store.embedded(model)
-        if not there and not name.startswith(HUB):
-            raise InputError(
-                name, f"is neither a checkpoint nor a model of the index {self.directory}", "check the name"
-            )
-        if self._encoder is None:
-            encoder = load_encoder()
-            _check_encoder(self._store, encoder)
-            self._encoder = encoder
-        row = next(iter(self._encoder.embed([name], function=function)))
-        if isinstance(row, Embedded):
-            return row
-        raise row
 
-
-def _check_encoder(store: Store, encoder: Encoder) -> None:
-    if encoder.hash != store.manifest.encoder:
-        reason = f"was filled by the encoder {store.manifest.encoder[:12]}, not by {encoder.hash[:12]}"
-        raise InputError(store.directory, reason, "name that encoder by --encoder, or index again into a new folder")
+def _group(value: object) -> Hashable:
+    return value if value is None or isinstance(value, str | int | float) else str(value)

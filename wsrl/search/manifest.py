@@ -13,7 +13,9 @@ from wsrl.search.catalog import damaged
 FORMAT, VERSION = "wsrl-index", 1
 MANIFEST, LOCK = "manifest.json", "lock"
 KINDS = ("weights", "function", "signatures")  # of the files of a segment
-OWN = re.compile(rf"({'|'.join(KINDS)}|neighbors)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock")
+OWN = re.compile(
+    rf"({'|'.join(KINDS)}|neighbors|expansion)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock"
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class Manifest:
       database: its file.
       segments: number -> rows of the files in the order of KINDS; no file where there is no row.
       files: name -> (bytes, SHA-256).
-      neighbors: file of the neighbors by function of each model; empty where they are to be found when needed.
+      neighbors: file of the neighbors by function of each model; empty where they are to be found when needed. Beside
+        it lies that of `expansion_file`, unless an earlier version wrote the index.
+      sources: (as it was named, path relative to the index) of each source that the index was made of; empty in one
+        that an earlier version wrote.
     """
 
     encoder: str
@@ -38,11 +43,23 @@ class Manifest:
     segments: dict[int, tuple[int, int, int]]
     files: dict[str, tuple[int, str]]
     neighbors: str = ""
+    sources: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def derived(self) -> list[str]:
+        """The files that can be made again from the vectors: neighbors, and factors where there are some."""
+        return [name for name in (self.neighbors, expansion_file(self.neighbors)) if name in self.files]
 
     def to_bytes(self) -> bytes:
         """Returns the content of the file, which ends with a digest of the rest."""
         content = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}))  # keys become text
         return json.dumps({**content, "digest": _digest(content)}, indent=1).encode()
+
+    def check_encoder(self, directory: Path, encoder: str) -> None:
+        """Raises InputError if the index was filled by an encoder of another hash."""
+        if encoder != self.encoder:
+            reason = f"was filled by the encoder {self.encoder[:12]}, not by {encoder[:12]}"
+            raise InputError(directory, reason, "name that encoder by --encoder, or index again into a new folder")
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":
@@ -55,6 +72,8 @@ class Manifest:
         try:
             content = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
+            if any(directory.glob("models-*.sqlite")):
+                raise damaged(path, "missing") from error
             raise InputError(directory, "is no index", "make one with `wsrl index`, or name another folder") from error
         except (ValueError, RecursionError) as error:
             raise damaged(path, "no JSON") from error
@@ -72,13 +91,27 @@ class Manifest:
                 raise ValueError(f"names {bad[0]!r}")
             segments = {int(number): tuple(map(int, rows)) for number, rows in content["segments"].items()}
             counts = (int(content[key]) for key in ("generation", "models", "functions"))
-            return cls(str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"])  # pyright: ignore
+            sources = tuple((str(shown), str(path)) for shown, path in content.get("sources", ()))
+            return cls(
+                str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"], sources  # pyright: ignore
+            )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(path, error) from error
 
 
 def _digest(content: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def expansion_file(neighbors: str) -> str:
+    """The name of the file of the factors that belong to neighbors; see `QueryExpansion.all_factors`."""
+    return neighbors.replace("neighbors", "expansion")
+
+
+def last_number(directory: Path) -> int:
+    """The highest number of a commit among the names of the files; 0 if there is none."""
+    named = (path.stem.rpartition("-")[2] for path in directory.iterdir() if OWN.fullmatch(path.name))
+    return max((int(number) for number in named if number.isdigit()), default=0)
 
 
 def segment_file(kind: str, segment: int) -> str:

@@ -24,11 +24,6 @@ from jaxtyping import Bool, Float, Int
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 
-try:
-    from scann import scann_ops_pybind
-except ImportError:  # no wheel for this platform: NumPy stands in
-    scann_ops_pybind = None
-
 FILE = "index.safetensors"
 FORMAT = "wsrl-index-1"
 BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
@@ -53,6 +48,16 @@ AXES_SAMPLE = 20_000  # vectors that the components are those of
 COMPARED_BLOCK = 128  # candidates a product: so few that BLAS does not split it among threads of its own
 EXACT_BLOCK = 1024  # queries compared with all vectors at once
 UNIT_BLOCK = 16_384  # vectors scaled in float64 at once
+
+
+@functools.cache
+def scann() -> Any | None:
+    """Returns the module of ScaNN's searchers, loaded when it is first needed; None where there is no wheel."""
+    try:
+        from scann import scann_ops_pybind
+    except ImportError:  # NumPy stands in
+        return None
+    return scann_ops_pybind
 
 
 @dataclass(frozen=True)
@@ -100,11 +105,16 @@ class NearestNeighbors:
     @property
     def backend(self) -> str:
         """What answers queries: numpy, scann brute force, scann hashing or scann tree and hashing."""
-        if scann_ops_pybind is None:
+        if not scann():
             return "numpy"
         if self.exact or len(self.ids) < BRUTE_FORCE_BELOW:
             return "scann brute force"
         return "scann hashing" if len(self.ids) < TREE_FROM else "scann tree and hashing"
+
+    def compared(self, k: int) -> int:
+        """How many vectors are compared whole for k hits; the others are left aside by their hashes."""
+        count = len(self.ids)
+        return count if "hashing" not in self.backend else min(count, max(self._candidates, CANDIDATES_A_HIT * k))
 
     def search(
         self, queries: Float[np.ndarray, "q dim"], k: int
@@ -190,14 +200,15 @@ class NearestNeighbors:
 
     @functools.cached_property
     def _searcher(self) -> Any | None:
-        if scann_ops_pybind is None:
+        library: Any = scann()
+        if not library:
             return None
         count = len(self.ids)
         if self.backend == "scann brute force":
-            exact: Any = scann_ops_pybind.builder(self.vectors, min(10, count), "dot_product")
+            exact: Any = library.builder(self.vectors, min(10, count), "dot_product")
             return exact.score_brute_force().build()
         hashed = self.vectors if self._axes is None else self.vectors @ self._axes
-        builder: Any = scann_ops_pybind.builder(hashed, self._candidates, "dot_product")
+        builder: Any = library.builder(hashed, self._candidates, "dot_product")
         if self.backend == "scann tree and hashing":
             leaves = round(LEAVES * count**0.5)
             searched = round(SEARCHED_LEAVES * leaves)

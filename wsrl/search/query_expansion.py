@@ -88,19 +88,26 @@ def expand(
 class QueryExpansion:
     """A database of models, expanded by their neighbors. Get one with `QueryExpansion.build`.
 
+    An expanded vector is a sum of vectors, so its inner products are sums of theirs: queries are compared with all
+    expanded vectors though these are never made.
+
     Attributes:
       groups: names of the classes of architectures.
       means: subtracted from the vectors of each class, and last from those of a class that is not there.
-      vectors: centered, of length 1; zero where a vector equals the mean of its class.
+      given: the vectors as they are.
+      group: class of each.
       near: places of the nearest others of each, nearest first; may hold more than the neighbors (see `spare`).
       neighbors: that a vector is expanded with.
+      factors: what an earlier `QueryExpansion` of the same vectors found; None: it is found when it is needed.
     """
 
     groups: list[str]
     means: Float32[np.ndarray, "groups_and_rest dim"]
-    vectors: Float32[np.ndarray, "n dim"]
+    given: Float32[np.ndarray, "n dim"]
+    group: Int[np.ndarray, " n"]
     near: Int[np.ndarray, "n k"]
     neighbors: int
+    factors: Float32[np.ndarray, "n k_and_2"] | None = None
 
     @classmethod
     def build(
@@ -112,6 +119,7 @@ class QueryExpansion:
         spare: int = 0,
         exact: bool = False,
         near: Int[np.ndarray, "n k"] | None = None,
+        factors: Float32[np.ndarray, "n k_and_2"] | None = None,
     ) -> "QueryExpansion":
         """Finds the neighbors of each vector by `NearestNeighbors`.
 
@@ -123,23 +131,55 @@ class QueryExpansion:
           spare: further neighbors that are kept, to take the place of those that a query excludes.
           exact: find neighbors exactly, however many models there are.
           near: what an earlier call found for the same vectors; then only these are used.
+          factors: with `near`, the `all_factors` of that call.
         """
         names, group = np.unique(np.asarray(architectures, str), return_inverse=True)
         means, overall = group_means(vectors, group, least)
-        own = unit(vectors - means[group]).astype(np.float32)
         stacked = np.vstack([means, overall]).astype(np.float32)
+        given = np.asarray(vectors, np.float32)
         if near is not None:
-            return cls(names.tolist(), stacked, own, near, near.shape[1])
-        placed = np.flatnonzero(own.any(1))  # a vector that equals the mean of its class has no direction
+            return cls(names.tolist(), stacked, given, group, near, near.shape[1], factors)
+        alone = cls(names.tolist(), stacked, given, group, np.zeros((len(given), 0), np.int32), 0)
+        placed = alone._placed
         neighbors = neighbor_count(len(placed), neighbors)
-        near = np.zeros((len(own), min(neighbors + spare, max(len(placed) - 1, 0)) if neighbors else 0), np.int32)
+        near = np.zeros((len(given), min(neighbors + spare, max(len(placed) - 1, 0)) if neighbors else 0), np.int32)
         if neighbors:
-            near[placed] = placed[_nearest_others(own[placed], near.shape[1], exact)]
-        return cls(names.tolist(), stacked, own, near, neighbors)
+            near[placed] = placed[_nearest_others(alone.vectors[placed], near.shape[1], exact)]
+        return cls(names.tolist(), stacked, given, group, near, neighbors)
+
+    @functools.cached_property
+    def vectors(self) -> Float32[np.ndarray, "n dim"]:
+        """Centered, of length 1; zero where a vector equals the mean of its class."""
+        return unit(self.given - self.means[self.group])
+
+    @functools.cached_property
+    def lengths(self) -> Float32[np.ndarray, " n"]:
+        """Of the vectors when they are centered."""
+        if self.factors is not None:
+            return self.factors[:, 0]
+        return np.linalg.norm(self.given - self.means[self.group], axis=1)
+
+    @functools.cached_property
+    def expanded_lengths(self) -> Float32[np.ndarray, " n"]:
+        """Of the sums of vectors and their weighted neighbors."""
+        if self.factors is not None:
+            return self.factors[:, 1]
+        products = np.einsum("nd,nd->n", self.expanded, self.vectors)
+        weight = np.maximum(self.similarity[:, : self.neighbors], 0)
+        along = (self.vectors**2).sum(1) + (weight * self.similarity[:, : self.neighbors]).sum(1)
+        return along / np.where(products > SMALL, products, 1)
+
+    @property
+    def all_factors(self) -> Float32[np.ndarray, "n k_and_2"]:
+        """What `build` takes as `factors`, so that nothing but the vectors has to be read for a query."""
+        columns = self.lengths[:, None], self.expanded_lengths[:, None], self.similarity
+        return np.hstack(columns).astype(np.float32)
 
     @functools.cached_property
     def similarity(self) -> Float32[np.ndarray, "n k"]:
         """Cosines of the vectors with those of `near`; 0 where a vector has no direction."""
+        if self.factors is not None:
+            return self.factors[:, 2:]
         return self._similarity(np.arange(len(self.vectors)))
 
     @functools.cached_property
@@ -165,7 +205,8 @@ class QueryExpansion:
           places: of the models whose values are asked for; all by default.
         """
         places = np.arange(len(values)) if places is None else places
-        weight = np.maximum(self._similarity(places)[:, : self.neighbors], 0)
+        similarity = self._similarity(places) if self.factors is None else self.similarity[places]
+        weight = np.maximum(similarity[:, : self.neighbors], 0)
         total = weight.sum(1)
         mean = (weight * values[self.near[places, : self.neighbors]]).sum(1) / np.maximum(total, SMALL)
         return np.where(total > 0, (values[places] + mean) / 2, values[places])
@@ -188,7 +229,7 @@ class QueryExpansion:
         """
         own = self._center(queries, architectures)
         if exclude is None:
-            return self._compare(own, self.expanded, np.zeros((1, len(self.vectors)), bool))
+            return self._compare_with_sums(own)
         expanded, rows = self.expanded.copy(), []
         for query, left_out in zip(own, exclude, strict=True):
             touched, anew = self._expanded_without(left_out)
@@ -211,6 +252,10 @@ class QueryExpansion:
         rows, found = self._joined_index.search(np.hstack([own, asked]), k)
         return self._placed[rows[0]], found[0]
 
+    def index(self) -> NearestNeighbors:
+        """Returns what `search` searches."""
+        return self._joined_index
+
     def _center(self, queries: Float[np.ndarray, "q dim"], architectures: Sequence[str]) -> Float[np.ndarray, "q dim"]:
         known = {name: row for row, name in enumerate(self.groups)}
         return unit(queries - self.means[[known.get(name, -1) for name in architectures]])
@@ -225,6 +270,35 @@ class QueryExpansion:
         rows = np.argsort(-near, axis=1, kind="stable")[:, : self.neighbors]
         asked = expand(own, expanded, rows, np.take_along_axis(near, rows, axis=1))
         return np.where(exclude, -np.inf, (own @ self.vectors.T + asked @ expanded.T) / 2)
+
+    def _compare_with_sums(self, own: Float[np.ndarray, "q dim"]) -> Float[np.ndarray, "q n"]:
+        """As `_compare` without exclusions, by sums of inner products in place of expanded vectors."""
+        products = self._products(own)
+        near = self._expanded_products(products)
+        rows = np.argsort(-near, axis=1, kind="stable")[:, : self.neighbors]
+        others = self._expanded_rows(np.unique(rows)) if rows.size else own
+        within = np.searchsorted(np.unique(rows), rows)
+        asked = expand(own, others, within, np.take_along_axis(near, rows, axis=1))
+        return (products + self._expanded_products(self._products(asked))) / 2
+
+    def _products(self, queries: Float[np.ndarray, "q dim"]) -> Float[np.ndarray, "q n"]:
+        """Cosines of queries with `vectors`."""
+        products = queries @ self.given.T - (queries @ self.means.T)[:, self.group]
+        return products / np.maximum(self.lengths, SMALL)
+
+    def _expanded_products(self, products: Float[np.ndarray, "q n"]) -> Float[np.ndarray, "q n"]:
+        """Cosines with `expanded`, from those with `vectors`."""
+        total = products.copy()
+        for neighbor in range(self.neighbors):
+            weight = np.maximum(self.similarity[:, neighbor], 0)
+            total += weight * products[:, self.near[:, neighbor]]
+        return total / np.maximum(self.expanded_lengths, SMALL)
+
+    def _expanded_rows(self, places: Int[np.ndarray, " p"]) -> Float[np.ndarray, "p dim"]:
+        """Some of `expanded`."""
+        needed, within = np.unique(self.near[places, : self.neighbors], return_inverse=True)
+        own, others = (unit(self.given[rows] - self.means[self.group[rows]]) for rows in (places, needed))
+        return expand(own, others, within.reshape(len(places), -1), self.similarity[places, : self.neighbors])
 
     def _expanded_without(
         self, exclude: Bool[np.ndarray, " n"]
@@ -247,7 +321,7 @@ class QueryExpansion:
 
     @functools.cached_property
     def _placed(self) -> Int[np.ndarray, " placed"]:
-        return np.flatnonzero(self.vectors.any(1))
+        return np.flatnonzero(self.lengths > SMALL)
 
     @functools.cached_property
     def _expanded_index(self) -> NearestNeighbors:

@@ -5,6 +5,7 @@
     function-000003.npy      [m, d] float32, those of the models that have one
     signatures-000003.npy    [tensors, 13] float32, of each model's tensors, one model after another
     neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
+    expansion-000005.npy     [m, k + 2] float32, lengths and similarities that come with them
     models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
     lock                     held by the one process that writes
 
@@ -26,7 +27,7 @@ from jaxtyping import Float32, Int32, Int64
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.search.catalog import Catalog, Model, damaged
-from wsrl.search.manifest import KINDS, Manifest, segment_file
+from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segment_file
 
 HEADER = 4096  # bytes, more than the header of a .npy file takes
 RETRIES = 20  # of opening an index while it is written
@@ -35,26 +36,27 @@ RETRIES = 20  # of opening an index while it is written
 class Store:
     """One committed state of an index, opened for reading.
 
-    Files are checked against their digests when they are first used.
+    Files are checked against their digests when they are first used: damage to one is told when it is needed.
 
     Raises:
-      InputError: the folder holds no index, or one that is damaged.
+      InputError: the folder holds no index, or one whose manifest or database is damaged.
     """
 
     def __init__(self, directory: Path):
         self.directory = directory
-        self._files: dict[str, mmap.mmap] = {}
+        self._files: dict[str, mmap.mmap | None] = {}  # None for one that is missing or empty
         self._checked: set[str] = set()
         for _ in range(RETRIES):
             self.manifest = Manifest.read(directory)
             try:
                 self._files = {name: _mapped(directory / name) for name in self.manifest.files}
+                if None in self._files.values() and Manifest.read(directory) != self.manifest:
+                    continue  # another process has committed meanwhile
                 self._check(self.manifest.database)
                 self.catalog = Catalog(directory / self.manifest.database)
                 break
             except FileNotFoundError as error:
-                if Manifest.read(directory) == self.manifest:
-                    raise damaged(Path(error.filename), "missing") from error
+                raise damaged(Path(error.filename), "missing") from error
         else:
             raise InputError(directory, "is written all the time", "wait until the other process has ended")
         self.ids, self.architectures, self._places = self.catalog.columns()
@@ -90,9 +92,20 @@ class Store:
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
-    def functions_by_id(self) -> list[tuple[str, bool]]:
-        """Returns all ids, and whether each model has a function vector."""
-        return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), strict=True))
+    @cached_property
+    def factors(self) -> Float32[np.ndarray, "m k_and_2"] | None:
+        """Factors of expanded vectors, see `QueryExpansion.all_factors`; None if the index has none."""
+        name = expansion_file(self.manifest.neighbors)
+        if name not in self.manifest.derived:
+            return None
+        try:
+            return self._mapped_array(name, np.dtype(np.float32), len(self.has_function))
+        except (ValueError, KeyError) as error:
+            raise damaged(self.directory / name, error) from error
+
+    def rows(self) -> list[tuple[str, bool, int]]:
+        """Returns the id of each model, whether it has a function vector, and the segment that its vectors stand in."""
+        return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), self._places[:, 0].tolist(), strict=True))
 
     def embedded(self, model: Model) -> Embedded:
         """Returns what the encoder said of a model."""
@@ -106,32 +119,31 @@ class Store:
             dict(zip(model.tensors, np.array(signatures), strict=True)), model.warnings,
         )  # fmt: skip
 
-    def problems(self) -> list[str]:
-        """Returns what is wrong: files that are not as they were written, rows that are not there."""
-        found = []
-        for name in self.manifest.files:
-            self._checked.discard(name)
-            try:
-                self._check(name)
-            except InputError as error:
-                found.append(str(error))
-        if not found:
-            found += [f"{self.catalog.path}: {line}" for line in self.catalog.problems()]
-            try:
-                self.neighbors  # noqa: B018
-                for vectors in (self.weights, self.functions):
-                    if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
-                        found.append(f"{self.directory}: a vector is not of length 1")
-                for model in self.catalog.models():
-                    self.embedded(model)
-            except InputError as error:
-                found.append(str(error))
-        return found
+    def sound(self, name: str) -> bool:
+        """Whether a file is as it was written."""
+        try:
+            self._check(name)
+        except InputError:
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raises InputError if what the files say does not fit together, though each is as it was written."""
+        if problems := self.catalog.problems():
+            raise damaged(self.catalog.path, problems[0])
+        _ = self.neighbors, self.factors  # whether they can be read
+        for vectors in (self.weights, self.functions):
+            if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
+                raise damaged(self.directory / MANIFEST, "a vector is not of length 1")
+        for model in self.catalog.models():
+            self.embedded(model)
 
     def _check(self, name: str) -> None:
         if name not in self._checked:
             size, digest = self.manifest.files[name]
             content = self._files[name]
+            if content is None:
+                raise damaged(self.directory / name, "missing or empty")
             if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
                 raise damaged(self.directory / name, "not as it was written")
             self._checked.add(name)
@@ -150,13 +162,15 @@ class Store:
     def _mapped_array(self, name: str, dtype: np.dtype, rows: int) -> np.ndarray:
         """Shows a file as an array. Raises KeyError or ValueError if it is not of these rows."""
         self._check(name)
-        header = io.BytesIO(self._files[name][:HEADER])
+        content = self._files[name]
+        assert content is not None
+        header = io.BytesIO(content[:HEADER])
         if np.lib.format.read_magic(header) != (1, 0):
             raise ValueError("another version of .npy")
         shape, _, own = np.lib.format.read_array_header_1_0(header)
         if len(shape) != 2 or shape[0] != rows or own != dtype:
             raise ValueError(f"{own} {shape} for {rows} rows")
-        return np.frombuffer(self._files[name], dtype, offset=header.tell()).reshape(shape)
+        return np.frombuffer(content, dtype, offset=header.tell()).reshape(shape)
 
     def _row(self, kind: str, segment: int, start: int, count: int) -> Float32[np.ndarray, "count dim"]:
         rows = self._array(kind, segment)[start : start + count]
@@ -184,13 +198,13 @@ class Store:
         return gathered
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """Maps a file, which then stays readable if it is deleted."""
-    with open(path, "rb") as file:
-        try:
+def _mapped(path: Path) -> mmap.mmap | None:
+    """Maps a file, which then stays readable if it is deleted; None if it is missing or empty."""
+    try:
+        with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except ValueError as error:
-            raise damaged(path, "empty") from error
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def measure(path: Path) -> tuple[int, str]:

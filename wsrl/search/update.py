@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,9 +14,10 @@ from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model, Place, Stat
-from wsrl.search.commit import commit, commit_neighbors
+from wsrl.search.commit import clear, commit, commit_neighbors
 from wsrl.search.embed import embed_sources
-from wsrl.search.sources import Source, file_stat, find_sources, located, relative, whole_digest
+from wsrl.search.file_identity import file_stat, located, relative, whole_digest
+from wsrl.search.sources import Named, Source, find_sources
 from wsrl.search.store import Store
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
@@ -33,6 +34,7 @@ class Changes:
       unchanged: models that were known, those included whose file was moved.
       removed: models that are no longer there.
       problems: checkpoints that were left out, and why.
+      skipped: files that look like weights and are none, such as logs.
       incomplete: a line for each that was embedded without all of its weights.
     """
 
@@ -40,25 +42,37 @@ class Changes:
     unchanged: int = 0
     removed: int = 0
     problems: list[InputError] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
 
 
 class Update:
-    """One call of `Index.build` or `Index.add`, made while the lock is held."""
+    """Embeds and commits what is new or has changed; made while the lock of the index is held.
+
+    Attributes:
+      store: the state that was committed last; None for none.
+      changes: what was done.
+      sources: see `wsrl.search.manifest.Manifest`.
+    """
 
     def __init__(self, directory: Path, store: Store | None, encoder: Encoder):
         self.directory, self.store, self.encoder = directory, store, encoder
+        self.sources = store.manifest.sources if store else ()
         self.changes = Changes()
         self._models = {model.id: model for model in store.catalog.models()} if store else {}
         self._by_stat = {model.stat: model for model in self._models.values() if model.stat}
         self._by_content = {model.content_digest: model for model in self._models.values() if model.content_digest}
         self._sizes = {stat.size for stat in self._by_stat}
 
-    def run(self, names: str | Path | Iterable[str | Path], keep: bool, progress: bool) -> Store:
+    def run(self, names: Sequence[Named], keep: bool, progress: bool) -> Store:
         """Finds, compares, embeds and commits; see `wsrl.search.index.Index.build`."""
         known = {(stat.device, stat.inode) for stat in self._by_stat}
-        sources, self.changes.problems = find_sources(names, known)
-        taken: dict[str, tuple[Model, Model]] = {}  # as they were, and as they are
+        before = {path: shown for shown, path in (self.sources if keep else ())}
+        own = before | {relative(self.directory, name.path): name.shown for name in names}
+        self.sources = tuple((shown, path) for path, shown in own.items())
+        taken = {name: located(self.directory, model.path) for name, model in self._models.items() if keep}
+        sources, self.changes.problems, self.changes.skipped = find_sources(names, known, taken)
+        kept: dict[str, tuple[Model, Model]] = {}  # as they were, and as they are
         missing: list[tuple[Source, Stat | None]] = []
         for source in sources:
             if keep:
@@ -67,7 +81,7 @@ class Update:
                 stat = file_stat(source.path, source.record)
                 found = self._known(source, stat)
             except OSError as error:
-                self.changes.problems.append(_unreadable(source.path, error))
+                self.changes.problems.append(unreadable(source.path, error))
                 continue
             except CheckpointError as error:
                 self.changes.problems.append(error)
@@ -77,17 +91,18 @@ class Update:
             else:
                 path = relative(self.directory, source.path)
                 now = replace(found, id=source.id, path=path, stat=stat, metadata=source.metadata)
-                taken[source.id] = found, now
-        self.changes.unchanged = len(taken)
-        self._take_over(taken, {source.id for source, _ in missing}, keep)
-        embedded = self._embed(missing, progress)
-        broken = {source.id for source in sources} - taken.keys() - embedded
+                kept[source.id] = found, now
+        self.changes.unchanged = len(kept)
+        self._take_over(kept, {source.id for source, _ in missing}, keep)
+        embedded = self.embed(missing, progress)
+        broken = {source.id for source in sources} - kept.keys() - embedded
         removed = [name for name in self._models if name in broken]
         self.changes.removed += len(removed)
-        self._commit([], Change(removed=removed))
+        self.commit([], Change(removed=removed))
         if self.store is None or not self.store.ids:
             first = f" ({self.changes.problems[0]})" if self.changes.problems else ""
             raise InputError(self.directory, f"no checkpoint could be used{first}", "name some that can be read")
+        clear(self.directory, self.store.manifest.files)
         return commit_neighbors(self.directory, self.store)
 
     def _check_id(self, source: Source) -> None:
@@ -120,36 +135,42 @@ class Update:
                 renamed[was.id] = now.id
         removed = list(renamed) if keep else [name for name in self._models if name not in present]
         self.changes.removed += len(removed) - len(renamed)
-        self._commit([], Change(renamed, removed, changed))
+        self.commit([], Change(renamed, removed, models=changed))
 
-    def _embed(self, missing: Sequence[tuple[Source, Stat | None]], progress: bool) -> set[str]:
-        """Embeds checkpoints and commits them; returns the ids of those that could be used."""
+    def embed(self, missing: Sequence[tuple[Source, Stat | None]], progress: bool) -> set[str]:
+        """Embeds checkpoints and commits them from time to time; returns the ids of those that could be used."""
         embedded: set[str] = set()
         pending: list[tuple[Model, Embedded]] = []
-        stats = {source.id: stat for source, stat in missing}
         committed = time.monotonic()
-        shown = None if progress and missing else True  # None: unless stderr is no terminal
-        line = tqdm(total=len(missing), desc="embedding", unit="model", disable=shown, mininterval=1.0)
         try:
-            with line:
-                for source, row in embed_sources(self.encoder, [source for source, _ in missing]):
-                    line.update()
-                    stat = stats[source.id]
-                    row = _checked(source, stat, row) if isinstance(row, Embedded) else row
-                    if isinstance(row, InputError):
-                        self.changes.problems.append(row)
-                        continue
-                    if row.incomplete:
-                        self.changes.incomplete.append(row.incomplete)
-                    pending.append((self._model(source, stat, row), row))
-                    embedded.add(source.id)
-                    if time.monotonic() > committed + COMMIT_EVERY:
-                        self._commit(pending, Change())
-                        pending, committed = [], time.monotonic()
+            for model, row in self.embedding(missing, progress):
+                pending.append((model, row))
+                embedded.add(model.id)
+                if time.monotonic() > committed + COMMIT_EVERY:
+                    self.commit(pending, Change())
+                    pending, committed = [], time.monotonic()
         finally:  # what was embedded before an interrupt is kept
-            self._commit(pending, Change())
+            self.commit(pending, Change())
             self.changes.embedded = len(embedded)
         return embedded
+
+    def embedding(
+        self, missing: Sequence[tuple[Source, Stat | None]], progress: bool
+    ) -> Iterator[tuple[Model, Embedded]]:
+        """Yields the checkpoints that can be used, and notes in `changes` what is wrong with the others."""
+        stats = {source.id: stat for source, stat in missing}
+        shown = None if progress and missing else True  # None: unless stderr is no terminal
+        with tqdm(total=len(missing), desc="embedding", unit="model", disable=shown, mininterval=1.0) as line:
+            for source, row in embed_sources(self.encoder, [source for source, _ in missing]):
+                line.update()
+                stat = stats[source.id]
+                row = _checked(source, stat, row) if isinstance(row, Embedded) else row
+                if isinstance(row, InputError):
+                    self.changes.problems.append(row)
+                    continue
+                if row.incomplete:
+                    self.changes.incomplete.append(row.incomplete)
+                yield self._model(source, stat, row), row
 
     def _model(self, source: Source, stat: Stat | None, row: Embedded) -> Model:
         return Model(
@@ -170,9 +191,10 @@ class Update:
             place=NOWHERE,
         )
 
-    def _commit(self, new: list[tuple[Model, Embedded]], change: Change) -> None:
-        if new or change:
-            self.store = commit(self.directory, self.store, self.encoder.hash, new, change)
+    def commit(self, new: Sequence[tuple[Model, Embedded]], change: Change) -> None:
+        """Commits models with their vectors and a change of others, unless that changes nothing."""
+        if new or change or (self.store and self.store.manifest.sources != self.sources):
+            self.store = commit(self.directory, self.store, self.encoder.hash, new, change, self.sources)
 
 
 def _checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | InputError:
@@ -181,14 +203,15 @@ def _checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | Inp
         if file_stat(source.path, source.record) != stat:
             return CheckpointError(source.path, "changed while it was read", "index it again when it is written")
     except OSError as error:
-        return _unreadable(source.path, error)
+        return unreadable(source.path, error)
     vectors = [row.weights] if row.function is None else [row.weights, row.function]
     if not all(abs(float(np.linalg.norm(vector)) - 1) < UNIT for vector in vectors):
         return CheckpointError(source.path, "its vector is not finite or not of length 1", "leave it out")
     return row
 
 
-def _unreadable(path: str, error: OSError) -> CheckpointError:
+def unreadable(path: str, error: OSError) -> CheckpointError:
+    """The error of a file that the machine does not let us read."""
     return CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the path")
 
 

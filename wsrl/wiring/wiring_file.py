@@ -22,7 +22,7 @@ from wsrl.wiring.wiring import SOURCES, Axis, Fact, Neurons, Operation, Product,
 ROLES = ("input", "hidden", "output")
 SCALES = ("positive", "sign", "none")
 POWERS = (-1, 0, 1)
-DERIVED = ("coverage", "file", "format")  # what `wsrl inspect --json` adds; not read back
+DERIVED = ("coverage", "file", "format", "wsrl")  # what `wsrl inspect --json` adds; not read back
 KEYS = ("parameters", "groups", "tensors", "operations", "products", "ignored", "warnings", *DERIVED)
 LARGEST = 2**48  # entries; no axis is longer
 LONGEST = 300  # characters of a reason

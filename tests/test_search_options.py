@@ -1,0 +1,196 @@
+"""Several queries, counter-examples, conditions, groups, order."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder, write_model
+
+from wsrl.cli.main import main
+from wsrl.errors import InputError
+from wsrl.search import query_rows, searcher
+from wsrl.search.conditions import Condition
+from wsrl.search.facts import Facts
+from wsrl.search.index import Index
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory):
+    """Sixty models of two architectures, with notes on some; `m5` is a copy of `m4`."""
+    folder = tmp_path_factory.mktemp("options")
+    for seed in range(60):
+        kind = f"kind {seed % 2}"
+        write_model(folder / "models" / f"m{seed:02}.safetensors", 4 if seed == 5 else seed, architecture=kind)
+        os.utime(folder / "models" / f"m{seed:02}.safetensors", (time.time(), 1_760_000_000 + seed * 86_400))
+    built = Index.build(FakeEncoder(), folder / "models", folder / "index")
+    for place, name in enumerate(built.ids[:12]):
+        built.annotate(name, {"license": ("mit", "apache-2.0", "MIT")[place % 3], "epochs": str(place)})
+    return Index.open(folder / "index")
+
+
+@pytest.fixture
+def vectors(index):
+    return np.stack([index.get(name).weights for name in index.ids])
+
+
+def numbers(hits) -> list[int]:
+    return [int(Path(hit.id).stem[1:]) for hit in hits]
+
+
+def test_several_queries_are_asked_by_their_mean(index, vectors):
+    hits = index.search([index.ids[0], index.ids[7]], 60, "weights")
+    expected = (vectors @ vectors[[0, 7]].T).mean(1)
+    assert numbers(hits) == np.argsort(-expected, kind="stable").tolist()
+    assert [hit.score for hit in hits] == pytest.approx(np.clip(np.sort(expected)[::-1], 0, 1), abs=1e-6)
+    assert sorted(numbers(hit for hit in hits if hit.same_weights)) == [0, 7]
+    one, other = (index.search(name, 60, "function") for name in (index.ids[0], index.ids[7]))
+    both = {hit.id: hit.score for hit in index.search([index.ids[0], index.ids[7]], 60, "function")}
+    scores = [{hit.id: hit.score for hit in hits} for hits in (one, other)]
+    high = [name for name in both if min(own[name] for own in scores) > 0 and max(own[name] for own in scores) < 1]
+    assert high and all(both[name] == pytest.approx((scores[0][name] + scores[1][name]) / 2, abs=1e-5) for name in high)
+
+
+@pytest.mark.parametrize("by", ["weights", "function"])
+def test_what_is_as_near_to_a_counter_example_is_left_out(index, by):
+    query, counter = index.ids[0], [index.ids[3], index.ids[8]]
+    wanted = {hit.id: hit.score for hit in index.search(query, 60, by)}
+    against = [{hit.id: hit.score for hit in index.search(name, 60, by)} for name in counter]
+    hits = index.search(query, 60, by, against=counter)
+    assert 0 < len(hits) < 58 and not {hit.id for hit in hits} & set(counter)
+    assert {hit.id: hit.score for hit in hits} == pytest.approx({hit.id: wanted[hit.id] for hit in hits}, abs=1e-6)
+    for name, score in wanted.items():
+        if score > 0:
+            nearest = max(own.get(name, 0) for own in against)
+            assert (name in {hit.id for hit in hits}) == (score > nearest)
+
+
+def test_conditions_filter_without_changing_scores(index):
+    everything = {hit.id: hit.score for hit in index.search(index.ids[0], 60)}
+    for where, expected in (
+        (["license=mit"], {0, 2, 3, 5, 6, 8, 9, 11}),
+        (["license!=mit"], {1, 4, 7, 10} | set(range(12, 60))),
+        (["licence=mit", "epochs>=6"], {6, 8, 9, 11}),
+        (["id=*m0?.safetensors", "architecture=kind 1"], {1, 3, 5, 7, 9}),
+        (["modified<2025-10-14"], {0, 1, 2, 3, 4}),
+        (["params>0.02k", "parameters<=28"], set(range(60))),
+        (["size>1GB"], set()),
+        (["age<1w"], set()),
+    ):
+        hits = index.search(index.ids[0], 60, where=where)
+        assert set(numbers(hits)) == expected, where
+        assert all(hit.score == pytest.approx(everything[hit.id], abs=1e-6) for hit in hits)
+        assert index.explanation.among == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("condition", "value", "holds"),
+    [
+        ("parameters>6B", 6_000_000_001, True), ("parameters>6B", 6_000_000_000, False),
+        ("parameters<=7.5M", 7_500_000, True), ("parameters = 1k", 1000, True), ("size>=1GiB", 2**30, True),
+        ("size<1GB", 10**9, False), ("size=3 kB", 3000, True), ("predicted_accuracy>=90%", 0.9, True),
+        ("predicted_accuracy<0.5", None, False), ("parameters!=5", None, True), ("age>30d", 31 * 86_400, True),
+        ("architecture=*CNN*", "relu cnn of 4 layers", True), ("architecture!=mlp", "cnn", True),
+    ],
+)  # fmt: skip
+def test_values_are_read_with_their_units(index, condition, value, holds):
+    assert Condition.parse(condition, Facts(index._store)).holds(value) == holds
+
+
+def test_a_date_stands_for_all_its_moments(index):
+    def holds(text, moment):
+        at = time.mktime(time.strptime(moment, "%Y-%m-%d %H:%M"))
+        return Condition.parse(f"modified{text}", Facts(index._store)).holds(at)
+
+    assert holds("=2026-01-31", "2026-01-31 23:59") and not holds("=2026-01-31", "2026-02-01 00:00")
+    assert holds(">2025-12", "2026-01-01 00:00") and not holds(">2025-12", "2025-12-31 23:59")
+    assert holds("<2026", "2025-12-31 23:59") and holds("<=2026", "2026-12-31 23:59")
+    assert not holds(">=2026", "2025-12-31 23:59") and holds("!=2026-12", "2027-01-01 00:00")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"where": ["colour=red"]}, "colour: is no key of this index; known are id, path, architecture, .*, license"),
+        ({"where": ["parameters"]}, "parameters: is no condition; write one as 'parameters>6B'"),
+        ({"where": ["parameters>many"]}, "'many' is no count; write parameters>6B"),
+        ({"where": ["size>3X"]}, "'3X' is no bytes; write size>30GB"),
+        ({"where": ["modified>soon"]}, "'soon' is no date; write one as 2026-01-31"),
+        ({"where": ["modified>2026-1-2-3"]}, "is no date"),
+        ({"where": ["age>30"]}, "is no duration; write age>30d"),
+        ({"where": ["architecture>a"]}, "architecture is no number; compare it by = or !="),
+        ({"sort": "parameters:up"}, "'up' is no direction; write parameters:asc"),
+        ({"sort": "colour"}, "is no key of this index"),
+        ({"group_by": "colour"}, "is no key of this index"),
+        ({"group_by": "weights", "per_group": 0}, "per_group: is 0"),
+        ({"architecture": "that"}, "give one of any, same, other"),
+    ],
+)
+def test_wrong_options_are_told(index, options, line):
+    with pytest.raises(InputError, match=line):
+        index.search(index.ids[0], **options)
+
+
+def test_architectures_are_those_of_the_query(index):
+    assert {number % 2 for number in numbers(index.search(index.ids[3], 60, architecture="same"))} == {1}
+    hits = index.search(index.ids[3], 60, architecture="other")
+    assert {number % 2 for number in numbers(hits)} == {0} and len(hits) == 30
+
+
+def test_groups_show_few_of_each(index):
+    plain = numbers(index.search(index.ids[0], 60, "weights"))
+    by_weights = numbers(index.search(index.ids[0], 59, "weights", group_by="weights"))
+    first, second = sorted((4, 5), key=plain.index)
+    assert by_weights == [number for number in plain if number != second] and first in by_weights
+    licensed = index.search(index.ids[0], 60, "weights", group_by="license", per_group=2, where=["license=*"])
+    assert sorted(str(hit.metadata["license"]) for hit in licensed) == [*["MIT"] * 2, *["apache-2.0"] * 2, *["mit"] * 2]
+    assert [hit.rank for hit in licensed] == [1, 2, 3, 4, 5, 6]
+
+
+def test_hits_are_sorted_by_a_key(index):
+    hits = index.search(index.ids[0], 20, "weights")
+    by_time = index.search(index.ids[0], 20, "weights", sort="modified:desc")
+    assert numbers(by_time) == sorted(numbers(hits), reverse=True)
+    assert {(hit.id, hit.rank) for hit in hits} == {(hit.id, hit.rank) for hit in by_time}
+    noted = numbers(index.search(index.ids[0], 60, sort="license"))
+    assert set(noted[:4]) == {1, 4, 7, 10} and all(number > 11 for number in noted[12:])
+
+
+def test_the_explanation_tells_what_was_compared(index, monkeypatch):
+    index.search(index.ids[0], by="weights")
+    exact = index.explanation
+    assert (exact.by, exact.index, exact.models, exact.among, exact.compared) == ("weights", "exact", 60, 60, 60)
+    assert exact.unindexed == 0 and 0 < exact.seconds < 5
+    monkeypatch.setattr(searcher, "BRUTE_FORCE_BELOW", 0)
+    index.search(index.ids[0], by="function")
+    assert index.explanation.by == "function" and index.explanation.index in ("scann brute force", "numpy")
+    index.search(index.ids[0], by="function", exact=True)
+    assert index.explanation.index == "exact"
+
+
+def test_the_command(index, monkeypatch, capsys):
+    monkeypatch.setattr(query_rows, "load_encoder", FakeEncoder)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    ask = ["search", index.ids[0], index.ids[7], "--not", index.ids[3], "--index", str(index.directory)]
+    assert main([*ask, "--where", "license=mit", "--format", "json", "--explain", "--by", "weights"]) == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    expected = index.search([index.ids[0], index.ids[7]], by="weights", against=index.ids[3], where=["license=mit"])
+    assert [hit["id"] for hit in told["results"]] == [hit.id for hit in expected]
+    name = f"{index.ids[0]} + {index.ids[7]} - {index.ids[3]}"
+    assert told["about"][0]["query"] == told["results"][0]["query"] == name
+    assert told["about"][0]["compared"] == 60 and err.startswith("by weights, index: exact, 60 vectors compared")
+    assert main([*ask, "--format", "ids", "-k", "3", "--sort", "id", "--same-architecture"]) == 0
+    ids = capsys.readouterr().out.splitlines()
+    assert len(ids) == 3 and ids == sorted(ids)
+    assert (
+        main([*ask[:3], "--each", "--index", str(index.directory), "--json", "-k", "2", "--group-by", "weights"]) == 0
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["query"] for line in lines] == [index.ids[0]] * 2 + [index.ids[7]] * 2
+    assert main([*ask, "--where", "license=mit", "--format", "human"]) == 0
+    assert ": nearest by function of 8 of 60 models\n" in capsys.readouterr().out
+    assert main([*ask, "--per-group", "0"]) == 1
+    assert capsys.readouterr().err == "error: --per-group: 0 is too small; give 1 or more\n"

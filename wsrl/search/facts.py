@@ -1,0 +1,84 @@
+"""What is known of the models of an index, by key: what searches filter, sort and group by."""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+from wsrl.errors import InputError
+from wsrl.search.file_identity import HUB, located
+from wsrl.search.store import Store
+
+COLUMNS = {"path": "path", "parameters": "parameters", "size": "size", "predicted_accuracy": "accuracy"}
+KNOWN = {  # keys of every index -> what their values are
+    "id": "text", "path": "text", "architecture": "text", "parameters": "count", "size": "bytes", "modified": "date",
+    "age": "duration", "predicted_accuracy": "number", "weights": "text",
+}  # fmt: skip
+ALSO = {"params": "parameters", "licence": "license", "base": "base_model"}  # other spellings
+
+
+class Facts:
+    """Values of all models by key, in the order of the index; read when they are first asked for."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    @cached_property
+    def metadata(self) -> list[dict[str, object]]:
+        """What came with each model, and above it what users noted."""
+        notes: dict[str, dict[str, object]] = {}
+        for (name, key), value in self._store.catalog.all_annotations().items():
+            notes.setdefault(name, {})[key] = value
+        own = self._store.catalog.metadata()
+        return [{**about, **notes.get(name, {})} for name, about in zip(self._store.ids, own, strict=True)]
+
+    def key(self, name: str) -> str:
+        """Returns the key that a name stands for.
+
+        Raises:
+          InputError: no model has such a key; lists those that there are.
+        """
+        known = [*KNOWN, *sorted({key for about in self.metadata for key in about} - KNOWN.keys())]
+        key = name if name in known else ALSO.get(name, name)
+        if key not in known:
+            raise InputError(name, "is no key of this index", f"known are {', '.join(known)}")
+        return key
+
+    def kind(self, key: str) -> str:
+        """Returns what the values of a key are: "text", "count", "bytes", "date", "duration", "number" or "any"."""
+        return KNOWN.get(key, "any")
+
+    def values(self, key: str) -> list[object]:
+        """Returns the value of each model, None where there is none; see `key` for what a key may be.
+
+        `modified` is the time of the file in seconds since 1970 and `age` that before now; both are looked up.
+        `weights` is equal for models of the same weights.
+        """
+        store = self._store
+        read: dict[str, Callable[[], list]] = {
+            "id": lambda: store.ids,
+            "architecture": lambda: [name or None for name in store.architectures],
+            "weights": lambda: store.catalog.column("weights_digest"),
+            "modified": lambda: self._times,
+            "age": lambda: [None if at is None else time.time() - at for at in self._times],
+            **{name: lambda column=column: store.catalog.column(column) for name, column in COLUMNS.items()},
+            "path": lambda: self._paths,
+        }
+        if key in read:
+            return read[key]()
+        return [about.get(key) for about in self.metadata]
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        return [located(self._store.directory, path) for path in self._store.catalog.paths()]
+
+    @cached_property
+    def _times(self) -> list[float | None]:
+        return [_modified(path) for path in self._paths]
+
+
+def _modified(path: str) -> float | None:
+    try:
+        return None if path.startswith(HUB) else Path(path).stat().st_mtime
+    except OSError:
+        return None

@@ -1,0 +1,60 @@
+"""What tells files apart and when they change: names, places, sizes and times, digests."""
+
+import os
+from fnmatch import fnmatch
+from pathlib import Path
+
+from wsrl.search.catalog import Stat
+from wsrl.signature.digest import content_digest
+
+HUB = "hf://"
+LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
+
+
+def printable_id(name: str) -> str:
+    """Returns the name as text that can be stored: bytes that are no UTF-8 become escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def file_stat(path: str, record: int | None = None) -> Stat | None:
+    """Returns what changes when a checkpoint does, or None for an address of the hub.
+
+    Raises:
+      OSError: it is not there.
+    """
+    if path.startswith(HUB):
+        return None
+    own = Path(path).stat()
+    stats = [os.stat(below) for below in _belonging(Path(path))]
+    size, mtime = sum(each.st_size for each in stats), sum(each.st_mtime_ns for each in stats)
+    return Stat(own.st_dev % LARGEST, own.st_ino % LARGEST, size, mtime % LARGEST, record)
+
+
+def whole_digest(path: str) -> str | None:
+    """Returns the digest of a checkpoint's content, or None if more files belong to it than the digest covers.
+
+    Raises:
+      CheckpointError: it cannot be read.
+    """
+    own = Path(path)
+    return content_digest(own) if own.is_dir() or _belonging(own) == [own] else None
+
+
+def _belonging(path: Path) -> list[Path]:
+    """The files of a checkpoint: a `config.json` beside it, data of ONNX and the parts that an index names too."""
+    if path.is_dir():
+        return [below for below in path.rglob("*") if below.is_file()]
+    if fnmatch(path.name, "*.index.json"):
+        return [below for below in path.parent.iterdir() if below.is_file()]
+    beside = (path.with_name("config.json"), path.with_name(f"{path.name}.data"), path.with_name(f"{path.name}_data"))
+    return [path, *(below for below in beside if below.is_file())]
+
+
+def relative(directory: Path, path: str) -> str:
+    """Returns the path as an index in `directory` stores it: relative to that folder, so that both can move."""
+    return path if path.startswith(HUB) else Path(os.path.relpath(path, directory)).as_posix()
+
+
+def located(directory: Path, stored: str) -> str:
+    """Returns the path that `relative` made what is stored of."""
+    return stored if stored.startswith(HUB) else os.path.normpath(directory / stored)
