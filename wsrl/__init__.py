@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.encoder.checkpoint_encoder import Encoder as Encoder
     from wsrl.encoder.checkpoint_encoder import load_encoder as load_encoder
     from wsrl.errors import InputError as InputError
+    from wsrl.origins.fingerprint import Fingerprint as Fingerprint
+    from wsrl.origins.fingerprint import fingerprint as fingerprint
     from wsrl.readers import open_checkpoint as open_checkpoint
     from wsrl.recommendation.recommend import recommend as recommend
     from wsrl.search.hit import Hit as Hit
@@ -28,11 +30,13 @@ EXPORTS = {  # name -> module
     "CheckpointError": "wsrl.checkpoint",
     "Embedded": "wsrl.embedded",
     "Encoder": "wsrl.encoder.checkpoint_encoder",
+    "Fingerprint": "wsrl.origins.fingerprint",
     "Hit": "wsrl.search.hit",
     "Index": "wsrl.search.index",
     "InputError": "wsrl.errors",
     "Wiring": "wsrl.wiring.wiring",
     "canonicalize": "wsrl.canonical",
+    "fingerprint": "wsrl.origins.fingerprint",
     "infer_wiring": "wsrl.wiring.infer_wiring",
     "load_encoder": "wsrl.encoder.checkpoint_encoder",
     "open_checkpoint": "wsrl.readers",

@@ -22,6 +22,7 @@ COMMANDS = {
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
     "recommend": "ranks the models of an index for a data set, from labeled examples",
     "embed": "turns checkpoints into vectors",
+    "fingerprint": "prints digests of checkpoints: which are the same file, weights or architecture",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT
 PIPE_CLOSED = 128 + 13  # as a shell tells of SIGPIPE

@@ -1,13 +1,14 @@
-"""Exact digests: of the bytes of a file, and of weights whatever their format, names, layout and order of units."""
+"""Exact digests: of the bytes of a file, of its tensors, and of weights whatever their format, names and layout."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from wsrl.canonical.rows import row_chunks
-from wsrl.checkpoint import CheckpointError, Tensor
+from wsrl.checkpoint import CheckpointError, LazyTensor, Tensor
 from wsrl.signature.binormalization import PIECE
 from wsrl.signature.hashing import GOLDEN
 
@@ -63,3 +64,29 @@ def weights_digest(tensors: Iterable[TensorDigest]) -> str:
     """Returns the SHA-256 of the digests of a network's tensors, each counted once, in any order."""
     lines = sorted({f"{entries} {first:016x} {second:016x}\n" for entries, first, second in tensors})
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def exact_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of the names, types, shapes and numbers of all tensors, whatever file they lie in.
+
+    Neither the order of the tensors nor shards, containers or other content of the files change it. It is taken over a
+    line `name, dtype, shape, SHA-256 of the entries` for each tensor, by name; entries are little-endian numbers of 32
+    bits, or of 64 bits where the file holds such, so those of narrower types are the same in all readers. NaN and Inf
+    are numbers as others.
+
+    Raises:
+      CheckpointError: a tensor cannot be read.
+    """
+    lines = [f"{name}\0{tensor.dtype}\0{tensor.shape}\0{_entries_digest(tensor)}\n" for name, tensor in tensors.items()]
+    return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogatepass")).hexdigest()
+
+
+def _entries_digest(tensor: Tensor) -> str:
+    lazy = tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor, "", "")
+    wide = np.dtype("<f8" if lazy.dtype == "float64" else "<f4")
+    step = max(PIECE // max(prod(lazy.shape[1:]), 1), 1)
+    digest = hashlib.sha256()
+    for start in range(0, lazy.num_rows, step):
+        rows = np.asarray(lazy.read_rows(start, min(start + step, lazy.num_rows)))
+        digest.update(np.ascontiguousarray(rows.astype(wide, copy=False)).data)
+    return digest.hexdigest()
