@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.encoder.checkpoint_encoder import Encoder as Encoder
     from wsrl.encoder.checkpoint_encoder import load_encoder as load_encoder
     from wsrl.errors import InputError as InputError
+    from wsrl.origins.duplicates import find_duplicates as find_duplicates
     from wsrl.origins.fingerprint import Fingerprint as Fingerprint
     from wsrl.origins.fingerprint import fingerprint as fingerprint
     from wsrl.readers import open_checkpoint as open_checkpoint
@@ -36,6 +37,7 @@ EXPORTS = {  # name -> module
     "InputError": "wsrl.errors",
     "Wiring": "wsrl.wiring.wiring",
     "canonicalize": "wsrl.canonical",
+    "find_duplicates": "wsrl.origins.duplicates",
     "fingerprint": "wsrl.origins.fingerprint",
     "infer_wiring": "wsrl.wiring.infer_wiring",
     "load_encoder": "wsrl.encoder.checkpoint_encoder",

@@ -21,6 +21,7 @@ COMMANDS = {
     "index": "makes an index of checkpoints, or brings one up to date",
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
     "recommend": "ranks the models of an index for a data set, from labeled examples",
+    "duplicates": "groups of models that are the same, and plans to free their bytes",
     "embed": "turns checkpoints into vectors",
     "fingerprint": "prints digests of checkpoints: which are the same file, weights or architecture",
 }
