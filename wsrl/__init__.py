@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.canonical import canonicalize as canonicalize
     from wsrl.checkpoint import Checkpoint as Checkpoint
     from wsrl.checkpoint import CheckpointError as CheckpointError
+    from wsrl.comparison.compare import compare as compare
     from wsrl.embedded import Embedded as Embedded
     from wsrl.encoder.checkpoint_encoder import Encoder as Encoder
     from wsrl.encoder.checkpoint_encoder import load_encoder as load_encoder
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 EXPORTS = {  # name -> module
     "Checkpoint": "wsrl.checkpoint",
     "CheckpointError": "wsrl.checkpoint",
+    "compare": "wsrl.comparison.compare",
     "Embedded": "wsrl.embedded",
     "Encoder": "wsrl.encoder.checkpoint_encoder",
     "Fingerprint": "wsrl.origins.fingerprint",

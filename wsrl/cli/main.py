@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "what network a checkpoint holds, and which of its units are interchangeable",
     "index": "makes an index of checkpoints, or brings one up to date",
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
+    "compare": "whether two checkpoints are related, how, and layer by layer",
     "recommend": "ranks the models of an index for a data set, from labeled examples",
     "duplicates": "groups of models that are the same, and plans to free their bytes",
     "embed": "turns checkpoints into vectors",
@@ -45,13 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         if args.debug:
             traceback.print_exc()
-        return _fail(f"error: {error}")
+        return _fail(f"error: {error}", getattr(args, "trouble", 1))
     except BrokenPipeError:  # the reader, `head` say, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit would raise again
         return PIPE_CLOSED
     except OSError as error:  # of the machine: a folder that cannot be written, a full disk
         place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"error: {place}{error.strerror or error}; name another file or make room")
+        return _fail(
+            f"error: {place}{error.strerror or error}; name another file or make room", getattr(args, "trouble", 1)
+        )
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
 

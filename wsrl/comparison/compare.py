@@ -1,0 +1,154 @@
+"""Compares two checkpoints by their weights: whether they are related, how, and which layers come from where.
+
+Tensors are paired by their values, or by the order in which data flows. First the units are taken in the order in which
+they stand: independent networks have no reason to agree in it. If they do not agree, units are matched through the
+layers, forwards and backwards, and the two matchings have to agree (see `wsrl.comparison.chain`). Only related networks
+are then compared entry by entry.
+"""
+
+import filecmp
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, matching_of, rescaled
+from wsrl.comparison.difference import Blocks, measure
+from wsrl.comparison.matching import SMALLEST, Agreement, fixed_points
+from wsrl.comparison.pairing import Pair, Sampled, pair_up
+from wsrl.comparison.pieces import Piece, cut
+from wsrl.comparison.relation import Kind, Relation
+from wsrl.comparison.verdict import Layer, judge
+from wsrl.readers import open_checkpoint
+from wsrl.signature.digest import content_digest
+
+SIGNIFICANT = 1e-5  # p-value below which networks are related
+AGREEING = 0.5  # share of the units of a tensor that stand in the same order, from which that is taken for right
+BLOCK = 2**23  # entries compared at a time
+FEATURES = 4  # entries of a unit that is tested
+SCALED = 1e-3  # change from which on other scales of units are reckoned with
+LESS = 0.5  # of the change that is left if units have other scales
+
+Source = str | Path | Checkpoint
+
+
+def compare(a: Source, b: Source) -> Relation:
+    """Compares two checkpoints by their weights alone.
+
+    Args:
+      a, b: files, folders or `hf://owner/name`, or opened checkpoints. Metadata of a checkpoint may hold hints
+        (`activation`, `heads`), as for an index.
+
+    Returns:
+      The relation. It is the same for (b, a) but for the names of the sides.
+
+    Raises:
+      CheckpointError: one of them cannot be used.
+    """
+    if _same_file(a, b):
+        return Relation(Kind.SAME_FILE, related=True, reasons=("all bytes are the same",))
+    first, second = (source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in (a, b))
+    sampled = [Sampled.of(cut(checkpoint)) for checkpoint in (first, second)]
+    pairs = pair_up(*sampled)
+    tests, pooled = _in_order(pairs, *sampled)
+    known: Known | None = {}
+    if not _significant(tests, pooled):
+        chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix])
+        chains.run()
+        own = chains.agreements()
+        known = None
+        if _significant(own.values(), sum(own.values(), Agreement(0, 0))):
+            known, pooled = chains.joined(), sum(own.values(), Agreement(0, 0))
+            tests = _of_pairs(pairs, own)
+        elif pooled.units == 0:
+            pooled = sum(own.values(), Agreement(0, 0))
+    return judge(list(_layers(pairs, known, tests)), pooled, known is not None)
+
+
+def _same_file(a: Source, b: Source) -> bool:
+    """Whether both are files, or folders, of the same bytes."""
+    if isinstance(a, Checkpoint) or isinstance(b, Checkpoint):
+        return False
+    paths = Path(a), Path(b)
+    try:
+        if all(path.is_file() for path in paths):
+            return filecmp.cmp(*paths, shallow=False)
+    except OSError as error:
+        raise CheckpointError(error.filename or a, f"cannot be read ({error.strerror})", "check the file") from error
+    return all(path.is_dir() for path in paths) and content_digest(paths[0]) == content_digest(paths[1])
+
+
+def _significant(tests, pooled: Agreement) -> bool:
+    """Whether all groups together, or one of them, agree more than independent networks do (Bonferroni)."""
+    values = [pooled.p_value, *(test.p_value for test in tests if test is not None)]
+    return min(values) * len(values) < SIGNIFICANT
+
+
+def _in_order(pairs: list[Pair], a: Sampled, b: Sampled) -> tuple[list[Agreement | None], Agreement]:
+    """Tests each pair, and all groups together, each once, for units that stand in the same order."""
+    of_a, of_b = ({piece.name: s for piece, s in zip(x.pieces, x.samples, strict=True)} for x in (a, b))
+    tests: list[Agreement | None] = []
+    groups: dict[object, Agreement] = {}
+    for pair in pairs:
+        test = None
+        if pair.a and pair.b and pair.a.shape == pair.b.shape and pair.a.is_matrix:
+            x, y = of_a[pair.a.name], of_b[pair.b.name]
+            for side, units in enumerate(pair.a.sides()):
+                length = x.shape[side]
+                if not units.fixed and length >= SMALLEST and x.size // length >= FEATURES:
+                    test = fixed_points(*(np.moveaxis(s, side, 0).reshape(length, -1) for s in (x, y)))
+                    key = units.group or ("unknown", units.length)
+                    if key not in groups or groups[key].units < test.units:
+                        groups[key] = test
+                    break
+        tests.append(test)
+    return tests, sum(groups.values(), Agreement(0, 0))
+
+
+def _of_pairs(pairs: list[Pair], own: dict) -> list[Agreement | None]:
+    """The test of the units that a pair writes, else of those that it reads."""
+    tests = []
+    for pair in pairs:
+        groups = [groups_of(pair, side) for side in (0, 1)] if pair.a and pair.b else []
+        tests.append(next((own[g] for g in groups if g in own), None))
+    return tests
+
+
+def _layers(pairs: list[Pair], known: Known | None, tests: list[Agreement | None]) -> Iterator[Layer]:
+    for pair, test in zip(pairs, tests, strict=True):
+        if pair.a is None or pair.b is None or known is None:
+            yield Layer(pair, None, test)
+        else:
+            yield _layer(pair, known, test)
+
+
+def _layer(pair: Pair, known: Known, test: Agreement | None) -> Layer:
+    a, b = both(pair)
+    in_order = a.shape == b.shape and all(_is_ordered(pair, side, known) for side in (0, 1))
+    if in_order and prod(a.shape) > BLOCK:
+        return Layer(pair, measure(_blocks(a, b), a.shape[0]), test)
+    x, y, moved = aligned(pair, known)
+    found = measure([(x, y)], len(x))
+    if a.is_matrix and found.change > SCALED:
+        scaled = measure([(x, rescaled(x, y))], len(x))
+        if scaled.change < found.change * LESS:
+            return Layer(pair, scaled, test, moved, found.change)
+    return Layer(pair, found, test, moved)
+
+
+def _is_ordered(pair: Pair, side: int, known: Known) -> bool:
+    matching = matching_of(pair, side, known)
+    return matching is None or matching.ordered
+
+
+def _blocks(a: Piece, b: Piece) -> Blocks:
+    rows = a.shape[0]
+    if a.axes[0] != (0,) or b.axes[0] != (0,):
+        yield a.whole(), b.whole()
+        return
+    step = max(BLOCK * rows // prod(a.shape), 1)
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        yield a.rows(start, stop), b.rows(start, stop)
