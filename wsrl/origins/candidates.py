@@ -8,7 +8,7 @@ from jaxtyping import Float32
 from wsrl.search.nearest import NearestNeighbors
 from wsrl.search.store import Store
 
-COSINE = 0.9  # of weights vectors of copies, at least
+COSINE = 0.8  # of weights vectors of copies, at least; of other networks of one architecture few come near
 FIRST = 16  # neighbors that are asked for; twice as many again while all of them are near
 
 

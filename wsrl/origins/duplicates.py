@@ -14,13 +14,16 @@ from wsrl.errors import InputError
 from wsrl.origins.candidates import near_pairs
 from wsrl.origins.disk import freed, on_disk
 from wsrl.origins.keeper import Copy, rank, why_first
+from wsrl.origins.rounding import largest_errors
+from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.weight_files import bytes_digest, weight_files
 from wsrl.search.index import Index
 from wsrl.search.sources import HUB, file_stat, located
 from wsrl.search.store import Store
 
 KINDS = (Kind.SAME_FILE, Kind.SAME_WEIGHTS, Kind.SAME_SYMMETRY, Kind.SAME_PRECISION)
-MOST_COMPARED = 16  # models that are compared with the file of one model, the nearest
+MOST_COMPARED = 16  # models that one is compared with, the nearest first
+UNROUNDED = 32  # bits
 
 Compare = Callable[[Checkpoint, Checkpoint], Relation]
 
@@ -134,27 +137,51 @@ class _Search:
     def same_weights(self, copies: Sequence[Copy], progress: bool) -> list[Group]:
         """Groups models of different bytes around those that are kept.
 
-        Models are taken in the order in which one would keep them; each is compared with the nearest of those that
-        stand for a group so far, until one is the same.
+        Models are taken in the order in which one would keep them, the most precise first. Each is compared with the
+        nearest of those before, until one holds the same weights. A quantized one is compared with all that are near:
+        several may round to it, as networks do that differ by a step of training; the one that it is nearest to counts.
         """
         near = near_pairs(self.store, [copy.model.id for copy in copies])
         ranked = rank([copy for copy in copies if near.get(copy.model.id)])
-        first: dict[str, Copy] = {}  # id of a model -> the copy that stands for its group
+        done: dict[str, Copy] = {}
+        first: dict[str, str] = {}  # id of a model -> the one that stands for its group
         members: dict[tuple[str, Kind], list[tuple[Copy, Relation]]] = defaultdict(list)
         for copy in tqdm(ranked, desc="comparing", unit="model", disable=None if progress else True, mininterval=1.0):
-            standing = dict.fromkeys(first[name].model.id for name in near[copy.model.id] if name in first)
-            for name in list(standing)[:MOST_COMPARED]:
-                relation = self.relation(first[name], copy)
-                if relation is not None and relation.kind in SAME:
-                    first[copy.model.id] = first[name]
-                    members[name, relation.kind].append((copy, relation))
-                    break
-            else:
-                first[copy.model.id] = copy
+            name = copy.model.id
+            done[name], first[name] = copy, name
+            before = [(done[first[other]], done[other]) for other in near[name] if other in done and other != name]
+            found = self.best(before, copy)
+            if found is not None:
+                standing, relation = found
+                first[name] = standing.model.id
+                members[standing.model.id, relation.kind].append((copy, relation))
         return [
-            self.group(kind, [first[name], *(copy for copy, _ in own)], [relation for _, relation in own])
+            self.group(kind, [done[name], *(copy for copy, _ in own)], [relation for _, relation in own])
             for (name, kind), own in members.items()
         ]
+
+    def best(self, before: Sequence[tuple[Copy, Copy]], copy: Copy) -> tuple[Copy, Relation] | None:
+        """The model that a copy is the same as, with its relation to it; None if it is a copy of none.
+
+        Args:
+          before: models that stand for groups, each with a model of the group that is near to the copy.
+          copy: the model.
+        """
+        asked: dict[str, Relation | None] = {}
+        rounded: list[tuple[Copy, Relation]] = []
+        for standing, other in before:
+            for model in {standing.model.id: standing, other.model.id: other}.values():
+                if model.model.id in asked or len(asked) == MOST_COMPARED:
+                    continue
+                relation = asked[model.model.id] = self.relation(model, copy)
+                if relation is None or relation.kind not in SAME:
+                    continue
+                if relation.kind != Kind.SAME_PRECISION:
+                    return standing, relation
+                if min(model.stored[1], copy.stored[1]) < UNROUNDED:
+                    rounded.append((standing, relation))
+                break
+        return min(rounded, key=lambda own: largest_errors(own[0], copy, own[1]), default=None)
 
     def relation(self, first: Copy, second: Copy) -> Relation | None:
         """What two models are to each other, by their files; None if one cannot be read."""
@@ -164,7 +191,7 @@ class _Search:
 
             self._compare = compare
         try:
-            return self._compare(first.open(), second.open())
+            return same_numbers(first, second) or self._compare(first.open(), second.open())
         except CheckpointError as error:
             self.problems.append(error)
             return None

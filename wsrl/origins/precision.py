@@ -7,9 +7,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from wsrl.checkpoint import LazyTensor, Tensor
+from wsrl.comparison.grid import find_grid
 
 LOOKED_AT = 4096  # entries of a tensor
-TENSORS = 8  # that are looked at, the largest
+TENSORS = 8  # that are looked at, the largest,
+GRIDS = 2  # and that all have to lie on a grid
 FLOATS = {"bfloat16": 16.0, "float8_e4m3fn": 8.0, "float8_e5m2": 8.0}
 
 
@@ -43,12 +45,24 @@ def is_widened(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def precision(tensors: Mapping[str, Tensor]) -> float:
-    """Returns the bits in which most numbers of a checkpoint are known: 16 for float32 copies of bfloat16 numbers."""
+    """Returns the bits in which most numbers of a checkpoint are known, whatever the type that holds them.
+
+    These are 16 for float32 copies of bfloat16 numbers, and those of the grid for numbers that were rounded to one.
+    """
     bits = type_bits(main_type(tensors))
-    return 16.0 if bits == 32 and is_widened(tensors) else bits
+    if bits == 32 and is_widened(tensors):
+        bits = 16.0
+    largest = sorted((_lazy(t) for t in tensors.values() if t.ndim > 1), key=lambda t: -t.size)[:GRIDS]
+    grids = [find_grid(tensor) for tensor in largest]
+    found = [float(grid.bits) for grid in grids if grid]
+    return min(bits, max(found)) if found and len(found) == len(grids) else bits
+
+
+def _lazy(tensor: Tensor) -> LazyTensor:
+    return tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor, "", "")
 
 
 def _first(tensor: Tensor) -> np.ndarray:
-    lazy = tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor, "", "")
+    lazy = _lazy(tensor)
     rows = max(1, LOOKED_AT * lazy.num_rows // max(lazy.size, 1))
     return np.ascontiguousarray(lazy.read_rows(0, rows), np.float32).ravel()[:LOOKED_AT]
