@@ -13,6 +13,7 @@ from wsrl.comparison.pieces import Piece
 
 SAMPLE = 256  # units of either side of a tensor that are compared
 IN_ORDER = 0.05  # cosine that the same place among the tensors of a shape is worth, and the same form of both sides
+ALIKE = 0.5  # cosine of tensors that are taken for copies
 CHANCE = 4.0  # standard deviations that the cosine of independent entries hardly exceeds
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
@@ -27,11 +28,13 @@ class Pair:
     Attributes:
       a, b: the pieces.
       cosine: of the samples of their entries, in the order in which they are; 0 where the shapes differ.
+      like: of a tensor without a counterpart, the most similar one of the other network and the cosine of both.
     """
 
     a: Piece | None
     b: Piece | None
     cosine: float = 0.0
+    like: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,56 @@ def pair_up(a: Sampled, b: Sampled) -> list[Pair]:
         score = close + IN_ORDER * (places + np.array(built, float))
         for i, j in zip(*linear_sum_assignment(-score), strict=True):
             partners[own[i]], cosines[own[i]] = others[j], float(close[i, j])
+    turned = _turned(a, b, partners, cosines)
     for own, others in _classes(a, b, shape=False, taken=partners):
         if len(own) == len(others):
             partners |= dict(zip(own, others, strict=True))
     partners |= _vectors(a, b, partners)
+    pairs = []
+    for i, piece in enumerate(a.pieces):
+        other = turned.get(i) or (b.pieces[partners[i]] if i in partners else None)
+        pairs.append(Pair(piece, other, cosines.get(i, 0.0), _like(a.samples[i], b) if other is None else None))
     only_b = sorted(set(range(len(b.pieces))) - set(partners.values()))
-    pairs = [
-        Pair(piece, b.pieces[partners[i]] if i in partners else None, cosines.get(i, 0.0))
-        for i, piece in enumerate(a.pieces)
-    ]
-    return pairs + [Pair(None, b.pieces[j]) for j in only_b]
+    return pairs + [Pair(None, b.pieces[j], 0.0, _like(b.samples[j], a)) for j in only_b]
+
+
+def _turned(a: Sampled, b: Sampled, partners: dict[int, int], cosines: dict[int, float]) -> dict[int, Piece]:
+    """Pairs matrices whose axes turn out to stand in another order; changes `partners` and `cosines`."""
+    found: dict[int, Piece] = {}
+    free_a = [i for i, p in enumerate(a.pieces) if p.is_matrix and not cosines.get(i)]
+    for i in free_a:
+        held = {j for k, j in partners.items() if k != i and cosines.get(k)}
+        best = (ALIKE, 0, a.pieces[i])
+        for j, piece in enumerate(b.pieces):
+            known = piece.known and a.pieces[i].known
+            if piece.is_matrix and not known and j not in held and _lengths(piece) == _lengths(a.pieces[i]):
+                for other in piece.turned(a.pieces[i].shape):
+                    close = float(_cosines([a.samples[i]], [other.sample(SAMPLE)])[0, 0])
+                    best = max(best, (close, j, other), key=lambda candidate: candidate[0])
+        cosine, j, other = best
+        if cosine > ALIKE:
+            for k in [k for k, held_j in partners.items() if held_j == j]:
+                del partners[k]
+            partners[i], cosines[i], found[i] = j, cosine, other
+    return found
+
+
+def _lengths(piece: Piece) -> list[int]:
+    return sorted(n for n in piece.tensor.shape if n > 1)
+
+
+def _like(sample: Sample, others: Sampled) -> tuple[str, float] | None:
+    """The tensor of the other network that a tensor without a counterpart is most like, turned or not, and the cosine.
+
+    Tied matrices that a file repeats, and layers that were copied to make a network deeper, show so.
+    """
+    best = ("", ALIKE)
+    for piece, other in zip(others.pieces, others.samples, strict=True):
+        if piece.is_matrix:
+            for values in (other, other.transpose(1, 0, 2)):
+                if values.shape == sample.shape:
+                    best = max(best, (piece.name, float(_cosines([sample], [values])[0, 0])), key=lambda c: c[1])
+    return best if best[0] else None
 
 
 def _classes(
