@@ -18,7 +18,7 @@ from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, match
 from wsrl.comparison.difference import Blocks, measure
 from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
-from wsrl.comparison.pairing import Pair, Sampled, pair_up
+from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
 from wsrl.comparison.pieces import Piece, cut
 from wsrl.comparison.relation import Kind, Relation
 from wsrl.comparison.verdict import judge
@@ -53,7 +53,7 @@ def compare(a: Source, b: Source) -> Relation:
     first, second = (source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in (a, b))
     sampled = [Sampled.of(cut(checkpoint)) for checkpoint in (first, second)]
     pairs = pair_up(*sampled)
-    tests, pooled = _in_order(pairs, *sampled)
+    tests, pooled = _in_order(pairs)
     related = _significant(tests, pooled)
     known = _proven(pairs, tests) if related else {}
     if not related or not all(_explained(pair, test) for pair, test in zip(pairs, tests, strict=True)):
@@ -109,25 +109,31 @@ def _significant(tests: Sequence[Agreement | None], pooled: Agreement) -> bool:
     return min(values) * len(values) < SIGNIFICANT
 
 
-def _in_order(pairs: list[Pair], a: Sampled, b: Sampled) -> tuple[list[Agreement | None], Agreement]:
+def _in_order(pairs: list[Pair]) -> tuple[list[Agreement | None], Agreement]:
     """Tests each pair, and all groups together, each once, for units that stand in the same order."""
-    of_a, of_b = ({piece.name: s for piece, s in zip(x.pieces, x.samples, strict=True)} for x in (a, b))
     tests: list[Agreement | None] = []
     groups: dict[object, Agreement] = {}
     for pair in pairs:
         test = None
         if pair.a and pair.b and pair.a.shape == pair.b.shape and pair.a.is_matrix:
-            x, y = of_a[pair.a.name], of_b[pair.b.name]
-            for side, units in enumerate(pair.a.sides()):
-                length = x.shape[side]
-                if not units.fixed and length >= SMALLEST and x.size // length >= FEATURES:
-                    test = fixed_points(*(np.moveaxis(s, side, 0).reshape(length, -1) for s in (x, y)))
-                    key = units.group or ("unknown", units.length)
-                    if key not in groups or groups[key].units < test.units:
-                        groups[key] = test
-                    break
+            side = _tested_side(pair.a)
+            if side is not None:
+                samples = (piece.sample(SAMPLE) for piece in both(pair))
+                test = fixed_points(*(np.moveaxis(s, side, 0).reshape(s.shape[side], -1) for s in samples))
+                units = pair.a.sides()[side]
+                key = units.group or ("unknown", units.length)
+                if key not in groups or groups[key].units < test.units:
+                    groups[key] = test
         tests.append(test)
     return tests, sum(groups.values(), Agreement(0, 0))
+
+
+def _tested_side(piece: Piece) -> int | None:
+    """The side whose units could stand in any order: pixels, words and classes could not."""
+    for side, units in enumerate(piece.sides()):
+        if not units.fixed and units.length >= SMALLEST and prod(piece.shape) // units.length >= FEATURES:
+            return side
+    return None
 
 
 def _of_pairs(pairs: list[Pair], own: dict) -> list[Agreement | None]:

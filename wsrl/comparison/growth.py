@@ -79,11 +79,9 @@ def _resized(layers: Sequence[Layer]) -> Growth | None:
             return Growth(kind, "one network has more inputs, words or outputs", other, False)
         if sides:
             return Growth(alike=False)
-    shapes = [p.shape for layer in layers for p in (layer.pair.a, layer.pair.b) if p is not None and p.is_matrix]
-    same = all(
-        layer.pair.a is None or layer.pair.b is None or layer.pair.a.shape == layer.pair.b.shape for layer in layers
-    )
-    return None if same or not shapes else Growth(alike=False)
+    pairs = [(layer.pair.a, layer.pair.b) for layer in layers]
+    same = all(a is None or b is None or not a.is_matrix or a.shape == b.shape for a, b in pairs)
+    return None if same else Growth(alike=False)
 
 
 def _only(layers: Sequence[Layer], side: str) -> list[Layer]:

@@ -14,6 +14,7 @@ from wsrl.comparison.pieces import Piece
 SAMPLE = 256  # units of either side of a tensor that are compared
 IN_ORDER = 0.05  # cosine that the same place among the tensors of a shape is worth, and the same form of both sides
 ALIKE = 0.5  # cosine of tensors that are taken for copies
+TRIALS = 1000  # of tensors with their axes turned
 CHANCE = 4.0  # standard deviations that the cosine of independent entries hardly exceeds
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
@@ -73,30 +74,39 @@ def pair_up(a: Sampled, b: Sampled) -> list[Pair]:
     partners |= _vectors(a, b, partners)
     pairs = []
     for i, piece in enumerate(a.pieces):
-        other = turned.get(i) or (b.pieces[partners[i]] if i in partners else None)
-        pairs.append(Pair(piece, other, cosines.get(i, 0.0), _like(a.samples[i], b) if other is None else None))
+        own, other = turned.get(i) or (piece, b.pieces[partners[i]] if i in partners else None)
+        pairs.append(Pair(own, other, cosines.get(i, 0.0), _like(a.samples[i], b) if other is None else None))
     only_b = sorted(set(range(len(b.pieces))) - set(partners.values()))
     return pairs + [Pair(None, b.pieces[j], 0.0, _like(b.samples[j], a)) for j in only_b]
 
 
-def _turned(a: Sampled, b: Sampled, partners: dict[int, int], cosines: dict[int, float]) -> dict[int, Piece]:
-    """Pairs matrices whose axes turn out to stand in another order; changes `partners` and `cosines`."""
-    found: dict[int, Piece] = {}
-    free_a = [i for i, p in enumerate(a.pieces) if p.is_matrix and not cosines.get(i)]
-    for i in free_a:
+def _turned(
+    a: Sampled, b: Sampled, partners: dict[int, int], cosines: dict[int, float]
+) -> dict[int, tuple[Piece, Piece]]:
+    """Pairs matrices whose axes turn out to stand in another order; changes `partners` and `cosines`.
+
+    The piece whose axes are not known is turned.
+    """
+    found: dict[int, tuple[Piece, Piece]] = {}
+    trials = TRIALS
+    for i, own in enumerate(a.pieces):
+        if not own.is_matrix or cosines.get(i):
+            continue
         held = {j for k, j in partners.items() if k != i and cosines.get(k)}
-        best = (ALIKE, 0, a.pieces[i])
-        for j, piece in enumerate(b.pieces):
-            known = piece.known and a.pieces[i].known
-            if piece.is_matrix and not known and j not in held and _lengths(piece) == _lengths(a.pieces[i]):
-                for other in piece.turned(a.pieces[i].shape):
-                    close = float(_cosines([a.samples[i]], [other.sample(SAMPLE)])[0, 0])
-                    best = max(best, (close, j, other), key=lambda candidate: candidate[0])
-        cosine, j, other = best
-        if cosine > ALIKE:
-            for k in [k for k, held_j in partners.items() if held_j == j]:
+        best, place = (ALIKE, own, own), i
+        for j, other in enumerate(b.pieces):
+            if other.is_matrix and j not in held and _lengths(other) == _lengths(own) and trials > 0:
+                turn_a = other.known and not own.known
+                for turned in own.turned(other.shape) if turn_a else other.turned(own.shape):
+                    trials -= 1
+                    fixed = b.samples[j] if turn_a else a.samples[i]
+                    close = float(_cosines([fixed], [turned.sample(SAMPLE)])[0, 0])
+                    if close > best[0]:
+                        best, place = (close, *((turned, other) if turn_a else (own, turned))), j
+        if best[0] > ALIKE:
+            for k in [k for k, taken in partners.items() if taken == place]:
                 del partners[k]
-            partners[i], cosines[i], found[i] = j, cosine, other
+            partners[i], cosines[i], found[i] = place, best[0], best[1:]
     return found
 
 

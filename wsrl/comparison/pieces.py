@@ -263,7 +263,7 @@ def _piece(name: str, tensors: Mapping[str, LazyTensor], layout: _Layout) -> Pie
     own = layout.axes.get(name, [None] * tensor.ndim)
     gain = tensors.get(layout.gains.get(name, ""))
     writes, reads = (_units(tensor, own, side, layout) for side in (written, read))
-    return Piece(name, tensor, axes, writes, reads, layout.roles.get(name), gain, name in layout.sides)
+    return Piece(name, tensor, axes, writes, reads, layout.roles.get(name), gain, any(layout.sides.get(name, ())))
 
 
 def _units(tensor: LazyTensor, axes: Sequence, own: tuple[int, ...], layout: _Layout) -> Units:

@@ -138,7 +138,10 @@ def _kind(
     if scales:
         reasons += ("units have other scales",)
         changed -= {"scaled"}
-    vectors = set() if scales else set(whats) - {"equal", "rounded", "only in a", "only in b"} - changed
+    folded = (
+        len({sum(p is not None and not p.is_matrix for p in side) for side in zip(*_pieces(layers), strict=True)}) > 1
+    )
+    vectors = set() if scales or folded else set(whats) - {"equal", "rounded", "only in a", "only in b"} - changed
     if not more.alike:
         return Kind.FINE_TUNED, (*reasons, "some layers of one have no counterpart in the other"), None, None
     if not changed and not vectors:
@@ -159,6 +162,10 @@ def _kind(
     if _is_noise(layers, scales):
         return Kind.NOISE, (*reasons, "the difference is white and of one relative size"), None, None
     return Kind.FINE_TUNED, reasons, None, None
+
+
+def _pieces(layers: Sequence[Layer]) -> list[tuple[Piece | None, Piece | None]]:
+    return [(layer.pair.a, layer.pair.b) for layer in layers]
 
 
 def _is_noise(layers: Sequence[Layer], scales: bool) -> bool:
