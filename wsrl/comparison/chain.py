@@ -6,7 +6,7 @@ nothing but a common start of training makes them agree. Tensors are binormalize
 norms and quantizers do not count; signs are found on the way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -25,6 +25,7 @@ Array = Float[np.ndarray, "written read taps"]
 WRITTEN, READ = 0, 1
 COMPLETED = 4096  # units of a group up to which those without a mutual partner are assigned too
 SWEEPS = 2
+SURE = 0.7  # share of units, and median cosine, of a tensor whose units are matched without any other
 
 
 @dataclass
@@ -70,9 +71,13 @@ class Chains:
                 found[groups] = agreement(first, second, *sizes)
         return found
 
-    def joined(self) -> Known:
-        """Returns the matchings that use all tensors; to be used only where the chains agree."""
-        joined = self.backward | self.forward
+    def joined(self, agreeing: Collection[Groups]) -> Known:
+        """Returns the known matchings and, from all tensors, those of groups in which the chains agree.
+
+        Groups that only one chain reached, or too small for a test, are joined to them.
+        """
+        tested = set(self.agreements())
+        joined = {g: m for g, m in (self.backward | self.forward).items() if g not in tested or g in agreeing}
         for _ in range(SWEEPS):
             for groups in joined:
                 if groups not in self.known:
@@ -219,16 +224,49 @@ def _features(values: Array, units: Units, side: int) -> Float[np.ndarray, "unit
     return np.moveaxis(split, 1, 0).reshape(units.size, -1)
 
 
-def aligned(pair: Pair, known: Known) -> tuple[Array, Array, bool]:
-    """Returns the arrays of a pair with B's units in A's order, only matched ones left; and whether B had another."""
+def rematched(pair: Pair, known: Known) -> dict[int, Matching]:
+    """Matches the units on one side of a pair by the other side alone; nothing where they are not the same for sure.
+
+    So layers are found whose inputs a format keeps in another order, and those whose units nothing else reads.
+    """
     piece_a, piece_b = both(pair)
-    a, b = (piece_a.signed(), piece_b.signed()) if known else (piece_a.whole(), piece_b.whole())
+    for side in (READ, WRITTEN):
+        other = matching_of(pair, 1 - side, known)
+        if other is None:
+            other = Matching.identity(*(piece.sides()[1 - side].size for piece in (piece_a, piece_b)))
+        a, b = _both_kept(pair, 1 - side, other, piece_a.signed(), piece_b.signed())
+        taps = min(a.shape[2], b.shape[2])
+        x, y = (np.moveaxis(v[..., :taps], side, 0).reshape(v.shape[side], -1) for v in (a, b))
+        smaller = min(len(x), len(y))
+        if smaller < SMALLEST or x.shape[1] < SMALLEST or max(len(x), len(y)) > COMPLETED:
+            continue
+        close = similarity(x, y)
+        found = match(close)
+        if len(found.a) > SURE * smaller and np.median(np.abs(close[found.a, found.b])) > SURE:
+            return {side: found}
+    return {}
+
+
+def aligned(pair: Pair, known: Known, own: dict[int, Matching]) -> tuple[Array, Array, bool]:
+    """Returns the arrays of a pair with B's units in A's order, only matched ones left; and whether B had another.
+
+    Args:
+      pair: of matrices or vectors.
+      known: matchings of groups; those that are not there are in order.
+      own: matchings of the entries on a side of this pair, which go before.
+    """
+    piece_a, piece_b = both(pair)
+    moved = bool(own) or not all(matching.ordered for matching in known.values())
+    a, b = (piece_a.signed(), piece_b.signed()) if moved else (piece_a.whole(), piece_b.whole())
     moved = False
     for side in (WRITTEN, READ):
-        matching = matching_of(pair, side, known)
+        matching = own.get(side) or matching_of(pair, side, known)
         if matching is None:  # units that no chain reached are in order
             matching = Matching.identity(*(piece.sides()[side].size for piece in both(pair)))
-        a, b = _both_kept(pair, side, matching, a, b)
+        if side in own:
+            a, b = _kept(a, None, side, own[side].a, np.ones(1)), _kept(b, None, side, own[side].b, own[side].sign)
+        else:
+            a, b = _both_kept(pair, side, matching, a, b)
         moved |= not matching.ordered
     taps = min(a.shape[2], b.shape[2])
     return a[..., :taps], b[..., :taps], moved

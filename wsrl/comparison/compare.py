@@ -7,20 +7,21 @@ are then compared entry by entry.
 """
 
 import filecmp
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, matching_of, rescaled
+from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, matching_of, rematched, rescaled
 from wsrl.comparison.difference import Blocks, measure
-from wsrl.comparison.matching import SMALLEST, Agreement, fixed_points
-from wsrl.comparison.pairing import Pair, Sampled, pair_up
+from wsrl.comparison.layer import Layer
+from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
+from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
 from wsrl.comparison.pieces import Piece, cut
 from wsrl.comparison.relation import Kind, Relation
-from wsrl.comparison.verdict import Layer, judge
+from wsrl.comparison.verdict import judge
 from wsrl.readers import open_checkpoint
 from wsrl.signature.digest import content_digest
 
@@ -52,19 +53,41 @@ def compare(a: Source, b: Source) -> Relation:
     first, second = (source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in (a, b))
     sampled = [Sampled.of(cut(checkpoint)) for checkpoint in (first, second)]
     pairs = pair_up(*sampled)
-    tests, pooled = _in_order(pairs, *sampled)
-    known: Known | None = {}
-    if not _significant(tests, pooled):
-        chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix])
+    tests, pooled = _in_order(pairs)
+    related = _significant(tests, pooled)
+    known = _proven(pairs, tests) if related else {}
+    if not related or not all(_explained(pair, test) for pair, test in zip(pairs, tests, strict=True)):
+        chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix], known)
         chains.run()
         own = chains.agreements()
-        known = None
-        if _significant(own.values(), sum(own.values(), Agreement(0, 0))):
-            known, pooled = chains.joined(), sum(own.values(), Agreement(0, 0))
+        matched = sum(own.values(), Agreement(0, 0))
+        if not related and _significant(list(own.values()), matched):
+            related, pooled, known = True, matched, chains.joined(own)
             tests = _of_pairs(pairs, own)
-        elif pooled.units == 0:
-            pooled = sum(own.values(), Agreement(0, 0))
-    return judge(list(_layers(pairs, known, tests)), pooled, known is not None)
+        elif related:
+            known = chains.joined({groups: test for groups, test in own.items() if test.share > AGREEING})
+        elif not pooled.units:
+            pooled = matched
+    return judge(list(_layers(pairs, known if related else None, tests)), pooled, related)
+
+
+def _proven(pairs: list[Pair], tests: list[Agreement | None]) -> Known:
+    """The groups whose units stand in the same order."""
+    known: Known = {}
+    for pair, test in zip(pairs, tests, strict=True):
+        if test is not None and test.share > AGREEING:
+            for side, units in enumerate(both(pair)[0].sides()):
+                groups = groups_of(pair, side)
+                if groups is not None and pair.cosine > 0:
+                    known[groups] = Matching.identity(units.size, units.size)
+    return known
+
+
+def _explained(pair: Pair, test: Agreement | None) -> bool:
+    """Whether a pair needs no matching of units."""
+    if pair.a is None or pair.b is None or not pair.a.is_matrix:
+        return True
+    return pair.a.shape == pair.b.shape and (test is None or test.share > AGREEING)
 
 
 def _same_file(a: Source, b: Source) -> bool:
@@ -80,31 +103,37 @@ def _same_file(a: Source, b: Source) -> bool:
     return all(path.is_dir() for path in paths) and content_digest(paths[0]) == content_digest(paths[1])
 
 
-def _significant(tests, pooled: Agreement) -> bool:
+def _significant(tests: Sequence[Agreement | None], pooled: Agreement) -> bool:
     """Whether all groups together, or one of them, agree more than independent networks do (Bonferroni)."""
     values = [pooled.p_value, *(test.p_value for test in tests if test is not None)]
     return min(values) * len(values) < SIGNIFICANT
 
 
-def _in_order(pairs: list[Pair], a: Sampled, b: Sampled) -> tuple[list[Agreement | None], Agreement]:
+def _in_order(pairs: list[Pair]) -> tuple[list[Agreement | None], Agreement]:
     """Tests each pair, and all groups together, each once, for units that stand in the same order."""
-    of_a, of_b = ({piece.name: s for piece, s in zip(x.pieces, x.samples, strict=True)} for x in (a, b))
     tests: list[Agreement | None] = []
     groups: dict[object, Agreement] = {}
     for pair in pairs:
         test = None
         if pair.a and pair.b and pair.a.shape == pair.b.shape and pair.a.is_matrix:
-            x, y = of_a[pair.a.name], of_b[pair.b.name]
-            for side, units in enumerate(pair.a.sides()):
-                length = x.shape[side]
-                if not units.fixed and length >= SMALLEST and x.size // length >= FEATURES:
-                    test = fixed_points(*(np.moveaxis(s, side, 0).reshape(length, -1) for s in (x, y)))
-                    key = units.group or ("unknown", units.length)
-                    if key not in groups or groups[key].units < test.units:
-                        groups[key] = test
-                    break
+            side = _tested_side(pair.a)
+            if side is not None:
+                samples = (piece.sample(SAMPLE) for piece in both(pair))
+                test = fixed_points(*(np.moveaxis(s, side, 0).reshape(s.shape[side], -1) for s in samples))
+                units = pair.a.sides()[side]
+                key = units.group or ("unknown", units.length)
+                if key not in groups or groups[key].units < test.units:
+                    groups[key] = test
         tests.append(test)
     return tests, sum(groups.values(), Agreement(0, 0))
+
+
+def _tested_side(piece: Piece) -> int | None:
+    """The side whose units could stand in any order: pixels, words and classes could not."""
+    for side, units in enumerate(piece.sides()):
+        if not units.fixed and units.length >= SMALLEST and prod(piece.shape) // units.length >= FEATURES:
+            return side
+    return None
 
 
 def _of_pairs(pairs: list[Pair], own: dict) -> list[Agreement | None]:
@@ -129,8 +158,11 @@ def _layer(pair: Pair, known: Known, test: Agreement | None) -> Layer:
     in_order = a.shape == b.shape and all(_is_ordered(pair, side, known) for side in (0, 1))
     if in_order and prod(a.shape) > BLOCK:
         return Layer(pair, measure(_blocks(a, b), a.shape[0]), test)
-    x, y, moved = aligned(pair, known)
+    x, y, moved = aligned(pair, known, {})
     found = measure([(x, y)], len(x))
+    if a.is_matrix and found.cosine < AGREEING and (own := rematched(pair, known)):
+        x, y, moved = aligned(pair, known, own)
+        found = measure([(x, y)], len(x))
     if a.is_matrix and found.change > SCALED:
         scaled = measure([(x, rescaled(x, y))], len(x))
         if scaled.change < found.change * LESS:

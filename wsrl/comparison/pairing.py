@@ -13,6 +13,8 @@ from wsrl.comparison.pieces import Piece
 
 SAMPLE = 256  # units of either side of a tensor that are compared
 IN_ORDER = 0.05  # cosine that the same place among the tensors of a shape is worth, and the same form of both sides
+ALIKE = 0.5  # cosine of tensors that are taken for copies
+TRIALS = 1000  # of tensors with their axes turned
 CHANCE = 4.0  # standard deviations that the cosine of independent entries hardly exceeds
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
@@ -27,11 +29,13 @@ class Pair:
     Attributes:
       a, b: the pieces.
       cosine: of the samples of their entries, in the order in which they are; 0 where the shapes differ.
+      like: of a tensor without a counterpart, the most similar one of the other network and the cosine of both.
     """
 
     a: Piece | None
     b: Piece | None
     cosine: float = 0.0
+    like: tuple[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,16 +67,65 @@ def pair_up(a: Sampled, b: Sampled) -> list[Pair]:
         score = close + IN_ORDER * (places + np.array(built, float))
         for i, j in zip(*linear_sum_assignment(-score), strict=True):
             partners[own[i]], cosines[own[i]] = others[j], float(close[i, j])
+    turned = _turned(a, b, partners, cosines)
     for own, others in _classes(a, b, shape=False, taken=partners):
         if len(own) == len(others):
             partners |= dict(zip(own, others, strict=True))
     partners |= _vectors(a, b, partners)
+    pairs = []
+    for i, piece in enumerate(a.pieces):
+        own, other = turned.get(i) or (piece, b.pieces[partners[i]] if i in partners else None)
+        pairs.append(Pair(own, other, cosines.get(i, 0.0), _like(a.samples[i], b) if other is None else None))
     only_b = sorted(set(range(len(b.pieces))) - set(partners.values()))
-    pairs = [
-        Pair(piece, b.pieces[partners[i]] if i in partners else None, cosines.get(i, 0.0))
-        for i, piece in enumerate(a.pieces)
-    ]
-    return pairs + [Pair(None, b.pieces[j]) for j in only_b]
+    return pairs + [Pair(None, b.pieces[j], 0.0, _like(b.samples[j], a)) for j in only_b]
+
+
+def _turned(
+    a: Sampled, b: Sampled, partners: dict[int, int], cosines: dict[int, float]
+) -> dict[int, tuple[Piece, Piece]]:
+    """Pairs matrices whose axes turn out to stand in another order; changes `partners` and `cosines`.
+
+    The piece whose axes are not known is turned.
+    """
+    found: dict[int, tuple[Piece, Piece]] = {}
+    trials = TRIALS
+    for i, own in enumerate(a.pieces):
+        if not own.is_matrix or cosines.get(i):
+            continue
+        held = {j for k, j in partners.items() if k != i and cosines.get(k)}
+        best, place = (ALIKE, own, own), i
+        for j, other in enumerate(b.pieces):
+            if other.is_matrix and j not in held and _lengths(other) == _lengths(own) and trials > 0:
+                turn_a = other.known and not own.known
+                for turned in own.turned(other.shape) if turn_a else other.turned(own.shape):
+                    trials -= 1
+                    fixed = b.samples[j] if turn_a else a.samples[i]
+                    close = float(_cosines([fixed], [turned.sample(SAMPLE)])[0, 0])
+                    if close > best[0]:
+                        best, place = (close, *((turned, other) if turn_a else (own, turned))), j
+        if best[0] > ALIKE:
+            for k in [k for k, taken in partners.items() if taken == place]:
+                del partners[k]
+            partners[i], cosines[i], found[i] = place, best[0], best[1:]
+    return found
+
+
+def _lengths(piece: Piece) -> list[int]:
+    return sorted(n for n in piece.tensor.shape if n > 1)
+
+
+def _like(sample: Sample, others: Sampled) -> tuple[str, float] | None:
+    """The tensor of the other network that a tensor without a counterpart is most like, turned or not, and the cosine.
+
+    Tied matrices that a file repeats, and layers that were copied to make a network deeper, show so.
+    """
+    best = ("", ALIKE)
+    for piece, other in zip(others.pieces, others.samples, strict=True):
+        if piece.is_matrix:
+            for values in (other, other.transpose(1, 0, 2)):
+                if values.shape == sample.shape:
+                    best = max(best, (piece.name, float(_cosines([sample], [values])[0, 0])), key=lambda c: c[1])
+    return best if best[0] else None
 
 
 def _classes(

@@ -5,8 +5,9 @@ of a kernel. Its neuron groups come from the layers of a known family where it i
 Here a group that is not proven does no harm: all that is concluded from it is tested.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 from math import prod
 
 import numpy as np
@@ -21,6 +22,7 @@ from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.layers import View
 
 BLOCKS = 16  # stretches of neighboring units that a sample is made of
+MOST_AXES = 4  # longer than 1 of a tensor whose axes are tried in other places
 FAMILY_SIZE = 2**24  # entries up to which a network is tried as one of the known families
 ROLES = {"gain": "gain", "shift": "bias", "mean": "mean", "variance": "variance"}
 READ, WRITTEN = ("in", "heads_in", "dim_in"), ("out", "heads", "dim", "part")
@@ -58,6 +60,7 @@ class Piece:
       written, read: units of the first two.
       role: of a norm's or a layer's vector: `bias`, `gain`, `mean` or `variance`; else None.
       gain: of the batch norm that alone reads what the piece writes, if there is one.
+      known: whether it is known which axes are written and read; else the order in the file is taken for it.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Piece:
     read: Units
     role: str | None = None
     gain: LazyTensor | None = None
+    known: bool = True
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -110,10 +114,34 @@ class Piece:
         values = self._form(_read_rows(self.tensor, first))
         return values[:, read][..., taps] if first is written else values[written][..., taps]
 
+    def turned(self, shape: tuple[int, int, int]) -> Iterator["Piece"]:
+        """Yields the piece with its axes in other places, so that it has this shape; what units it holds is not known.
+
+        Files of some formats do not say which axis is which.
+        """
+        long = [i for i, n in enumerate(self.tensor.shape) if n > 1]
+        for order in permutations(long) if len(long) <= MOST_AXES else ():
+            for sides in _divisions(order, [self.tensor.shape[i] for i in order], shape):
+                if sides != tuple(tuple(i for i in own if i in long) for own in self.axes):
+                    short = tuple(i for i in range(self.tensor.ndim) if i not in long)
+                    written, read = (Units(None, 1, n, 1, False) for n in shape[:2])
+                    yield replace(self, axes=(*sides[:2], sides[2] + short), written=written, read=read)
+
     def _form(self, values: np.ndarray) -> Float32[np.ndarray, "written read taps"]:
         order = [axis for own in self.axes for axis in own]
         lengths = [prod(values.shape[axis] for axis in own) for own in self.axes]
         return values.transpose(order).reshape(lengths)
+
+
+def _divisions(
+    order: tuple[int, ...], lengths: list[int], shape: tuple[int, int, int]
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+    """Yields how axes in some order fall into three sides of given lengths."""
+    for first in range(len(order) + 1):
+        for second in range(first, len(order) + 1):
+            parts = lengths[:first], lengths[first:second], lengths[second:]
+            if tuple(map(prod, parts)) == shape:
+                yield order[:first], order[first:second], order[second:]
 
 
 def spread(length: int, most: int) -> Int[np.ndarray, "n"]:
@@ -235,7 +263,7 @@ def _piece(name: str, tensors: Mapping[str, LazyTensor], layout: _Layout) -> Pie
     own = layout.axes.get(name, [None] * tensor.ndim)
     gain = tensors.get(layout.gains.get(name, ""))
     writes, reads = (_units(tensor, own, side, layout) for side in (written, read))
-    return Piece(name, tensor, axes, writes, reads, layout.roles.get(name), gain)
+    return Piece(name, tensor, axes, writes, reads, layout.roles.get(name), gain, any(layout.sides.get(name, ())))
 
 
 def _units(tensor: LazyTensor, axes: Sequence, own: tuple[int, ...], layout: _Layout) -> Units:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -10,8 +10,9 @@ from jaxtyping import Float
 from wsrl.comparison.chain import both
 from wsrl.comparison.difference import Difference
 from wsrl.comparison.grid import CODED_ERRORS, find_grid
+from wsrl.comparison.growth import growth
+from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import Agreement
-from wsrl.comparison.pairing import Pair
 from wsrl.comparison.pieces import Piece
 from wsrl.comparison.relation import Kind, LayerRelation, Relation
 
@@ -29,25 +30,6 @@ MOST = 0.9  # of the entries
 EVEN = 0.1  # spread of the size of noise over tensors, relative
 LIMITS = ("distillation leaves no trace in weights: a student of the other network counts as unrelated",)
 TOO_SMALL = "the networks are too small, or too little of them corresponds, for a test"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A pair of tensors with what was measured of it.
-
-    Attributes:
-      pair: the tensors.
-      difference: after alignment; None where nothing corresponds or the networks are unrelated.
-      test: of the units' agreement.
-      moved: whether units were brought into A's order.
-      unscaled: the change before units were given A's scales, where they have others.
-    """
-
-    pair: Pair
-    difference: Difference | None
-    test: Agreement | None
-    moved: bool = False
-    unscaled: float | None = None
 
 
 def judge(layers: Sequence[Layer], pooled: Agreement, related: bool) -> Relation:
@@ -146,17 +128,22 @@ def _kind(
     reasons = (", ".join(told),)
     if any(relation.reordered for relation, _ in described):
         reasons += ("units stand in another order",)
-    grown = _grown(layers)
-    if grown is not None:
-        return *grown[:1], (*reasons, grown[1]), grown[2], None
-    changed = {relation.what for _, relation in matrices} - {"equal", "rounded"}
+    more = growth(layers)
+    if more.kind is not None:
+        return more.kind, (*reasons, more.reason), more.derived, None
+    changed = {relation.what for _, relation in matrices} - {"equal", "rounded", "only in a", "only in b"}
     derived = {side for relation, side in described if side is not None}
     side = derived.pop() if len(derived) == 1 else None
     scales = any(layer.unscaled is not None for layer, _ in matrices)  # then vectors cannot be compared
     if scales:
         reasons += ("units have other scales",)
         changed -= {"scaled"}
-    vectors = set() if scales else set(whats) - {"equal", "rounded"} - changed
+    folded = (
+        len({sum(p is not None and not p.is_matrix for p in side) for side in zip(*_pieces(layers), strict=True)}) > 1
+    )
+    vectors = set() if scales or folded else set(whats) - {"equal", "rounded", "only in a", "only in b"} - changed
+    if not more.alike:
+        return Kind.FINE_TUNED, (*reasons, "some layers of one have no counterpart in the other"), None, None
     if not changed and not vectors:
         moved = any(relation.reordered for relation, _ in described)
         return Kind.SAME_SYMMETRY if moved or scales else Kind.SAME_WEIGHTS, reasons, side, None
@@ -177,9 +164,8 @@ def _kind(
     return Kind.FINE_TUNED, reasons, None, None
 
 
-def _grown(layers: Sequence[Layer]) -> tuple[Kind, str, str | None] | None:
-    """Whether one network has layers or units more than the other."""
-    return None
+def _pieces(layers: Sequence[Layer]) -> list[tuple[Piece | None, Piece | None]]:
+    return [(layer.pair.a, layer.pair.b) for layer in layers]
 
 
 def _is_noise(layers: Sequence[Layer], scales: bool) -> bool:
