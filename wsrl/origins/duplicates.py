@@ -1,21 +1,21 @@
 """Duplicates in an index: candidates by digests and nearest vectors, proofs on the files, groups of one kind each."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.checkpoint import CheckpointError
 from wsrl.comparison.relation import SAME, Kind, Relation
 from wsrl.errors import InputError
 from wsrl.origins.candidates import near_pairs
 from wsrl.origins.disk import freed, on_disk
 from wsrl.origins.keeper import Copy, rank, why_first
+from wsrl.origins.proof import Compare, prove
 from wsrl.origins.rounding import largest_errors
-from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.weight_files import bytes_digest, weight_files
 from wsrl.search.index import Index
 from wsrl.search.sources import HUB, file_stat, located
@@ -24,8 +24,6 @@ from wsrl.search.store import Store
 KINDS = (Kind.SAME_FILE, Kind.SAME_WEIGHTS, Kind.SAME_SYMMETRY, Kind.SAME_PRECISION)
 MOST_COMPARED = 16  # models that one is compared with, the nearest first
 UNROUNDED = 32  # bits
-
-Compare = Callable[[Checkpoint, Checkpoint], Relation]
 
 
 @dataclass(frozen=True)
@@ -191,7 +189,7 @@ class _Search:
 
             self._compare = compare
         try:
-            return same_numbers(first, second) or self._compare(first.open(), second.open())
+            return prove(first, second, self._compare)
         except CheckpointError as error:
             self.problems.append(error)
             return None

@@ -13,30 +13,22 @@ import numpy as np
 
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, LazyTensor
-from wsrl.comparison.relation import Kind, Relation
-from wsrl.origins.keeper import Copy
 from wsrl.signature.digest import TensorDigest, tensor_digest
 
 GATES = (2, 3, 4)  # of a recurrent layer, or parts that are stacked along an axis
 SHORTEST = 16  # axis that may be regrouped
 WHOLE = 2**26  # entries of a tensor that is read as a whole
 MOST_AXES = 4  # of one that may be transposed
-REASON = "all matrices hold the same numbers, and no other tensor of the same size holds others"
 
 
-def same_numbers(first: Copy, second: Copy) -> Relation | None:
-    """Returns the relation of two models whose matrices have one digest if all their numbers are the same, else None.
+def same_numbers(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether two checkpoints whose matrices have one digest hold the same numbers in the same order.
 
     Raises:
       CheckpointError: a file cannot be read.
     """
-    if not first.model.weights_digest or first.model.weights_digest != second.model.weights_digest:
-        return None
-    a, b = first.open(), second.open()
-    own, other = (_digests(checkpoint) for checkpoint in (a, b))
-    if _are_changed(own, other) or not all(_same_layout(x, other[d]) for d, x in own.items() if d in other):
-        return None
-    return Relation(Kind.SAME_WEIGHTS, related=True, reasons=(REASON,))
+    own, other = _digests(a), _digests(b)
+    return not _are_changed(own, other) and all(_same_layout(x, other[d]) for d, x in own.items() if d in other)
 
 
 Digests = dict[TensorDigest, LazyTensor]

@@ -6,6 +6,7 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, UInt64
 
 from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import CheckpointError, LazyTensor, Tensor
@@ -35,6 +36,16 @@ def content_digest(path: str | Path) -> str:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the file") from error
 
 
+def entry_hashes(values: Float32[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
+    """Returns a hash of each number; 0.0 and -0.0 have one."""
+    words = np.ascontiguousarray(values + np.float32(0)).view(np.uint32).astype(np.uint64)
+    words += np.uint64(1)
+    words *= GOLDEN
+    words ^= words >> np.uint64(32)
+    words *= MULTIPLIER
+    return words
+
+
 def tensor_digest(tensor: Tensor) -> TensorDigest:
     """Returns the number of a tensor's entries and two sums of hashes of its float32 values.
 
@@ -46,13 +57,8 @@ def tensor_digest(tensor: Tensor) -> TensorDigest:
     """
     entries = first = second = 0
     for _, _, rows in row_chunks(tensor, entries=PIECE):
-        values = np.ascontiguousarray(rows + np.float32(0))  # -0.0 becomes 0.0
-        words = values.ravel().view(np.uint32).astype(np.uint64)
-        words += np.uint64(1)
-        words *= GOLDEN
-        words ^= words >> np.uint64(32)
-        words *= MULTIPLIER
-        entries += values.size
+        words = entry_hashes(rows).ravel()
+        entries += words.size
         first = (first + int(words.sum(dtype=np.uint64))) % 2**64
         words ^= words >> np.uint64(29)
         words *= words
