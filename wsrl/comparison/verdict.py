@@ -47,7 +47,9 @@ def judge(layers: Sequence[Layer], pooled: Agreement, related: bool) -> Relation
     relations = tuple(relation for relation, _ in described)
     told = f"{pooled.equal:,} of {pooled.units:,} units agree"
     if not related and not pooled.units:
-        return Relation(Kind.UNKNOWN, None, relations, False, (TOO_SMALL,), LIMITS)
+        common = any(layer.pair.a is not None and layer.pair.b is not None for layer in layers)
+        kind, reason = (Kind.UNKNOWN, TOO_SMALL) if common else (Kind.UNRELATED, "no tensors correspond in shape")
+        return Relation(kind, None, relations, False, (reason,), LIMITS)
     if not related:
         return Relation(Kind.UNRELATED, pooled.p_value, relations, False, (told,), LIMITS)
     kind, reasons, derived, bits = _kind(layers, described)
