@@ -30,7 +30,7 @@ from wsrl.zoo.copies import quantize
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap, ResNet, ViT
 from wsrl.zoo.stacked import initialize, train_models
 
-IMAGES, SIZE, CLASSES, BATCH, STEPS = 4000, 28, 10, 64, 600
+IMAGES, SIZE, CLASSES, BATCH, STEPS = 4000, 28, 10, 64, 500
 TUNING = (1, 10, 100, 1000)  # steps
 ADAPTER_RANK = 4
 MERGES = {"average": (0.6, 0.4), "task vectors": (-0.3, 0.7, 0.6)}  # coefficients of the fine-tuned; with the base
@@ -45,7 +45,7 @@ VISION: dict[str, Classifier] = {
         "tanh", num_classes=CLASSES, widths=(16, 24), conv_strides=(2, 2), hidden=48, use_bias=True
     ),
     "resnet": ResNet("relu", num_classes=CLASSES, widths=(24, 24, 32), block_strides=(2, 1, 2)),
-    "vit": ViT("gelu", num_classes=CLASSES, widths=(32, 32, 32), heads=4),
+    "vit": ViT("gelu", num_classes=CLASSES, widths=(32, 32), heads=4),
 }
 ARCHITECTURES = (*VISION, "llama")
 
