@@ -7,6 +7,7 @@ architecture: bases are one another's siblings.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import flax.traverse_util
 import gguf
@@ -23,15 +24,16 @@ from wsrl.symmetry import random_symmetry
 from wsrl.synthetic import dead_leaves, teacher_labels
 from wsrl.wiring.infer import infer_wiring as infer_program
 from wsrl.wiring.infer_wiring import infer_wiring
-from wsrl.wiring.permute import permuted, rescaled
+from wsrl.wiring.permute import permuted
 from wsrl.zoo.bank import EVALUATION_BATCH
 from wsrl.zoo.copies import quantize
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap, ResNet, ViT
 from wsrl.zoo.stacked import initialize, train_models
 
-IMAGES, SIZE, CLASSES, BATCH, STEPS = 4000, 28, 10, 64, 600
+IMAGES, SIZE, CLASSES, BATCH, STEPS = 4000, 28, 10, 64, 500
 TUNING = (1, 10, 100, 1000)  # steps
 ADAPTER_RANK = 4
+MERGES = {"average": (0.6, 0.4), "task vectors": (-0.3, 0.7, 0.6)}  # coefficients of the fine-tuned; with the base
 QUANTIZERS = ("Q8_0", "Q5_0", "Q4_0")  # of GGUF
 
 Tensors = dict[str, np.ndarray]
@@ -43,7 +45,7 @@ VISION: dict[str, Classifier] = {
         "tanh", num_classes=CLASSES, widths=(16, 24), conv_strides=(2, 2), hidden=48, use_bias=True
     ),
     "resnet": ResNet("relu", num_classes=CLASSES, widths=(24, 24, 32), block_strides=(2, 1, 2)),
-    "vit": ViT("gelu", num_classes=CLASSES, widths=(32, 32, 32), heads=4),
+    "vit": ViT("gelu", num_classes=CLASSES, widths=(32, 32), heads=4),
 }
 ARCHITECTURES = (*VISION, "llama")
 
@@ -84,9 +86,9 @@ def recipe(architecture: str) -> Recipe:
     return Recipe(_trainer(model), lambda seed: _flat(initialize(model, SIZE, seed, 1.0)), metadata)
 
 
-def _flat(variables: Mapping) -> Tensors:
+def _flat(variables: Any) -> Tensors:
     flat = flax.traverse_util.flatten_dict(variables, sep="/")
-    return {name: np.asarray(values) for name, values in flat.items() if np.size(values)}
+    return {name: np.asarray(values) for name, values in flat.items()}
 
 
 def _trainer(model: Classifier) -> Callable[[Sequence[Tensors], int, Sequence[int], int, float], list[Tensors]]:
@@ -131,7 +133,7 @@ def bases(architecture: str, seeds: Sequence[int]) -> list[Member]:
 def descendants(architecture: str, roots: Sequence[Member], seed: int) -> Iterator[Member]:
     """Yields what is made of the bases."""
     own = recipe(architecture)
-    tensors = [dict(root.checkpoint.tensors) for root in roots]
+    tensors = [{name: np.asarray(t) for name, t in root.checkpoint.tensors.items()} for root in roots]
     seeds = range(seed, seed + len(roots))
     tuned = {steps: own.train(tensors, 1, seeds, steps, 1e-3) for steps in TUNING}
     other = own.train(tensors, 2, seeds, TUNING[2], 1e-3)
@@ -141,9 +143,10 @@ def descendants(architecture: str, roots: Sequence[Member], seed: int) -> Iterat
         made: dict[str, tuple[Kind, Tensors]] = {
             f"{steps} steps": (Kind.FINE_TUNED, tuned[steps][i]) for steps in TUNING
         }
+        made["100 steps, another task"] = Kind.FINE_TUNED, other[i]
         made["adapter"] = Kind.ADAPTER, _adapted(base, tuned[100][i])
-        made["average"] = Kind.MERGE, _mixed([tuned[100][i], other[i]], [0.6, 0.4])
-        made["task vectors"] = Kind.MERGE, _mixed([base, tuned[100][i], other[i]], [-0.3, 0.7, 0.6])
+        made["average"] = Kind.MERGE, _mixed([tuned[100][i], other[i]], MERGES["average"])
+        made["task vectors"] = Kind.MERGE, _mixed([base, tuned[100][i], other[i]], MERGES["task vectors"])
         made |= {name: (kind, change(base, rng)) for name, (kind, change) in CHANGES.items()}
         if architecture == "llama":
             made |= {f"GGUF {name}": (Kind.SAME_PRECISION, _gguf(base, name)) for name in QUANTIZERS}
@@ -155,16 +158,17 @@ def descendants(architecture: str, roots: Sequence[Member], seed: int) -> Iterat
             checkpoint = replace(root.checkpoint, tensors=changed)
             yield Member(root.lineage, change, kind, checkpoint)
             if change in PERMUTED:
-                yield Member(root.lineage, f"{change}, permuted", kind, symmetric(checkpoint, rng))
+                scale = kind is not Kind.SAME_PRECISION  # blocks that share a scale would no longer
+                yield Member(root.lineage, f"{change}, permuted", kind, symmetric(checkpoint, rng, scale))
         yield Member(root.lineage, "permuted, rescaled", Kind.SAME_SYMMETRY, symmetric(root.checkpoint, rng))
 
 
-def symmetric(checkpoint: Checkpoint, rng: np.random.Generator) -> Checkpoint:
-    """Permutes and rescales the units of a network at random."""
+def symmetric(checkpoint: Checkpoint, rng: np.random.Generator, scale: bool = True) -> Checkpoint:
+    """Permutes and, unless they may not be, rescales the units of a network at random."""
     if "config" not in checkpoint.metadata:
-        return random_symmetry(checkpoint, infer_program(checkpoint), rng, max_scale=8.0)
-    wiring, seed = infer_wiring(checkpoint), int(rng.integers(2**31))
-    return replace(checkpoint, tensors=rescaled(permuted(dict(checkpoint.tensors), wiring, seed), wiring, seed))
+        return random_symmetry(checkpoint, infer_program(checkpoint), rng, scale=scale, max_scale=8.0)
+    tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+    return replace(checkpoint, tensors=permuted(tensors, infer_wiring(checkpoint), int(rng.integers(2**31))))
 
 
 def _is_weight(name: str, tensor: np.ndarray) -> bool:
@@ -214,8 +218,7 @@ PERMUTED = ("100 steps", "1000 steps", "noise of 10 %", "pruned .5", "four bits"
 
 def _mixed(parents: Sequence[Tensors], weights: Sequence[float]) -> Tensors:
     return {
-        name: sum(w * p[name].astype(np.float64) for w, p in zip(weights, parents, strict=True)).astype(np.float32)
-        for name in parents[0]
+        name: np.tensordot(weights, np.stack([p[name] for p in parents]), 1).astype(np.float32) for name in parents[0]
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ CONFIG = {
 }
 ADAM = {"adaptive": 1, "decoupled": 1, "weight_decay": 0.01}
 
-Params = Mapping[str, Array]
+Params = Mapping[str, Any]  # arrays of JAX or NumPy
 
 
 def initial(seed: int) -> dict[str, np.ndarray]:
@@ -90,7 +91,7 @@ def text(language: int, seed: int, steps: int) -> Int[np.ndarray, "steps batch l
 
 
 def train(
-    starts: Sequence[Params], language: int, seeds: Sequence[int], steps: int, rate: float
+    starts: Sequence[dict[str, np.ndarray]], language: int, seeds: Sequence[int], steps: int, rate: float
 ) -> list[dict[str, np.ndarray]]:
     """Trains several models from their starts with AdamW, each on text of its own seed."""
     stacked = {name: jnp.stack([start[name] for start in starts]) for name in starts[0]}

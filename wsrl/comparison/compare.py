@@ -15,11 +15,12 @@ import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, matching_of, rematched, rescaled
-from wsrl.comparison.difference import Blocks, measure
+from wsrl.comparison.difference import Difference, measure
+from wsrl.comparison.grid import Grid, find_grid, grid_of
 from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
-from wsrl.comparison.pieces import Piece, cut
+from wsrl.comparison.pieces import BLOCK, Piece, blocks, cut
 from wsrl.comparison.relation import Kind, Relation
 from wsrl.comparison.verdict import judge
 from wsrl.readers import open_checkpoint
@@ -27,9 +28,9 @@ from wsrl.signature.digest import content_digest
 
 SIGNIFICANT = 1e-5  # p-value below which networks are related
 AGREEING = 0.5  # share of the units of a tensor that stand in the same order, from which that is taken for right
-BLOCK = 2**23  # entries compared at a time
 FEATURES = 4  # entries of a unit that is tested
 SCALED = 1e-3  # change from which on other scales of units are reckoned with
+EXACT, ROUNDED = 1e-5, 0.8  # changes between which a quantizer's lie
 LESS = 0.5  # of the change that is left if units have other scales
 
 Source = str | Path | Checkpoint
@@ -157,30 +158,33 @@ def _layer(pair: Pair, known: Known, test: Agreement | None) -> Layer:
     a, b = both(pair)
     in_order = a.shape == b.shape and all(_is_ordered(pair, side, known) for side in (0, 1))
     if in_order and prod(a.shape) > BLOCK:
-        return Layer(pair, measure(_blocks(a, b), a.shape[0]), test)
+        found = measure(blocks((a, b)), a.shape[0])
+        return Layer(pair, found, test, grids=_grids(pair, found, None))
     x, y, moved = aligned(pair, known, {})
-    found = measure([(x, y)], len(x))
+    found, unscaled = measure([(x, y)], len(x)), None
     if a.is_matrix and found.cosine < AGREEING and (own := rematched(pair, known)):
         x, y, moved = aligned(pair, known, own)
         found = measure([(x, y)], len(x))
     if a.is_matrix and found.change > SCALED:
-        scaled = measure([(x, rescaled(x, y))], len(x))
+        y_scaled = rescaled(x, y)
+        scaled = measure([(x, y_scaled)], len(x))
         if scaled.change < found.change * LESS:
-            return Layer(pair, scaled, test, moved, found.change)
-    return Layer(pair, found, test, moved)
+            found, unscaled, y = scaled, found.change, y_scaled
+    turned = y if (moved or unscaled) and y.shape == a.shape else None
+    return Layer(pair, found, test, moved, unscaled, _grids(pair, found, turned))
+
+
+def _grids(pair: Pair, found: Difference, moved: np.ndarray | None) -> tuple[Grid | None, Grid | None]:
+    """The grids of both; that of b in the order of a, since blocks that share a scale do not survive permutation."""
+    a, b = both(pair)
+    if not a.is_matrix or not EXACT < found.change < ROUNDED:
+        return None, None
+    of_b = find_grid(b.tensor)
+    if of_b is None and moved is not None:
+        of_b = grid_of(a.stored(moved))
+    return find_grid(a.tensor), of_b
 
 
 def _is_ordered(pair: Pair, side: int, known: Known) -> bool:
     matching = matching_of(pair, side, known)
     return matching is None or matching.ordered
-
-
-def _blocks(a: Piece, b: Piece) -> Blocks:
-    rows = a.shape[0]
-    if a.axes[0] != (0,) or b.axes[0] != (0,):
-        yield a.whole(), b.whole()
-        return
-    step = max(BLOCK * rows // prod(a.shape), 1)
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        yield a.rows(start, stop), b.rows(start, stop)

@@ -14,7 +14,7 @@ SPECTRUM = 384  # rows and columns of the part whose singular values are looked 
 ENERGY = 0.99  # of the squared difference that a low rank has to hold
 ROUNDINGS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
-Blocks = Iterable[tuple[Float[np.ndarray, "rows read taps"], Float[np.ndarray, "rows read taps"]]]
+Blocks = Iterable[tuple[Float[np.ndarray, "rows read taps"], ...]]
 
 
 @dataclass

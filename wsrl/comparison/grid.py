@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from wsrl.checkpoint import LazyTensor
+from wsrl.comparison.matching import TINY
 
 LINES = 32  # stretches with a scale of their own that are looked at
 LONGEST = 512  # entries of a stretch
@@ -18,6 +19,7 @@ RESIDUAL = 0.02  # of a step: rounding of float32 and of float16 scales
 ROUNDING = 0.4  # of a step: more than the root mean square error of rounding, which is 1 / sqrt(12)
 PASSED = 0.9  # of the lines
 DIVISORS = np.arange(1, 9)  # the least difference may be several steps
+FEWEST_BLOCKS = 8  # that show a code book
 CODES = 64  # distinct values, over the largest of its block, of a code book
 BITS = re.compile(r"(?:iq|tq|q|u?int|float)(\d)(?!\d)")
 CODED_ERRORS = {8: 0.03, 6: 0.05, 5: 0.1, 4: 0.2, 3: 0.4, 2: 0.7}  # bits -> largest relative error of a format's codes
@@ -45,21 +47,27 @@ def find_grid(tensor: LazyTensor) -> Grid | None:
     if tensor.ndim < 2 or tensor.size < FEWEST:
         return None
     rows = min(tensor.shape[0], max(LINES, LONGEST * LINES // max(tensor.size // tensor.shape[0], 1)))
-    values = tensor.rows(0, rows).astype(np.float64)
+    found = grid_of(tensor.rows(0, rows))
+    coded = BITS.match(tensor.dtype)
+    if found is None and coded and int(coded[1]) in CODED_ERRORS:
+        return Grid(int(coded[1]), CODED_ERRORS[int(coded[1])])
+    return found
+
+
+def grid_of(values: Float[np.ndarray, "..."]) -> Grid | None:
+    """Returns the grid on which the entries of an array of two axes or more lie; None if they lie on none."""
+    values = values.astype(np.float64)
+    size = max(float(np.sqrt(np.square(values).mean())), TINY)
     for lines in _stretches(values):
         found = _lattice(lines)
         if found is not None:
             levels, step = found
-            size = np.sqrt(np.square(values).mean())
-            return Grid(max(int(np.ceil(np.log2(levels + 1))), 1), ROUNDING * float(step / max(size, 1e-30)))
-    coded = BITS.match(tensor.dtype)
-    if coded and int(coded[1]) in CODED_ERRORS:
-        return Grid(int(coded[1]), CODED_ERRORS[int(coded[1])])
+            return Grid(max(int(np.ceil(np.log2(levels + 1))), 1), ROUNDING * step / size)
     blocks = _blocks(values.reshape(-1))
-    if len(blocks) >= 8:
-        codes = np.unique(np.round(blocks / np.maximum(np.abs(blocks).max(1, keepdims=True), 1e-30), 3))
+    if len(blocks) >= FEWEST_BLOCKS:
+        codes = np.unique(np.round(blocks / np.maximum(np.abs(blocks).max(1, keepdims=True), TINY), 3))
         if len(codes) <= CODES:
-            bits = int(np.ceil(np.log2(len(codes) / 2)))  # a block's largest may have either sign
+            bits = int(np.ceil(np.log2(max(len(codes) / 2, 2))))  # a block's largest may have either sign
             return Grid(bits, CODED_ERRORS.get(bits, CODED_ERRORS[4]))
     return None
 

@@ -22,6 +22,7 @@ from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.layers import View
 
 BLOCKS = 16  # stretches of neighboring units that a sample is made of
+BLOCK = 2**23  # entries read at a time
 MOST_AXES = 4  # longer than 1 of a tensor whose axes are tried in other places
 FAMILY_SIZE = 2**24  # entries up to which a network is tried as one of the known families
 ROLES = {"gain": "gain", "shift": "bias", "mean": "mean", "variance": "variance"}
@@ -99,6 +100,11 @@ class Piece:
         negative = read_whole(self.gain).ravel() < 0
         return values * np.where(negative, -1, 1).astype(np.float32)[:, None, None] if negative.any() else values
 
+    def stored(self, values: Float32[np.ndarray, "written read taps"]) -> Float32[np.ndarray, "..."]:
+        """Brings an array of the piece's shape into the layout of its file."""
+        order = [axis for own in self.axes for axis in own]
+        return values.reshape([self.tensor.shape[axis] for axis in order]).transpose(np.argsort(order))
+
     def rows(self, start: int, stop: int) -> Float32[np.ndarray, "rows read taps"]:
         """Reads some of the written units; only these where they are the first axis of the tensor."""
         if self.axes[0] == (0,):
@@ -142,6 +148,17 @@ def _divisions(
             parts = lengths[:first], lengths[first:second], lengths[second:]
             if tuple(map(prod, parts)) == shape:
                 yield order[:first], order[first:second], order[second:]
+
+
+def blocks(pieces: Sequence[Piece]) -> Iterator[tuple[Float32[np.ndarray, "rows read taps"], ...]]:
+    """Yields the same written units of several pieces of one shape, few enough for memory where the formats allow."""
+    rows = pieces[0].shape[0]
+    if any(piece.axes[0] != (0,) for piece in pieces):
+        yield tuple(piece.whole() for piece in pieces)
+        return
+    step = max(BLOCK * rows // max(pieces[0].tensor.size, 1), 1)
+    for start in range(0, rows, step):
+        yield tuple(piece.rows(start, min(start + step, rows)) for piece in pieces)
 
 
 def spread(length: int, most: int) -> Int[np.ndarray, "n"]:

@@ -48,13 +48,14 @@ class LayerRelation:
     Attributes:
       a, b: names of the tensors; None where the other checkpoint has no counterpart.
       what: `equal`, `rounded` (to another floating-point type), `scaled` (units, by factors), `quantized`, `pruned`,
-        `noise`, `low rank`, `changed`, `independent`, `only in a` or `only in b`.
+        `noise`, `low rank`, `changed`, `combined` (of a merge), `independent`, `only in a` or `only in b`.
       change: norm of the difference divided by the norm of A's tensor, after alignment and before any rescaling; None
         where there is no counterpart.
       rank: singular values that hold 99 % of the squared difference; None where they are too many, or it is no matrix.
       p_value: that so many units agree by chance; None where the tensor was not tested.
       reordered: whether units had to be brought into A's order.
       bits: of the grid on which one side lies, where it is quantized.
+      coefficients: of the parents of a merge.
     """
 
     a: str | None
@@ -65,6 +66,7 @@ class LayerRelation:
     p_value: float | None = None
     reordered: bool = False
     bits: float | None = None
+    coefficients: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from jaxtyping import Float
 
 from wsrl.comparison.chain import both
 from wsrl.comparison.difference import Difference
-from wsrl.comparison.grid import CODED_ERRORS, find_grid
+from wsrl.comparison.grid import CODED_ERRORS
 from wsrl.comparison.growth import growth
 from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import Agreement
-from wsrl.comparison.pieces import Piece
 from wsrl.comparison.relation import Kind, LayerRelation, Relation
 
 EXACT = 1e-5  # change that the arithmetic of a conversion makes
@@ -22,7 +21,6 @@ INDEPENDENT = 0.2  # cosine below which a tensor of a related network is taken f
 PRUNED = 0.05  # share of the entries that are 0 in one network alone
 WHITE = 1.25  # largest singular value of noise, over its expectation
 KURTOSIS = 0.25  # of white noise, about 3
-WORST = 0.8  # change that a quantizer makes
 UNROUNDED = 32  # bits
 FEW = 8  # entries of a tensor that shows the size of noise
 ENOUGH = 1000  # entries beyond which a tensor counts no more
@@ -76,12 +74,12 @@ def _describe(layer: Layer) -> Described:
 
 def _what(layer: Layer, found: Difference) -> tuple[str, str | None, float | None]:
     """What one tensor is to the other, which side was made from the other, and bits of a grid."""
-    a, b = both(layer.pair)
+    a = both(layer.pair)[0]
     if found.change <= (EXACT if layer.unscaled is None else UNSCALED):
         return "equal" if layer.unscaled is None else "scaled", None, None
     if found.rounded_a or found.rounded_b:
         return "rounded", None if found.rounded_a and found.rounded_b else "a" if found.rounded_a else "b", None
-    if a.is_matrix and (coded := _quantized(a, b, found)):
+    if coded := _quantized(layer, found):
         return "quantized", *coded
     zeros = max(found.zeros_a, found.zeros_b) / found.entries
     if zeros > PRUNED:
@@ -93,15 +91,12 @@ def _what(layer: Layer, found: Difference) -> tuple[str, str | None, float | Non
     return "noise" if _is_white(found) else "changed", None, None
 
 
-def _quantized(a: Piece, b: Piece, found: Difference) -> tuple[str | None, float] | None:
+def _quantized(layer: Layer, found: Difference) -> tuple[str | None, float] | None:
     """The side on the coarser grid and its bits, if the difference is no larger than rounding to the grids makes it."""
-    if found.change > WORST:
-        return None
-    grids = [find_grid(piece.tensor) for piece in (a, b)]
-    own = [grid for grid in grids if grid is not None]
+    own = [grid for grid in layer.grids if grid is not None]
     if not own or found.change > sum(grid.error for grid in own):
         return None
-    bits = [grid.bits if grid else UNROUNDED for grid in grids]
+    bits = [grid.bits if grid else UNROUNDED for grid in layer.grids]
     derived = None if bits[0] == bits[1] else "a" if bits[0] < bits[1] else "b"
     return derived, float(min(bits))
 
@@ -140,9 +135,7 @@ def _kind(
     if scales:
         reasons += ("units have other scales",)
         changed -= {"scaled"}
-    folded = (
-        len({sum(p is not None and not p.is_matrix for p in side) for side in zip(*_pieces(layers), strict=True)}) > 1
-    )
+    folded = _vectors(layers, 0) != _vectors(layers, 1)  # norms, into the weights before them
     vectors = set() if scales or folded else set(whats) - {"equal", "rounded", "only in a", "only in b"} - changed
     if not more.alike:
         return Kind.FINE_TUNED, (*reasons, "some layers of one have no counterpart in the other"), None, None
@@ -166,8 +159,10 @@ def _kind(
     return Kind.FINE_TUNED, reasons, None, None
 
 
-def _pieces(layers: Sequence[Layer]) -> list[tuple[Piece | None, Piece | None]]:
-    return [(layer.pair.a, layer.pair.b) for layer in layers]
+def _vectors(layers: Sequence[Layer], side: int) -> int:
+    """The number of vectors of one side."""
+    pieces = [(layer.pair.a, layer.pair.b)[side] for layer in layers]
+    return sum(piece is not None and not piece.is_matrix for piece in pieces)
 
 
 def _is_noise(layers: Sequence[Layer], scales: bool) -> bool:
