@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.origins.duplicates import find_duplicates as find_duplicates
     from wsrl.origins.fingerprint import Fingerprint as Fingerprint
     from wsrl.origins.fingerprint import fingerprint as fingerprint
+    from wsrl.origins.identify import identify as identify
+    from wsrl.origins.lineage import find_lineage as find_lineage
     from wsrl.readers import open_checkpoint as open_checkpoint
     from wsrl.recommendation.recommend import recommend as recommend
     from wsrl.search.hit import Hit as Hit
@@ -40,6 +42,8 @@ EXPORTS = {  # name -> module
     "Wiring": "wsrl.wiring.wiring",
     "canonicalize": "wsrl.canonical",
     "find_duplicates": "wsrl.origins.duplicates",
+    "identify": "wsrl.origins.identify",
+    "find_lineage": "wsrl.origins.lineage",
     "fingerprint": "wsrl.origins.fingerprint",
     "infer_wiring": "wsrl.wiring.infer_wiring",
     "load_encoder": "wsrl.encoder.checkpoint_encoder",

@@ -24,6 +24,8 @@ COMMANDS = {
     "recommend": "ranks the models of an index for a data set, from labeled examples",
     "duplicates": "groups of models that are the same, and plans to free their bytes",
     "embed": "turns checkpoints into vectors",
+    "identify": "what a file holds: architecture, weights or a delta, adapter and its base; or that it is unknown",
+    "lineage": "which model each comes from, with the evidence, or that it is unknown",
     "fingerprint": "prints digests of checkpoints: which are the same file, weights or architecture",
 }
 INTERRUPTED = 128 + 2  # as a shell tells of SIGINT

@@ -21,7 +21,8 @@ def largest_errors(original: Copy, copy: Copy, relation: Relation) -> float:
     a, b = original.open().tensors, copy.open().tensors
     errors = []
     for layer in relation.layers:
-        if layer.a in a and layer.b in b and a[layer.a].shape == b[layer.b].shape and a[layer.a].size <= WHOLE:
-            x, y = read_whole(a[layer.a]), read_whole(b[layer.b])
+        own, other = a.get(layer.a or ""), b.get(layer.b or "")
+        if own is not None and other is not None and own.shape == other.shape and own.size <= WHOLE:
+            x, y = read_whole(own), read_whole(other)
             errors.append(float(np.abs(x - y).max(initial=0) / max(np.abs(y).max(initial=0), 1e-30)))
     return float(np.mean(errors)) if errors else np.inf
