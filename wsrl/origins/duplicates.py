@@ -169,15 +169,16 @@ class _Search:
         rounded: list[tuple[Copy, Relation]] = []
         for standing, other in before:
             for model in {standing.model.id: standing, other.model.id: other}.values():
-                if model.model.id in asked or len(asked) == MOST_COMPARED:
-                    continue
-                relation = asked[model.model.id] = self.relation(model, copy)
-                if relation is None or relation.kind not in SAME:
-                    continue
-                if relation.kind != Kind.SAME_PRECISION:
+                if model.model.id not in asked and len(asked) < MOST_COMPARED:
+                    asked[model.model.id] = self.relation(model, copy)
+                relation = asked.get(model.model.id)
+                if relation is None or not relation.related:
+                    continue  # another form of the same network may be easier to compare
+                if relation.kind == Kind.SAME_PRECISION:
+                    if min(model.stored[1], copy.stored[1]) < UNROUNDED:
+                        rounded.append((standing, relation))
+                elif relation.kind in SAME:
                     return standing, relation
-                if min(model.stored[1], copy.stored[1]) < UNROUNDED:
-                    rounded.append((standing, relation))
                 break
         return min(rounded, key=lambda own: largest_errors(own[0], copy, own[1]), default=None)
 
