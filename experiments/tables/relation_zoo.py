@@ -4,6 +4,7 @@ A lineage has a base, which is trained from a seed of its own on the same data b
 architecture: bases are one another's siblings.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -30,7 +31,7 @@ from wsrl.zoo.copies import quantize
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap, ResNet, ViT
 from wsrl.zoo.stacked import initialize, train_models
 
-IMAGES, SIZE, CLASSES, BATCH, STEPS = 4000, 28, 10, 64, 500
+IMAGES, SIZE, CLASSES, BATCH, STEPS = 4000, 28, 10, 32, 500
 TUNING = (1, 10, 100, 1000)  # steps
 ADAPTER_RANK = 4
 MERGES = {"average": (0.6, 0.4), "task vectors": (-0.3, 0.7, 0.6)}  # coefficients of the fine-tuned; with the base
@@ -198,7 +199,16 @@ def _rounded(dtype: type) -> Callable[[Tensors, np.random.Generator], Tensors]:
 
 def _renamed(tensors: Tensors, rng: np.random.Generator) -> Tensors:
     """Other names, and PyTorch's layout; of a language model, the same names in another order."""
-    return as_pytorch(tensors) if any("/" in name for name in tensors) else dict(reversed(tensors.items()))
+    if not any("/" in name for name in tensors):
+        return dict(reversed(tensors.items()))
+    joined = {}
+    for name, tensor in tensors.items():
+        if re.search("/(query|key|value)/", name):  # [width, heads, dim]
+            tensor = tensor.reshape(-1) if name.endswith("bias") else tensor.reshape(len(tensor), -1)
+        elif name.endswith("/out/kernel"):
+            tensor = tensor.reshape(-1, tensor.shape[-1])
+        joined[name] = tensor
+    return as_pytorch(joined)
 
 
 CHANGES: dict[str, tuple[Kind, Callable[[Tensors, np.random.Generator], Tensors]]] = {

@@ -12,12 +12,13 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from itertools import combinations
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 from scipy.stats import rankdata
 from tqdm import tqdm
 
@@ -77,14 +78,30 @@ def merge_errors(members: Sequence[Member], base: Member) -> Iterator[float]:
         yield float(np.abs(found - true).max()) if relation.kind is Kind.MERGE else float("inf")
 
 
+def _two_lists() -> tuple[list[float], list[float]]:
+    return [], []
+
+
 class Tally:
     """Counts of all comparisons."""
 
     def __init__(self):
         self.said: dict[tuple[str, Kind], Counter[Kind]] = defaultdict(Counter)
-        self.scores: dict[str, tuple[list[float], list[float]]] = defaultdict(lambda: ([], []))
+        self.scores: dict[str, tuple[list[float], list[float]]] = defaultdict(_two_lists)
         self.errors: list[float] = []
+        self.values: list[float] = []
         self.bases = 0
+
+    def join(self, other: "Tally") -> None:
+        """Adds the counts of another."""
+        for key, said in other.said.items():
+            self.said[key] += said
+        for method, sides in other.scores.items():
+            for own, more in zip(self.scores[method], sides, strict=True):
+                own += more
+        self.errors += other.errors
+        self.values += other.values
+        self.bases += other.bases
 
     def add(self, change: str, kind: Kind, relation: Relation) -> None:
         """Counts what a pair is said to be."""
@@ -136,29 +153,44 @@ class Tally:
         return rows
 
 
-def run(lineages: int, siblings: int, seed: int) -> tuple[Tally, Float[np.ndarray, " pairs"]]:
-    """Makes and compares all networks; returns the counts and the p-values of the siblings."""
+def of_architecture(architecture: str, lineages: int, seed: int) -> Tally:
+    """Makes the networks of an architecture and compares descendants with their own base and with another."""
     tally = Tally()
-    for architecture in ARCHITECTURES:
-        roots = bases(architecture, range(seed, seed + lineages))
-        tally.bases += len(roots)
-        members = list(descendants(architecture, roots, seed + 1000))
-        for member in tqdm(members, desc=architecture, unit="pair"):
-            own = next(i for i, root in enumerate(roots) if root.lineage == member.lineage)
-            other = roots[(own + 1) % len(roots)]
-            for root, kind in ((roots[own], asked(member)), (other, Kind.UNRELATED)):
-                relation = compare(root.checkpoint, member.checkpoint)
-                tally.add(member.change if root is roots[own] else "of another base", kind, relation)
-                tally.score(root.checkpoint, member.checkpoint, relation, root is other)
-        for root in roots:
-            tally.errors += merge_errors([m for m in members if m.lineage == root.lineage], root)
+    roots = bases(architecture, range(seed, seed + lineages))
+    tally.bases = len(roots)
+    members = list(descendants(architecture, roots, seed + 1000))
+    for member in members:
+        own = next(i for i, root in enumerate(roots) if root.lineage == member.lineage)
+        other = roots[(own + 1) % len(roots)]
+        for root, kind in ((roots[own], asked(member)), (other, Kind.UNRELATED)):
+            relation = compare(root.checkpoint, member.checkpoint)
+            tally.add(member.change if root is roots[own] else "of another base", kind, relation)
+            tally.score(root.checkpoint, member.checkpoint, relation, root is other)
+    for root in roots:
+        tally.errors += merge_errors([member for member in members if member.lineage == root.lineage], root)
+    return tally
+
+
+def of_siblings(siblings: int, seed: int) -> Tally:
+    """Compares bases that were trained alike with one another."""
+    tally = Tally()
     alike = bases(SIBLINGS, range(seed + 2000, seed + 2000 + siblings))
-    values = []
-    for a, b in tqdm(list(combinations(alike, 2)), desc="siblings", unit="pair"):
+    for a, b in combinations(alike, 2):
         relation = compare(a.checkpoint, b.checkpoint)
         tally.add("siblings", Kind.UNRELATED, relation)
-        values.append(relation.p_value or 1.0)
-    return tally, np.array(values)
+        tally.values.append(relation.p_value or 1.0)
+    return tally
+
+
+def run(lineages: int, siblings: int, seed: int, processes: int) -> Tally:
+    """Makes and compares all networks, several architectures at a time."""
+    tally = Tally()
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        jobs = [pool.submit(of_siblings, siblings, seed)]
+        jobs += [pool.submit(of_architecture, name, lineages, seed) for name in ARCHITECTURES[::-1]]
+        for job in tqdm(jobs, desc=NAME, unit="job"):
+            tally.join(job.result())
+    return tally
 
 
 def make_table(args: argparse.Namespace) -> None:
@@ -167,13 +199,13 @@ def make_table(args: argparse.Namespace) -> None:
     Raises:
       InputError: no number that makes sense.
     """
-    for name in ("lineages", "siblings"):
-        if getattr(args, name) < 2:
-            raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 2 or more")
-    tally, values = run(args.lineages, args.siblings, args.seed)
+    for name, least in (("lineages", 2), ("siblings", 2), ("processes", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name}", f"{getattr(args, name)} is too small", f"set it to {least} or more")
+    tally = run(args.lineages, args.siblings, args.seed, args.processes)
     rows = tally.rows()
     note = NOTE.format(bases=tally.bases, architectures=len(ARCHITECTURES))
-    note += f" The smallest p-value of {len(values):,} pairs of siblings is {values.min():.2g}."
+    note += f" The smallest p-value of {len(tally.values):,} pairs of siblings is {min(tally.values):.2g}."
     write_table(args.workdir, NAME, TITLE, note, rows, bar_figure(rows, "change", ["right"], "share that is right"))
     print_table(rows)
     write_table(args.workdir, PAIRS_NAME, PAIRS_TITLE, PAIRS_NOTE, tally.pairs(), None)
@@ -186,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="folder that the tables go to")
     parser.add_argument("--lineages", type=int, default=2, help="bases of each architecture")
     parser.add_argument("--siblings", type=int, default=150, help="bases that are compared with one another")
+    parser.add_argument("--processes", type=int, default=2, help="that work side by side")
     parser.add_argument("--seed", type=int, default=100, help="of all networks; thresholds were chosen on those of 0")
     args = parser.parse_args(argv)
     return finish(lambda: make_table(args))

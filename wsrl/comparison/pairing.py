@@ -16,6 +16,7 @@ IN_ORDER = 0.05  # cosine that the same place among the tensors of a shape is wo
 ALIKE = 0.5  # cosine of tensors that are taken for copies
 TRIALS = 1000  # of tensors with their axes turned
 CHANCE = 4.0  # standard deviations that the cosine of independent entries hardly exceeds
+EQUAL = 1e-6  # distance of vectors that are the same
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
 
@@ -167,7 +168,8 @@ def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]
     for own, others in lengths.values():
         if own and others:
             x, y = ([np.sort(n.samples[i].ravel()) for i in at] for n, at in ((a, own), (b, others)))
-            score = -_distances(np.stack(x), np.stack(y))
+            far = _distances(np.stack(x), np.stack(y))
+            score = np.where(far < EQUAL, 1.0, -far)
             for m, i in enumerate(own):
                 matrix, offset = before_a[i]
                 for n, j in enumerate(others):
