@@ -25,9 +25,9 @@ def compare_numbers(a: Checkpoint, b: Checkpoint) -> Relation:
     if [len(t) for t in one] != [len(t) for t in other]:
         return Relation(Kind.UNRELATED)
     if all(np.array_equal(x, y) for x, y in zip(one, other, strict=True)):
-        return Relation(Kind.SAME_WEIGHTS)
+        return Relation(Kind.SAME_WEIGHTS, related=True)
     close = all(np.array_equal(x.astype("f2"), y.astype("f2")) for x, y in zip(one, other, strict=True))
-    return Relation(Kind.SAME_PRECISION if close else Kind.UNRELATED, precision=16.0 if close else None)
+    return Relation(Kind.SAME_PRECISION, related=True, precision=16.0) if close else Relation(Kind.UNRELATED)
 
 
 def narrow(source: Path, target: Path) -> None:

@@ -144,6 +144,14 @@ def test_the_command(folder, capsys, monkeypatch):
     assert lines["models/b.safetensors"]["parent"] is None and lines["models/b.safetensors"]["direction"] == "unknown"
     assert main(["lineage", "models/half.safetensors", "--index", "zoo.index"]) == 0
     assert "models/half.safetensors: from models/a.safetensors, since " in capsys.readouterr().out
+    assert main(["lineage", "--index", "zoo.index", "--note"]) == 0
+    hits = Index.open("zoo.index", FakeEncoder()).search("models/half.safetensors", by="weights")
+    noted = {hit.id: hit.metadata["lineage"] for hit in hits}
+    assert noted == {
+        "models/a.safetensors": "models/a.safetensors",
+        "models/half.safetensors": "models/a.safetensors",
+        "models/b.safetensors": "models/b.safetensors",
+    }
 
 
 @given(st.integers(2, 12), st.integers(0, 1000))

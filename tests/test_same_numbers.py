@@ -38,7 +38,7 @@ CONVERTED = {
     "maps flattened otherwise": lambda own: (
         own | {"dense": own["dense"].reshape(10, 4, 16).transpose(0, 2, 1).reshape(10, 64)}
     ),
-    "constants added": lambda own: own | {"epsilon": np.float32([1e-5]), "positions": np.arange(7, dtype=np.float32)},
+    "constants added": lambda own: own | {"epsilon": np.array([1e-5], np.float32), "positions": np.arange(7, dtype=np.float32)},
     "a vector dropped": lambda own: {n: t for n, t in own.items() if n != "out"},
 }
 OTHER = {

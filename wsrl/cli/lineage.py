@@ -23,6 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file, or the id of a model in the index: its family alone; without it, all families",
     )
     parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    parser.add_argument(
+        "--note",
+        action="store_true",
+        help="note the family of each model in the index, under the key `lineage`, so that searches can group by it",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON lines, one a model")
 
 
@@ -32,9 +37,11 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       InputError: the index or the model cannot be used.
     """
-    from wsrl.origins.lineage import find_lineage, tree_lines  # not needed for `--help`
+    from wsrl.origins.lineage import find_lineage, note_families, tree_lines  # not needed for `--help`
 
     found = find_lineage(args.index, args.model, progress=True)
+    if args.note:
+        note_families(args.index, found)
     if args.json:
         for family in found.families:
             print("".join(json.dumps(line) + "\n" for line in model_lines(family)), end="")

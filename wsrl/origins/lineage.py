@@ -9,13 +9,15 @@ from tqdm import tqdm
 
 from wsrl.comparison.relation import WORDS, Kind
 from wsrl.errors import InputError
-from wsrl.origins.evidence import Evidence, edge_evidence
+from wsrl.origins.evidence import Evidence, absent_bases, edge_evidence
 from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.rooted import Edge, first_is_parent, root_probabilities, sides, spanning_tree
+from wsrl.search.index import Index
 
 CLAIMED = 0.85  # probability from which on a model is named as the parent
 BETWEEN = 0.25  # of the squared distance to a child: how far a parent may have moved on since the child left it
+NOTE = "lineage"  # key of the note
 MOST = 200  # models of the family of one that is asked about
 
 
@@ -198,10 +200,32 @@ def _children_that_left(
 
 
 def _absent(relatives: Relatives, nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
-    from wsrl.origins.evidence import absent_bases
-
     found = {node.id: absent_bases(relatives, node) for node in nodes}
     return {name: bases for name, bases in found.items() if bases}
+
+
+def note_families(directory: str | Path, lineage: Lineage) -> int:
+    """Notes the family of each model in the index under the key `lineage`, so that searches can group by it.
+
+    The note is the id of the model at the root; copies have it too. A note of a former call is replaced.
+
+    Returns:
+      How many models were noted.
+
+    Raises:
+      InputError: the index cannot be used, or another process writes to it.
+    """
+    index = Index.open(directory)
+    known = set(index.ids)
+    notes = {
+        name: {NOTE: family.root}
+        for family in lineage.families
+        for model in family.models
+        for name in (model, *family.copies.get(model, ()))
+        if name in known
+    }
+    index.annotate_all(notes)
+    return len(notes)
 
 
 def tree_lines(family: Family) -> list[str]:
