@@ -10,10 +10,16 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.canonical import canonicalize as canonicalize
     from wsrl.checkpoint import Checkpoint as Checkpoint
     from wsrl.checkpoint import CheckpointError as CheckpointError
+    from wsrl.comparison.compare import compare as compare
     from wsrl.embedded import Embedded as Embedded
     from wsrl.encoder.checkpoint_encoder import Encoder as Encoder
     from wsrl.encoder.checkpoint_encoder import load_encoder as load_encoder
     from wsrl.errors import InputError as InputError
+    from wsrl.origins.duplicates import find_duplicates as find_duplicates
+    from wsrl.origins.fingerprint import Fingerprint as Fingerprint
+    from wsrl.origins.fingerprint import fingerprint as fingerprint
+    from wsrl.origins.identify import identify as identify
+    from wsrl.origins.lineage import find_lineage as find_lineage
     from wsrl.readers import open_checkpoint as open_checkpoint
     from wsrl.recommendation.recommend import recommend as recommend
     from wsrl.search.hit import Hit as Hit
@@ -26,13 +32,19 @@ __version__ = "0.1.0"
 EXPORTS = {  # name -> module
     "Checkpoint": "wsrl.checkpoint",
     "CheckpointError": "wsrl.checkpoint",
+    "compare": "wsrl.comparison.compare",
     "Embedded": "wsrl.embedded",
     "Encoder": "wsrl.encoder.checkpoint_encoder",
+    "Fingerprint": "wsrl.origins.fingerprint",
     "Hit": "wsrl.search.hit",
     "Index": "wsrl.search.index",
     "InputError": "wsrl.errors",
     "Wiring": "wsrl.wiring.wiring",
     "canonicalize": "wsrl.canonical",
+    "find_duplicates": "wsrl.origins.duplicates",
+    "identify": "wsrl.origins.identify",
+    "find_lineage": "wsrl.origins.lineage",
+    "fingerprint": "wsrl.origins.fingerprint",
     "infer_wiring": "wsrl.wiring.infer_wiring",
     "load_encoder": "wsrl.encoder.checkpoint_encoder",
     "open_checkpoint": "wsrl.readers",

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from wsrl.search.hit import Hit
 
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
-TEXTS = ("task", "architecture", "weights", "model")  # columns that are no numbers
+TEXTS = ("task", "architecture", "weights", "model", "A", "B", "is", "order")  # columns that are no numbers
 Row = Mapping[str, str]  # cells by heading; a heading that no row has a text for is left out
 
 

@@ -146,8 +146,14 @@ class Index:
         Raises:
           InputError: there is no such model, or another process writes.
         """
-        self._model(name)
-        self._commit(Change(annotations={(name, key): value for key, value in notes.items()}))
+        self.annotate_all({name: notes})
+
+    def annotate_all(self, notes: Mapping[str, Mapping[str, str | None]]) -> None:
+        """Notes something of many models at once, as `annotate` does; the keys of `notes` are ids."""
+        for name in notes:
+            self._model(name)
+        changes = {(name, key): value for name, own in notes.items() for key, value in own.items()}
+        self._commit(Change(annotations=changes))
 
     def _commit(self, change: Change) -> None:
         with writing(self.directory):

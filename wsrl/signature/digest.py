@@ -1,13 +1,15 @@
-"""Exact digests: of the bytes of a file, and of weights whatever their format, names, layout and order of units."""
+"""Exact digests: of the bytes of a file, of its tensors, and of weights whatever their format, names and layout."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32, UInt64
 
 from wsrl.canonical.rows import row_chunks
-from wsrl.checkpoint import CheckpointError, Tensor
+from wsrl.checkpoint import CheckpointError, LazyTensor, Tensor
 from wsrl.signature.binormalization import PIECE
 from wsrl.signature.hashing import GOLDEN
 
@@ -34,6 +36,16 @@ def content_digest(path: str | Path) -> str:
         raise CheckpointError(path, f"cannot be read ({error.strerror or error})", "check the file") from error
 
 
+def entry_hashes(values: Float32[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
+    """Returns a hash of each number; 0.0 and -0.0 have one."""
+    words = np.ascontiguousarray(values + np.float32(0)).view(np.uint32).astype(np.uint64)
+    words += np.uint64(1)
+    words *= GOLDEN
+    words ^= words >> np.uint64(32)
+    words *= MULTIPLIER
+    return words
+
+
 def tensor_digest(tensor: Tensor) -> TensorDigest:
     """Returns the number of a tensor's entries and two sums of hashes of its float32 values.
 
@@ -45,13 +57,8 @@ def tensor_digest(tensor: Tensor) -> TensorDigest:
     """
     entries = first = second = 0
     for _, _, rows in row_chunks(tensor, entries=PIECE):
-        values = np.ascontiguousarray(rows + np.float32(0))  # -0.0 becomes 0.0
-        words = values.ravel().view(np.uint32).astype(np.uint64)
-        words += np.uint64(1)
-        words *= GOLDEN
-        words ^= words >> np.uint64(32)
-        words *= MULTIPLIER
-        entries += values.size
+        words = entry_hashes(rows).ravel()
+        entries += words.size
         first = (first + int(words.sum(dtype=np.uint64))) % 2**64
         words ^= words >> np.uint64(29)
         words *= words
@@ -63,3 +70,29 @@ def weights_digest(tensors: Iterable[TensorDigest]) -> str:
     """Returns the SHA-256 of the digests of a network's tensors, each counted once, in any order."""
     lines = sorted({f"{entries} {first:016x} {second:016x}\n" for entries, first, second in tensors})
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def exact_digest(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of the names, types, shapes and numbers of all tensors, whatever file they lie in.
+
+    Neither the order of the tensors nor shards, containers or other content of the files change it. It is taken over a
+    line `name, dtype, shape, SHA-256 of the entries` for each tensor, by name; entries are little-endian numbers of 32
+    bits, or of 64 bits where the file holds such, so those of narrower types are the same in all readers. NaN and Inf
+    are numbers as others.
+
+    Raises:
+      CheckpointError: a tensor cannot be read.
+    """
+    lines = [f"{name}\0{tensor.dtype}\0{tensor.shape}\0{_entries_digest(tensor)}\n" for name, tensor in tensors.items()]
+    return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogatepass")).hexdigest()
+
+
+def _entries_digest(tensor: Tensor) -> str:
+    lazy = tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor, "", "")
+    wide = np.dtype("<f8" if lazy.dtype == "float64" else "<f4")
+    step = max(PIECE // max(prod(lazy.shape[1:]), 1), 1)
+    digest = hashlib.sha256()
+    for start in range(0, lazy.num_rows, step):
+        rows = np.asarray(lazy.read_rows(start, min(start + step, lazy.num_rows)))
+        digest.update(np.ascontiguousarray(rows.astype(wide, copy=False)).data)
+    return digest.hexdigest()

@@ -1,0 +1,106 @@
+"""`wsrl duplicates --index DIR`: groups of models that are the same, and plans to free their bytes."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsrl.cli.problems import report
+from wsrl.errors import InputError
+from wsrl.text import bytes_text, printable
+
+if TYPE_CHECKING:
+    from wsrl.origins.duplicates import Group
+
+KINDS = ("same-file", "same-weights", "same-symmetry", "same-precision")  # as `wsrl.comparison.relation.Kind` has them
+INCLUDED = KINDS[:3]  # the quantized copy of a model is no substitute for it
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    parser.add_argument(
+        "--kind", choices=KINDS, action="append", help="show groups of this kind alone; may be given several times"
+    )
+    parser.add_argument(
+        "--reference", metavar="DIR", action="append", default=[], help="nothing in this folder is proposed for removal"
+    )
+    parser.add_argument(
+        "--keep", metavar="DIR", action="append", default=[], help="of several copies keep the one in this folder"
+    )
+    parser.add_argument(
+        "--emit",
+        choices=("sh", "json", "fclones"),
+        help="print a plan instead: a script that checks all bytes again before each step, the same as JSON, or a"
+        " report for `fclones remove`",
+    )
+    parser.add_argument(
+        "--include",
+        choices=INCLUDED[1:],
+        action="append",
+        default=[],
+        help="let files of other bytes into the plan too; by default it has identical files alone",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON lines, one a group")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints groups or a plan; returns 1 if a model was left out.
+
+    Raises:
+      InputError: the index cannot be used, or an option does not fit.
+    """
+    from wsrl.comparison.relation import Kind  # not needed for `--help`
+    from wsrl.origins.duplicates import KINDS as ALL
+    from wsrl.origins.duplicates import find_duplicates
+
+    if args.include and not args.emit:
+        raise InputError("--include", "says what goes into a plan", "add --emit sh")
+    included = [_kind(name) for name in ("same-file", *args.include)]
+    kinds = [_kind(name) for name in args.kind or ()] or (included if args.emit else ALL)
+    found = find_duplicates(args.index, kinds, args.reference, args.keep, progress=True)
+    if args.emit:
+        from wsrl.origins.plan import emit, steps
+
+        sys.stdout.buffer.write(emit(args.emit, list(steps(found.groups, included))))
+    elif args.json:
+        print("".join(json.dumps(group_json(group)) + "\n" for group in found.groups), end="")
+    else:
+        for number, group in enumerate(found.groups):
+            print("\n" * bool(number) + "\n".join(map(printable, _lines(group))))
+        freed = sum(group.freed for group in found.groups if group.kind == Kind.SAME_FILE)
+        print("\n" * bool(found.groups), end="")
+        print(f"{len(found.groups):,} groups; identical files: {bytes_text(freed)} could be freed")
+    return report(found.problems)
+
+
+def _kind(name: str):
+    from wsrl.comparison.relation import Kind
+
+    return Kind(name.replace("-", "_"))
+
+
+def group_json(group: "Group") -> dict[str, object]:
+    """Returns a group as plain JSON values."""
+    copies = [
+        {"id": copy.model.id, "path": copy.path, "bytes": copy.bytes, "removable": copy.removable and number > 0}
+        for number, copy in enumerate(group.copies)
+    ]
+    reasons = [list(relation.reasons) for relation in group.relations]
+    for copy, relation, why in zip(copies[1:], group.relations, reasons, strict=False):
+        copy |= {"precision": relation.precision, "reasons": why}
+    return {"kind": str(group.kind), "keep": copies[0]["id"], "why": group.why, "freed": group.freed, "copies": copies}
+
+
+def _lines(group: "Group") -> list[str]:
+    """A group for people."""
+    from wsrl.comparison.relation import WORDS
+
+    first, *others = group.copies
+    lines = [f"{WORDS[group.kind]}: {len(group.copies):,} models, {bytes_text(group.freed)} in copies"]
+    lines.append(f"  keep  {bytes_text(first.bytes):>9}  {first.model.id}  ({group.why})")
+    notes = [f"  ({r.precision:g} bits)" if r.precision else "" for r in group.relations] or [""] * len(others)
+    return lines + [
+        f"        {bytes_text(copy.bytes):>9}  {copy.model.id}{note}" for copy, note in zip(others, notes, strict=True)
+    ]

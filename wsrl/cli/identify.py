@@ -1,0 +1,73 @@
+"""`wsrl identify FILE...`: what files hold, or that it is unknown."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wsrl.cli.names import add_sources, given
+from wsrl.cli.problems import report
+from wsrl.text import printable
+
+if TYPE_CHECKING:
+    from wsrl.origins.identify import Identity
+
+SHOWN = 5  # candidates
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    add_sources(parser)
+    parser.add_argument("--index", metavar="DIR", type=Path, help="that may hold the base models of adapters")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, one a checkpoint")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what each checkpoint holds; returns 1 if one was left out.
+
+    Raises:
+      InputError: there is nothing under a name, or the index cannot be used.
+    """
+    from wsrl.checkpoint import CheckpointError  # not needed for `--help`
+    from wsrl.origins.identify import identify
+    from wsrl.search.sources import find_sources
+
+    sources, problems = find_sources(given(args.sources))
+    for source in sources:
+        try:
+            found = identify(source.path, args.index)
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        if args.json:
+            print(json.dumps(identity_json(found)))
+        else:
+            print("\n".join(map(printable, _lines(found))))
+    return report(problems)
+
+
+def identity_json(found: "Identity") -> dict[str, object]:
+    """Returns an identity as plain JSON values."""
+    return {
+        **{key: value for key, value in vars(found).items() if key not in ("stored", "declared", "candidates")},
+        "reasons": list(found.reasons),
+        "dtype": found.stored[0],
+        "bits": found.stored[1],
+        "declared": [own._asdict() for own in found.declared],
+        "candidates": [own._asdict() for own in found.candidates],
+    }
+
+
+def _lines(found: "Identity") -> list[str]:
+    dtype, bits = found.stored
+    size = f", {found.size}" if found.size else ""
+    lines = [
+        f"{found.path}: {found.content} of {found.architecture}{size}; {found.parameters:,} parameters, {dtype}"
+        + (f" in {bits:g} bits" if f"{bits:g}" not in dtype else "")
+    ]
+    lines += ["  holds a moving average of weights"] if found.averaged else []
+    lines += [f"  {reason}" for reason in found.reasons]
+    lines += [f"  declares {own.name} in {own.where}" for own in found.declared]
+    lines += [f"  fits {own.id}" for own in found.candidates[:SHOWN]]
+    more = len(found.candidates) - SHOWN
+    return lines + ([f"  fits {more:,} more"] if more > 0 else [])

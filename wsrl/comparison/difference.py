@@ -1,0 +1,143 @@
+"""What the difference of two aligned tensors looks like: its size, rank, whiteness, zeros."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float
+
+from wsrl.comparison.matching import TINY
+from wsrl.comparison.pieces import spread
+
+SPECTRUM = 384  # rows and columns of the part whose singular values are looked at
+ENERGY = 0.99  # of the squared difference that a low rank has to hold
+ROUNDINGS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+Blocks = Iterable[tuple[Float[np.ndarray, "rows read taps"], ...]]
+
+
+@dataclass
+class Difference:
+    """Sums over two tensors a and b of one shape.
+
+    Attributes:
+      entries: of either.
+      squares_a, squares_b, product, squares, fourth: sums of a^2, b^2, a b, (a - b)^2, (a - b)^4.
+      sum_a: of a.
+      zeros_a, zeros_b: entries that are 0 in one and not in the other.
+      other, other_a: sums of (a - b)^2 and of a^2 where neither is 0.
+      rounded_a, rounded_b: names of the types of which one is the other's rounding.
+      singular_values: of a part of a - b, and its shape.
+    """
+
+    entries: int = 0
+    squares_a: float = 0.0
+    squares_b: float = 0.0
+    product: float = 0.0
+    squares: float = 0.0
+    fourth: float = 0.0
+    sum_a: float = 0.0
+    zeros_a: int = 0
+    zeros_b: int = 0
+    other: float = 0.0
+    other_a: float = 0.0
+    rounded_a: set[str] = field(default_factory=lambda: set(ROUNDINGS))
+    rounded_b: set[str] = field(default_factory=lambda: set(ROUNDINGS))
+    singular_values: np.ndarray | None = None
+    part: tuple[int, int] = (0, 0)
+
+    @property
+    def change(self) -> float:
+        """Norm of the difference over the geometric mean of both norms."""
+        return float(np.sqrt(self.squares / max(np.sqrt(self.squares_a * self.squares_b), TINY)))
+
+    @property
+    def cosine(self) -> float:
+        """Of both."""
+        return self.product / max(float(np.sqrt(self.squares_a * self.squares_b)), TINY)
+
+    @property
+    def kept_change(self) -> float:
+        """The change where neither is 0."""
+        return float(np.sqrt(self.other / max(self.other_a, TINY)))
+
+    @property
+    def deviation(self) -> float:
+        """Root mean square of the difference over the standard deviation of a."""
+        variance = self.squares_a / self.entries - (self.sum_a / self.entries) ** 2
+        return float(np.sqrt(self.squares / self.entries / max(variance, TINY)))
+
+    @property
+    def kurtosis(self) -> float:
+        """Of the difference; 3 of normal numbers."""
+        return self.fourth * self.entries / max(self.squares**2, TINY)
+
+    @property
+    def rank(self) -> int | None:
+        """Singular values that hold 99 % of the squared difference; None if they are more than a fourth of all."""
+        values = self.singular_values
+        if values is None or not values.any():
+            return None
+        energy = np.cumsum(np.square(values, dtype=np.float64))
+        rank = int(np.searchsorted(energy, ENERGY * energy[-1])) + 1
+        return rank if rank <= len(values) // 4 else None
+
+    @property
+    def structure(self) -> float | None:
+        """The largest singular value over what independent entries of that size would have; about 1 for noise."""
+        values = self.singular_values
+        if values is None or not values.any():
+            return None
+        rows, columns = self.part
+        deviation = np.sqrt(np.square(values, dtype=np.float64).sum() / (rows * columns))
+        return float(values[0] / (deviation * (np.sqrt(rows) + np.sqrt(columns))))
+
+
+def measure(blocks: Blocks, rows: int) -> Difference:
+    """Measures two tensors that come in blocks of rows, `rows` in all.
+
+    Raises:
+      CheckpointError: one holds NaN or Inf, or cannot be read.
+    """
+    found = Difference()
+    kept, start = spread(rows, SPECTRUM), 0
+    parts = []
+    for a, b in blocks:
+        _add(found, a, b)
+        own = kept[(kept >= start) & (kept < start + len(a))] - start
+        columns = spread(a[0].size, SPECTRUM)
+        parts.append(a[own].reshape(len(own), -1)[:, columns] - b[own].reshape(len(own), -1)[:, columns])
+        start += len(a)
+    part = np.concatenate(parts)
+    if min(part.shape) >= 4 and found.squares:
+        found.singular_values = np.linalg.svd(part, compute_uv=False)
+        found.part = part.shape
+    return found
+
+
+def _add(found: Difference, a: np.ndarray, b: np.ndarray) -> None:
+    d = a - b
+    squares = np.square(d, dtype=np.float64)
+    found.entries += a.size
+    found.squares_a += float(np.square(a, dtype=np.float64).sum())
+    found.squares_b += float(np.square(b, dtype=np.float64).sum())
+    found.product += float((a.astype(np.float64) * b).sum())
+    found.sum_a += float(a.sum(dtype=np.float64))
+    found.squares += float(squares.sum())
+    if not found.squares:  # equal so far
+        return
+    found.fourth += float(np.square(squares).sum())
+    zero_a, zero_b = a == 0, b == 0
+    found.zeros_a += int((zero_a & ~zero_b).sum())
+    found.zeros_b += int((zero_b & ~zero_a).sum())
+    alive = ~(zero_a | zero_b)
+    found.other += float(squares[alive].sum())
+    found.other_a += float(np.square(a[alive], dtype=np.float64).sum())
+    found.rounded_a = {name for name in found.rounded_a if _is_rounded(a, b, ROUNDINGS[name])}
+    found.rounded_b = {name for name in found.rounded_b if _is_rounded(b, a, ROUNDINGS[name])}
+
+
+def _is_rounded(rounded: np.ndarray, original: np.ndarray, dtype: type) -> bool:
+    with np.errstate(over="ignore"):
+        return np.array_equal(original.astype(dtype).astype(np.float32), rounded)

@@ -1,0 +1,127 @@
+"""Which linear combination of other networks a merged one is: coefficients by least squares, tensor by tensor.
+
+Averages of fine-tuned networks, task arithmetic (Ilharco et al. 2023) and interpolations on a sphere are linear in each
+tensor. What trims or drops entries first (TIES, DARE) is not, and leaves a residual.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64
+
+from wsrl.checkpoint import Checkpoint
+from wsrl.comparison.matching import TINY
+from wsrl.comparison.pairing import Pair, Sampled, pair_up
+from wsrl.comparison.pieces import Piece, blocks, cut
+from wsrl.comparison.relation import Kind, LayerRelation, Relation
+from wsrl.readers import open_checkpoint
+
+RELATED = 0.5  # cosine of tensors that are combined
+EXPLAINED = 0.1  # residual over the distance to the nearest parent, below which a combination explains the network
+SHARE = 0.02  # coefficient of a parent that takes part
+CONDITION = 1e-6  # of the largest singular value: directions in which parents differ less say nothing
+LIMITS = ("parents whose units stand in another order, and merges that trim entries, are not recognized",)
+
+Source = str | Path | Checkpoint
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Of one tensor: coefficients; squares of what they leave, of the distance to the nearest parent, of the first."""
+
+    coefficients: Float64[np.ndarray, "parents"]
+    residual: float
+    nearest: float
+    size: float
+
+
+def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
+    """Returns how a network is combined from others, all given in the same order of units.
+
+    Args:
+      merged, parents: files, folders or `hf://owner/name`, or opened checkpoints; the base of fine-tuned networks is a
+        parent too where task vectors were added to it.
+
+    Returns:
+      A relation of kind `merge` with the coefficient of each parent, the mean over tensors, and those of each tensor;
+      of kind `unknown` where no linear combination explains the network.
+
+    Raises:
+      CheckpointError: one of them cannot be used.
+    """
+    sources = [merged, *parents]
+    opened = [source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in sources]
+    own, *others = [Sampled.of(cut(checkpoint)) for checkpoint in opened]
+    pairs = [{p.a.name: p for p in pair_up(own, other) if p.a is not None} for other in others]
+    layers: list[LayerRelation] = []
+    fits: list[_Fit] = []
+    for piece in own.pieces:
+        partners = [_partner(found[piece.name]) for found in pairs]
+        if all(partner is not None for partner in partners):
+            fit = _fitted(piece, [partner for partner in partners if partner is not None])
+            fits += [fit] if fit else []
+            layers.append(_described(piece, partners[0], fit))
+        else:
+            layers.append(LayerRelation(piece.name, None, "only in a"))
+    names = [str(source.path if isinstance(source, Checkpoint) else source) for source in parents]
+    return _judged(fits, tuple(layers), names)
+
+
+def _partner(pair: Pair) -> Piece | None:
+    """The counterpart, if its units stand in the same order."""
+    if pair.a is None or pair.b is None or pair.a.shape != pair.b.shape:
+        return None
+    return pair.b if pair.cosine > RELATED or not pair.a.is_matrix else None
+
+
+def _fitted(piece: Piece, parents: Sequence[Piece]) -> _Fit | None:
+    """Fits one tensor; None where the parents are equal.
+
+    Fine-tuned networks differ little, so that the differences to the first parent are fitted: t - p = s p + sum of
+    c_i (p_i - p), where the coefficients of all parents add up to 1 + s.
+    """
+    count = len(parents)
+    gram, products = np.zeros((count, count)), np.zeros(count)
+    squares, nearest = 0.0, np.zeros(count)
+    for values in blocks((piece, *parents)):
+        target, first, *others = (value.ravel().astype(np.float64) for value in values)
+        basis = np.stack([first, *(other - first for other in others)])
+        target -= first
+        gram += basis @ basis.T
+        products += basis @ target
+        squares += float(target @ target)
+        nearest += [target @ target, *(np.square(target - row).sum() for row in basis[1:])]
+    lengths = np.sqrt(np.diagonal(gram))
+    if (lengths[1:] <= CONDITION * lengths[0]).all():
+        return None
+    scales = 1 / np.maximum(lengths, TINY)
+    found = scales * (
+        np.linalg.pinv(gram * np.outer(scales, scales), CONDITION**2, hermitian=True) @ (scales * products)
+    )
+    residual = squares - 2 * found @ products + found @ gram @ found
+    coefficients = np.array([1 + found[0] - found[1:].sum(), *found[1:]])
+    return _Fit(coefficients, max(float(residual), 0.0), float(nearest.min()), float(gram[0, 0]))
+
+
+def _described(piece: Piece, parent: Piece | None, fit: _Fit | None) -> LayerRelation:
+    base = LayerRelation(piece.name, parent.name if parent else None, "equal")
+    if fit is None:
+        return base
+    what = "combined" if fit.residual <= EXPLAINED**2 * fit.nearest else "changed"
+    change = float(np.sqrt(fit.residual / max(fit.size, TINY)))
+    return replace(base, what=what, change=change, coefficients=tuple(map(float, fit.coefficients)))
+
+
+def _judged(fits: Sequence[_Fit], layers: tuple[LayerRelation, ...], names: Sequence[str]) -> Relation:
+    if not fits:
+        return Relation(Kind.UNKNOWN, None, layers, False, ("no tensors of all networks correspond",), LIMITS)
+    weights = np.array([fit.nearest for fit in fits]) + TINY  # tensors in which the merged network differs say most
+    means = np.average([fit.coefficients for fit in fits], axis=0, weights=weights)
+    residual = np.sqrt(sum(fit.residual for fit in fits) / max(sum(fit.nearest for fit in fits), TINY))
+    told = f"a linear combination leaves {100 * residual:.2g} % of the distance to the nearest parent"
+    merged = residual < EXPLAINED and (np.abs(means) > SHARE).sum() > 1
+    coefficients = {name: round(float(mean), 4) for name, mean in zip(names, means, strict=True)}
+    kind = Kind.MERGE if merged else Kind.UNKNOWN
+    return Relation(kind, None, layers, bool(merged), (told,), LIMITS, "a" if merged else None, None, coefficients)

@@ -1,0 +1,1 @@
+"""Where models come from: fingerprints, duplicates, lineage, and what an unknown file holds."""

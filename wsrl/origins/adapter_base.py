@@ -1,0 +1,73 @@
+"""Which models of an index an adapter can belong to: those that have the matrices it changes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from wsrl.checkpoint import LazyTensor
+from wsrl.search.store import Store
+
+# Ends of the names of the two matrices of a pair, [rank, inputs] and [outputs, rank], behind the module's name
+PAIRS = (
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora_A.default.weight", ".lora_B.default.weight"),
+    (".lora_down.weight", ".lora_up.weight"),
+    (".lora.down.weight", ".lora.up.weight"),
+)
+PREFIXES = ("base_model.model.", "lora_unet_", "lora_te_", "transformer.", "unet.")
+LOG = 1e-3  # by which logarithms of lengths may be off
+
+
+class Candidate(NamedTuple):
+    """A model of the index, and how many of the adapted modules it has under the same name."""
+
+    id: str
+    named: int
+
+
+Modules = Mapping[str, tuple[int, int]]
+
+
+def adapted_modules(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, int]]:
+    """Returns the weights that low-rank pairs change, by the name they have in the base, with outputs and inputs."""
+    found = {}
+    for name, down in tensors.items():
+        for first, second in PAIRS:
+            up = tensors.get(name.removesuffix(first) + second) if name.endswith(first) else None
+            if up is not None and down.ndim >= 2 and up.ndim >= 2:
+                module = name.removesuffix(first)
+                for prefix in PREFIXES:
+                    module = module.removeprefix(prefix)
+                found[f"{module}.weight"] = (up.shape[0], down.shape[1])
+    return found
+
+
+def find_bases(directory: Path, modules: Modules) -> list[Candidate]:
+    """Returns the models of an index that have matrices of all the shapes that an adapter changes, as many of each.
+
+    Those that have most of the modules under the same name come first. Fine-tuned models of one base fit alike: which
+    of them an adapter was trained for, shapes cannot tell.
+
+    Raises:
+      InputError: there is no index, or it is damaged.
+    """
+    store = Store(directory)
+    wanted = Counter((max(shape), min(shape)) for shape in modules.values())
+    found = []
+    for model in store.catalog.models():
+        rows = np.stack(list(store.embedded(model).tensors.values())) if model.tensors else np.zeros((0, 3))
+        if all(_count(rows, shape) >= number for shape, number in wanted.items()):
+            ends = [f".{name}" for name in model.tensors]
+            named = sum(any(end.endswith(f".{module}") for end in ends) for module in modules)
+            found.append(Candidate(model.id, named))
+    most = max((candidate.named for candidate in found), default=0)
+    return sorted((own for own in found if own.named == most), key=lambda own: own.id)
+
+
+def _count(rows: np.ndarray, shape: tuple[int, int]) -> int:
+    """How many tensors have two axes of these lengths, by the logarithms in their signatures."""
+    logs = np.log([shape[0] * shape[1], *shape])
+    return int((np.abs(rows[:, :3] - logs) < LOG).all(1).sum())
