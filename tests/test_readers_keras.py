@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.proofs.samples_formats import KERAS_CONFIG, SAMPLES, arrays
+from experiments.proofs.samples_keras import KERAS_CONFIG, SAMPLES, arrays
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import keras, open_checkpoint
 from wsrl.readers.chunk_grid import ChunkGrid

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tflite
 
-from experiments.proofs.samples_formats import SAMPLES, TfliteWriter, sparse_levels, sparse_matrix
+from experiments.proofs.samples_tflite import SAMPLES, TfliteWriter, sparse_levels, sparse_matrix
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import budget, open_checkpoint
 from wsrl.readers.tflite_operators import OPERATORS, operator_name
