@@ -70,7 +70,7 @@ def test_a_wrong_checksum_is_told_when_the_tensor_is_read(tmp_path):
     with pytest.raises(CheckpointError, match="the checksum of tensor 'b' is wrong"):
         np.asarray(open_checkpoint(path).tensors["b"])
     data.unlink()
-    with pytest.raises(CheckpointError, match="lacks its file 'model.ckpt-7.data-00000-of-00001'"):
+    with pytest.raises(CheckpointError, match=r"lacks its file 'model\.ckpt-7\.data-00000-of-00001'"):
         open_checkpoint(path)
 
 

@@ -32,6 +32,7 @@ from experiments.proofs import (
     samples_huggingface,
     samples_keras,
     samples_onnx,
+    samples_openvino,
     samples_tensorflow,
     samples_tflite,
 )
@@ -41,7 +42,7 @@ from wsrl.readers import READERS, open_checkpoint
 
 WRITERS = (
     *(samples, samples_keras, samples_tensorflow, samples_onnx, samples_tflite),
-    *(samples_flax, samples_gguf, samples_huggingface),
+    *(samples_openvino, samples_flax, samples_gguf, samples_huggingface),
 )
 SAMPLES = {name: write for module in WRITERS for name, write in module.SAMPLES.items()}
 SECONDS = 5

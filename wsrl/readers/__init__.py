@@ -44,6 +44,7 @@ READERS = {
     "TensorFlow graph": "tensorflow_graph",
     "GGUF": "gguf",
     "TFLite": "tflite",
+    "OpenVINO": "openvino",
     "Orbax": "orbax",
     "Hugging Face": "huggingface",
     "ONNX": "onnx",

@@ -21,7 +21,7 @@ def crc32c(data: UInt8[np.ndarray, " bytes"]) -> int:
     """Returns the checksum of the bytes."""
     state, at = ONES, 0
     for size, count in BLOCKS:
-        for at in range(at, len(data) - size + 1, size):
+        while at + size <= len(data):
             state = int(_applied(_zeros(size), np.array([state], np.uint32))[0])
             state ^= _from_zero(data[at : at + size], count)
             at += size

@@ -17,6 +17,7 @@ import numpy as np
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers.budget import Budget
 from wsrl.readers.crc32c import crc32c, masked
+from wsrl.readers.links import file_beside
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 from wsrl.readers.protobuf import Kind, WireError, fields, read, varint
 from wsrl.readers.sstable import read_table
@@ -122,10 +123,8 @@ class Bundle:
     def _open(self, shard: int) -> Bytes:
         if not 0 <= shard < self._shards:
             raise CheckpointError(self.index, f"names part {shard} of {self._shards}", MEND)
-        file = self.index.with_suffix(f".data-{shard:05}-of-{self._shards:05}")
-        if not file.is_file():
-            raise CheckpointError(self.index, f"lacks its file {file.name!r}", "download all of its files")
-        return map_file(file)
+        name = f"{self.index.stem}.data-{shard:05}-of-{self._shards:05}"
+        return map_file(file_beside(name, self.index))
 
     def _stored(self, entry: _Entry, name: str) -> Bytes:
         data = self._files(entry.shard)

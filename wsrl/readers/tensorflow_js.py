@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import partial
 from math import prod
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.readers.budget import Budget
 from wsrl.readers.derived import computed
 from wsrl.readers.json_files import LIMIT, parse_json_object
+from wsrl.readers.links import file_beside
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 
 DTYPES = {
@@ -44,8 +45,7 @@ def open_file(path: Path) -> Checkpoint:
     Raises:
       CheckpointError: the JSON is not well-formed, a file is missing, or tensors do not fill the files.
     """
-    with open(path, "rb") as file:
-        text = file.read(LIMIT + 1)
+    text = map_file(path)[: LIMIT + 1].tobytes()
     text = text if text.lstrip()[:1] == b"{" else b'{"%s":%s}' % (MANIFEST.encode(), text)
     model = parse_json_object(text, path, "the file")
     groups = model.get(MANIFEST)
@@ -56,7 +56,7 @@ def open_file(path: Path) -> Checkpoint:
     for group in groups:
         match group:
             case {"paths": [*names], "weights": [*weights]}:
-                stretch = _Stretch([_beside(name, path) for name in names])
+                stretch = _Stretch([file_beside(name, path) for name in names])
             case _:
                 raise CheckpointError(path, "its manifest of weights is not well-formed", MEND)
         budget = Budget(path, len(text))
@@ -71,17 +71,6 @@ def open_file(path: Path) -> Checkpoint:
     config = topology.get("model_config", topology) if isinstance(topology, dict) else None
     told = {"keras_config": config} if isinstance(config, dict) and "class_name" in config else {}
     return Checkpoint(str(path), tensors, {**told, "left_out": tuple(left_out), "framework": "tensorflow.js"})
-
-
-def _beside(name: object, path: Path) -> Path:
-    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
-    if not parts or ".." in parts or parts[0] == "/" or not str(name).isprintable() or "\\" in str(name):
-        reason = f"names the file {name!a:.80}, which is not in its folder"
-        raise CheckpointError(path, reason, "download the model from a source that you trust")
-    file = path.parent.joinpath(*parts)
-    if not file.is_file():
-        raise CheckpointError(path, f"lacks its file {name!r}", "download all of its files")
-    return file
 
 
 class _Stretch:
