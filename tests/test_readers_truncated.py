@@ -8,7 +8,7 @@ from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 
 ONE_LINE = r"^[^\n]+: [^\n]+; [^\n]+$"
-FOLDERS = ("orbax", "huggingface", "tensorflow")
+FOLDERS = ("orbax", "huggingface", "tensorflow", "coreml")
 SAMPLES = {name: write for name, write in fuzz.SAMPLES.items() if name not in samples.SAMPLES}
 FILES = [name for name in SAMPLES if name.partition("-")[0] not in FOLDERS]
 

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from experiments.proofs import (
     samples,
+    samples_coreml,
     samples_flax,
     samples_gguf,
     samples_huggingface,
@@ -42,7 +43,7 @@ from wsrl.readers import READERS, open_checkpoint
 
 WRITERS = (
     *(samples, samples_keras, samples_tensorflow, samples_onnx, samples_tflite),
-    *(samples_openvino, samples_flax, samples_gguf, samples_huggingface),
+    *(samples_openvino, samples_coreml, samples_flax, samples_gguf, samples_huggingface),
 )
 SAMPLES = {name: write for module in WRITERS for name, write in module.SAMPLES.items()}
 SECONDS = 5

@@ -45,6 +45,7 @@ READERS = {
     "GGUF": "gguf",
     "TFLite": "tflite",
     "OpenVINO": "openvino",
+    "Core ML": "coreml",
     "Orbax": "orbax",
     "Hugging Face": "huggingface",
     "ONNX": "onnx",
