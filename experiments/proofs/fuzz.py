@@ -34,6 +34,7 @@ from experiments.proofs import (
     samples_keras,
     samples_onnx,
     samples_openvino,
+    samples_packed,
     samples_tensorflow,
     samples_tflite,
 )
@@ -42,7 +43,7 @@ from wsrl.checkpoint import CheckpointError
 from wsrl.readers import READERS, open_checkpoint
 
 WRITERS = (
-    *(samples, samples_keras, samples_tensorflow, samples_onnx, samples_tflite),
+    *(samples, samples_packed, samples_keras, samples_tensorflow, samples_onnx, samples_tflite),
     *(samples_openvino, samples_coreml, samples_flax, samples_gguf, samples_huggingface),
 )
 SAMPLES = {name: write for module in WRITERS for name, write in module.SAMPLES.items()}
