@@ -10,7 +10,7 @@ from wsrl.readers import open_checkpoint
 ONE_LINE = r"^[^\n]+: [^\n]+; [^\n]+$"
 FOLDERS = ("orbax", "huggingface", "tensorflow", "coreml")
 SAMPLES = {name: write for name, write in fuzz.SAMPLES.items() if name not in samples.SAMPLES}
-FILES = [name for name in SAMPLES if name.partition("-")[0] not in FOLDERS]
+FILES = [name for name in SAMPLES if name.partition("-")[0] not in FOLDERS and name != "keras-shards"]
 
 
 def read(path):

@@ -124,3 +124,23 @@ def keras_quantized(folder):
             for i, array in enumerate(arrays_):
                 held.create_dataset(str(i), data=array)
     return path
+
+
+@sample("keras-shards")
+def keras_shards(folder):
+    """Weights as Keras 3 splits them; those of one layer lie in both files."""
+    layers_, weight_map = layers(), {}
+    parts = ({"dense": (0, 1), "bn": (0, 1)}, {"bn": (2, 3), "head": (0, 1)})
+    keys = {"dense": "dense", "bn": "batch_normalization", "head": "dense_1"}
+    for number, part in enumerate(parts):
+        name = f"model_{number:05}.weights.h5"
+        with h5py.File(folder / name, "w") as file:
+            for layer, places in part.items():
+                held = file.create_group(f"layers/{keys[layer]}/vars")
+                held.attrs["name"] = layer
+                for place in places:
+                    held.create_dataset(str(place), data=list(layers_[layer].values())[place])
+                weight_map.setdefault(f"/layers/{keys[layer]}/vars", []).append(name)
+    path = folder / "model.weights.json"
+    path.write_text(json.dumps({"metadata": {"total_size": 100}, "weight_map": weight_map}))
+    return path
