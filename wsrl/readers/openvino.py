@@ -20,6 +20,7 @@ from wsrl.readers.links import file_beside
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
 from wsrl.readers.onnx_fold import fold
 from wsrl.readers.openvino_operators import Layer, translated
+from wsrl.readers.written_norms import with_layer_norms
 
 DTYPES = {
     **{"f64": np.float64, "f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16, "boolean": np.bool_},
@@ -77,8 +78,9 @@ def open_file(path: Path) -> Checkpoint:
     top = [layer for layer in layers if not layer.body]
     graph = translated(top, {name: t.shape for name, t in tensors.items()}, constants)
     folded = fold(graph.nodes, [value["name"] for value in graph.outputs], tensors, constants | graph.constants, path)
+    ends = [folded.outputs.get(value["name"], value["name"]) for value in graph.outputs]
     plain = {
-        "nodes": folded.nodes,
+        "nodes": with_layer_norms(folded.nodes, ends, folded.tensors, constants | graph.constants, {}),
         "inputs": graph.inputs,
         "outputs": [{**v, "name": folded.outputs.get(v["name"], v["name"])} for v in graph.outputs],
         "values": [],

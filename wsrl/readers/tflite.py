@@ -19,6 +19,7 @@ from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file, memor
 from wsrl.readers.sparse import scattered
 from wsrl.readers.tflite_operators import CUSTOM, operator_name, read_options
 from wsrl.readers.tflite_sparse import sparse_places
+from wsrl.readers.written_norms import with_layer_norms
 
 DTYPES = {
     **{0: np.float32, 1: np.float16, 10: np.float64, 18: ml_dtypes.bfloat16, 6: np.bool_},
@@ -103,12 +104,15 @@ class _File:
             node["inputs"] = [same.get(name, name) for name in node["inputs"]]
         self.tensors |= constants
         told = [{"name": v.name, "shape": v.shape} for v in values]
+        ends = [value["name"] for value in self._chosen(subgraph, 2, told) if value]
+        numbers = {n: t.read_rows(0, t.size).reshape(t.shape).tolist() for n, t in few.items()}
+        ranks = {v.name: len(v.shape) for v in values}
         return {
-            "nodes": nodes,
+            "nodes": with_layer_norms(nodes, ends, constants, numbers, ranks),
             "inputs": self._chosen(subgraph, 1, told),
             "outputs": self._chosen(subgraph, 2, told),
             "values": [value for value in told if value["name"] not in constants],
-            "constants": {n: t.read_rows(0, t.size).reshape(t.shape).tolist() for n, t in few.items()},
+            "constants": numbers,
         }
 
     def _chosen(self, table: Table, field: int, values: list) -> list:
