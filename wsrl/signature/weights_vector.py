@@ -103,7 +103,7 @@ def _describe(
     wanted = {
         name: matrix
         for name, matrix in matrices(checkpoint, wiring).items()
-        if (sum(length > 1 for length in matrix.tensor.shape) < 2) is vectors
+        if matrix.tensor.size and (sum(length > 1 for length in matrix.tensor.shape) < 2) is vectors
     }
     if wiring.parameters < THREADED:
         results = list(map(read, wanted.values()))
