@@ -9,7 +9,8 @@ import tflite
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from experiments.proofs.samples_formats import TfliteWriter, onnx_model
+from experiments.proofs.samples_onnx import onnx_model
+from experiments.proofs.samples_tflite import TfliteWriter
 from wsrl.canonical import canonicalize
 from wsrl.canonical.norms import find_folds
 from wsrl.checkpoint import Checkpoint, CheckpointError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.proofs.samples_formats import SAMPLES, train_state
+from experiments.proofs.samples_flax import SAMPLES, train_state
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import budget, flax_msgpack, open_checkpoint
 from wsrl.readers.budget import Budget

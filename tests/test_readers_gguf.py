@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.proofs.samples_formats import GGUF_TYPES, SAMPLES
+from experiments.proofs.samples_gguf import GGUF_TYPES, SAMPLES
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 from wsrl.readers.gguf_quantized import BlockFormat, _known_format, block_format, dequantize, quantized_tensor

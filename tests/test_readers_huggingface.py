@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments.proofs.samples_formats import CARD, SAMPLES, arrays
+from experiments.proofs.samples_huggingface import CARD, SAMPLES
+from experiments.proofs.samples_keras import arrays
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import huggingface, open_checkpoint
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.proofs.samples_formats import KERAS_CONFIG, SAMPLES, arrays
+from experiments.proofs.samples_keras import KERAS_CONFIG, SAMPLES, arrays
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import keras, open_checkpoint
 from wsrl.readers.chunk_grid import ChunkGrid
 from wsrl.readers.keras_names import layer_configs, weight_names
 
 
-@pytest.mark.parametrize("name", ["keras", "keras-weights", "keras-archive"])
+@pytest.mark.parametrize("name", ["keras", "keras-weights", "keras-archive", "keras-shards"])
 def test_all_layouts_give_the_same_names_and_values(tmp_path, name):
     checkpoint = keras.open_file(SAMPLES[name](tmp_path))
     assert checkpoint.tensors.keys() == arrays().keys()
@@ -24,7 +24,7 @@ def test_all_layouts_give_the_same_names_and_values(tmp_path, name):
         np.testing.assert_array_equal(np.asarray(checkpoint.tensors[key]), array)
         np.testing.assert_array_equal(checkpoint.tensors[key].rows(1, 3), array[1:3])
     assert checkpoint.metadata.get("keras_config", KERAS_CONFIG) == KERAS_CONFIG
-    assert ("keras_config" in checkpoint.metadata) == (name != "keras-weights")
+    assert ("keras_config" in checkpoint.metadata) == (name in ("keras", "keras-archive"))
 
 
 @pytest.mark.parametrize(

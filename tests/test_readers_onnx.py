@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from onnx import TensorProto, helper, numpy_helper
 
-from experiments.proofs.samples_formats import SAMPLES, arrays, onnx_model
+from experiments.proofs.samples_keras import arrays
+from experiments.proofs.samples_onnx import SAMPLES, onnx_model
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import budget, open_checkpoint
 from wsrl.readers import onnx as reader

@@ -8,7 +8,7 @@ import orbax.checkpoint
 import pytest
 import zstandard
 
-from experiments.proofs.samples_formats import SAMPLES, orbax_folder, train_state
+from experiments.proofs.samples_flax import SAMPLES, orbax_folder, train_state
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
 from wsrl.readers.zarr import open_zarr

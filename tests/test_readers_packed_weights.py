@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from experiments.proofs.samples import packed_tensors, packed_words
+from experiments.proofs.samples_packed import SAMPLES, packed_tensors, packed_words
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers import open_checkpoint
 from wsrl.readers.packed_weights import unpack_words
@@ -66,3 +66,21 @@ def test_words_that_are_not_understood_are_told(tmp_path):
     safetensors.numpy.save_file(arrays | {"w.scales": np.ones(2, np.float16)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"packed in a way that is not known, as tensor 'w.qweight' of int32"):
         open_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_the_size_of_a_group_is_taken_from_the_settings_or_from_other_tensors():
+    words, factors = np.zeros((8, 8), np.uint32), np.ones((8, 1), np.float32)  # 256 bits a group
+    arrays = {"l.weight": words, "l.scales": factors, "l.biases": factors}
+    for config, others, inputs in (
+        ({}, {}, 64),
+        ({}, {"norm.weight": np.ones(32, np.float32)}, 32),
+        ({"quantization": {"group_size": 128, "bits": 2}}, {}, 128),
+        ({"quantization": {"group_size": 64, "l": {"group_size": 32, "bits": 8}}}, {}, 32),
+    ):
+        assert unpack_words(lazy(arrays | others), config)["l.weight"].shape == (8, inputs)
+
+
+def test_objects_of_several_tensors_in_a_pickle(tmp_path):
+    checkpoint = open_checkpoint(SAMPLES["pytorch-subclass"](tmp_path))
+    assert list(checkpoint.tensors) == ["l.weight", "l.bias"]
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["l.weight"]), np.arange(-6, 6).reshape(4, 3) / 2)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tflite
 
-from experiments.proofs.samples_formats import SAMPLES, TfliteWriter, sparse_levels, sparse_matrix
+from experiments.proofs.samples_tflite import SAMPLES, TfliteWriter, sparse_levels, sparse_matrix
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import budget, open_checkpoint
 from wsrl.readers.tflite_operators import OPERATORS, operator_name
@@ -119,3 +119,27 @@ def test_levels_that_do_not_fit_are_refused(tmp_path, shape):
     stored, write = sparse_levels(sparse_matrix(np.float32), [0, 1], {}, [0, 1])
     with pytest.raises(CheckpointError):
         open_checkpoint(saved(tmp_path, [("w", stored, None, (shape, write))])).tensors["w"].rows(0, 9)
+
+
+def test_changes_of_the_layout_of_a_constant_are_folded(tmp_path):
+    stored, twice = np.arange(12, dtype=np.float32).reshape(3, 4), np.ones((3, 2), np.float32)
+    weights = [
+        *(("x", (1, 3), None), ("w", stored, None), ("order", np.array([1, 0], np.int32), None)),
+        *(("t", (4, 3), None), ("shape", np.array([2, 6], np.int32), None), ("r", (2, 6), None)),
+        *(("v", twice, None), ("u", (2, 3), None), ("y", (1, 2), None)),
+    ]
+    b = tflite.BuiltinOperator
+    operators = [
+        *((0, [1, 2], [3], None), (1, [3, 4], [5], None), (2, [0, 5, -1], [8], ("FullyConnectedOptions", {}))),
+        *((0, [6, 2], [7], None), (2, [0, 7, -1], [8], None), (2, [0, 6, -1], [8], None)),
+    ]
+    content = TfliteWriter().model(weights, operators, [b.TRANSPOSE, b.RESHAPE, b.FULLY_CONNECTED])
+    (tmp_path / "a.tflite").write_bytes(content)
+    checkpoint = open_checkpoint(tmp_path / "a.tflite")
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["w"]), stored.T.reshape(2, 6))
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["v"]), twice)
+    nodes = checkpoint.metadata["graph"]["nodes"]
+    assert [(node["op"], node["inputs"][:2]) for node in nodes[:2]] == [
+        ("FULLY_CONNECTED", ["x", "w"]),
+        ("TRANSPOSE", ["v", "order"]),
+    ]

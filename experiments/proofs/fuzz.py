@@ -25,12 +25,28 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments.proofs import samples, samples_formats
+from experiments.proofs import (
+    samples,
+    samples_coreml,
+    samples_flax,
+    samples_gguf,
+    samples_huggingface,
+    samples_keras,
+    samples_onnx,
+    samples_openvino,
+    samples_packed,
+    samples_tensorflow,
+    samples_tflite,
+)
 from experiments.proofs.mutations import mutate
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import READERS, open_checkpoint
 
-SAMPLES = samples.SAMPLES | samples_formats.SAMPLES
+WRITERS = (
+    *(samples, samples_packed, samples_keras, samples_tensorflow, samples_onnx, samples_tflite),
+    *(samples_openvino, samples_coreml, samples_flax, samples_gguf, samples_huggingface),
+)
+SAMPLES = {name: write for module in WRITERS for name, write in module.SAMPLES.items()}
 SECONDS = 5
 MARGIN = 64 << 20  # bytes beyond twice the file
 

@@ -21,7 +21,7 @@ from wsrl.readers.buffers import is_infinite_constant
 from wsrl.readers.derived import split_complex
 from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
-from wsrl.readers.not_weights import explain
+from wsrl.readers.not_weights import explain, explain_folder
 from wsrl.readers.packed_weights import unpack_words
 from wsrl.readers.parametrized import effective, stored_parts, unknown
 from wsrl.readers.quantized import dequantize
@@ -37,10 +37,15 @@ READERS = {
     "stable-baselines3": "stable_baselines3",
     "NumPy npz": "npz",
     "sharded": "sharded",
+    "TensorFlow.js": "tensorflow_js",
     "Keras": "keras",
     "archive": "containers",
+    "TensorFlow": "tensorflow",
+    "TensorFlow graph": "tensorflow_graph",
     "GGUF": "gguf",
     "TFLite": "tflite",
+    "OpenVINO": "openvino",
+    "Core ML": "coreml",
     "Orbax": "orbax",
     "Hugging Face": "huggingface",
     "ONNX": "onnx",
@@ -92,7 +97,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 return _finished(_with_config(reader.open_file(path), path), name)
     except OSError as error:
         raise CheckpointError(path, f"cannot be read ({error.strerror or one_line(error)})", _fix(error)) from error
-    if explained := explain(head):
+    if explained := explain(head) if head else explain_folder(path):
         raise CheckpointError(path, *explained)
     reason = "the folder holds no checkpoint" if not head else "is of no known format"
     raise CheckpointError(path, reason, f"give one of {', '.join(READERS)}")

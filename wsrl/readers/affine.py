@@ -35,7 +35,8 @@ def affine(
         if len(padded) != ndim or any(n not in (1, count) for n, count in zip(padded, counts, strict=True)):
             reason = f"tensor {stored.name!r} of shape {stored.shape} has scales or zero points of shape"
             raise CheckpointError(path, f"{reason} {tuple(factors.shape)}", "export it again")
-    return replace(stored, dtype=f"q{stored.dtype}", read_rows=_Rows(stored, scale, zero, per_axis))
+    kind = stored.dtype if stored.dtype.startswith("q") else f"q{stored.dtype}"
+    return replace(stored, dtype=kind, read_rows=_Rows(stored, scale, zero, per_axis))
 
 
 def along(factors: Num[np.ndarray, "..."], axis: int, ndim: int) -> Num[np.ndarray, "..."]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import ml_dtypes
 import numpy as np
 
-from wsrl.readers.pickles import Global, Instance
+from wsrl.readers.pickles import Global, Instance, Stub
 
 TORCH_DTYPES = {
     **{"float64": np.float64, "double": np.float64, "float32": np.float32, "float": np.float32},
@@ -24,6 +24,7 @@ TORCH_DTYPES = {
     **{"complex64": np.complex64, "cfloat": np.complex64, "complex128": np.complex128, "cdouble": np.complex128},
     **{"qint8": np.int8, "quint8": np.uint8, "qint32": np.int32},
 }
+SUBCLASS = "torch._utils _rebuild_wrapper_subclass"
 STORAGES = {
     **{"Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16},
     **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_},
@@ -175,8 +176,15 @@ def _parameter(data: object, *_: object) -> object:
     return data
 
 
-def _from_type(function: object, kind: object, arguments: object, *_: object) -> object:
-    if not isinstance(function, Global) or function.name not in _TENSORS or not isinstance(arguments, tuple):
+def _from_type(function: object, kind: object, arguments: object, *state: object) -> object:
+    if not isinstance(function, Global) or not isinstance(arguments, tuple):
+        raise ValueError("a tensor of an unknown kind")
+    if function.name == SUBCLASS and arguments and isinstance(arguments[0], Global):
+        result = Stub(arguments[0].name, ())  # a tensor that is an object of several, as quantizers make them
+        for attributes in state:
+            result.build(attributes)
+        return result
+    if function.name not in _TENSORS:
         raise ValueError("a tensor of an unknown kind")
     return _TENSORS[function.name](*arguments)
 

@@ -117,26 +117,35 @@ def unpacked(
     bits: int,
     shape: tuple[int, ...],
     decode: Callable[[UInt8[np.ndarray, " n"]], Num[np.ndarray, " n"]],
+    highest_first: bool = False,
 ) -> Callable[[int, int], np.ndarray]:
-    """Returns what reads rows of a tensor whose entries take 2 or 4 bits, the lowest bits of a byte first.
+    """Returns what reads rows of a tensor whose entries take 1 to 8 bits each.
 
     Args:
       packed: all entries in C order without gaps.
       bits: of an entry.
       shape: of the tensor.
       decode: codes -> numbers.
+      highest_first: whether an entry begins with the highest bits of a byte, rather than the lowest.
     """
-    return partial(_unpacked_rows, packed, bits, shape, decode)
+    return partial(_unpacked_rows, packed, bits, shape, decode, "big" if highest_first else "little")
 
 
-def _unpacked_rows(packed, bits, shape, decode, start: int, stop: int) -> np.ndarray:
+def _unpacked_rows(packed, bits, shape, decode, order, start: int, stop: int) -> np.ndarray:
     start, stop, _ = slice(start, stop).indices(shape[0] if shape else 1)
     inner, per_byte = prod(shape[1:]), 8 // bits
     first, last = start * inner, max(start, stop) * inner
-    begin = first // per_byte
-    stretch = packed[begin : -(-last // per_byte)]
-    codes = np.stack([stretch >> bits * i & (1 << bits) - 1 for i in range(per_byte)], axis=-1).reshape(-1)
-    codes = codes[first - begin * per_byte : last - begin * per_byte]
+    if 8 % bits or order == "big":
+        begin = first * bits // 8
+        single = np.unpackbits(packed[begin : -(-last * bits // 8)], bitorder=order)
+        single = single[first * bits - begin * 8 :][: (last - first) * bits].reshape(-1, bits)
+        weights = 1 << np.arange(bits, dtype=np.uint8)
+        codes = single @ (weights[::-1] if order == "big" else weights)
+    else:
+        begin = first // per_byte
+        stretch = packed[begin : -(-last // per_byte)]
+        codes = np.stack([stretch >> bits * i & (1 << bits) - 1 for i in range(per_byte)], axis=-1).reshape(-1)
+        codes = codes[first - begin * per_byte : last - begin * per_byte]
     return decode(codes).reshape(max(start, stop) - start, *shape[1:])
 
 

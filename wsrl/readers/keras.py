@@ -16,7 +16,8 @@ from wsrl.readers.hdf5 import SIGNATURE, Group, open_hdf5
 from wsrl.readers.json_files import LIMIT, parse_json_object
 from wsrl.readers.keras_names import layer_configs, weight_names
 from wsrl.readers.keras_quantized import dequantized, quantized_names
-from wsrl.readers.mapped import map_file
+from wsrl.readers.keras_shards import is_index, open_shards
+from wsrl.readers.mapped import HEAD, map_file
 
 CONFIG, WEIGHTS, VERSIONS = "config.json", "model.weights.h5", "metadata.json"  # members of a `.keras` archive
 OPTIMIZER = ("optimizer", "optimizer_weights")
@@ -25,8 +26,8 @@ TOP = "top_level_model_weights"
 
 
 def matches(head: bytes, path: Path) -> bool:
-    """Whether the file is HDF5 or an archive with a `model.weights.h5`."""
-    return head.startswith(SIGNATURE) or WEIGHTS in member_names(head, path)
+    """Whether the file is HDF5, an archive with a `model.weights.h5`, or an index of such files."""
+    return head.startswith(SIGNATURE) or is_index(head) or WEIGHTS in member_names(head, path)
 
 
 def open_file(path: Path) -> Checkpoint:
@@ -42,6 +43,8 @@ def open_file(path: Path) -> Checkpoint:
     data = map_file(path)
     if data[: len(SIGNATURE)].tobytes() == SIGNATURE:
         root, config, version = open_hdf5(data, path), None, None
+    elif is_index(data[:HEAD].tobytes()):
+        root, config, version = open_shards(path), None, None
     else:
         archive = open_archive(path)
         root = open_hdf5(archive.read(WEIGHTS), path)

@@ -15,6 +15,7 @@ from wsrl.readers.onnx_fold import fold
 from wsrl.readers.onnx_graph import read_model
 from wsrl.readers.onnx_tensors import MEND, ExternalFiles, read_sparse, read_tensor
 from wsrl.readers.protobuf import VARINT, WireError, fields
+from wsrl.readers.written_norms import with_layer_norms
 
 MODEL_FIELDS = (1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25)  # of a ModelProto; 1 and 5 are integers
 FEW = 64  # entries of an integer tensor that may steer the graph: a shape, axes, a permutation
@@ -72,8 +73,11 @@ def open_file(path: Path) -> Checkpoint:
     left_out = tuple(name for name, tensor in tensors.items() if tensor is None)
     lazy = {name: tensor for name, tensor in tensors.items() if tensor is not None}
     folded = fold(graph.nodes, [value["name"] for value in graph.outputs], lazy, constants, path)
+    values = [*graph.inputs, *graph.outputs, *graph.values]
+    ranks = {value["name"]: len(value["shape"]) for value in values if value["shape"] is not None}
+    ends = [folded.outputs.get(value["name"], value["name"]) for value in graph.outputs]
     plain = {
-        "nodes": folded.nodes,
+        "nodes": with_layer_norms(folded.nodes, ends, folded.tensors, constants | folded.constants, ranks),
         "inputs": [value for value in graph.inputs if value["name"] not in tensors],  # old files list weights there
         "outputs": [{**v, "name": folded.outputs.get(v["name"], v["name"])} for v in graph.outputs],
         "values": graph.values,

@@ -4,8 +4,9 @@
     layer.qweight, qzeros, scales               AWQ (Lin et al. 2023), version "gemm"
     layer.weight_packed, weight_scale, weight_shape, weight_zero_point      compressed-tensors, "pack-quantized"
     layer.weight, weight.absmax, weight.quant_map, weight.quant_state.*     bitsandbytes, NF4 and FP4 (QLoRA)
-    name_blocks, name_scales                    MXFP4 of gpt-oss (transformers, integrations/mxfp4.py)
+    name.qdata, name.scale, name.zero_point     tensor subclasses of torchao; older ones keep `tensor_impl.int_data`
 
+packed_floats and packed_mlx have those of short floating point and of MLX.
 Codes lie lowest bits first but for bitsandbytes and AWQ, which has an order of its own.
 """
 
@@ -17,14 +18,14 @@ from math import prod
 import numpy as np
 
 from wsrl.checkpoint import LazyTensor
+from wsrl.readers import packed_floats, packed_mlx
 from wsrl.readers.affine import affine
-from wsrl.readers.codebooks import E2M1
-from wsrl.readers.derived import computed, expanded, reshaped, transposed
+from wsrl.readers.derived import expanded, reshaped, transposed
 
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the codes of neighbors lie
-MXFP4_BLOCK = 32
 STATE = ".quant_state.bitsandbytes__"
 BROKEN = (ValueError, IndexError, KeyError, TypeError, StopIteration, ZeroDivisionError, OverflowError, RecursionError)
+SUBCLASSES = (".qdata", ".tensor_impl.int_data", ".tensor_impl.float8_data")
 STATE_LIMIT = 4096  # bytes of the JSON that describes a tensor
 
 Tensors = Mapping[str, LazyTensor]
@@ -40,7 +41,8 @@ def unpack_words(tensors: Tensors, config: object) -> dict[str, LazyTensor]:
     Returns:
       The others and the weights, each at the place of what it was packed in; `layer.qweight` gives `layer.weight`.
     """
-    quantization = config.get("quantization_config") if isinstance(config, Mapping) else None
+    told = config if isinstance(config, Mapping) else {}
+    quantization = told.get("quantization_config", told.get("quantization"))  # MLX calls it by the latter
     settings = quantization if isinstance(quantization, Mapping) else {}
     result, used = {}, set()
     for name, tensor in tensors.items():
@@ -123,8 +125,41 @@ def _compressed(name: str, tensors: Tensors, settings: Mapping) -> Found | None:
         n for n in (name, *(f"{layer}_{p}" for p in ("scale", "shape", "zero_point", "g_idx"))) if n in tensors
     )
     if f"{layer}_g_idx" in parts:
-        return None
+        return layer, _in_order(codes, scales, zero, tensors[f"{layer}_g_idx"]), parts
     return layer, affine(codes, scales, zero, stored.path, (1, block)), parts
+
+
+def _in_order(codes: LazyTensor, scales: LazyTensor, zero: LazyTensor | np.ndarray, order: LazyTensor) -> LazyTensor:
+    """Codes whose inputs were quantized in another order: each input has the number of its group."""
+    group = order.read_rows(0, order.num_rows)
+    if group.shape != codes.shape[1:] or not 0 <= group.min(initial=0) <= group.max(initial=0) < scales.shape[1]:
+        raise ValueError("groups that do not exist")
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        zeros = zero if isinstance(zero, np.ndarray) else np.asarray(zero.rows(start, stop))[:, group]
+        values = codes.read_rows(start, stop).astype(np.float32) - zeros
+        return values * np.asarray(scales.read_rows(start, stop), np.float32)[:, group]
+
+    return replace(codes, dtype=f"q{codes.dtype}", read_rows=rows)
+
+
+def _subclass(name: str, tensors: Tensors, settings: Mapping) -> Found | None:
+    """A weight that torchao keeps as an object of several tensors."""
+    end = next((end for end in SUBCLASSES if name.endswith(end)), None)
+    if end is None:
+        return None
+    prefix = name.rpartition(".")[0]
+    parts = [n for n in (name, f"{prefix}.scale", f"{prefix}.zero_point") if n in tensors]
+    stored, scale, zero = tensors[name], tensors[f"{prefix}.scale"], tensors.get(f"{prefix}.zero_point")
+    if stored.dtype not in ("int8", "uint8", "float8_e4m3fn", "float8_e5m2"):
+        return None
+    if scale.ndim == 1 and stored.ndim > 1:  # a scale a row
+        wide = (*scale.shape, *(1,) * (stored.ndim - 1))
+        scale, zero = reshaped(scale, wide), zero and reshaped(zero, wide)
+    if any(not m or n % m for n, m in zip(stored.shape, scale.shape, strict=True)):
+        return None
+    blocks = [n // m for n, m in zip(stored.shape, scale.shape, strict=True)]
+    return name.removesuffix(end), affine(stored, scale, zero, stored.path, blocks), tuple(parts)
 
 
 def _bitsandbytes(name: str, tensors: Tensors, settings: Mapping) -> Found | None:
@@ -187,27 +222,13 @@ def _bytes(tensor: LazyTensor) -> LazyTensor:
     return reshaped(narrow, (tensor.size * size, 1))
 
 
-def _mxfp4(name: str, tensors: Tensors, settings: Mapping) -> Found | None:
-    if not name.endswith("_blocks"):
-        return None
-    target = name.removesuffix("_blocks")
-    stored, scales = tensors[name], tensors[f"{target}_scales"]
-    if stored.dtype != "uint8" or scales.dtype != "uint8" or stored.shape[-1] != MXFP4_BLOCK // 2:
-        return None
-    if stored.shape[:-1] != scales.shape or stored.ndim < 3:
-        return None
-    values = computed(expanded(stored, 4, MXFP4_BLOCK), lambda codes: E2M1[codes], "float4")
-    powers = computed(scales, lambda codes: np.ldexp(np.float32(1), codes.astype(np.int32) - 127), "float32")
-    scaled = affine(values, reshaped(powers, (*scales.shape, 1)), None, stored.path)
-    whole = reshaped(scaled, (*stored.shape[:-2], stored.shape[-2] * MXFP4_BLOCK))
-    if whole.ndim == 3:  # experts, which the model that is not quantized keeps as [experts, inputs, outputs]
-        whole = transposed(whole, (0, 2, 1))
-    return target, whole, (name, f"{target}_scales")
-
-
 CONVENTIONS: tuple[Callable[[str, Tensors, Mapping], Found | None], ...] = (
     _grouped,
     _compressed,
     _bitsandbytes,
-    _mxfp4,
+    packed_floats.experts,
+    packed_floats.two_a_byte,
+    packed_floats.eight_a_word,
+    packed_mlx.affine_words,
+    _subclass,
 )

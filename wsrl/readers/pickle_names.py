@@ -15,6 +15,14 @@ RUNNING = frozenset(
         *("torch.jit", "torch.package", "torch.serialization", "torch.utils.cpp_extension"),
     )
 )
+# Packages whose objects hold no network, and what to call them; those of sklearn.neural_network do.
+FOREIGN = {
+    **{"sklearn": "scikit-learn", "xgboost": "XGBoost", "lightgbm": "LightGBM", "catboost": "CatBoost"},
+    **{"spacy": "spaCy", "gensim": "gensim", "tokenizers": "a tokenizer", "pandas": "pandas", "nltk": "NLTK"},
+    **{"statsmodels": "statsmodels", "imblearn": "imbalanced-learn", "hmmlearn": "hmmlearn", "crfsuite": "CRFsuite"},
+}
+NETWORKS = ("sklearn.neural_network",)
+ARRAYS_OUTSIDE = "joblib.numpy_pickle"  # its pickles have arrays between their opcodes
 INERT = ("functools.partial",)  # settings of training scripts hold it; what it would call is refused by its own name
 BUILTINS = ("builtins", "__builtin__", "__builtins__")
 HARMLESS = (
@@ -31,3 +39,8 @@ def runs_code(module: str, attribute: str) -> bool:
         return False
     parts = module.split(".")
     return any(".".join(parts[:n]) in RUNNING for n in range(1, len(parts) + 1))
+
+
+def foreign(name: str) -> str | None:
+    """What a class, as in pickles.Global, belongs to that is no network; None if it may be one."""
+    return None if name.startswith(NETWORKS) else FOREIGN.get(name.partition(".")[0])

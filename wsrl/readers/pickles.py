@@ -18,9 +18,10 @@ from typing import IO, Any, cast
 from wsrl.checkpoint import CheckpointError, one_line
 from wsrl.readers.budget import Budget
 from wsrl.readers.mapped import LONGEST_NAME
-from wsrl.readers.pickle_names import runs_code
+from wsrl.readers.pickle_names import ARRAYS_OUTSIDE, runs_code
 
 MEND = "save the model's state_dict() alone, best as safetensors"
+OUTSIDE = "load it with joblib where you trust it, and save the network's arrays as .npz"
 DISTRUST = "do not load this file anywhere; get the model from a source that you trust"
 # Memory that an opcode may make the interpreter take, in bytes; what it carries itself is no more than the file.
 COST = 64
@@ -265,6 +266,8 @@ class _Machine:
         if len(module) + len(attribute) > LONGEST_NAME:
             raise ValueError("a global with a long name")
         name = f"{module} {attribute}"
+        if module == ARRAYS_OUTSIDE:
+            raise CheckpointError(self.path, "is a pickle of joblib, whose arrays lie outside of it", OUTSIDE)
         if name not in self.allowed and runs_code(module, attribute):
             reason = f"its pickle asks for {_shown(name)}, which can run code"
             raise CheckpointError(self.path, reason, DISTRUST)

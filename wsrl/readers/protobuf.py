@@ -84,14 +84,14 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
     """
     position, end = 0, len(message)
     while position < end:
-        tag, position = _varint(message, position)
+        tag, position = varint(message, position)
         number, wire = tag >> 3, tag & 7
         if wire == VARINT:
-            value, position = _varint(message, position)
+            value, position = varint(message, position)
             yield number, wire, value
             continue
         if wire == BYTES:
-            length, position = _varint(message, position)
+            length, position = varint(message, position)
         elif wire in (FIXED64, FIXED32):
             length = 8 if wire == FIXED64 else 4
         else:
@@ -102,7 +102,12 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         position += length
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Reads an integer without a sign; returns it and the position behind it.
+
+    Raises:
+      WireError: it does not end.
+    """
     value = shift = 0
     for place in range(position, min(position + 10, len(message))):
         byte = message[place]

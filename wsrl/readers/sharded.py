@@ -7,14 +7,14 @@ The layout of `model.safetensors.index.json` and `pytorch_model.bin.index.json`:
 from pathlib import Path
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.readers import pytorch, pytorch_legacy, safetensors
+from wsrl.readers import keras_shards, pytorch, pytorch_legacy, safetensors
 from wsrl.readers.json_files import read_json_object
 from wsrl.readers.mapped import read_head
 
 
 def matches(head: bytes, path: Path) -> bool:
     """Whether the file is a JSON object with a `weight_map`."""
-    return head.lstrip()[:1] == b"{" and b'"weight_map"' in head
+    return head.lstrip()[:1] == b"{" and b'"weight_map"' in head and not keras_shards.is_index(head)
 
 
 def open_file(path: Path) -> Checkpoint:

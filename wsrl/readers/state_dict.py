@@ -11,6 +11,7 @@ from wsrl.checkpoint import CheckpointError
 from wsrl.readers.allowlist import PickledArray, StoredTensor
 from wsrl.readers.mapped import checked_name
 from wsrl.readers.packed_params import owner, packed_tensors, without_activations
+from wsrl.readers.pickle_names import foreign
 from wsrl.readers.pickles import Instance, Stub
 
 Leaf = StoredTensor | PickledArray
@@ -21,6 +22,7 @@ MODEL = (
 )
 # Under names that begin so, they save what belongs to training.
 TRAINING = re.compile(r"(optim|sched|lr_|scaler|grad_scaler|amp|rng|cuda_rng|loops|callbacks|hyper_parameters|hparams)")
+OPTIMIZER = {"state", "param_groups"}  # what a state_dict of one has
 NO_MODEL = ("torch.optim", "torch.cuda.amp", "torch.amp")  # classes whose tensors belong to training
 DEPTH = 100
 MOST_TENSORS = 200_000
@@ -38,8 +40,15 @@ def find_state_dict(value: object, path: Path) -> tuple[dict[str, Leaf], tuple[s
       name -> tensor, and the names of what is left out.
 
     Raises:
-      CheckpointError: containers are nested too deeply, or two tensors get the same name.
+      CheckpointError: containers are nested too deeply, two tensors get the same name, or the pickle is one of another
+        kind: of an optimizer, of scikit-learn.
     """
+    if isinstance(value, Stub) and (package := foreign(value.name)):
+        raise CheckpointError(
+            path, f"is a pickle of {package}, not of a network", "only networks are searched; leave it out"
+        )
+    if isinstance(value, Mapping) and value.keys() == OPTIMIZER:
+        raise CheckpointError(path, "is the state of an optimizer", "give the file of the model's weights")
     left_out: list[str] = []
     prefix = ""
     passed: set[int] = set()

@@ -3,6 +3,8 @@
 The schema: https://github.com/tensorflow/tensorflow, `tensorflow/compiler/mlir/lite/schema/schema.fbs`, a FlatBuffer.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,12 +15,13 @@ import numpy as np
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.readers.affine import affine, along
 from wsrl.readers.budget import NUMBER, Budget
-from wsrl.readers.derived import unpacked
+from wsrl.readers.derived import reshaped, transposed, unpacked
 from wsrl.readers.flatbuffer import FlatBufferError, Table
 from wsrl.readers.mapped import MOST_AXES, Bytes, checked_shape, map_file, memory_limit
 from wsrl.readers.sparse import scattered
 from wsrl.readers.tflite_operators import CUSTOM, operator_name, read_options
 from wsrl.readers.tflite_sparse import sparse_places
+from wsrl.readers.written_norms import with_layer_norms
 
 DTYPES = {
     **{0: np.float32, 1: np.float16, 10: np.float64, 18: ml_dtypes.bfloat16, 6: np.bool_},
@@ -40,8 +43,8 @@ def open_file(path: Path) -> Checkpoint:
     The metadata's `graph` is that of the first subgraph: `nodes` (a list of `op`, `name`, `inputs`, `outputs`,
     `attributes`; an optional input that is not given is ""), `inputs`, `outputs` and `values` (lists of `name` and
     `shape`) and `constants` (name -> nested list, of small integer tensors). Nodes that only dequantize a constant or
-    make it dense are not among them. A tensor without a name, or with one that occurred before, has its place as a
-    suffix.
+    make it dense, or change the layout of one that nothing else reads, are not among them. A tensor without a name, or
+    with one that occurred before, has its place as a suffix.
 
     Raises:
       CheckpointError: the file is truncated, not well-formed, or claims what it does not hold.
@@ -57,6 +60,22 @@ def open_file(path: Path) -> Checkpoint:
     if not graphs:
         raise CheckpointError(path, "holds no graph", MEND)
     return Checkpoint(str(path), file.tensors, {"graph": graphs[0], "left_out": tuple(file.left_out)})
+
+
+def _changed(
+    node: dict, tensor: LazyTensor, constants: Mapping[str, LazyTensor], shapes: Mapping[str, list[int | None]]
+) -> LazyTensor | None:
+    """What a node makes of a constant that it alone reads, if it changes only the layout or the type."""
+    shape = shapes.get(node["outputs"][0], [])
+    try:
+        if node["op"] in ("RESHAPE", "EXPAND_DIMS", "SQUEEZE") and None not in shape:
+            return reshaped(tensor, [n or 0 for n in shape])
+        order = constants.get(node["inputs"][1]) if node["op"] == "TRANSPOSE" and len(node["inputs"]) > 1 else None
+        if order is not None:
+            return transposed(tensor, np.asarray(order.read_rows(0, order.num_rows)).reshape(-1).tolist())
+    except ValueError:  # it does not fit the tensor
+        return None
+    return tensor if node["op"] == "CAST" and "float" in tensor.dtype else None
 
 
 def _operator(code: Table) -> str:
@@ -92,23 +111,31 @@ class _File:
         few = {n: t for n, t in constants.items() if t.dtype in ("int32", "int64") and t.size <= FEW}
         nodes = []
         same = {name: name for name in constants}  # value -> the constant that it is
-        for table in self.budget.each(subgraph.tables(3)):
-            node = self._node(table, values)
-            known = [name for name in node["inputs"] if name in same]
-            if node["op"] in ("DEQUANTIZE", "DENSIFY") and len(known) == len(node["outputs"]) == 1:
-                same[node["outputs"][0]] = same[known[0]]
+        raw = [self._node(table, values) for table in self.budget.each(subgraph.tables(3))]
+        times = Counter(name for node in raw for name in node["inputs"])
+        shapes = {v.name: v.shape for v in values}
+        for node in raw:
+            known = [name for name in node["inputs"][:1] if name in same and len(node["outputs"]) == 1]
+            base = same[known[0]] if known else ""
+            if known and node["op"] in ("DEQUANTIZE", "DENSIFY"):
+                same[node["outputs"][0]] = base
+            elif known and times[known[0]] == 1 and (changed := _changed(node, constants[base], constants, shapes)):
+                constants[base], same[node["outputs"][0]] = changed, base
             else:
                 nodes.append(node)
         for node in nodes:
             node["inputs"] = [same.get(name, name) for name in node["inputs"]]
         self.tensors |= constants
         told = [{"name": v.name, "shape": v.shape} for v in values]
+        ends = [value["name"] for value in self._chosen(subgraph, 2, told) if value]
+        numbers = {n: t.read_rows(0, t.size).reshape(t.shape).tolist() for n, t in few.items()}
+        ranks = {v.name: len(v.shape) for v in values}
         return {
-            "nodes": nodes,
+            "nodes": with_layer_norms(nodes, ends, constants, numbers, ranks),
             "inputs": self._chosen(subgraph, 1, told),
             "outputs": self._chosen(subgraph, 2, told),
             "values": [value for value in told if value["name"] not in constants],
-            "constants": {n: t.read_rows(0, t.size).reshape(t.shape).tolist() for n, t in few.items()},
+            "constants": numbers,
         }
 
     def _chosen(self, table: Table, field: int, values: list) -> list:

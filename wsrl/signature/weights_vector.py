@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from math import prod
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -107,7 +108,7 @@ def _describe(
     wanted = {
         name: matrix
         for name, matrix in matrices(checkpoint, wiring).items()
-        if (sum(length > 1 for length in matrix.shape) < 2) is vectors
+        if prod(matrix.shape) and (sum(length > 1 for length in matrix.shape) < 2) is vectors
     }
     if wiring.parameters < THREADED:
         results = list(map(read, wanted.values()))

@@ -7,14 +7,14 @@ nothing is claimed that the graph does not show.
 Operators: https://onnx.ai/onnx/operators and the TFLite schema.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values, view
 from wsrl.wiring.graph_attention import AttentionTrace
 from wsrl.wiring.graph_facts import ROLES, TYPES, Readers, facts_of_node
 from wsrl.wiring.graph_following import following
-from wsrl.wiring.scale import LAYERS
+from wsrl.wiring.scale import LAYERS, NORM
 from wsrl.wiring.tree import Shape
 from wsrl.wiring.wiring import Fact, Operation, TensorAxis
 
@@ -28,6 +28,18 @@ PASS_FLAT = (  # and that hand it on
     *("RELU", "RELU6", "TANH", "LOGISTIC", "GELU", "HARD_SWISH"),
 )
 RANK_OF_WEIGHT = ("Conv", "ConvTranspose", "Gemm", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "MatMul")
+BRANCHES = ("then_branch", "else_branch")
+SPREADS = (
+    "Expand",
+    "Cast",
+    "Reshape",
+    "Unsqueeze",
+    "Identity",
+    "Slice",
+    "Tile",
+    "Squeeze",
+    "Concat",
+)  # keep it uniform
 IGNORED = ("Shape", "SHAPE", "Constant", "ConstantOfShape", "Range")  # they read no numbers of the network
 
 
@@ -64,6 +76,10 @@ class GraphFlow:
         places = ((name, i, axis[0]) for name, axes in self.axes.items() for i, axis in enumerate(axes) if axis)
         self.untied = {id(dim): (name, i) for name, i, dim in places}  # where each of the tensors' own dims lies
         self.flat: dict[str, tuple[Value, bool]] = {}  # flattened values: (channels, whether they vary slowest)
+        self.single: dict[str, frozenset[int]] = {}  # value -> axes of length 1, counted from the last, -1
+        self.lengths: dict[str, dict[int, int]] = {}  # value -> axis -> how many recurrent directions lie along it
+        self.numbers: set[str] = set()  # values made of shapes and small integers, which hold no units
+        self.uniform: set[str] = set()  # values whose entries are all one number
         self.read: set[str] = set()
         self._layers: list[_Layer] = []
         self._running: _Layer | None = None
@@ -88,11 +104,19 @@ class GraphFlow:
             self._fix(name)
 
     def _run(self, node: Mapping) -> None:
+        if bodies := [node["attributes"].get(key) for key in BRANCHES if node["op"] == "If"]:
+            self._branch(node, [body for body in bodies if isinstance(body, Mapping)])
+            return
         rule = self.rules.get(node["op"])
         inputs = [name for name in node["inputs"] if name]
         self.read |= set(inputs)
+        if node["op"] in IGNORED or all(self._is_known(name) for name in inputs):
+            same = node["op"] == "ConstantOfShape" or (node["op"] in SPREADS and inputs[:1][0] in self.uniform)
+            self.uniform |= set(node["outputs"]) if same else set()
+            self.numbers |= set(node["outputs"])
+            return
         self._note(node)
-        lost = [name for name in inputs if name not in self.constants and self.values.get(name) is None]
+        lost = [name for name in inputs if not self._is_known(name) and self.values.get(name) is None]
         known = not lost or (lost == inputs[:1] and len(inputs) > 1 and node["op"] in RANK_OF_WEIGHT)
         flattened = [name for name in inputs if name in self.flat]
         result: Axes | None = None
@@ -110,6 +134,33 @@ class GraphFlow:
                 self._fix(name)
         for name in node["outputs"]:
             self.values[name] = list(result) if result is not None else None
+
+    def _is_known(self, name: str) -> bool:
+        """Whether a value is made of shapes and small integers alone."""
+        return name in self.numbers or name in self.uniform or name in self.constants
+
+    def _branch(self, node: Mapping, bodies: Sequence[Mapping]) -> None:
+        """Runs the bodies of a branch; what they return is one."""
+        self.read |= set(node["inputs"])
+        for body in bodies:
+            for inner in body["nodes"]:
+                self._run(inner)
+        for i, name in enumerate(node["outputs"]):
+            ends = [body["outputs"][i]["name"] for body in bodies if i < len(body["outputs"])]
+            self.read |= set(ends)
+            values = [self.values.get(end) for end in ends]
+            flattened = [end for end in ends if end in self.flat]
+            ranks = {len(axes) for axes in values if axes is not None}
+            if None in values or len(ranks) != 1 or flattened:
+                for end in ends:
+                    self._fix(end)
+                self.values[name] = None
+                continue
+            joined = list(values[0] or ())
+            for axes in values[1:]:
+                joined = [self.tie(a, b) if a or b else None for a, b in zip(joined, axes or (), strict=True)]
+            self.values[name] = joined
+            self._origins[name] = tuple(dict.fromkeys(j for end in ends for j in self._origins.get(end, ())))
 
     def _note(self, node: Mapping) -> None:
         """Records a node that reads tensors as an operation, or passes on where its inputs come from."""
@@ -208,7 +259,7 @@ class GraphFlow:
         found = {}
         for i, layer in enumerate(self._layers):
             fused = facts_of_node(layer.node, self.shapes).get("activation")
-            scale = self._readers.scale(layer.output, fused) if TYPES.get(layer.node["op"]) in LAYERS else None
+            scale = self._readers.scale(layer.output, fused) if TYPES.get(layer.node["op"]) in {*LAYERS, NORM} else None
             if scale is not None:
                 found[i] = scale
         return found

@@ -6,8 +6,10 @@ ONNX: https://onnx.ai/onnx/operators; TFLite: the schema's built-in operators, w
 from collections.abc import Mapping, Sequence
 from math import prod
 
-from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie, view
+from wsrl.wiring import graph_select
+from wsrl.wiring.dims import Dim, fix, size_of, tie, view
 from wsrl.wiring.graph_flow import Axes, Axis, GraphFlow, Rule
+from wsrl.wiring.graph_recurrent import recurrent
 
 POINTWISE = (
     *("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid", "Tanh", "Softplus", "Softsign", "Gelu"),
@@ -24,6 +26,7 @@ POINTWISE = (
         "ThresholdedRelu",
         "Not",
         "CastLike",
+        "Swish",
     ),
     *("RELU", "RELU6", "RELU_N1_TO_1", "TANH", "LOGISTIC", "GELU", "HARD_SWISH", "ELU", "LEAKY_RELU", "SOFTMAX"),
     *("LOG_SOFTMAX", "QUANTIZE", "DEQUANTIZE", "CAST", "EXP", "LOG", "SQRT", "RSQRT", "ABS", "NEG", "SQUARE"),
@@ -40,22 +43,29 @@ REDUCTIONS = ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "MEAN", "SUM"
 
 
 def _same(flow: GraphFlow, node: Mapping) -> Axes:
+    for name in node["outputs"]:
+        flow.single[name] = flow.single.get(node["inputs"][0], frozenset())
     return flow.of(node, 0)
 
 
 def _broadcast(flow: GraphFlow, node: Mapping) -> Axes:
     """NumPy's rule: axes are aligned from the last; one of length 1 takes the other's place."""
+    names = [name for name in node["inputs"] if name]
     operands = [flow.of(node, i) for i, name in enumerate(node["inputs"]) if name]
-    shapes = [flow.shapes.get(name) for name in node["inputs"] if name]
+    shapes = [flow.shapes.get(name) for name in names]
     rank = max(len(axes) for axes in operands)
     result: Axes = []
+    single = set()
     for i in range(1, rank + 1):
         axis, started = None, False
-        for axes, shape in zip(operands, shapes, strict=True):
-            if len(axes) < i or (shape is not None and shape[-i] == 1):
+        for name, axes, shape in zip(names, operands, shapes, strict=True):
+            one = shape[-i] == 1 if shape is not None and len(axes) >= i else -i in flow.single.get(name, ())
+            if len(axes) < i or one:
                 continue  # broadcast along this axis
             axis, started = (flow.tie(axis, axes[-i]), True) if started else (axes[-i], True)
+        single |= set() if started else {-i}
         result.append(axis)
+    flow.single |= dict.fromkeys(node["outputs"], frozenset(single))
     for place, name in enumerate(node["inputs"]):
         for i, n in enumerate(flow.shapes.get(name, ())):
             if n > 1:
@@ -67,7 +77,7 @@ def _conv(flow: GraphFlow, node: Mapping) -> Axes:
     """Weights [out, in / groups, taps] read channels on axis 1."""
     x, weight, shape = flow.of(node, 0), flow.of(node, 1), flow.shapes[node["inputs"][1]]
     groups = node["attributes"].get("group", 1)
-    _fix_all(weight[2:])
+    _fix_all([*x[:1], *x[2:], *weight[2:]])
     out = weight[0]
     flow.writes(node, 1, 0)
     flow.writes(node, 2, 0)
@@ -88,7 +98,7 @@ def _conv(flow: GraphFlow, node: Mapping) -> Axes:
 def _conv_transpose(flow: GraphFlow, node: Mapping) -> Axes:
     """Weights [in, out / groups, taps]."""
     x, weight = flow.of(node, 0), flow.of(node, 1)
-    _fix_all(weight[2:])
+    _fix_all([*x[:1], *x[2:], *weight[2:]])
     if node["attributes"].get("group", 1) != 1:
         raise ValueError("grouped")
     flow.reads(node, 1, 0)
@@ -122,7 +132,9 @@ def _gemm(flow: GraphFlow, node: Mapping) -> Axes:
     flow.reads(node, 1, 1 if transposed else 0)
     flow.writes(node, 1, 0 if transposed else 1)
     flow.writes(node, 2, -1)
-    flow.tie(flow.unflatten(name, size) if name in flow.flat else flow.of(node, 0)[-1], fan_in)
+    x = [flow.unflatten(name, size)] if name in flow.flat else flow.of(node, 0)
+    _fix_all(x[:-1])
+    flow.tie(x[-1], fan_in)
     if len(node["inputs"]) > 2:
         flow.tie(units, flow.of(node, 2)[-1])
     return [None, units]
@@ -176,6 +188,8 @@ def _reduce(flow: GraphFlow, node: Mapping) -> Axes:
     if dims is None:
         raise ValueError("unknown axes")
     gone = {n % len(x) for n in dims}
+    if keep:
+        flow.single |= dict.fromkeys(node["outputs"], frozenset(i - len(x) for i in gone))
     return [None if i in gone else axis for i, axis in enumerate(x) if keep or i not in gone]
 
 
@@ -205,12 +219,18 @@ def _reshape(flow: GraphFlow, node: Mapping) -> Axes | None:
     if not any(x) and shape:
         nothing: Axes = [None] * len(shape)
         return nothing
+    if shape and shape[:-1] == [0] * (len(shape) - 1) and len(shape) == len(x) - 1 and x[-1] is not None and not x[-2]:
+        times = flow.lengths.get(node["inputs"][0], {}).get(len(x) - 2)  # directions of a recurrent layer
+        if times is not None and len(x[-1]) == 1:
+            return [*x[:-2], (view(x[-1][0], outer=times),)]
     return _flatten(flow, node) if shape is not None and len(shape) == 2 else None
 
 
 def _transpose(flow: GraphFlow, node: Mapping) -> Axes:
     x = flow.of(node, 0)
     order = flow.constant(node, 1, "perm") or list(range(len(x)))[::-1]
+    lengths = flow.lengths.get(node["inputs"][0], {})
+    flow.lengths[node["outputs"][0]] = {new: lengths[old] for new, old in enumerate(order) if old in lengths}
     return [x[i] for i in order]
 
 
@@ -246,44 +266,10 @@ def _concat(flow: GraphFlow, node: Mapping) -> Axes:
     return result
 
 
-def _gather(flow: GraphFlow, node: Mapping) -> Axes:
-    """A table of embeddings: [entries, units] is read by index."""
-    table, places = flow.of(node, 0), flow.values.get(node["inputs"][1])
-    if node["attributes"].get("axis", 0) != 0 or node["inputs"][0] not in flow.shapes:
-        raise ValueError("not a table")
-    flow.reads(node, 0, 0)
-    flow.writes(node, 0, 1)
-    mark(table[0] or (), "input")
-    return [*[None] * (len(places) if places is not None else 1), *table[1:]]
-
-
-def _recurrent(flow: GraphFlow, node: Mapping) -> Axes:
-    """W [1, gates x hidden, in], R [1, gates x hidden, hidden], B [1, 2 x both]; returns [length, 1, batch, hidden]."""
-    x, w, r = (flow.of(node, i) for i in range(3))
-    _, rows, width = flow.shapes[node["inputs"][2]]
-    if flow.shapes[node["inputs"][1]][0] != 1 or len([n for n in node["inputs"][4:] if n]):
-        raise ValueError("both directions, or states from outside")
-    hidden = Dim(width)
-    gates: Value = (view(hidden, outer=rows // width),)
-    for place in (1, 2):
-        flow.reads(node, place, 2)
-        flow.writes(node, place, 1)
-    flow.writes(node, 3, 1)
-    flow.tie(x[-1], w[2])
-    flow.tie(w[1], gates)
-    flow.tie(r[1], gates)
-    flow.tie(r[2], (hidden,))
-    if len(node["inputs"]) > 3 and node["inputs"][3]:
-        flow.tie(flow.of(node, 3)[1], (view(hidden, outer=2 * rows // width),))
-    for name in node["outputs"][1:]:
-        flow.values[name] = [None, None, (hidden,)]
-    return [None, None, None, (hidden,)]
-
-
 def _lite_conv(flow: GraphFlow, node: Mapping) -> Axes:
     """TFLite's [out, height, width, in] reads channels on the last axis."""
     x, weight = flow.of(node, 0), flow.of(node, 1)
-    _fix_all(weight[1:-1])
+    _fix_all([*x[:-1], *weight[1:-1]])
     flow.reads(node, 1, -1)
     flow.writes(node, 1, 0)
     flow.writes(node, 2, 0)
@@ -296,7 +282,7 @@ def _lite_conv(flow: GraphFlow, node: Mapping) -> Axes:
 def _lite_depthwise(flow: GraphFlow, node: Mapping) -> Axes:
     """TFLite's [1, height, width, channels x multiplier]."""
     x, weight = flow.of(node, 0), flow.of(node, 1)
-    _fix_all(weight[1:-1])
+    _fix_all([*x[:-1], *weight[1:-1]])
     flow.passes(node, 1, -1)
     flow.writes(node, 2, 0)
     units, times = weight[-1], node["attributes"].get("depth_multiplier", 1)
@@ -333,10 +319,11 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(BROADCAST, _broadcast),
     **dict.fromkeys(POOLS, _pool),
     **dict.fromkeys(REDUCTIONS, _reduce),
-    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
+    **graph_select.RULES,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), recurrent),
     **{"Conv": _conv, "ConvTranspose": _conv_transpose, "Gemm": _gemm, "MatMul": _matmul},
     **{"BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "Flatten": _flatten},
     **{"Reshape": _reshape, "RESHAPE": _reshape, "Transpose": _transpose, "TRANSPOSE": _transpose},
     **{"Squeeze": _squeeze, "SQUEEZE": _squeeze, "Unsqueeze": _unsqueeze, "Concat": _concat, "CONCATENATION": _concat},
-    **{"Gather": _gather, "CONV_2D": _lite_conv, "DEPTHWISE_CONV_2D": _lite_depthwise, "FULLY_CONNECTED": _lite_dense},
+    **{"CONV_2D": _lite_conv, "DEPTHWISE_CONV_2D": _lite_depthwise, "FULLY_CONNECTED": _lite_dense},
 }

@@ -10,6 +10,7 @@ from dataclasses import replace
 from wsrl.wiring.wiring import Axis, TensorAxis, Wiring
 
 SCALES = {"relu": "positive", "leaky_relu": "positive", "tanh": "sign"}
+NORM = "batch norm"
 LAYERS = {"linear", "conv", "transposed conv"}
 
 
@@ -42,6 +43,7 @@ def with_scales(wiring: Wiring, scales: Mapping[int, str]) -> Wiring:
                 powers[side] = powers.get(side, 0) + sign
     uses: dict[str, list[int]] = {}
     written: dict[str, int] = {}
+    normed = _behind_norms(wiring, scales, powers)
     for name, axes in wiring.axes.items():
         for side in ((name, number) for number in range(len(axes))):
             for segment in axes[side[1]] or () if len(axes) > 1 else ():
@@ -54,6 +56,11 @@ def with_scales(wiring: Wiring, scales: Mapping[int, str]) -> Wiring:
         for group, found in uses.items()
         if wiring.groups[group].permutable and sorted(found) == [-1, 1] and written[group] in scales
     }
+    chained |= {
+        group: scales[i]
+        for group, i in normed.items()
+        if wiring.groups[group].permutable and sorted(uses.get(group, ())) == [-1, 0]
+    }
 
     def scaled(axis: Axis, power: int) -> Axis:
         return axis and tuple(replace(s, power=power) if s.group in chained else s for s in axis)
@@ -64,3 +71,24 @@ def with_scales(wiring: Wiring, scales: Mapping[int, str]) -> Wiring:
     }
     groups = {name: replace(g, scale=chained.get(name, g.scale)) for name, g in wiring.groups.items()}
     return replace(wiring, groups=groups, axes=axes)
+
+
+def _behind_norms(wiring: Wiring, scales: Mapping[int, str], powers: dict[TensorAxis, int]) -> dict[str, int]:
+    """Finds the groups that batch norms write, and corrects `powers` for these.
+
+    Gain and shift alone are scaled with the units: what lies before the norm, its statistics too, stays as it is.
+    """
+    found: dict[str, int] = {}
+    for i in scales:
+        norm = wiring.operations[i]
+        axis = wiring.axes.get(norm.tensors.get("gain", ""), (None,))[0]
+        if norm.type != NORM or len(norm.inputs) != 1 or axis is None or len(axis) != 1 or axis[0].group is None:
+            continue
+        before = wiring.operations[norm.inputs[0]]
+        if before.type not in LAYERS:
+            continue
+        powers |= dict.fromkeys(before.writes, 0)
+        for role, name in norm.tensors.items():
+            powers[name, 0] = int(role in ("gain", "shift"))
+        found[axis[0].group] = i
+    return found
