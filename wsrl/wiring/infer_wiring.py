@@ -20,7 +20,7 @@ from wsrl.wiring.order import numbered
 from wsrl.wiring.outputs import finish
 from wsrl.wiring.scale import scales_of_chain, with_scales
 from wsrl.wiring.state_space import run_state_space
-from wsrl.wiring.tree import Node, natural, parse_tree
+from wsrl.wiring.tree import EMBEDDING, Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
 from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Axis, Neurons, Operation, Product, Segment, Wiring
@@ -67,7 +67,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     if adapters.base:
         _run_root(flow, env)
     attention.finish(flow)
-    if attention.unordered():
+    if attention.unordered(bool(flow.embedded)):
         flow.warnings.append(
             "nothing tells positions apart: a fixed position code may order the units that it is added to"
         )
@@ -94,8 +94,18 @@ def tied_head(config: dict, shapes: dict) -> bool:
             bool(re.search(r"For[A-Z]|LMHead|MTModel|WithLM", str(architectures[0])))
             and config.get("tie_word_embeddings", True) is not False
         )
+    words = max((s[0] for n, s in shapes.items() if len(s) == 2 and EMBEDDING.search(n) and "pos" not in n), default=0)
+    if any(name.endswith("bias") and _stands_alone(name, words, shapes) for name in shapes):
+        return True
     prefixes = {name.split(".")[0] for name in shapes}
     return len(prefixes) == 1 and prefixes <= {"transformer", "model", "bert", "roberta", "gpt"}
+
+
+def _stands_alone(bias: str, words: int, shapes: dict) -> bool:
+    """Whether a bias has a number for every word while nothing beside it has."""
+    module = bias.rpartition(".")[0]
+    alike = [name for name, shape in shapes.items() if words in shape and name.rpartition(".")[0] == module]
+    return alike == [bias] and prod(shapes[bias]) == words > 1
 
 
 def _to_wiring(
