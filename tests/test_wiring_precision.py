@@ -230,6 +230,13 @@ def test_which_half_of_a_layer_gates_the_other_is_known_in_blocks_alone():
     assert moves(claim_of(shapes | linear("head", 3, 16)), "blocks.0.mlp.fc2.weight", 1)
 
 
+def test_a_group_needs_what_writes_it_and_what_reads_it():
+    shapes = linear("embed", 16, 9) | linear("blocks.0.fc1", 24, 16) | linear("blocks.0.side", 40, 24)
+    claim = claim_of(shapes | linear("blocks.0.fc2", 16, 24) | linear("head", 3, 16))
+    found = [s.group for axes in claim.axes.values() if len(axes) > 1 for axis in axes for s in axis or ()]
+    assert all(found.count(name) > 1 for name, group in claim.groups.items() if group.permutable)
+
+
 def test_tables_in_a_list_are_embeddings_and_not_layers():
     shapes = (
         linear("bot_l.0", 32, 13) | linear("bot_l.2", 16, 32) | linear("top_l.0", 48, 22) | linear("top_l.2", 1, 48)

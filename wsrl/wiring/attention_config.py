@@ -81,11 +81,19 @@ class Settings:
         own = (f"{side}_attention_heads", f"num_{side}_attention_heads", f"{side}_num_attention_heads")
         for scope in scopes:
             for key in (*own, "num_attention_heads", "n_head", "n_heads", "num_heads"):
-                heads = scope.get(key)
+                heads = _of_stage(scope.get(key), node)
                 if isinstance(heads, int) and heads > 0:
                     shared = ("num_key_value_heads", "num_kv_heads", f"{side}_num_key_value_heads")
                     return heads, next((scope[k] for k in shared if isinstance(scope.get(k), int)), heads)
         return None
+
+
+def _of_stage(numbers: object, node: Node) -> object:
+    """The number for the stage of a module where the configuration lists one for each, else what it is given."""
+    stage = next((int(name) for name in node.path if name.isdigit()), None)
+    if isinstance(numbers, list) and stage is not None and stage < len(numbers):
+        return numbers[stage]
+    return numbers
 
 
 def _is_classic(names: list[str]) -> bool:

@@ -1,7 +1,9 @@
 """Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
@@ -136,4 +138,12 @@ def _to_wiring(
         for name in sorted(shapes, key=natural)
     }
     shapes = {n: shapes[n] for n in axes}
+    groups = _lone_ones_fixed(groups, axes)
     return Wiring(groups, shapes, axes, operations, tuple(products), warnings=tuple(flow.warnings))
+
+
+def _lone_ones_fixed(groups: dict[str, Neurons], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Neurons]:
+    """Fixes groups that lie along a single axis of all matrices: what writes or what reads them has not been found."""
+    matrices = [found for found in axes.values() if len(found) > 1]
+    places = Counter(s.group for found in matrices for axis in found for s in axis or ())
+    return {name: replace(g, permutable=g.permutable and places[name] > 1) for name, g in groups.items()}
