@@ -35,6 +35,19 @@ def test_claims_hold(architectures, name):
     assert verdict.groups >= 3 and verdict.felt > 0.99
 
 
+@pytest.mark.filterwarnings("default")  # other projects' own
+def test_claims_hold_without_a_configuration(architectures):
+    alone, beside = (verify.verify("llama", architectures["llama"], bare=bare) for bare in (True, False))
+    assert alone.holds and alone.groups >= 3
+    assert alone.strong < beside.strong  # the number of heads is not known
+
+
+def test_many_are_sixty_and_more(architectures):
+    many = verify.chosen(None, many=True)
+    assert len(many) >= 60
+    assert architectures.items() <= many.items()
+
+
 def changed_group(claim, tensor, axis, **fields):
     """The claim with other fields of the group that an axis holds."""
     group = claim.axes[tensor][axis][0].group

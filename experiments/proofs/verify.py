@@ -1,6 +1,6 @@
 """Proves on real architectures with random weights that the symmetries which the wiring claims are symmetries.
 
-    python -m experiments.proofs.verify [--models bert,timm/regnety_002] [--json FILE]
+    python -m experiments.proofs.verify [--models bert,timm/regnety_002 | --many] [--bare] [--json FILE]
 
 Each model is built in PyTorch, saved with random weights, opened and solved like any other checkpoint. Then the units
 of every permutable group are permuted at random, the heads of every product mixed and the units of every group with a
@@ -75,13 +75,19 @@ class Verdict:
         return not (self.false_groups or self.false_products or self.false_scales)
 
 
-def verify(name: str, architecture: "Architecture", infer: Callable = infer_wiring) -> Verdict:
-    """Judges what `infer` (Checkpoint -> Wiring) claims about an architecture with random weights."""
+def verify(name: str, architecture: "Architecture", infer: Callable = infer_wiring, bare: bool = False) -> Verdict:
+    """Judges what `infer` (Checkpoint -> Wiring) claims about an architecture with random weights.
+
+    Args:
+      bare: whether `infer` sees the weights alone, without the configuration beside them.
+    """
     from experiments.proofs.random_model import RandomModel
 
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         model = RandomModel(architecture, Path(folder))
+        if bare:
+            (model.path.parent / "config.json").unlink(missing_ok=True)
         checkpoint = open_checkpoint(model.path)
         claim = infer(checkpoint)
         tensors = {key: np.array(tensor, np.float64) for key, tensor in checkpoint.tensors.items()}
@@ -138,8 +144,8 @@ def strong_coverage(claim: Wiring, convolutions: Collection[str], false: Collect
     return sum(size for name, size in sizes.items() if wired(name)) / max(sum(sizes.values()), 1)
 
 
-def chosen(names: str | None) -> dict[str, "Architecture"]:
-    """Returns architectures by their names, comma-separated; by default all.
+def chosen(names: str | None, many: bool = False) -> dict[str, "Architecture"]:
+    """Returns architectures by their names, comma-separated; by default a dozen, or `many`.
 
     Raises:
       InputError: there is none of that name, or PyTorch is not installed.
@@ -147,12 +153,16 @@ def chosen(names: str | None) -> dict[str, "Architecture"]:
     require("torch", "permcheck")
     from experiments.proofs.architectures import ARCHITECTURES, TIMM, any_of_timm
 
+    if names is None and not many:
+        return ARCHITECTURES
+    from experiments.proofs.many_architectures import MANY
+
     found = {}
-    for name in ARCHITECTURES if names is None else names.split(","):
-        if name not in ARCHITECTURES and not name.startswith(TIMM):
-            known = ", ".join([*ARCHITECTURES, f"{TIMM}NAME"])
+    for name in MANY if names is None else names.split(","):
+        if name not in MANY and not name.startswith(TIMM):
+            known = ", ".join([*MANY, f"{TIMM}NAME"])
             raise InputError("--models", f"no architecture {name!r}", f"choose from {known}")
-        found[name] = ARCHITECTURES.get(name) or any_of_timm(name.removeprefix(TIMM))
+        found[name] = MANY.get(name) or any_of_timm(name.removeprefix(TIMM))
     return found
 
 
@@ -186,14 +196,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = "python -m experiments.proofs.verify"
     parser = argparse.ArgumentParser(prog=prog, description="Proves claims about wiring.")
     parser.add_argument("--models", metavar="NAME,...", help="timm/NAME for any model of timm; by default a dozen")
+    parser.add_argument("--many", action="store_true", help="prove some seventy instead")
+    parser.add_argument("--bare", action="store_true", help="without the config.json beside the weights")
     parser.add_argument("--json", metavar="FILE", help="for the verdicts")
     args = parser.parse_args(argv)
     verdicts = []
     try:
-        with tqdm(chosen(args.models).items(), unit="model") as progress:
+        with tqdm(chosen(args.models, args.many).items(), unit="model") as progress:
             for name, architecture in progress:
                 progress.set_description(name)
-                verdicts.append(verify(name, architecture))
+                verdicts.append(verify(name, architecture, bare=args.bare))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,5 +1,7 @@
 """Attention: multi-head or grouped-query, fused or not, with relative positions, norms and reductions."""
 
+import re
+
 from wsrl.wiring.attention_config import Settings
 from wsrl.wiring.attention_extras import is_harmless, note_attention, put_extras, put_weight
 from wsrl.wiring.attention_heads import (
@@ -23,6 +25,8 @@ from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Fact, Product
 
+STREAM = re.compile(r"(?<=[._])(txt|text|img|image|context|ctx|x)_(?=attn|attention|block)", re.I)
+
 
 class Attention:
     """The rule for attention.
@@ -42,7 +46,10 @@ class Attention:
         self.products: list[Product] = []
         self._shared_tables = any(TABLE.search(name) for name in shapes)
         self._heads: dict[int, list[Dim]] = {}  # groups of heads, by the number of query heads
+        self._shared: dict[tuple[int, int], int] = {}  # heads of layers with tables of positions, by their widths
         self._contacts: list[Node] = []
+        self._grouped = False  # whether queries share keys, which came after fixed position codes
+        self._streams: dict[str, tuple[Dim, Dim, Dim]] = {}  # query, key and value, by paths without names of streams
         self._roles: dict[Node, tuple[dict[str, Node], list[Node]] | None] = {}
         self._tensors: set[str] = set()  # of attention layers
 
@@ -87,8 +94,13 @@ class Attention:
         if sizes is None or self.settings.refused or by_head or unsure:
             return self._run_whole_heads(site, env)
         site.q, site.k, site.v = (Dim(n) for n in sizes)
+        self._grouped |= same and site.k.size < site.q.size
+        self._join_streams(site)
         self._put_projections(site)
-        heads = cut_into_heads(site, self.settings)
+        widths_of = site.q.size, site.k.size
+        heads = cut_into_heads(site, self.settings, self._shared.get(widths_of))
+        if heads and any(TABLE.search(leaf.dotted) for leaf in rest):
+            self._shared.setdefault(widths_of, heads)
         if site.heads is not None:
             self._heads.setdefault(heads, []).append(site.heads)
         put_extras(site)
@@ -103,6 +115,20 @@ class Attention:
             tie_values(out, read)
         env.add(out)
         return True
+
+    def _join_streams(self, site: Site) -> None:
+        """Ties the heads of layers that differ in the name of a stream alone, for they may attend to both jointly
+        (Esser et al., 2024)."""
+        path = STREAM.sub("", site.node.dotted)
+        if path == site.node.dotted:
+            return
+        own = site.q, site.k, site.v
+        other = self._streams.setdefault(path, own)
+        for a, b in zip(own, other, strict=True):
+            if a.size == b.size:
+                tie(a, b)
+            else:
+                fix((*own, *other))
 
     def _heads_as_facts(self, site: Site, heads: int) -> dict[str, Fact]:
         """Numbers of heads, and of those of keys and values, where they are known exactly."""
@@ -128,7 +154,7 @@ class Attention:
                 continue
             rows = site.rows(role)
             heads = (self.settings.heads(leaf) or (0, 0))[0]
-            if role == "qkv" and interleaves(site.parts) and site.k.size * heads != site.q.size:
+            if role == "qkv" and interleaves(site.parts, self.settings) and site.k.size * heads != site.q.size:
                 rows = (interleaved(site, self.settings),)
             put_weight(flow, leaf, site.memory if role in ("k", "v", "kv") else site.read, rows)
 
@@ -213,12 +239,18 @@ class Attention:
         env.add(result)
         return True
 
-    def unordered(self) -> bool:
-        """Whether there is attention but no sign of positions: they may be a fixed code that is not in the file."""
+    def unordered(self, reads_tokens: bool) -> bool:
+        """Whether there is attention but no sign of positions: they may be a fixed code that is not in the file.
+
+        Args:
+          reads_tokens: whether the network begins with an embedding.
+        """
         settings = self.settings
         if not self.streams or settings.alibi or settings.positions:
             return False
-        return not settings.config or not (settings.rotary or settings.recurrent)
+        if settings.config:
+            return not (settings.rotary or settings.recurrent)
+        return not (reads_tokens and (settings.modern or self._grouped))
 
     def finish(self, flow: Flow) -> None:
         """Ties the heads of all layers where tables of relative positions may be shared between them."""

@@ -6,12 +6,21 @@ from collections.abc import Iterable, Mapping
 from wsrl.wiring.tree import Node
 
 ROTARY = re.compile(r"rope|rotary", re.I)
-ABSOLUTE = re.compile(
-    r"pos_embed|position|wpe|pos_emb|rel_pos|r_kernel|r_w_bias|rel_emb|_pe$|\.pe$|pos_enc|relative|attention_bias|pos_block|"
-    r"cpe|dwconv|conv_dw|sr\.",
-    re.I,
+RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these turns nothing
+    r"rel_pos|r_kernel|r_w_bias|rel_emb|relative|attention_bias|pos_block|cpe|dwconv|conv_dw|sr\.", re.I
 )
+ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc", re.I)
 LIKE = {"vision": "image|visual", "text": "language"}
+CLASSIC = (  # networks of which no variant turns queries and keys: BERT and ViT, XLM, GPT and GPT-2
+    (r"embeddings\.position_embeddings", r"attention\.(self|attention)\.(query|qkv)\."),
+    (r"(^|\.)position_embeddings\.", r"\.q_lin\."),
+    (r"(^|\.)(wpe|positions_embed)\.", r"\.(c_attn|q_proj)\."),
+    (r"^pos_embed$", r"^blocks\.\d+\.attn\.qkv\."),
+)
+NORM_GAIN = re.compile(r"(norm|ln)\w*\.(weight|scale)$", re.I)
+NORM_SHIFT = re.compile(r"(norm|ln)\w*\.(bias|beta)$", re.I)
+NEWER = re.compile(r"^norm_pre\.|\.gamma_[12]$|\.embed_positions\.|[qk]_norm|fc1_g|\.q_bias$")
+BY_HEAD_TYPES = ("gpt_bigcode",)  # model types whose fused rows lie head by head under a name that does not say so
 
 
 class Settings:
@@ -27,14 +36,17 @@ class Settings:
       alibi: whether heads differ in fixed slopes (Press et al., 2022).
       rotary: whether queries and keys may be turned by their positions (Su et al., 2021).
       clipped: whether projections are clipped or normalized by something without weights.
+      modern: whether norms have gains and no shifts, which networks with fixed position codes never had.
       refused: whether fused rows lie in an order of their own.
+      by_head: whether fused rows lie head by head, whatever they are called.
     """
 
     def __init__(self, config: Mapping, names: Iterable[str]):
         names = list(names)
         items = _items(config)
         self.config = config
-        self.positions = any(ABSOLUTE.search(name) for name in names)
+        relative = any(RELATIVE.search(name) for name in names)
+        self.positions = relative or any(ABSOLUTE.search(name) for name in names)
         self.recurrent = any("A_log" in name or "time_" in name for name in names)
         self.alibi = any("alibi" in key and value for key, value in items) or config.get("model_type") in (
             "mpt",
@@ -43,6 +55,7 @@ class Settings:
         self.clipped = config.get("model_type") == "yoso" or any(
             re.search(r"clip_qkv|qk_?(layer)?_?norm|use_qk", key) and value for key, value in items
         )
+        self.modern = any(map(NORM_GAIN.search, names)) and not any(map(NORM_SHIFT.search, names))
         if any(ROTARY.search(name) for name in names):
             self.rotary = True
         elif config:
@@ -50,9 +63,9 @@ class Settings:
                 ROTARY.search(key) and value not in (None, False) for key, value in items
             )
         else:
-            eva = any(re.search(r"attn\.(q_bias|q_proj)", name) for name in names)
-            self.rotary = eva or not self.positions
+            self.rotary = not (relative or _is_classic(names))
         self.refused = config.get("model_type") == "codegen"
+        self.by_head = config.get("model_type") in BY_HEAD_TYPES
 
     def heads(self, node: Node) -> tuple[int, int] | None:
         """(heads, key-value heads) for the part of the network where a module lies; None where nothing tells."""
@@ -68,11 +81,30 @@ class Settings:
         own = (f"{side}_attention_heads", f"num_{side}_attention_heads", f"{side}_num_attention_heads")
         for scope in scopes:
             for key in (*own, "num_attention_heads", "n_head", "n_heads", "num_heads"):
-                heads = scope.get(key)
+                heads = _of_stage(scope.get(key), node)
                 if isinstance(heads, int) and heads > 0:
                     shared = ("num_key_value_heads", "num_kv_heads", f"{side}_num_key_value_heads")
                     return heads, next((scope[k] for k in shared if isinstance(scope.get(k), int)), heads)
         return None
+
+
+def _of_stage(numbers: object, node: Node) -> object:
+    """The number for the stage of a module where the configuration lists one for each, else what it is given."""
+    stage = next((int(name) for name in node.path if name.isdigit()), None)
+    if isinstance(numbers, list) and stage is not None and stage < len(numbers):
+        return numbers[stage]
+    return numbers
+
+
+def _is_classic(names: list[str]) -> bool:
+    """Whether names are those of a network that is known not to turn queries and keys by their positions.
+
+    A table of positions alone does not tell: a rotary embedding beside it leaves nothing in the file.
+    """
+    pooled = "cls_token" in names and any(name.startswith("attn_pool.") for name in names)
+    if pooled or any(NEWER.search(name) for name in names):
+        return False
+    return any(all(any(re.search(word, name) for name in names) for word in words) for words in CLASSIC)
 
 
 def _items(config: Mapping) -> list[tuple[str, object]]:

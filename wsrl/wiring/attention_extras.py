@@ -139,7 +139,7 @@ def _not_understood(site: Site, shapes: list[Shape]) -> None:
         if size_of(value) in sizes:
             fix(value)
     for dim in (site.q, site.k, site.v):
-        if sizes & {dim.size, dim.find()[0].size, dim.find()[2]}:
+        if sizes & {dim.find()[0].size, dim.find()[2]} or any(dim.size % n == 0 for n in sizes):  # the width of heads
             fix((dim,))
 
 

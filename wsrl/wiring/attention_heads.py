@@ -93,8 +93,12 @@ def widths(parts: dict[str, Node], settings: Settings) -> tuple[int, int, int] |
     return None
 
 
-def counts_of_heads(site: Site, settings: Settings) -> set[int]:
-    """Numbers of query heads that fit what the file says; empty if it says nothing."""
+def counts_of_heads(site: Site, settings: Settings, shared: int | None = None) -> set[int]:
+    """Numbers of query heads that fit what the file says; empty if it says nothing.
+
+    Args:
+      shared: heads of a layer of the same widths whose table of positions may serve this one too.
+    """
     q, k, counts = site.q.size, site.k.size, set()
     offsets = [leaf for leaf in site.rest if leaf.kind == "linear" and BIAS_MLP.search(leaf.dotted)]
     if offsets:
@@ -114,38 +118,47 @@ def counts_of_heads(site: Site, settings: Settings) -> set[int]:
     told = settings.heads(site.node)
     if told and not counts and q % told[0] == 0 and k % (q // told[0]) == 0:
         counts = {told[0]}
-    return counts
+    return counts or ({shared} if shared else set())
 
 
-def cut_into_heads(site: Site, settings: Settings) -> int:
-    """Ties query, key and value by their heads; returns the number of heads if the group is the heads, else 0."""
+def cut_into_heads(site: Site, settings: Settings, shared: int | None = None) -> int:
+    """Ties query, key and value by their heads; returns the number of heads if the group is the heads, else 0.
+
+    Args:
+      shared: see `counts_of_heads`.
+    """
     q, k, v = site.q, site.k, site.v
-    if interleaves(site.parts) and q.find()[1:] != (1, 1):
-        return 0  # already tied by its rows
-    counts = counts_of_heads(site, settings)
+    if interleaves(site.parts, settings):
+        if q.find()[1:] != (1, 1):
+            return 0  # already tied by its rows
+        if settings.heads(site.parts["qkv"]) is None:
+            fix((q, k, v))
+            return 0
+    counts = counts_of_heads(site, settings, shared)
+    rotary = turned(site, settings)
     fused = "qkv" in site.parts
     if not counts:
         if any(n % 16 for n in (q.size, k.size, v.size)):
             fix((q, k, v))
             return 0
-        _tie_within(site, SMALLEST, settings.rotary)
-        if fused and not settings.rotary:  # true whether the fused rows lie part by part or head by head
+        _tie_within(site, SMALLEST, rotary)
+        if fused and not rotary:  # true whether the fused rows lie part by part or head by head
             tie(q.find()[0], v.find()[0])
         return 0
     heads = gcd(*counts)
     repeat, rest = divmod(q.size, k.size)
-    shared = heads // repeat if rest == 0 and heads % repeat == 0 else 0
+    groups = heads // repeat if rest == 0 and heads % repeat == 0 else 0
     # LeViT's code keeps an indexed copy of its biases, so that new ones in a file may not reach the heads
     cached = any("attention_biases" in leaf.dotted for leaf in site.rest)
     either = fused and (cached or any(".rel_pos." in leaf.dotted for leaf in site.rest))  # part by part or head by head
     exact = len(counts) == 1 and not cached and not either
-    if exact and shared > 1 and not settings.alibi and v.size % shared == 0 and k.size % shared == 0:
-        site.heads = Dim(shared)
+    if exact and groups > 1 and not settings.alibi and v.size % groups == 0 and k.size % groups == 0:
+        site.heads = Dim(groups)
         for dim in (q, k, v):
-            tie(dim, view(site.heads, inner=dim.size // shared))
+            tie(dim, view(site.heads, inner=dim.size // groups))
         return heads
-    _tie_within(site, q.size // heads, settings.rotary)
-    if either and not settings.rotary and q.size == v.size:
+    _tie_within(site, q.size // heads, rotary)
+    if either and not rotary and q.size == v.size:
         tie(q.find()[0], v.find()[0])
     elif either:
         fix((q, k, v))
@@ -167,9 +180,23 @@ def _tie_within(site: Site, dim: int, rotary: bool) -> None:
         tie(k, view(shared, outer=k.size // dim))
 
 
-def interleaves(parts: dict[str, Node]) -> bool:
-    """Whether fused rows lie head by head: [key-value heads, queries + key + value, dim]."""
-    return "qkv" in parts and parts["qkv"].name == "query_key_value"
+def interleaves(parts: dict[str, Node], settings: Settings) -> bool:
+    """Whether fused rows lie head by head: [key-value heads, queries + key + value, dim]; without a config they may."""
+    if "qkv" not in parts:
+        return False
+    unsure = parts["qkv"].name == "qkv_proj" and not settings.config
+    return parts["qkv"].name == "query_key_value" or settings.by_head or unsure
+
+
+def turned(site: Site, settings: Settings) -> bool:
+    """Whether a rotary embedding may turn queries and keys.
+
+    It does not in PyTorch's own attention, nor beside offsets of scores, nor in attention of maps or channels.
+    """
+    offsets = any(TABLE.search(leaf.dotted) or BIAS_MLP.search(leaf.dotted) for leaf in site.rest)
+    maps = any(leaf.kind == "conv" for leaf in site.parts.values()) or "channel" in site.node.dotted
+    own = "in_proj_weight" in site.parts.get("qkv", site.node).tensors
+    return settings.rotary and not (offsets or maps or own)
 
 
 def interleaved(site: Site, settings: Settings) -> Dim:
@@ -223,7 +250,7 @@ def products_of(site: Site, heads: int, settings: Settings) -> list[Product]:
     whole = Slice(out, axis, 0, out_shape[axis])
     value, value_bias = _slices(site, "v")
     found = [Product(value, whole, shared, site.v.size // shared, heads // shared, value_bias)]
-    if settings.rotary or between:
+    if turned(site, settings) or between:
         return found
     (key, key_bias), (query, query_bias) = _slices(site, "k"), _slices(site, "q")
     return [*found, Product(key, query, shared, site.k.size // shared, heads // shared, key_bias, query_bias)]

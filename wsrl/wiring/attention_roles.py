@@ -47,6 +47,9 @@ def looks_like_attention(node: Node) -> bool:
         found |= {"q", "k"}
     kinds = ({"q", "k"}, {"q", "kv"}, {"qkv"}, {"qk"})
     lone_values = found == {"v"} and "o" in roles
+    bare = [child.name for child in node.children.values() if child.kind == "parameter"]
+    learned = any(re.search(r"token|quer|latent|probe", name) for name in bare)
+    lone_values = lone_values or (found == {"k", "v"} and learned)  # learned queries without a projection
     layered = any(leaf.kind in ("linear", "conv") for leaf in node.leaves())
     return layered and (lone_values or any(kind <= found for kind in kinds))
 

@@ -11,6 +11,7 @@ from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Fact
 
 SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
+DEPTHWISE = re.compile(r"conv_?dw|dw_?conv|depthwise(_conv)?", re.I)
 TRANSPOSE = re.compile(r"transp|deconv|^up|upsam|conv_t|tconv|convt", re.I)
 
 
@@ -48,6 +49,12 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         step.passes = True
         step.facts["groups"] = Fact(units, "shapes")
         return True
+    if DEPTHWISE.fullmatch(node.name) and 1 < fan_in < units and units % fan_in == 0 and not env.is_unknown():
+        entry = flow.pick(env, units, node, newest)  # in groups of several channels
+        if entry is not None:
+            fix(entry.value)
+            flow.passes(name, axis_out, entry.value)
+        return entry is not None
     if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
         flow.wanted.append((1, node))
         return False

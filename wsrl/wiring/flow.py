@@ -9,7 +9,6 @@ nothing fits, what flows in and out is fixed and the modules below are looked at
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from wsrl.wiring.dims import Dim, Value, fix, tie_values
 from wsrl.wiring.order import (
@@ -19,16 +18,15 @@ from wsrl.wiring.order import (
     GATE,
     LATE,
     SECOND,
-    chain_of,
+    SEVERAL,
+    Plan,
     first_read,
     may_be_grouped,
     norm_first_by_names,
     numbered,
-    order,
-    shortcuts,
+    plan_of,
     signature,
     waits,
-    zipped,
 )
 from wsrl.wiring.record import Record
 from wsrl.wiring.sources import feed, feed_encoders
@@ -36,15 +34,6 @@ from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Entry, Env
 
 Rule = Callable[["Flow", Node, Env], bool | None]
-
-
-class _Plan(NamedTuple):
-    """Modules of a block: bare parameters, others in the order in which they are tried, shortcuts, and the chain."""
-
-    bare: list[Node]
-    layers: list[Node]
-    shortcuts: list[Node]
-    chain: list[Node] | None
 
 
 class Flow(Record):
@@ -59,7 +48,7 @@ class Flow(Record):
         super().__init__(root)
         self.special = special
         self.special_leaves = special_leaves
-        self._plans: dict[Node, _Plan] = {}
+        self._plans: dict[Node, Plan] = {}
         self.run_leaf = run_leaf
         self.warnings: list[str] = []
         self._marked: list[tuple[Entry, bool]] = []  # entries that were read, and whether they had been before
@@ -78,6 +67,7 @@ class Flow(Record):
             for leaf in child.leaves()
             if leaf.kind in ("linear", "conv", "embedding")
         }
+        self.group_norms = False  # whether norms have been taken for group norms
         self.transposes = False  # whether there are transposed convolutions
         self.cyclic = False  # whether the first module was guessed
         for leaf in root.leaves():
@@ -210,6 +200,9 @@ class Flow(Record):
         own = Env(env)
         if not self.run(member, own):
             return False
+        for entry, read in [(e, r) for e in own.entries for r in own.inputs if e.size == 2 * r.size]:
+            if any(dim.find()[0].role == "input" for dim in read.value):  # it may be half of what the member changes
+                fix(entry.value)
         inner.entries += own.entries
         inner.inputs += [e for e in own.inputs if e not in inner.inputs]
         return True
@@ -255,14 +248,10 @@ class Flow(Record):
             self.export(inner, env, node)
         return True
 
-    def _plan(self, node: Node) -> "_Plan":
+    def _plan(self, node: Node) -> Plan:
         """What names tell of a block's modules; asked for each time that the block tries to run."""
         if node not in self._plans:
-            children = zipped(node) or order(node)
-            bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
-            layers = [c for c in children if c not in bare]
-            chain = chain_of(node, self.norm_first.get(signature(node)))
-            self._plans[node] = _Plan(bare, layers, shortcuts(node), chain)
+            self._plans[node] = plan_of(node, self.norm_first.get(signature(node)))
         return self._plans[node]
 
     def run_chain(self, chain: list[Node], inner: Env) -> list[Node]:
@@ -370,7 +359,8 @@ class Flow(Record):
             self.unknown_sizes.add(wanted)
         outer = env.parent
         beyond = outer.entries[-1:] if outer and outer.only_last else outer.entries if outer else []
-        for entry in [*env.entries, *env.inputs, *beyond]:
+        several = [e for e in env.made if e.returned] if SEVERAL.search(node.dotted) else []
+        for entry in [*env.entries, *env.inputs, *beyond, *several]:
             fix(entry.value)
         env.unknown = True
 

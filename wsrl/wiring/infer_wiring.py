@@ -1,7 +1,9 @@
 """Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
@@ -21,7 +23,7 @@ from wsrl.wiring.order import numbered
 from wsrl.wiring.outputs import finish
 from wsrl.wiring.scale import scales_of_chain, with_scales
 from wsrl.wiring.state_space import run_state_space
-from wsrl.wiring.tree import Node, natural, parse_tree
+from wsrl.wiring.tree import EMBEDDING, Node, natural, parse_tree
 from wsrl.wiring.unusual import run_unusual
 from wsrl.wiring.usual_forms import in_usual_form
 from wsrl.wiring.values import Env
@@ -69,7 +71,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     if adapters.base:
         _run_root(flow, env)
     attention.finish(flow)
-    if attention.unordered():
+    if attention.unordered(bool(flow.embedded)):
         flow.warnings.append(
             "nothing tells positions apart: a fixed position code may order the units that it is added to"
         )
@@ -98,8 +100,18 @@ def tied_head(config: dict, shapes: dict) -> bool:
             bool(re.search(r"For[A-Z]|LMHead|MTModel|WithLM", str(architectures[0])))
             and config.get("tie_word_embeddings", True) is not False
         )
+    words = max((s[0] for n, s in shapes.items() if len(s) == 2 and EMBEDDING.search(n) and "pos" not in n), default=0)
+    if any(name.endswith("bias") and _stands_alone(name, words, shapes) for name in shapes):
+        return True
     prefixes = {name.split(".")[0] for name in shapes}
     return len(prefixes) == 1 and prefixes <= {"transformer", "model", "bert", "roberta", "gpt"}
+
+
+def _stands_alone(bias: str, words: int, shapes: dict) -> bool:
+    """Whether a bias has a number for every word while nothing beside it has."""
+    module = bias.rpartition(".")[0]
+    alike = [name for name, shape in shapes.items() if words in shape and name.rpartition(".")[0] == module]
+    return alike == [bias] and prod(shapes[bias]) == words > 1
 
 
 def _to_wiring(
@@ -130,4 +142,12 @@ def _to_wiring(
         for name in sorted(shapes, key=natural)
     }
     shapes = {n: shapes[n] for n in axes}
+    groups = _lone_ones_fixed(groups, axes)
     return Wiring(groups, shapes, axes, operations, tuple(products), warnings=tuple(flow.warnings))
+
+
+def _lone_ones_fixed(groups: dict[str, Neurons], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Neurons]:
+    """Fixes groups that lie along a single axis of all matrices: what writes or what reads them has not been found."""
+    matrices = [found for found in axes.values() if len(found) > 1]
+    places = Counter(s.group for found in matrices for axis in found for s in axis or ())
+    return {name: replace(g, permutable=g.permutable and places[name] > 1) for name, g in groups.items()}

@@ -48,11 +48,19 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     out = (Dim(shape[axis_out]),)
     flow.writes(name, axis_out, out)
     flow.writes_vectors(node, out)
-    if MOMENTS.fullmatch(node.name):
+    if MOMENTS.fullmatch(node.name) or _is_twin(node):
         mark(out, "output")
     flow.note(node, "linear")
     env.add(out, dense=True)
     return True
+
+
+def _is_twin(node: Node) -> bool:
+    """Whether a layer is one of two that read the same and are returned side by side (`fc21`, `fc22`)."""
+    match = re.fullmatch(r"(\D+\d)([12])", node.name)
+    other = node.parent.children.get(match[1] + "21"[int(match[2]) - 1]) if match and node.parent else None
+    later = node.parent.children.get(f"{match[1][:-1]}{int(match[1][-1]) + 1}") if match and node.parent else None
+    return other is not None and other.kind == "linear" and other.weight == node.weight and later is not None
 
 
 def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
@@ -76,7 +84,7 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     ):
         for outside in env.parent.visible(size):  # the norm may follow a sum
             tie_values(entry.value, outside.value)
-    _loosen_group_norm(node, entry)
+    _loosen_group_norm(flow, node, entry)
     flow.passes_vectors(node, entry.value)
     return True
 
@@ -89,21 +97,27 @@ def _merged(flow: Flow, node: Node, env: Env, size: int) -> Value | None:
     return value or joined_values(flow, env, size)
 
 
-def _loosen_group_norm(node: Node, entry: Entry) -> None:
+def _loosen_group_norm(flow: Flow, node: Node, entry: Entry) -> None:
     """Norms without statistics beside convolutions may be group norms: 32 groups and fewer, or groups of 8 and more."""
     named = re.search(r"group_?norm|^gn\d*$", node.name, re.I)
     siblings = node.parent.children.values() if node.parent else ()
     beside = any(c.kind == "conv" and not c.name.startswith("proj") for c in siblings)
-    if "mean" in node.tensors or not (
-        named or (beside and entry.spatial and re.fullmatch(r"norm\d*|bn\d*", node.name))
-    ):
+    plain = entry.spatial and (beside or flow.group_norms) and re.fullmatch(r"norm\d*|bn\d*", node.name)
+    if "mean" in node.tensors or not (named or plain or _follows_convolution(node)):
         return
+    flow.group_norms |= any(re.fullmatch(r"conv\d", c.name) for c in siblings)
     for dim in entry.value:
         within = gcd(dim.size // 32, 8)
         if dim.size % 32 or within < 2:
             fix((dim,))
         else:
             tie(dim, view(Dim(within), outer=dim.size // within))
+
+
+def _follows_convolution(node: Node) -> bool:
+    """Whether a member of a list comes right after a convolution, other than one that cuts a map into patches."""
+    before = node.parent.children.get(str(int(node.name) - 1)) if node.parent and node.name.isdigit() else None
+    return before is not None and before.kind == "conv" and (min(before.weight[2:]) % 2 == 1 or before.transposed)
 
 
 def _embedding(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
@@ -124,7 +138,7 @@ def _parameter(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         long = [i for i, n in enumerate(shape) if n > 1]
         if len(long) == 1:
             _attach(flow, env, tensor, long[0])
-        elif TOKENS.search(node.name) and len(long) >= 2:
+        elif TOKENS.search(node.name) and "proj" not in node.name and len(long) >= 2:
             axis = 1 if len(shape) == 4 and env.visible(shape[1]) and not env.visible(shape[3]) else len(shape) - 1
             _attach(flow, env, tensor, axis)
         else:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import NamedTuple
 
 from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Entry
@@ -20,7 +21,7 @@ class Words:
 
 
 EARLY = Words(
-    r"stem|embed|patch|^start|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$",
+    r"stem|embed|patch|^start|subsampl|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$",
     re.I,
 )
 LATE = Words(
@@ -35,6 +36,7 @@ SHORTCUT = Words(
     r"^(down_?sample|shortcut|skip|proj_shortcut|res_?conv|residual_conv|identity_conv|skip_connection)$", re.I
 )
 FAR = Words(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
+SEVERAL = Words(r"fus|fpn|msfa|neck|lateral|reassemble", re.I)  # may read what several stages return
 GATE = Words(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
 STEM = Words(
     r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?"
@@ -210,3 +212,23 @@ def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:
             return None
         current = out
     return chain
+
+
+class Plan(NamedTuple):
+    """Modules of a block: bare parameters, others in the order in which they are tried, shortcuts, and the chain."""
+
+    bare: list[Node]
+    layers: list[Node]
+    shortcuts: list[Node]
+    chain: list[Node] | None
+
+
+def plan_of(node: Node, norm_first: bool | None) -> Plan:
+    """What names tell of the modules of a block.
+
+    Args:
+      norm_first: see `chain_of`.
+    """
+    children = zipped(node) or order(node)
+    bare = [c for c in children if all(leaf.kind == "parameter" for leaf in c.leaves())]
+    return Plan(bare, [c for c in children if c not in bare], shortcuts(node), chain_of(node, norm_first))

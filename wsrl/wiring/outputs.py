@@ -16,14 +16,13 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
         origin = entry
         while origin.source is not None:
             origin = origin.source
-        if tied and not entry.read and not origin.looked_up and entry.size in widths:
-            tie_values(entry.value, widths[entry.size])
-            entry.read = True
+        if not entry.read and not origin.looked_up and entry.size in widths:
+            tie_values(entry.value, widths[entry.size])  # where no head is known to share its weights, it still may
+            entry.read = tied
     if flow.cyclic:
         flow.warnings.append("which module reads the input is not certain")
         for entry in env.made:
-            if entry.env is env or (entry.env is not None and entry.env.parent is env):
-                fix(entry.value)
+            fix(entry.value)
     for block in flow.in_order:
         for entry in (*block.entries, *block.inputs):
             fix(entry.value)

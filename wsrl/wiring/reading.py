@@ -15,6 +15,8 @@ NARROWING = re.compile(
 MERGED = re.compile(r"reduction|down_?sample|merg|readout|head|classif|\bfc\b|norm|score|proj", re.I)
 SKIPPED = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc", re.I)
 
+PYRAMIDS = (5, 14, 21, 30, 50, 85)  # places of several maps together: 1 and 4, 1 and 4 and 9, 1 and 4 and 16, ...
+
 
 def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False) -> Value | None:
     """Returns the value that a layer reads: a whole one, half of a gated one, a flattened or a joined one."""
@@ -37,13 +39,20 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
         own = last in env.entries
         if width == 2 * size and own and NARROWING.fullmatch(node.name) and len(last.value) == 1:
             mixed = _mixed_parts(node, size)
-            half = Dim(size, fixed=bool(mixed))
+            alone = node.parent is None or not node.parent.path  # not in a block: which half gates is not known
+            half = Dim(size, fixed=bool(mixed) or alone)
             for part in mixed:
                 fix([dim for entry in env.everywhere(part) for dim in entry.value])
             flow.read(env, [last])
             tie(last.value[0], view(half, outer=2))
             return (half,)
         if node.kind == "linear" and last.spatial and size % width == 0 and size > width > 1:
+            unsure = _unsure_places(flow, env, last, size // width)
+            for entry in unsure:
+                flow.read(env, [entry])
+                fix(entry.value)
+            if unsure:
+                return (Dim(size, fixed=True),)
             flow.read(env, [last])
             taps = size // width
             if len(last.value) == 1:
@@ -57,6 +66,18 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             return joined
     entry = flow.pick(env, size, node, newest)
     return entry.value if entry else None
+
+
+def _unsure_places(flow: Flow, env: Env, last: Entry, places: int) -> list[Entry]:
+    """Maps that a dense layer may read side by side, rather than so many places of the newest ones."""
+    if places in PYRAMIDS:
+        return [last]
+    maps = [e for e in env.entries if e.spatial]
+    sums = {last.size}
+    for entry in [e for e in maps if e is not last][:12]:
+        sums |= {total + entry.size for total in sums}
+    joined = len(maps) > 2 and last.size * places in sums
+    return maps if not flow.ordered and (places < 4 or joined) else []
 
 
 def _mixed_parts(node: Node, size: int) -> list[int]:

@@ -22,6 +22,7 @@ def feed(flow: "Flow", env: Env) -> bool:
         if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
     ]
     sources = [(s, n) for s, n in wanted if s not in _made_before(flow, n) and s > 1 and not LATE.search(n.path[0])]
+    images.sort(key=lambda image: -image[0])  # what reads one channel may be depthwise
     first = wanted if not env.entries else []
     for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
         if size not in produced:
@@ -65,10 +66,13 @@ def _inputs_of(env: Env) -> Env:
 
 def _surely_first(flow: "Flow", node: Node) -> bool:
     """Whether names tell that a module of the root runs before the others."""
-    top = flow.root.children[node.path[0]]
-    while len(top.parent.children) == 1 and len(top.path) < len(node.path):  # type: ignore[union-attr]
-        top = top.children[node.path[len(top.path)]]
-    beside = [c for c in order(top.parent) if c.kind not in ("norm", "parameter")]  # type: ignore[arg-type]
-    return beside[0] is top and (
-        len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit())
-    )
+    top = flow.root
+    for name in node.path:
+        if name not in top.children:
+            break
+        beside = [c for c in order(top) if c.kind not in ("norm", "parameter")]
+        top = top.children[name]
+        known = len(beside) < 2 or rank(top) < rank(beside[1]) or bool(STEM.fullmatch(top.name) or top.name.isdigit())
+        if not beside or beside[0] is not top or not known:
+            return False
+    return True

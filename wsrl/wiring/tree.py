@@ -19,6 +19,8 @@ EMBEDDING = re.compile(
     r"embed|^wte$|^wpe$|^shared$|^tok|lookup|token_type|word_emb|pos_emb|position_enc|^emb$|^w$|vocab", re.IGNORECASE
 )
 
+TABLES = re.compile(r"emb(ed(ding)?)?s?(_l(ist)?|_tables?)?", re.IGNORECASE)  # lists of embeddings
+
 
 @dataclass(eq=False)
 class Node:
@@ -71,7 +73,10 @@ class Node:
         if len(self.weight) <= 1 or (vector and len(self.weight) > 2 and self._scales()):
             return "norm"
         if len(self.weight) == 2:
-            looked_up = EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
+            listed = self.name.isdigit() and self.parent is not None and TABLES.fullmatch(self.parent.name)
+            looked_up = (
+                listed or EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
+            )
             return "embedding" if looked_up and "bias" not in self.tensors else "linear"
         return "conv"
 
