@@ -11,8 +11,8 @@ from wsrl.checkpoint import Checkpoint, LazyTensor
 from wsrl.origins.precision import is_widened, main_type, precision, type_bits
 from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.same_units import same_units
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.copies import quantize
 
 
@@ -38,7 +38,9 @@ CONVERTED = {
     "maps flattened otherwise": lambda own: (
         own | {"dense": own["dense"].reshape(10, 4, 16).transpose(0, 2, 1).reshape(10, 64)}
     ),
-    "constants added": lambda own: own | {"epsilon": np.array([1e-5], np.float32), "positions": np.arange(7, dtype=np.float32)},
+    "constants added": lambda own: (
+        own | {"epsilon": np.array([1e-5], np.float32), "positions": np.arange(7, dtype=np.float32)}
+    ),
     "a vector dropped": lambda own: {n: t for n, t in own.items() if n != "out"},
 }
 OTHER = {
@@ -62,7 +64,7 @@ def test_other_numbers_and_other_orders_are(name):
 @given(st.sampled_from(["mlp", "cnn_gap", "resnet"]), st.integers(0, 50))
 def test_permuted_networks_have_the_same_units(family, seed):
     own, _ = draw_network(family, 0, seed)
-    moved = random_symmetry(own, infer_wiring(own), np.random.default_rng(seed), scale=False)
+    moved = random_symmetry(own, read_program(own).wiring, np.random.default_rng(seed), scale=False)
     a, b = (checkpoint({n: np.asarray(t) for n, t in c.tensors.items()}) for c in (own, moved))
     assert same_units(a, b) is True
     name = max((n for n in b.tensors if b.tensors[n].ndim > 1), key=lambda n: b.tensors[n].size)

@@ -13,8 +13,8 @@ import safetensors.numpy
 from experiments.tables.identity import as_pytorch, four_bits, permuted
 from wsrl.checkpoint import Checkpoint
 from wsrl.comparison.relation import Kind
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.copies import add_noise, prune, quantize
 from wsrl.zoo.load import StoredCheckpoints
 from wsrl.zoo.manifest import Record
@@ -57,7 +57,7 @@ def _renamed(tensors: Tensors) -> Tensors:
 
 
 def _reordered(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
-    return dict(random_symmetry(checkpoint, infer_wiring(checkpoint), rng, scale=False).tensors)  # pyright: ignore
+    return dict(random_symmetry(checkpoint, read_program(checkpoint).wiring, rng, scale=False).tensors)  # pyright: ignore
 
 
 def _stepped(size: float) -> Make:

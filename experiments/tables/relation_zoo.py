@@ -21,9 +21,9 @@ from experiments.tables import tiny_language_model as language
 from experiments.tables.identity import as_pytorch, four_bits
 from wsrl.checkpoint import Checkpoint
 from wsrl.comparison.relation import Kind
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.synthetic import dead_leaves, teacher_labels
-from wsrl.wiring.infer import infer_wiring as infer_program
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.permute import permuted
 from wsrl.zoo.bank import EVALUATION_BATCH
@@ -167,7 +167,7 @@ def descendants(architecture: str, roots: Sequence[Member], seed: int) -> Iterat
 def symmetric(checkpoint: Checkpoint, rng: np.random.Generator, scale: bool = True) -> Checkpoint:
     """Permutes and, unless they may not be, rescales the units of a network at random."""
     if "config" not in checkpoint.metadata:
-        return random_symmetry(checkpoint, infer_program(checkpoint), rng, scale=scale, max_scale=8.0)
+        return random_symmetry(checkpoint, read_program(checkpoint).wiring, rng, scale=scale, max_scale=8.0)
     tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
     return replace(checkpoint, tensors=permuted(tensors, infer_wiring(checkpoint), int(rng.integers(2**31))))
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 EXPECTED, NOT_EXPECTED, TROUBLE = 0, 1, 2  # as `diff` tells
 
+EXAMPLES = ("wsrl compare a.safetensors b.gguf", "wsrl compare a.safetensors b.onnx --expect same --json")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

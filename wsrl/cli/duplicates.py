@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 KINDS = ("same-file", "same-weights", "same-symmetry", "same-precision")  # as `wsrl.comparison.relation.Kind` has them
 INCLUDED = KINDS[:3]  # the quantized copy of a model is no substitute for it
 
+EXAMPLES = (
+    "wsrl duplicates --index zoo.index",
+    "wsrl duplicates --index zoo.index --emit sh > plan.sh",
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

@@ -7,6 +7,8 @@ from wsrl.cli.names import add_sources, given
 from wsrl.cli.problems import report
 from wsrl.text import printable
 
+EXAMPLES = ("wsrl fingerprint a.safetensors b.onnx", "wsrl fingerprint checkpoints --json")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

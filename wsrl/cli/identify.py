@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # candidates
 
+EXAMPLES = ("wsrl identify model.safetensors", "wsrl identify adapter --index zoo.index")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
+EXAMPLES = ("wsrl lineage --index zoo.index", "wsrl lineage model.safetensors --index zoo.index")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""

@@ -6,6 +6,7 @@ Here a group that is not proven does no harm: all that is concluded from it is t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import permutations
 from math import prod
@@ -16,17 +17,15 @@ from jaxtyping import Float32, Int
 from wsrl.canonical.norms import find_folds
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
-from wsrl.wiring.groups import claim
-from wsrl.wiring.infer import infer_wiring as infer_program
+from wsrl.program.read import read_program
 from wsrl.wiring.infer_wiring import infer_wiring
-from wsrl.wiring.layers import View
+from wsrl.wiring.wiring import Wiring
 
 BLOCKS = 16  # stretches of neighboring units that a sample is made of
 BLOCK = 2**23  # entries read at a time
 MOST_AXES = 4  # longer than 1 of a tensor whose axes are tried in other places
-FAMILY_SIZE = 2**24  # entries up to which a network is tried as one of the known families
+RUNNABLE_SIZE = 2**24  # entries up to which it is tried whether a network can be run
 ROLES = {"gain": "gain", "shift": "bias", "mean": "mean", "variance": "variance"}
-READ, WRITTEN = ("in", "heads_in", "dim_in"), ("out", "heads", "dim", "part")
 
 
 @dataclass(frozen=True)
@@ -181,8 +180,7 @@ def cut(checkpoint: Checkpoint) -> tuple[Piece, ...]:
     Raises:
       CheckpointError: the wiring cannot be inferred at all.
     """
-    size = sum(tensor.size for tensor in checkpoint.tensors.values())
-    layout = (_of_family(checkpoint) if size <= FAMILY_SIZE else None) or _of_wiring(checkpoint)
+    layout = _layout(_wiring(checkpoint))
     tensors = _in_order(checkpoint, layout)
     return tuple(_piece(name, tensors, layout) for name in tensors)
 
@@ -201,47 +199,15 @@ class _Layout:
     gains: Mapping[str, str]
 
 
-def _of_family(checkpoint: Checkpoint) -> _Layout | None:
-    """The layout of a network of a known family; None if it is of none."""
-    try:
-        wiring = infer_program(checkpoint)
-    except CheckpointError:
-        return None
-    claimed = claim(wiring, checkpoint)
-    sides: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    roles: dict[str, str] = {}
-    gains: dict[str, str] = {}
-    for layer in wiring.layers:
-        norm = layer.norm
-        views = [(None, link.weight) for link in layer.links] + [("bias", view) for view in layer.biases]
-        if norm:
-            views += [("gain", norm.gain), ("bias", norm.bias), ("mean", norm.mean), ("variance", norm.variance)]
-        for role, view in views:
-            if view is not None:
-                sides.setdefault(view.tensor, _sides(view))
-                if role:
-                    roles[view.tensor] = role
-        if norm and norm.gain and norm.variance:
-            gains |= {link.weight.tensor: norm.gain.tensor for link in layer.links if link.weight}
-    axes = {
-        name: [None if axis is None else [_segment(**s) for s in axis] for axis in own["axes"]]
-        for name, own in claimed["tensors"].items()
-    }
-    fixed = frozenset(name for name, group in claimed["groups"].items() if not group["permutable"])
-    return _Layout(sides, axes, fixed, roles, gains)
+def _wiring(checkpoint: Checkpoint) -> Wiring:
+    """The wiring of the network, with the groups that its program shows where it can be run."""
+    if sum(tensor.size for tensor in checkpoint.tensors.values()) <= RUNNABLE_SIZE:
+        with suppress(CheckpointError):
+            return read_program(checkpoint).wiring
+    return infer_wiring(checkpoint)
 
 
-def _sides(view: View) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    written = tuple(i for i, names in enumerate(view.axes) if set(names) & set(WRITTEN))
-    return written, tuple(i for i, names in enumerate(view.axes) if set(names) & set(READ) and i not in written)
-
-
-def _segment(group: str, outer: int, size: int, inner: int, **_: object) -> tuple[str, int, int, int]:
-    return group, outer, size, inner
-
-
-def _of_wiring(checkpoint: Checkpoint) -> _Layout:
-    wiring = infer_wiring(checkpoint)
+def _layout(wiring: Wiring) -> _Layout:
     sides: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     roles: dict[str, str] = {}
     for operation in wiring.operations:

@@ -17,8 +17,8 @@ from wsrl.origins.keeper import Copy, rank, why_first
 from wsrl.origins.proof import Compare, prove
 from wsrl.origins.rounding import largest_errors
 from wsrl.origins.weight_files import bytes_digest, weight_files
+from wsrl.search.file_identity import HUB, file_stat, located
 from wsrl.search.index import Index
-from wsrl.search.sources import HUB, file_stat, located
 from wsrl.search.store import Store
 
 KINDS = (Kind.SAME_FILE, Kind.SAME_WEIGHTS, Kind.SAME_SYMMETRY, Kind.SAME_PRECISION)

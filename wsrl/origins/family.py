@@ -23,7 +23,7 @@ def family_digest(matrices: Mapping[str, Matrix], wiring: Wiring) -> str:
       matrices: see `wsrl.signature.matrices.matrices`. Vectors do not count, unless there is nothing else.
       wiring: of the same checkpoint.
     """
-    shapes = {name: tuple(sorted(n for n in matrix.tensor.shape if n > 1)) for name, matrix in matrices.items()}
+    shapes = {name: tuple(sorted(n for n in matrix.shape if n > 1)) for name, matrix in matrices.items()}
     counted = {name: shape for name, shape in shapes.items() if len(shape) > 1} or shapes
     first = _digest("x".join(map(str, shape)) for shape in counted.values())
     return f"{first}-{_digest(_colors(counted, wiring))}"

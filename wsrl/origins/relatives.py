@@ -13,9 +13,9 @@ from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.errors import InputError
 from wsrl.origins.proof import Compare
 from wsrl.readers import open_checkpoint
+from wsrl.search.file_identity import located, printable_id
 from wsrl.search.index import Index
 from wsrl.search.nearest import NearestNeighbors
-from wsrl.search.sources import located, printable_id
 from wsrl.search.store import Store
 
 NEAREST = 8  # models that each is compared with
