@@ -42,8 +42,8 @@ class Signature:
 
     Attributes:
       vector: of length 1.
-      tensors: of each matrix (of each vector, in a network that has no matrix): logarithms of its entries and its two
-        longest axes, then the numbers of its `Descriptor`.
+      tensors: of each matrix that is described (see `matrices`; of each vector, in a network that has no matrix):
+        logarithms of its entries and its two longest axes, then the numbers of its `Descriptor`.
       digest: see `wsrl.signature.digest.weights_digest`.
     """
 

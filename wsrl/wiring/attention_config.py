@@ -11,11 +11,12 @@ RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these tu
 )
 ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc", re.I)
 LIKE = {"vision": "image|visual", "text": "language"}
-CLASSIC = (  # networks of which no variant turns queries and keys: BERT and ViT, XLM, GPT and GPT-2
+CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, GPT, GPT-2, the first ViT, VOLO
     (r"embeddings\.position_embeddings", r"attention\.(self|attention)\.(query|qkv)\."),
     (r"(^|\.)position_embeddings\.", r"\.q_lin\."),
     (r"(^|\.)(wpe|positions_embed)\.", r"\.(c_attn|q_proj)\."),
     (r"^pos_embed$", r"^blocks\.\d+\.attn\.qkv\."),
+    (r"^pos_embed$", r"^network\.\d+\.\d+\.attn\.attn\."),  # outlook attention (Yuan et al., VOLO, 2021)
 )
 NORM_GAIN = re.compile(r"(norm|ln)\w*\.(weight|scale)$", re.I)
 NORM_SHIFT = re.compile(r"(norm|ln)\w*\.(bias|beta)$", re.I)
