@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wsrl.canonical.norms import norm_as_affine
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.program.layers import Layer, Link
 from wsrl.program.program import Program
 
@@ -44,9 +44,15 @@ def canonical_network(checkpoint: Checkpoint, program: Program) -> Network:
     """As `read_network`, of the checkpoint in canonical form: scales and signs of units are fixed.
 
     Raises:
-      CheckpointError: a tensor holds NaN or Inf, or its canonical form does.
+      CheckpointError: a tensor, or its canonical form, holds what is not finite in float32.
     """
-    return read_network(program.canonicalizer(checkpoint), program)
+    with np.errstate(over="ignore", invalid="ignore"):
+        network = read_network(program.canonicalizer(checkpoint), program)
+        arrays = [a for layer in network.layers for a in (*layer.weights, layer.bias, layer.gain) if a is not None]
+        if all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
+            return network
+    reason = "its weights are too large for their norms to be folded in float32"
+    raise CheckpointError(checkpoint.path, reason, "retrain the model or leave it out")
 
 
 def _weighted(layer: Layer, checkpoint: Checkpoint) -> WeightedLayer:
