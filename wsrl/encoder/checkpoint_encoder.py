@@ -184,15 +184,11 @@ def _with_function(row: Embedded, found: "FunctionVector | CheckpointError") -> 
 
 
 def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signature) -> Embedded:
-    config = checkpoint.metadata.get("config")
-    model_type = config.get("model_type") if isinstance(config, Mapping) else None
-    reading, unread = checkpoint.metadata.get("warnings", ()), checkpoint.metadata.get("unread")
-    reading = reading if isinstance(reading, tuple) else ()
     return Embedded(
         id=source,
         content_digest="" if source.startswith("hf://") else content_digest(source),
         weights_digest=signature.digest,
-        architecture=str(model_type or ""),
+        architecture=str(checkpoint.config.get("model_type") or ""),
         parameters=wiring.parameters,
         weights=signature.vector,
         function=None,
@@ -200,6 +196,6 @@ def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signatu
         accuracy=None,
         assumed=(),
         tensors=signature.tensors,
-        warnings=(*reading, *wiring.warnings),
-        unread=sum(unread.values()) if isinstance(unread, Mapping) else 0,
+        warnings=(*checkpoint.warnings, *wiring.warnings),
+        unread=sum(checkpoint.unread.values()),
     )

@@ -1,7 +1,7 @@
 """Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
@@ -45,15 +45,13 @@ def infer_wiring(checkpoint: Checkpoint) -> Wiring:
 
 def _infer(checkpoint: Checkpoint) -> Wiring:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
-    graph = checkpoint.metadata.get("graph")
-    if isinstance(graph, Mapping):
-        shown = GraphFlow(graph, shapes, RULES)
+    if checkpoint.graph is not None:
+        shown = GraphFlow(checkpoint.graph, shapes, RULES)
         shown.run()
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
-    config = checkpoint.metadata.get("config")
-    config = config if isinstance(config, dict) else {}
+    config = checkpoint.config
     attention = Attention(config, adapters.base)
     blocks = (
         run_dense_stages,
@@ -77,7 +75,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
             fix(value)
     finish(flow, env, tied_head(config, adapters.base))
     operations = in_usual_form(adapters.operations(flow.operations()), shapes)
-    operations = in_configured_order(operations, checkpoint.metadata.get("keras_config"))
+    operations = in_configured_order(operations, checkpoint.keras_config)
     operations = with_facts(operations, checkpoint.metadata)
     wiring = _to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products))
     return with_scales(wiring, scales_of_chain(wiring, checkpoint.metadata.get("activation")))
