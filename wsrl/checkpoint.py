@@ -121,17 +121,12 @@ class Checkpoint:
     @property
     def format(self) -> str:
         """Name of the file's format."""
-        return self._told("format", str, "unknown")
+        return self._told("format", str, "unknown format")
 
     @property
     def config(self) -> dict[str, object]:
         """The `config.json` of a folder as the Hugging Face hub lays it out; empty if there is none."""
         return self._told("config", dict, {})
-
-    @property
-    def graph(self) -> dict[str, Any] | None:
-        """`nodes`, `inputs`, `outputs`, `values` and `constants` of ONNX and TFLite files."""
-        return self._told("graph", dict, {}) or None
 
     @property
     def keras_config(self) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Infers which axis of which tensor holds which group of neurons, from names and shapes and `config.json`."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
@@ -45,13 +45,15 @@ def infer_wiring(checkpoint: Checkpoint) -> Wiring:
 
 def _infer(checkpoint: Checkpoint) -> Wiring:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
-    if checkpoint.graph is not None:
-        shown = GraphFlow(checkpoint.graph, shapes, RULES)
+    graph = checkpoint.metadata.get("graph")
+    if isinstance(graph, Mapping):
+        shown = GraphFlow(graph, shapes, RULES)
         shown.run()
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
-    config = checkpoint.config
+    config = checkpoint.metadata.get("config")
+    config = config if isinstance(config, dict) else {}
     attention = Attention(config, adapters.base)
     blocks = (
         run_dense_stages,
