@@ -61,6 +61,15 @@ def test_the_two_matrices_of_a_cell_are_one_operation():
     assert found["Dense_0"][1] == ["SimpleCell_1"]
 
 
+@pytest.mark.parametrize("units", [2, 4, 8])
+def test_the_first_convolution_reads_gray_images_however_few_its_units(units):
+    found = operations(
+        of_shapes(conv1__weight=(units, 1, 3, 3), conv2__weight=(6, units, 3, 3), fc__weight=(5, 6 * 49))
+    )
+    assert found["conv1"][0].reads == (("conv1.weight", 1),) and "groups" not in found["conv1"][0].facts
+    assert found["conv2"][1] == ["conv1"]
+
+
 def test_a_list_tells_how_many_modules_have_no_tensors():
     sizes = {"0__weight": (8, 1, 3, 3), "1__weight": (8,), "1__running_mean": (8,), "1__running_var": (8,)}
     found = operations(of_shapes(**sizes, **{"4__weight": (16, 8, 3, 3), "8__weight": (10, 784)}))

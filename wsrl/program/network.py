@@ -47,8 +47,13 @@ def canonical_network(checkpoint: Checkpoint, program: Program) -> Network:
       CheckpointError: a tensor, or its canonical form, holds what is not finite in float32.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        network = read_network(program.canonicalizer(checkpoint), program)
-        arrays = [a for layer in network.layers for a in (*layer.weights, layer.bias, layer.gain) if a is not None]
+        try:
+            network = read_network(program.canonicalizer(checkpoint), program)
+        except CheckpointError:
+            network = read_network(checkpoint, program)  # raises what concerns the file rather than its scales
+            arrays = [np.array([np.inf])]
+        else:
+            arrays = [a for layer in network.layers for a in (*layer.weights, layer.bias, layer.gain) if a is not None]
         if all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
             return network
     reason = "its weights are too large for their norms to be folded in float32"
