@@ -5,6 +5,7 @@ from math import sqrt
 
 import numpy as np
 
+ZERO, INFINITY = np.float32(0), np.float32(np.inf)
 LEAKY_SLOPE = np.float32(0.01)
 GELU = (sqrt(2 / np.pi), 0.044715)  # of its tanh approximation
 
@@ -30,7 +31,8 @@ def _silu_slope(x: np.ndarray) -> np.ndarray:
 # value, written to `out`, and derivative
 FUNCTIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[[np.ndarray], np.ndarray]]] = {
     "identity": (np.positive, np.ones_like),
-    "relu": (lambda x, out: np.maximum(x, np.float32(0), out=out), lambda x: (x > 0).astype(x.dtype)),
+    # NumPy clips between two bounds in vector instructions, but not above one, nor in `maximum` of array and number
+    "relu": (lambda x, out: np.clip(x, ZERO, INFINITY, out=out), lambda x: (x > 0).astype(x.dtype)),
     "tanh": (np.tanh, lambda x: 1 - np.square(np.tanh(x))),
     "gelu": (lambda x, out: np.multiply(0.5 * x, 1 + _gelu_tanh(x), out=out), _gelu_slope),
     "silu": (lambda x, out: np.multiply(x, _sigmoid(x), out=out), _silu_slope),

@@ -9,23 +9,22 @@ from jaxtyping import Float32
 from wsrl.encoder.dense_windows import State
 
 
-def by_head(state: State, heads: int) -> Float32[np.ndarray, "_heads _probes _positions _dim"]:
+def by_head(state: State, heads: int) -> Float32[np.ndarray, "_heads _columns _positions _dim"]:
     """Cuts the units of a state into heads, and puts its positions in a row."""
-    height, probes, width, units = state.shape
-    split = state.reshape(height, probes, width, heads, units // heads)
-    return split.transpose(3, 1, 0, 2, 4).reshape(heads, probes, height * width, -1)
+    height, width, units, columns = state.shape
+    split = state.reshape(height * width, heads, units // heads, columns)
+    return np.ascontiguousarray(split.transpose(1, 3, 0, 2))
 
 
-def by_unit(by_head: Float32[np.ndarray, "_heads _probes _positions _dim"], grid: tuple[int, int]) -> State:
+def by_unit(by_head: Float32[np.ndarray, "_heads _columns _positions _dim"], grid: tuple[int, int]) -> State:
     """The inverse of `by_head`."""
-    heads, probes, _, dim = by_head.shape
-    split = by_head.reshape(heads, probes, *grid, dim)
-    return split.transpose(2, 1, 3, 0, 4).reshape(grid[0], probes, grid[1], heads * dim)
+    heads, columns, _, dim = by_head.shape
+    return np.ascontiguousarray(by_head.transpose(2, 0, 3, 1)).reshape(*grid, heads * dim, columns)
 
 
 def attention_weights(
     query: np.ndarray, key: np.ndarray
-) -> Float32[np.ndarray, "_heads _probes _positions _positions"]:
+) -> Float32[np.ndarray, "_heads _columns _positions _positions"]:
     """How much each position attends to each other one."""
     scores = query @ key.swapaxes(-1, -2) / np.float32(sqrt(query.shape[-1]))
     weights = np.exp(scores - scores.max(-1, keepdims=True))
@@ -34,7 +33,7 @@ def attention_weights(
 
 def pull_attention(
     query: np.ndarray, key: np.ndarray, value: np.ndarray, cotangent: np.ndarray
-) -> Iterator[Float32[np.ndarray, "_classes _heads _probes _positions _dim"]]:
+) -> Iterator[Float32[np.ndarray, "_classes _heads _columns _positions _dim"]]:
     """Cotangents of query, key and value, in this order; all by heads."""
     weights = attention_weights(query, key)
     slope = cotangent @ value.swapaxes(-1, -2)
