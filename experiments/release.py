@@ -21,7 +21,8 @@ from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.encoder.dataset_encoder import load_dataset_encoder, save_dataset_encoder
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import PRETRAINED, encoder_hash, save_encoder
+from wsrl.encoder.export import encoder_hash, save_encoder
+from wsrl.encoder.files import PRETRAINED
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.recommendation.start_score import load_start_score, save_start_score

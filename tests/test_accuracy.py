@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsrl.encoder.accuracy import BLURS, LARGEST, LEVELS, SIGNS, AccuracyHead, accuracy_signs
+from wsrl.encoder.accuracy import BLURS, LARGEST, LEVELS, SIGNS, accuracy_signs, predicted_accuracy
 
 NETWORKS, CLASSES, PROBES, SIDE = 3, 4, 12, 6
 INPUTS = np.random.default_rng(0).normal(size=(PROBES, SIDE, SIDE, 1)).astype(np.float32)
@@ -87,9 +87,8 @@ def test_whatever_a_network_answers_its_signs_are_numbers(value, classes):
 
 
 def test_an_odd_network_is_told_no_odder_accuracy_than_the_fit_knows():
-    head = AccuracyHead()
     features = jnp.array([[0.5], [1e9]])
     params = {"mean": jnp.zeros(1), "deviation": jnp.ones(1), "kernel": jnp.full(1, 0.1), "bias": jnp.array(0.2)}
-    np.testing.assert_allclose(head.apply({"params": params}, features), [0.25, 0.2 + 0.1 * LARGEST], rtol=1e-6)
+    np.testing.assert_allclose(predicted_accuracy(params, features), [0.25, 0.2 + 0.1 * LARGEST], rtol=1e-6)
     params["kernel"] *= -10
-    assert np.asarray(head.apply({"params": params}, features))[1] == 0
+    assert np.asarray(predicted_accuracy(params, features))[1] == 0

@@ -121,12 +121,14 @@ def test_hints_outrank_what_the_file_says(trained):
     np.testing.assert_array_equal(plain[0].weights, hinted[0].weights)
 
 
-def test_without_functions_jax_is_not_imported(trained):
+def test_on_cpus_jax_is_not_imported(trained):
     _, paths, _ = trained
     code = (
-        "import sys; from wsrl.encoder.checkpoint_encoder import load_encoder;"
-        f"list(load_encoder().embed([{paths[0]!r}], function=False));"
-        "sys.exit('jax' in sys.modules)"
+        "import sys; from wsrl.encoder import accelerator; accelerator.find_spec = lambda name: None;"
+        "accelerator.entry_points = lambda group: ();"
+        "from wsrl.encoder.checkpoint_encoder import load_encoder;"
+        f"(row,) = load_encoder().embed([{paths[0]!r}]);"
+        "sys.exit(row.function is None or 'jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
@@ -172,15 +174,15 @@ def test_weights_that_are_not_read_are_counted_and_named(trained, tmp_path, caps
 def test_a_network_that_cannot_be_run_for_an_unknown_reason_hinders_no_other(trained, monkeypatch):
     encoder, paths, expected = trained
     run = encoder._load()
-    embedder = run._embedder
+    embed = run._embed
 
-    def fail(params, buckets, progress):
-        if sum(len(bucket.members) for bucket in buckets) > 1:
+    def fail(networks):
+        if len(networks) > 1:
             raise IndexError("too many")
-        return embedder(params, buckets, progress)
+        return embed(networks)
 
-    monkeypatch.setattr(run, "_embedder", fail)
+    monkeypatch.setattr(run, "_embed", fail)
     np.testing.assert_allclose([row.function for row in rows(encoder, paths)], expected.embedding, atol=1e-5)
-    monkeypatch.setattr(run, "_embedder", lambda *_: 1 / 0)
+    monkeypatch.setattr(run, "_embed", lambda _: 1 / 0)
     found = rows(encoder, paths)
     assert all(row.function is None and "ZeroDivisionError" in row.no_function for row in found)

@@ -16,7 +16,8 @@ from wsrl.encoder.dataset_encoder import (
     pad_examples,
     save_dataset_encoder,
 )
-from wsrl.encoder.encoder import ResponseEncoder, Swept, fit_inputs
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Swept, fit_inputs
 from wsrl.errors import InputError
 from wsrl.training.fit import init_params
 from wsrl.training.fit_dataset import DataSets, fit_dataset_encoder, query_map

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Swept
 from wsrl.training import discriminant_analysis
 from wsrl.training.discriminant_analysis import fit_readout, product_metric, response_basis, task_means
 from wsrl.training.fit import init_params

@@ -7,8 +7,10 @@ from networks import CASES, draw_network
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.embed import Embedder, NetworkMap, SweptNetworks
-from wsrl.encoder.encoder import ResponseEncoder, fit_inputs
-from wsrl.encoder.export import encoder_hash, load_encoder, parameter_shapes, save_encoder
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.export import encoder_hash, load_encoder, save_encoder
+from wsrl.encoder.files import parameter_shapes
+from wsrl.encoder.swept import fit_inputs
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.program.read import read_program

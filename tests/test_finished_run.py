@@ -9,8 +9,9 @@ from small_zoo import write_zoo
 
 from configs import tiny
 from experiments.tables.finished_run import load_run
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import save_encoder
+from wsrl.encoder.swept import Swept
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.training.fit import init_params

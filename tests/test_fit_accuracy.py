@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Swept
 from wsrl.training.fit import init_params
 from wsrl.training.fit_accuracy import fit_accuracy
 from wsrl.training.sampling import Examples

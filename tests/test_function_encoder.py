@@ -6,12 +6,14 @@ import safetensors.numpy
 from networks import draw_network
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.encoder import function_encoder
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import save_encoder
 from wsrl.encoder.function_encoder import FunctionEncoder
 from wsrl.graph.collection import checkpoint_graph, make_buckets
+from wsrl.program.read import read_programs
 from wsrl.training.fit import init_params
 from wsrl.zoo.manifest import Record, append_records, read_manifest, record_hints
 
@@ -54,12 +56,12 @@ def test_encoder_says_what_it_assumed_and_why_a_network_has_no_vector(trained):
     known = draw_network("mlp", 0)[0]
     bare = Checkpoint("bare.pt", {"0.weight": np.eye(9, 784, dtype=np.float32), "2.weight": np.eye(9)}, {})
     encoder = FunctionEncoder(folder / "encoder")
-    first, second, third = encoder(
-        [(known, None), (Checkpoint("none.pt", {}, {}), None), (bare, {"activation": "tanh"})]
-    )
+    one = Checkpoint("one.pt", {"0.weight": np.ones((1, 784), np.float32)}, {})
+    asked = ((known, None), (one, None), (bare, {"activation": "tanh"}))
+    first, second, third = encoder([(checkpoint, read_programs(checkpoint, hints)) for checkpoint, hints in asked])
     np.testing.assert_allclose(first.vector, expected[0], atol=1e-5)
     assert first.assumed == () and first.kind == "dense" and 0 <= first.accuracy <= 1
-    assert isinstance(second, CheckpointError)
+    assert isinstance(second, CheckpointError) and "one output" in str(second)
     assert third.assumed == () and third.program.input_shape == (28, 28, 1)
 
 
@@ -70,7 +72,7 @@ def test_an_open_activation_gives_the_mean_of_the_vectors_that_it_may_mean(train
     }
     bare = Checkpoint("bare.pt", {name: w.astype(np.float32) for name, w in weights.items()}, {})
     names = ("relu", "tanh", "gelu")
-    (found, *each) = encoder([(bare, None), *((bare, {"activation": name}) for name in names)])
+    (found, *each) = encoder([(bare, read_programs(bare, {"activation": name})) for name in (None, *names)])
     (assumed,) = found.assumed
     counts = [1 + (assumed == f"activation: {name}") for name in names]
     assert sorted(counts) == [1, 1, 2]
@@ -78,7 +80,12 @@ def test_an_open_activation_gives_the_mean_of_the_vectors_that_it_may_mean(train
     np.testing.assert_allclose(found.vector, mean / np.linalg.norm(mean), atol=1e-5)
 
 
-def test_networks_with_one_output_are_told_of(trained):
-    encoder = FunctionEncoder(trained[0] / "encoder")
-    (found,) = encoder([(Checkpoint("one.pt", {"0.weight": np.ones((1, 784), np.float32)}, {}), None)])
-    assert isinstance(found, CheckpointError) and "one output" in str(found)
+def test_where_jax_has_an_accelerator_it_gives_the_same_vectors(trained, monkeypatch):
+    checkpoints = [draw_network(family, 0)[0] for family in ("mlp", "cnn_gap")]
+    asked = [(checkpoint, read_programs(checkpoint)) for checkpoint in checkpoints]
+    in_numpy = list(FunctionEncoder(trained[0] / "encoder")(asked))
+    monkeypatch.setattr(function_encoder, "has_accelerator", lambda: True)
+    for one, other in zip(in_numpy, FunctionEncoder(trained[0] / "encoder")(asked), strict=True):
+        assert not isinstance(one, CheckpointError) and not isinstance(other, CheckpointError)
+        np.testing.assert_allclose(one.vector, other.vector, atol=1e-5)
+        assert abs(one.accuracy - other.accuracy) < 1e-4 and one.kind == other.kind

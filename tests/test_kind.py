@@ -1,10 +1,11 @@
 import pytest
 from networks import draw_model
 
+from wsrl.encoder.dense_network import dense_network
+from wsrl.encoder.kind import network_kind
 from wsrl.graph.collection import checkpoint_graph
-from wsrl.graph.kind import network_kind, why_not_embeddable
+from wsrl.program.read import read_program
 from wsrl.zoo.families import WIDE
-from wsrl.zoo.models import MLP
 
 KINDS = {
     "mlp": "dense",
@@ -21,10 +22,6 @@ KINDS = {
 def test_networks_of_a_family_are_of_one_kind_and_families_of_several(family):
     variants = WIDE[family].variants
     for model in (variants[0], variants[-1]):
-        assert network_kind(checkpoint_graph(draw_model(model, 0, 16)[0], 16)) == KINDS[family]
-
-
-def test_networks_with_one_output_are_not_told_apart():
-    one, two = (checkpoint_graph(draw_model(MLP("tanh", num_classes=n, widths=(8,)))[0], 16) for n in (1, 2))
-    assert str(why_not_embeddable(one)).startswith("one output")
-    assert why_not_embeddable(two) is None
+        checkpoint = draw_model(model, 0, 16)[0]
+        assert network_kind(read_program(checkpoint).layers) == KINDS[family]
+        assert network_kind(dense_network(checkpoint_graph(checkpoint, 16))) == KINDS[family]

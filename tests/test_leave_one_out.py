@@ -14,7 +14,8 @@ from experiments.job.records import indices_by_split, make_examples
 from experiments.tables import leave_one_out
 from experiments.tables.finished_run import FinishedRun
 from experiments.tables.leave_one_out import components, dataset_folds, family_folds, main, usable
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Swept
 from wsrl.training.fit import init_params
 
 DATASETS = {"a": "train", "a+b": "train", "teacher/0/c": "train", "d": "validation", "e": "test"}

@@ -11,7 +11,8 @@ from test_readme import check_main_job
 from experiments.release import LARGEST, MADE_BY
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.export import PRETRAINED, encoder_hash, load_encoder
+from wsrl.encoder.export import encoder_hash, load_encoder
+from wsrl.encoder.files import PRETRAINED
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.program.read import read_program
 from wsrl.recommendation.start_score import FILE, load_start_score

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsrl.encoder.embed import SweptNetworks
-from wsrl.encoder.encoder import Swept
+from wsrl.encoder.swept import Swept
 from wsrl.training.sampling import Examples, Sampler, draw_class_map
 
 

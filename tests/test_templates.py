@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from networks import MAIN, SIZE, draw_network
 
-from wsrl.encoder.templates import blurred, class_gradients, fit_gradients
+from wsrl.encoder.sweep import class_gradients
+from wsrl.encoder.templates import blurred, fit_gradients
 from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.plans import make_plan, profile

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
@@ -15,6 +14,8 @@ def namespace(array: Any) -> Any:
 def softmax(values: Float[Any, "..."], axis: int) -> Float[Any, "..."]:
     """Exponentials that add up to 1 along an axis."""
     if namespace(values) is not np:
+        import jax  # which whoever has such values has imported
+
         return jax.nn.softmax(values, axis=axis)
     powers = np.exp(values - values.max(axis, keepdims=True))
     return powers / powers.sum(axis, keepdims=True)

@@ -38,8 +38,9 @@ from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import load_image_set
 from wsrl.encoder.embed import Embedder, SweptNetworks
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.sweep import forward_sweep, output_logits
+from wsrl.encoder.swept import Swept
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import make_buckets
 from wsrl.graph.neurons import neuron_graph

@@ -25,8 +25,8 @@ from experiments.tables.finished_run import FinishedRun, load_run
 from experiments.tables.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Swept
 from wsrl.encoder.readout import entropies
+from wsrl.encoder.swept import Swept
 from wsrl.evaluation.hubness import hubness
 from wsrl.evaluation.relevance import labels
 from wsrl.evaluation.retrieval import retrieval_scores

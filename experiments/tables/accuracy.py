@@ -39,7 +39,7 @@ from experiments.job.trainable import load_trainable
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.baselines import statistics_features
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Encoding
+from wsrl.encoder.swept import Encoding
 from wsrl.errors import InputError
 from wsrl.evaluation.accuracy import accuracy_tau
 from wsrl.report.table_figures import bar_figure

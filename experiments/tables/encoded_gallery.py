@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 
 from wsrl.annotations import Graph
 from wsrl.data import ImageSet
+from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
+from wsrl.encoder.kind import network_kind
 from wsrl.graph.collection import make_buckets
-from wsrl.graph.kind import network_kind
 from wsrl.recommendation.data_query import data_query
 from wsrl.recommendation.probes import Query, probe_query, train_probes
 from wsrl.search.query_expansion import QueryExpansion
@@ -26,7 +27,7 @@ class Encoded:
 
     Attributes:
       directory: of the encoder and its data-set encoder.
-      kinds: see `wsrl.graph.kind.network_kind`.
+      kinds: see `wsrl.encoder.kind.network_kind`.
       seconds: that embedding the gallery took, compilation included.
     """
 
@@ -65,7 +66,7 @@ def encode_gallery(directories: Sequence[Path], graphs: Sequence[Graph]) -> list
     Raises:
       InputError: an encoder cannot be read.
     """
-    encoded, buckets, kinds = [], make_buckets(graphs), [network_kind(graph) for graph in graphs]
+    encoded, buckets, kinds = [], make_buckets(graphs), [network_kind(dense_network(graph)) for graph in graphs]
     for number, directory in enumerate(directories):
         encoder, params = load_encoder(directory)
         embedder = encoded[0].embedder if encoded else Embedder(encoder)

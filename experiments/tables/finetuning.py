@@ -55,7 +55,7 @@ from experiments.tables.starting_points import (
     task_examples,
 )
 from wsrl.annotations import Config
-from wsrl.encoder.export import encoder_directory
+from wsrl.encoder.files import encoder_directory
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.files import write_atomically

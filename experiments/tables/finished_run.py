@@ -10,8 +10,9 @@ import numpy as np
 from experiments.job.records import indices_by_split, make_examples, read_records
 from experiments.job.workdir import encoder_directories, read_config, zoo_directory
 from wsrl.annotations import Config
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import load_encoder
+from wsrl.encoder.swept import Swept
 from wsrl.errors import InputError
 from wsrl.training.response_cache import load_kept
 from wsrl.training.sampling import Examples

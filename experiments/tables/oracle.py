@@ -20,8 +20,8 @@ from experiments.command import finish
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.data import normalize
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Swept
 from wsrl.encoder.readout import class_responses, second_order
+from wsrl.encoder.swept import Swept
 from wsrl.errors import InputError
 from wsrl.evaluation.around import neighborhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap

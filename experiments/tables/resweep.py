@@ -13,8 +13,9 @@ from jaxtyping import Array, Float
 from experiments.tables.finished_run import FinishedRun
 from wsrl.annotations import Graph
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.sweep import States, input_rows, update_level
+from wsrl.encoder.swept import Swept
 from wsrl.errors import InputError
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import Bucket

@@ -4,9 +4,9 @@ The signs tell how sure a network is, how linear, how smooth and spread its temp
 which tells the data set, and carries over to other data sets less.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 from jaxtyping import Float
 
@@ -23,24 +23,21 @@ LARGEST = 4.0  # of a feature, in deviations; what lies further out is like no n
 LARGEST_MARGIN = 10.0  # that of a network with one class
 
 
-class AccuracyHead(nn.Module):
-    """A linear function of standardized features, from 0 to 1. `wsrl.training.fit_accuracy` finds its parameters."""
+def predicted_accuracy(params: Mapping[str, Any], features: Float[Any, "networks features"]) -> Float[Any, "networks"]:
+    """A linear function of standardized features, from 0 to 1.
 
-    @nn.compact
-    def __call__(self, features: Float[Any, "networks features"]) -> Float[Any, " networks"]:
-        """Returns predicted accuracies."""
-        size = features.shape[1:]
-        mean = self.param("mean", nn.initializers.zeros, size)
-        deviation = self.param("deviation", nn.initializers.ones, size)
-        kernel = self.param("kernel", nn.initializers.zeros, size)
-        bias = self.param("bias", nn.initializers.zeros, ())
-        return (in_deviations(features, mean, deviation) @ kernel + bias).clip(0.0, 1.0)
+    Args:
+      params: `mean`, `deviation`, `kernel` [features] and `bias`, which `wsrl.training.fit_accuracy` finds.
+      features: of each network.
+    """
+    standard = in_deviations(features, params["mean"], params["deviation"])
+    return (standard @ params["kernel"] + params["bias"]).clip(0.0, 1.0)
 
 
 def in_deviations(
     features: Float[Any, "networks features"], mean: Float[Any, " features"], deviation: Float[Any, " features"]
 ) -> Float[Any, "networks features"]:
-    """Standardized features, `LARGEST` at most; the fit and the head share it."""
+    """Standardized features, `LARGEST` at most; the fit and the prediction share it."""
     return ((features - mean) / deviation).clip(-LARGEST, LARGEST)
 
 
@@ -53,7 +50,7 @@ def accuracy_signs(
     """Signs that do not depend on the order of the classes, and on their number as little as can be.
 
     Args:
-      logits, templates, mask: see `wsrl.encoder.encoder.Swept`.
+      logits, templates, mask: see `wsrl.encoder.swept.Swept`.
       inputs: that the networks answered.
 
     Returns:

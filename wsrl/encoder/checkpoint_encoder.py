@@ -4,8 +4,8 @@ source -> Checkpoint -> Wiring -> weights vector                        any netw
                      -> program -> graph of tiles -> function vector    networks that can be run, many at a time
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.embedded import Embedded
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
+from wsrl.program.program import Program
 from wsrl.program.read import read_programs
 from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector
@@ -42,14 +43,14 @@ class _Opened:
 
     row: Embedded
     checkpoint: Checkpoint | None = None
-    hints: Hints = field(default_factory=dict)
+    programs: Sequence[Program] = ()
 
 
 class Encoder:
     """Embeds checkpoints. Get one with `wsrl.load_encoder`.
 
     Args:
-      directory: holds a trained encoder of functions, see `wsrl.encoder.export`.
+      directory: holds a trained encoder of functions, see `wsrl.encoder.files`.
 
     Attributes:
       hash: SHA-256 of all that makes the vectors; vectors of another encoder do not compare.
@@ -84,7 +85,7 @@ class Encoder:
           sources: what `wsrl.readers.open_checkpoint` takes; they become the ids.
           hints: for a source, what its file does not say: `activation`, `input_shape`, `strides`, `heads`, as in the
             manifest of a zoo. They outrank the file's own metadata.
-          function: whether to run networks; without it JAX is not imported.
+          function: whether to run networks.
           progress: show a progress line on stderr.
         """
         line = tqdm(desc="embedding", unit="model", disable=not progress, mininterval=1.0)
@@ -124,16 +125,16 @@ class Encoder:
         if row.parameters > RUN_BELOW:
             return _Opened(replace(row, no_function=f"more than {RUN_BELOW:,} parameters"))
         try:
-            read_programs(checkpoint, hints)  # here, since the encoder of functions needs JAX
+            programs = read_programs(checkpoint, hints)
         except CheckpointError as error:
             return _Opened(replace(row, no_function=error.reason))
         tensors = {name: np.asarray(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
-        return _Opened(row, replace(checkpoint, tensors=tensors), hints)
+        return _Opened(row, replace(checkpoint, tensors=tensors), programs)
 
     def _with_functions(self, opened: list[_Opened | CheckpointError]) -> Iterator[Embedded | CheckpointError]:
         """Runs the networks of a window that can be run."""
         networks = [
-            (own.checkpoint, own.hints) for own in opened if isinstance(own, _Opened) and own.checkpoint is not None
+            (own.checkpoint, own.programs) for own in opened if isinstance(own, _Opened) and own.checkpoint is not None
         ]
         functions = iter(self._functions_of(networks) if networks else [])
         for own in opened:
@@ -144,7 +145,9 @@ class Encoder:
             else:
                 yield _with_function(own.row, next(functions))
 
-    def _functions_of(self, networks: list[tuple[Checkpoint, Hints]]) -> "list[FunctionVector | CheckpointError]":
+    def _functions_of(
+        self, networks: list[tuple[Checkpoint, Sequence[Program]]]
+    ) -> "list[FunctionVector | CheckpointError]":
         """Runs networks together or, if that fails, one by one, to find the one with which it does."""
         encoder = self._load()
         try:

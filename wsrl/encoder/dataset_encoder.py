@@ -19,8 +19,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError
 
-from wsrl.encoder.encoder import ResponseEncoder, Swept, fit_inputs
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.export import encoder_hash
+from wsrl.encoder.swept import Swept, fit_inputs
 from wsrl.encoder.templates import blurred
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
@@ -84,7 +85,7 @@ class DatasetEncoder(nn.Module):
     def respond(
         self, inputs: Float[Any, "inputs height width channels"], examples: Labeled
     ) -> tuple[Float[Array, "classes inputs"], Float[Array, "classes pixels"]]:
-        """Logits and templates of one data set's classifier; see `wsrl.encoder.encoder.Swept`."""
+        """Logits and templates of one data set's classifier; see `wsrl.encoder.swept.Swept`."""
         some = jnp.asarray(inputs)[: self.gradient_probes]
         exists = (examples.labels.sum(0) > 0).astype(some.dtype)
 

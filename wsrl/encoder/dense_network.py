@@ -1,59 +1,11 @@
 """A network's layers as plain matrices, put together again from its graph of tiles."""
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Float32
 
 from wsrl.annotations import Graph
+from wsrl.encoder.dense_layers import DenseLayer, DenseLink
 from wsrl.graph.tiles import OPS
 from wsrl.program.layers import ACTIVATIONS
-
-
-class DenseLink(NamedTuple):
-    """What one layer carries to another; output position (y, x) reads from (offset + stride * (y, x)) on.
-
-    Attributes:
-      source: layer that is read.
-      weight: of each tap (y, x) of the window; None for a link without weights.
-      kernel: (height, width) of the window.
-      offset: (y, x) of its first tap; negative where it begins in the padding.
-      stride: in both directions.
-    """
-
-    source: int
-    weight: Float32[np.ndarray, "height width fan_in units"] | None
-    kernel: tuple[int, int]
-    offset: tuple[int, int]
-    stride: int
-
-
-class DenseLayer(NamedTuple):
-    """One layer of a network.
-
-    Attributes:
-      op: one of `OPS`.
-      grid: (height, width) of the units' maps, before the mean over them.
-      links: that it reads.
-      bias, gain: of the units; the gain is that of a layer norm.
-      activation: one of `ACTIVATIONS`.
-      pool: whether the mean over its maps is taken after the activation.
-      heads: of attention.
-    """
-
-    op: str
-    grid: tuple[int, int]
-    links: tuple[DenseLink, ...]
-    bias: Float32[np.ndarray, "units"]
-    gain: Float32[np.ndarray, "units"]
-    activation: str
-    pool: bool
-    heads: int
-
-    @property
-    def units(self) -> int:
-        """Neurons, padding not counted."""
-        return len(self.bias)
 
 
 def dense_network(graph: Graph) -> list[DenseLayer]:

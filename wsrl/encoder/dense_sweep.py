@@ -14,16 +14,18 @@ from jaxtyping import Float32
 
 from wsrl.encoder.dense_activations import FUNCTIONS
 from wsrl.encoder.dense_attention import attention_weights, by_head, by_unit, pull_attention
-from wsrl.encoder.dense_network import DenseLayer, DenseLink
+from wsrl.encoder.dense_layers import DenseLayer, DenseLink
 from wsrl.encoder.dense_windows import State, correlate, correlate_back, first_largest, slots, unwindow, windows_of
 from wsrl.encoder.forward import LAYER_NORM_EPSILON
 
-CHUNK_SIZE = 2**20  # numbers of the largest state of a chunk of probes, or of cotangents of some classes
+CHUNK_SIZE = (
+    2**20
+)  # numbers of the largest state of the probes that are swept together, or of cotangents of some classes
 KEPT_SIZE = 2**22  # numbers that first layers read of the inputs, kept for the next network
 
 
 class Inputs:
-    """What networks are fed, in chunks of probes; what first layers read of it is kept for the next network.
+    """What networks are fed, some probes at a time; what first layers read of it is kept for the next network.
 
     Args:
       images: [probes, height, width, channels].
@@ -31,25 +33,28 @@ class Inputs:
 
     def __init__(self, images: Float32[np.ndarray, "probes height width channels"]):
         self.probes = len(images)
-        self._images = images
-        self.chunks: list[State] = []
+        self._state: State = np.ascontiguousarray(images.transpose(1, 2, 3, 0), np.float32)
         self._kept: dict[tuple, np.ndarray] = {}
 
-    def split(self, number: int) -> None:
-        """Makes `number` chunks."""
-        if number != len(self.chunks):
-            parts = np.array_split(self._images, number)
-            self.chunks = [np.ascontiguousarray(part.transpose(1, 2, 3, 0), np.float32) for part in parts]
-            self._kept = {}
+    def parts(self, number: int) -> Iterator[slice]:
+        """Cuts the probes into parts of about equal size."""
+        ends = [self.probes * i // number for i in range(number + 1)]
+        return map(slice, ends[:-1], ends[1:])
 
-    def slots(self, chunk: int, link: DenseLink, grid: tuple[int, int]) -> State:
-        """What each position of a grid reads of a chunk through a link; and a 1, for biases."""
-        key = (chunk, link.kernel, link.offset, link.stride, grid)
+    def state(self, part: slice) -> State:
+        """The images of some probes."""
+        return self._state[..., part]
+
+    def slots(self, part: slice, link: DenseLink, grid: tuple[int, int]) -> State:
+        """What each position of a grid reads of some probes through a link; and a 1, for biases."""
+        key = (part.start, part.stop, link.kernel, link.offset, link.stride, grid)
         found = self._kept.get(key)
         if found is None:
-            read = slots(self.chunks[chunk], link, grid)
+            read = slots(self.state(part), link, grid)
             found = np.concatenate([read, np.ones_like(read[:, :, :1])], 2)
-            if found.size + sum(kept.size for kept in self._kept.values()) <= KEPT_SIZE:
+            while self._kept and found.size + sum(kept.size for kept in self._kept.values()) > KEPT_SIZE:
+                del self._kept[next(iter(self._kept))]
+            if found.size <= KEPT_SIZE:
                 self._kept[key] = found
         return found
 
@@ -67,7 +72,7 @@ def sweep_network(
 
     Returns:
       The logits for both, and the mean gradient of each class's logit, less the mean of the classes', with respect to
-      `pulled`, one row a channel and pixel, as `wsrl.encoder.templates.class_gradients`; zero if not asked for.
+      `pulled`, one row a channel and pixel, as `wsrl.encoder.sweep.class_gradients`; zero if not asked for.
     """
     classes, size = network[-1].units, max(layer.units * prod(layer.grid) for layer in network)
     centered = np.eye(classes, dtype=np.float32) - np.float32(1 / classes)
@@ -75,10 +80,9 @@ def sweep_network(
     logits = []
     with np.errstate(all="ignore"):  # what overflows is bounded by the caller
         for inputs in (pulled, others) if others else (pulled,):
-            inputs.split(min(inputs.probes, -(-inputs.probes * size // CHUNK_SIZE)))
-            for chunk in range(len(inputs.chunks)):
+            for part in inputs.parts(min(inputs.probes, -(-inputs.probes * size // CHUNK_SIZE))):
                 pulls = gradients and inputs is pulled
-                trace = _Trace(network, inputs, chunk, pulls)
+                trace = _Trace(network, inputs, part, pulls)
                 logits.append(trace.states[-1][0, 0])
                 if pulls:
                     some = max(1, CHUNK_SIZE // (size * logits[-1].shape[1]))
@@ -90,22 +94,22 @@ def sweep_network(
 
 
 class _Trace:
-    """States of all layers for a chunk of probes, and how cotangents are pulled back through them.
+    """States of all layers for some probes, and how cotangents are pulled back through them.
 
     Args:
       network: its layers.
       inputs: that it is fed.
-      chunk: of them.
+      part: of them.
       pulls: whether `pull` will be called; else what layers give to their activations is overwritten by it.
     """
 
-    def __init__(self, network: Sequence[DenseLayer], inputs: Inputs, chunk: int, pulls: bool):
-        self.network, self._inputs, self._chunk = network, inputs, chunk
+    def __init__(self, network: Sequence[DenseLayer], inputs: Inputs, part: slice, pulls: bool):
+        self.network, self._inputs, self._part = network, inputs, part
         self._before: list[State] = []  # the activation
         self.states: list[State] = []
         self._kept: dict[int, list[np.ndarray]] = {}
         for layer in network:
-            before = state = inputs.chunks[chunk] if layer.op == "input" else self._update(layer)
+            before = state = inputs.state(part) if layer.op == "input" else self._update(layer)
             if layer.activation != "identity":
                 own = not pulls and any(link.weight is not None for link in layer.links)
                 state = FUNCTIONS[layer.activation][0](before, out=before if own else np.empty_like(before))
@@ -134,7 +138,7 @@ class _Trace:
                 parts.append(next(windows_of(source, link, layer.grid)))
             elif self.network[link.source].op == "input":
                 weight = np.concatenate([link.weight.reshape(-1, layer.units), bias[None]])
-                parts.append(weight.T @ self._inputs.slots(self._chunk, link, layer.grid))
+                parts.append(weight.T @ self._inputs.slots(self._part, link, layer.grid))
                 bias = np.zeros_like(bias)
             else:
                 parts.append(correlate(source, link, layer.grid))

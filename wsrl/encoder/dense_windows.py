@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32
 from numpy.lib.stride_tricks import as_strided
 
-from wsrl.encoder.dense_network import DenseLink
+from wsrl.encoder.dense_layers import DenseLink
 
 State = Float32[np.ndarray, "_height _width _units _columns"]
 

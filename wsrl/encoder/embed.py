@@ -1,24 +1,18 @@
 """The one way from networks to what an encoder says of them: training, evaluation and the index all use it."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from jaxtyping import Float32
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from wsrl.encoder.dense_encoder import read_swept, sweep_networks
 from wsrl.encoder.dense_network import dense_network
-from wsrl.encoder.dense_sweep import Inputs, sweep_network
-from wsrl.encoder.encoder import Encoding, ResponseEncoder, Swept, bounded, fit_inputs
-from wsrl.encoder.templates import blurred, fit_gradients
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Encoding, Swept
 from wsrl.graph.collection import Bucket
-
-KEPT_MEMORY = 31 * 2**20  # bytes; glibc learns from blocks of less than 32 MiB
 
 
 @runtime_checkable
@@ -160,7 +154,9 @@ class Embedder:
     def sweep(self, params: Any, buckets: Sequence[Bucket], progress: str | None = None) -> Swept:
         """Sweeps the learned inputs through networks; classes are as many as the largest output layer has."""
         if self.dense:
-            return sweep_densely(self.encoder, np.asarray(params["inputs"], np.float32), buckets, progress)
+            graphs = {int(place): g for b in buckets for place, g in zip(b.members, b.graphs, strict=True)}
+            inputs = np.asarray(params["inputs"], np.float32)
+            return sweep_networks(self.encoder, inputs, len(graphs), lambda i: dense_network(graphs[i]), progress)
         swept = self.sweeps(params, buckets, progress)
         classes = int(np.flatnonzero(swept.mask.any(0)).max()) + 1
         cut = {name: getattr(swept, name)[:, :classes] for name in ("logits", "templates", "mask")}
@@ -170,14 +166,7 @@ class Embedder:
         """Reads out embeddings [n, dim] and predicted accuracies [n] of swept networks."""
         if not self.dense:
             return self.readouts(params, [SweptNetworks(swept, np.arange(len(swept.mask)), self.read_size)])
-        variables = {"params": jax.tree.map(np.asarray, params)}
-        size = 4 * self.read_size  # for Flax checks the parameters of every batch
-        with np.errstate(all="ignore"), threadpool_limits(1, "blas"):
-            parts = [
-                cast(Encoding, self.encoder.apply(variables, swept.at(slice(i, i + size)), method="read"))
-                for i in range(0, len(swept.mask), size)
-            ]
-        return Encoding(*(np.concatenate(leaves).astype(np.float32) for leaves in zip(*parts, strict=True)))
+        return read_swept(self.encoder, jax.tree.map(np.asarray, params), swept)
 
     def __call__(self, params: Any, buckets: Sequence[Bucket], progress: str | None = None) -> Encoding:
         """Embeds networks from their graphs."""
@@ -187,50 +176,3 @@ class Embedder:
     def compilations(self) -> int:
         """Programs compiled so far."""
         return len(self.sweeps.programs) + len(self.readouts.programs)
-
-
-def sweep_densely(
-    encoder: ResponseEncoder,
-    inputs: Float32[np.ndarray, "probes height width channels"],
-    buckets: Sequence[Bucket],
-    progress: str | None = None,
-) -> Swept:
-    """As the method `sweep` of an encoder, in NumPy and on all cores, in the order of the collection."""
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    count, workers = sum(len(bucket.members) for bucket in buckets), os.cpu_count() or 1
-    # glibc keeps as much freed memory as twice the largest block that was freed; what it gives back to the system is
-    # zeroed anew for each network, which took a third of the time for images of 16 pixels
-    np.empty(KEPT_MEMORY, np.uint8)
-
-    with (
-        tqdm(total=count, desc=progress, unit="model", disable=progress is None, mininterval=1.0) as line,
-        threadpool_limits(1, "blas"),  # products are small, and threads would wait for one another
-        ThreadPoolExecutor(workers) as pool,
-    ):
-
-        def sweep_share(bucket: Bucket, places: np.ndarray) -> None:
-            shape = bucket.plan.input_shape
-            images = fit_inputs(inputs, shape)
-            backward = -(-encoder.gradient_probes // encoder.chunk) * encoder.chunk
-            pulled, others = Inputs(images[:backward]), Inputs(images[backward:]) if backward < len(images) else None
-            for place in places:
-                network = dense_network(bucket.graphs[place])
-                logits, gradients = sweep_network(network, pulled, others, encoder.template != 0)
-                fitted = fit_gradients(gradients[None], shape, encoder.input_shape[:2])
-                templates = blurred(fitted, encoder.blur).reshape(len(logits), -1)
-                found[int(bucket.members[place])] = bounded(logits), bounded(templates)
-                line.update()
-
-        shares = [(b, s) for b in buckets for s in np.array_split(np.arange(len(b.members)), workers) if len(s)]
-        for _ in pool.map(lambda share: sweep_share(*share), shares):
-            pass
-    classes = max(len(logits) for logits, _ in found.values())
-    swept = Swept(
-        np.zeros((count, classes, encoder.probes), np.float32),
-        np.zeros((count, classes, prod(encoder.input_shape[:2])), np.float32),
-        np.zeros((count, classes), np.float32),
-    )
-    for place, (logits, templates) in found.items():
-        own = slice(len(logits))
-        swept.logits[place, own], swept.templates[place, own], swept.mask[place, own] = logits, templates, 1.0
-    return swept

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Float32
 
 from wsrl.annotations import Graph
 from wsrl.encoder.embed import NetworkMap
-from wsrl.encoder.encoder import fit_inputs
 from wsrl.encoder.sweep import States, forward_sweep, input_rows, output_logits
+from wsrl.encoder.swept import fit_inputs
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import make_buckets
 

@@ -1,14 +1,13 @@
 """From the responses of output neurons to one vector a network."""
 
+from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from wsrl.arrays import namespace, softmax
+from wsrl.encoder.shape import EncoderShape
 
 SMALL = 1e-6
 LEAST_PROBABILITY = 1e-3
@@ -47,7 +46,7 @@ def class_responses(
     """What each class answers: its probability for each probe, the logarithm of it, and its template.
 
     Args:
-      logits, templates: see `wsrl.encoder.encoder.Swept`.
+      logits, templates: see `wsrl.encoder.swept.Swept`.
       class_map: one where an old class becomes a new one.
       evidence, template: weights of the second and third part, each of which has unit mean square otherwise; a part of
         weight zero is left out.
@@ -102,48 +101,38 @@ def solve_positive_definite(
     """
     if namespace(matrix) is np:
         return np.linalg.solve(matrix, right)
+    import jax  # which whoever has such matrices has imported
+    import jax.numpy as jnp
+
     size = matrix.shape[1]
 
-    def eliminate(step: Array, rows: Float[Array, "n size width"]) -> Float[Array, "n size width"]:
+    def eliminate(step: Any, rows: Float[Any, "n size width"]) -> Float[Any, "n size width"]:
         pivot = rows[:, step] / rows[:, step, step, None]
         return (rows - rows[:, :, step, None] * pivot[:, None]).at[:, step].set(pivot)
 
     return jax.lax.fori_loop(0, size, eliminate, jnp.concatenate([matrix, right], axis=2))[:, :, size:]
 
 
-class ResponseReadout(nn.Module):
+def read_out(
+    shape: EncoderShape,
+    params: Mapping[str, Any],
+    logits: Float[Any, "networks classes probes"],
+    templates: Float[Any, "networks classes pixels"],
+    class_map: Float[Any, "networks classes new_classes"],
+) -> tuple[Float[Any, "networks dim"], Float[Any, "networks products"]]:
     """Second-order pooling over the output neurons, then a linear metric.
 
-    `wsrl.training.discriminant_analysis.fit_readout` finds where its parameters start.
+    Args:
+      shape: of the encoder.
+      params: `basis` [responses, rank], `centre` [products] and `metric` [products, dim].
+      logits, templates, class_map: see `class_responses`.
 
-    Attributes:
-      rank: components that responses are projected to.
-      dim: of the embedding.
-      evidence, template: see `class_responses`.
-      smoothing: see `second_order`.
+    Returns:
+      One vector a network, and the products that it is a linear function of.
     """
-
-    rank: int
-    dim: int
-    evidence: float
-    template: float
-    smoothing: float
-
-    @nn.compact
-    def __call__(
-        self,
-        logits: Float[Any, "networks classes probes"],
-        templates: Float[Any, "networks classes pixels"],
-        class_map: Float[Any, "networks classes new_classes"],
-    ) -> tuple[Float[Any, "networks dim"], Float[Any, "networks products"]]:
-        """Returns one vector a network, and the products that it is a linear function of."""
-        responses = class_responses(logits, templates, class_map, self.evidence, self.template)
-        products = self.rank * (self.rank + 1) // 2
-        basis = self.param("basis", nn.initializers.orthogonal(), (responses.shape[2], self.rank))
-        centre = self.param("centre", nn.initializers.zeros, (products,))
-        metric = self.param("metric", nn.initializers.orthogonal(), (products, self.dim))
-        found = second_order(responses @ basis, self.smoothing)
-        return (found - centre) @ metric, found
+    responses = class_responses(logits, templates, class_map, shape.evidence, shape.template)
+    found = second_order(responses @ params["basis"], shape.smoothing)
+    return (found - params["centre"]) @ params["metric"], found
 
 
 def entropies(

@@ -6,6 +6,7 @@ activation, so the response of the network to the inputs is computed exactly. Ba
 neurons is carried to the inputs; this is the vector-Jacobian product of the forward sweep.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -197,3 +198,31 @@ def output_logits(
         return empty.at[level.graph, tiles].add(values).reshape(networks, -1, *values.shape[2:])
 
     return lambda states: spread(states[-1][:, :, 0]), spread(batch.graph.nodes["mask"][level.node])
+
+
+def class_gradients(
+    batch: Batch,
+    chunks: Float[Array, "chunks probes height width channels"],
+    respond: Callable[[Batch, Array, Array], States] = forward_sweep,
+) -> Float[Array, "networks classes rows"]:
+    """Gradient of each class's logit, less the mean of the classes', with respect to the input, averaged over inputs.
+
+    One row a channel and pixel, as in `input_rows`. The networks of a batch share their inputs, so each gets a shift of
+    its own, which is added to all of its inputs; the gradient with respect to it is the sum over them. `respond` finds
+    the states, as `forward_sweep` does.
+    """
+    logits, mask = output_logits(batch)
+    share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0)
+    none = jnp.zeros((len(mask), math.prod(batch.plan.input_shape)), chunks.dtype)
+
+    def of_chunk(inputs: Array) -> Array:
+        def centered(shift: Array) -> Array:
+            found = logits(respond(batch, inputs, shift)).mean(2)
+            return found - (found * share).sum(1, keepdims=True)
+
+        outputs, pull = jax.vjp(centered, none)
+        one_class = jnp.eye(outputs.shape[1], dtype=outputs.dtype)[: batch.plan.classes]
+        return jax.lax.map(lambda row: pull(row * mask.astype(row.dtype))[0], one_class)
+
+    found = jax.lax.map(of_chunk, chunks).mean(0)
+    return jnp.pad(found.swapaxes(0, 1), [(0, 0), (0, mask.shape[1] - found.shape[0]), (0, 0)])

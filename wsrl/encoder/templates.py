@@ -1,47 +1,13 @@
 """Templates: of each class of a network the image that raises its logit fastest."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from wsrl.arrays import namespace, resized
-from wsrl.encoder.sweep import States, forward_sweep, output_logits
-from wsrl.graph.batching import Batch
 
 SMALL = 1e-12
-
-
-def class_gradients(
-    batch: Batch,
-    chunks: Float[Array, "chunks probes height width channels"],
-    respond: Callable[[Batch, Array, Array], States] = forward_sweep,
-) -> Float[Array, "networks classes rows"]:
-    """Gradient of each class's logit, less the mean of the classes', with respect to the input, averaged over inputs.
-
-    One row a channel and pixel, as in `input_rows`. The networks of a batch share their inputs, so each gets a shift of
-    its own, which is added to all of its inputs; the gradient with respect to it is the sum over them. `respond` finds
-    the states, as `forward_sweep` does.
-    """
-    logits, mask = output_logits(batch)
-    share = mask / jnp.maximum(mask.sum(1, keepdims=True), 1.0)
-    none = jnp.zeros((len(mask), math.prod(batch.plan.input_shape)), chunks.dtype)
-
-    def of_chunk(inputs: Array) -> Array:
-        def centered(shift: Array) -> Array:
-            found = logits(respond(batch, inputs, shift)).mean(2)
-            return found - (found * share).sum(1, keepdims=True)
-
-        outputs, pull = jax.vjp(centered, none)
-        one_class = jnp.eye(outputs.shape[1], dtype=outputs.dtype)[: batch.plan.classes]
-        return jax.lax.map(lambda row: pull(row * mask.astype(row.dtype))[0], one_class)
-
-    found = jax.lax.map(of_chunk, chunks).mean(0)
-    return jnp.pad(found.swapaxes(0, 1), [(0, 0), (0, mask.shape[1] - found.shape[0]), (0, 0)])
 
 
 def fit_gradients(

@@ -6,7 +6,7 @@ from typing import Any
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.dataset_encoder import embed_dataset, load_dataset_encoder
 from wsrl.encoder.encoder import ResponseEncoder
-from wsrl.encoder.export import encoder_directory
+from wsrl.encoder.files import encoder_directory
 from wsrl.recommendation.probes import Query
 
 

@@ -11,9 +11,10 @@ from jaxtyping import Float, Float32
 from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import ImageSet
+from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.embed import Embedder
+from wsrl.encoder.kind import network_kind
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.graph.kind import network_kind
 from wsrl.graph.tiles import TILE
 from wsrl.zoo.bank import EVALUATION_BATCH
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap
@@ -90,7 +91,9 @@ def train_probes(
 def probe_query(probes: Probes, embedder: Embedder, params: Any) -> Query:
     """Embeds probes as the models of a zoo are embedded."""
     vectors = embedder(params, make_buckets(probes.graphs)).embedding
-    return Query(vectors, [network_kind(graph) for graph in probes.graphs], float(probes.accuracies.mean()))
+    return Query(
+        vectors, [network_kind(dense_network(graph)) for graph in probes.graphs], float(probes.accuracies.mean())
+    )
 
 
 def _train(

@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import Float, Float32
 
-from wsrl.encoder.export import encoder_directory
+from wsrl.encoder.files import encoder_directory
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.graph.size import SIZES

@@ -117,7 +117,7 @@ class QueryExpansion:
 
         Args:
           vectors: of length 1, one for each model.
-          architectures: class of each model's architecture; see `wsrl.graph.kind.network_kind`.
+          architectures: class of each model's architecture; see `wsrl.encoder.kind.network_kind`.
           neighbors: at most; see `neighbor_count`.
           least: vectors that a mean is taken of; see `group_means`.
           spare: further neighbors that are kept, to take the place of those that a query excludes.

@@ -16,8 +16,9 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float, Float64, Int
 
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.readout import class_responses, second_order
+from wsrl.encoder.swept import Swept
 from wsrl.training.sampling import Examples
 
 BLOCK = 512  # networks at a time

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Batches, Embedder, SweptNetworks
-from wsrl.encoder.encoder import Encoding, ResponseEncoder, Swept, no_answers
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Encoding, Swept, no_answers
 from wsrl.graph.collection import Bucket, make_buckets
 from wsrl.training.discriminant_analysis import fit_readout
 from wsrl.training.fit_accuracy import fit_accuracy

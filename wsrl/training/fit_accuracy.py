@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from wsrl.encoder.accuracy import SIGNS, in_deviations
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Swept
 from wsrl.training.discriminant_analysis import task_means
 from wsrl.training.sampling import Examples
 

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from wsrl.annotations import Config
 from wsrl.encoder.dataset_encoder import DatasetEncoder, Labeled, embed_dataset, init_dataset_params, pad_examples
 from wsrl.encoder.embed import SweptNetworks
-from wsrl.encoder.encoder import ResponseEncoder, Swept
+from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import Swept
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.training.loop import init_state, make_optimizer, make_train_step, train
 from wsrl.training.sampling import Examples, Sampler

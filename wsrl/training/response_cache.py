@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
-from wsrl.encoder.encoder import Swept
+from wsrl.encoder.swept import Swept
 from wsrl.files import write_atomically
 from wsrl.graph.collection import Bucket, Planner
 from wsrl.zoo.load import stream_networks
