@@ -5,15 +5,16 @@ import pytest
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.assumptions import information, learned_information, likeliest, norm_drift, shuffled
-from wsrl.encoder.forward import run
+from wsrl.encoder.dense_layers import dense_layers
+from wsrl.encoder.dense_sweep import Inputs, Trace
 from wsrl.program.network import read_network
 from wsrl.program.read import read_program, read_programs
 
 IMAGES = np.random.default_rng(0).normal(size=(64, 28, 28, 1)).astype(np.float32)
 
 
-def images_of(shape):
-    return IMAGES[:, : shape[0], : shape[1]]
+def images_of(shape, count):
+    return Inputs(IMAGES[:count, : shape[0], : shape[1]])
 
 
 def normed_cnn(activation, pooling):
@@ -29,12 +30,19 @@ def normed_cnn(activation, pooling):
     checkpoint = Checkpoint("normed.pt", tensors, told)
     for i in range(1, 4):  # each norm in turn keeps what reaches it
         program = next(p for p in read_programs(checkpoint) if len(p.layers) == 8)
-        network = read_network(Checkpoint("", tensors, {}), program)
-        ran = next(r for r in run(network, 2 * IMAGES + 1) if r.layer.layer.name == f"conv{i}")
-        gain, shift = (tensors[f"bn{i}.{name}"] for name in ("weight", "bias"))
-        before = (ran.before - shift) / gain
-        tensors[f"bn{i}.running_mean"] = before.mean((0, 1, 2))
-        tensors[f"bn{i}.running_var"] = before.var((0, 1, 2))
+        place = next(place for place, layer in enumerate(program.layers) if layer.name == f"conv{i}")
+        made = {}
+        network = dense_layers(read_network(Checkpoint("", tensors, {}), program))
+
+        def keep(layer, state, made=made):
+            made[layer] = state.copy()
+            return state
+
+        Trace(network, Inputs(2 * IMAGES + 1), slice(0, 64), adjust=keep)
+        gain, shift = (tensors[f"bn{i}.{name}"][:, None] for name in ("weight", "bias"))
+        before = (made[place] - shift) / gain
+        tensors[f"bn{i}.running_mean"] = before.mean((0, 1, 3))
+        tensors[f"bn{i}.running_var"] = before.var((0, 1, 3))
     return Checkpoint("normed.pt", tensors, {})
 
 
@@ -49,15 +57,15 @@ def test_batch_norms_show_activation_and_pooling(activation, pooling):
 def test_the_kind_of_images_does_not_count_for_norms():
     checkpoint = normed_cnn("relu", "max")
     hints = {"activation": "relu", "pooling": "max", "input_shape": [28, 28, 1]}
-    network = read_network(checkpoint, read_program(checkpoint, hints))
-    one, other = (norm_drift(checkpoint, network, images) for images in (IMAGES, 3 * IMAGES - 2))
+    program = read_program(checkpoint, hints)
+    one, other = (norm_drift(checkpoint, program, Inputs(images)) for images in (IMAGES, 3 * IMAGES - 2))
     assert one == pytest.approx(0, abs=1e-2) and other == pytest.approx(one, abs=1e-2)
 
 
 def test_without_norms_there_is_no_drift():
     tensors = {"fc1.weight": np.ones((8, 784), np.float32), "fc2.weight": np.ones((4, 8), np.float32)}
     checkpoint = Checkpoint("mlp.pt", tensors, {})
-    assert norm_drift(checkpoint, read_network(checkpoint, read_program(checkpoint)), IMAGES) is None
+    assert norm_drift(checkpoint, read_program(checkpoint), Inputs(IMAGES)) is None
 
 
 def test_information_is_that_of_a_sure_and_varied_classifier():
@@ -67,7 +75,7 @@ def test_information_is_that_of_a_sure_and_varied_classifier():
     def of(scale):
         tensors["fc2.weight"] = (scale * rng.normal(size=(4, 64))).astype(np.float32)
         checkpoint = Checkpoint("mlp.pt", dict(tensors), {"activation": "tanh"})
-        return information(read_network(checkpoint, read_program(checkpoint)), IMAGES)
+        return information(dense_layers(read_network(checkpoint, read_program(checkpoint))), Inputs(IMAGES))
 
     assert of(0.0) == pytest.approx(0, abs=1e-5)
     assert np.log(4) > of(100.0) > 0.8 * np.log(4)
@@ -79,16 +87,21 @@ def test_order_of_hidden_units_carries_what_was_learned():
     first[np.arange(64), np.arange(64) // 8 * 100] = 4.0
     second = np.kron(np.eye(8), np.ones((1, 8))).astype(np.float32)
     checkpoint = Checkpoint("mlp.pt", {"fc1.weight": first, "fc2.weight": second}, {"activation": "relu"})
-    network = read_network(checkpoint, read_program(checkpoint))
-    assert learned_information(network, IMAGES) > 0.1
+    network = dense_layers(read_network(checkpoint, read_program(checkpoint)))
+    assert learned_information(network, Inputs(IMAGES)) > 0.1
 
 
 def test_shuffling_keeps_weights_and_the_input():
     checkpoint = normed_cnn("relu", "max")
-    network = read_network(checkpoint, read_program(checkpoint))
+    network = dense_layers(read_network(checkpoint, read_program(checkpoint)))
     other = shuffled(network, np.random.default_rng(0))
-    for a, b in zip(network.layers, other.layers, strict=True):
-        for w, v in zip(a.weights, b.weights, strict=True):
-            assert (w is None and v is None) or np.array_equal(np.sort(w, axis=1), np.sort(v, axis=1))
-    np.testing.assert_array_equal(network.layers[1].weights[0], other.layers[1].weights[0])
-    assert not np.array_equal(network.layers[-1].weights[0], other.layers[-1].weights[0])
+    pairs = [
+        (one.weight, two.weight)
+        for a, b in zip(network, other, strict=True)
+        for one, two in zip(a.links, b.links, strict=True)
+        if one.weight is not None
+    ]
+    for w, v in pairs:
+        np.testing.assert_array_equal(np.sort(w, axis=2), np.sort(v, axis=2))
+    np.testing.assert_array_equal(*pairs[0])
+    assert not np.array_equal(*pairs[-1])

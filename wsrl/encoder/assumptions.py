@@ -8,16 +8,19 @@ information, than those of the same weights with hidden units in random order.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float32
+from threadpoolctl import threadpool_limits
 
 from wsrl.arrays import softmax
 from wsrl.checkpoint import Checkpoint
-from wsrl.encoder.forward import Maps, run
+from wsrl.encoder.dense_layers import DenseLayer, DenseLink, dense_layers
+from wsrl.encoder.dense_sweep import Inputs, Trace, sweep_network
+from wsrl.encoder.dense_windows import State
 from wsrl.encoder.readout import entropy
 from wsrl.program.layers import View
-from wsrl.program.network import Network, WeightedLayer, read_network
+from wsrl.program.network import read_network
 from wsrl.program.program import Program
 
 DRIFT_IMAGES = 32  # the norms' means are over many positions of each
@@ -26,63 +29,63 @@ SHUFFLES = 4
 SMALL = 1e-6
 
 
-def norm_drift(checkpoint: Checkpoint, network: Network, images: Maps) -> float | None:
+def norm_drift(checkpoint: Checkpoint, program: Program, images: Inputs) -> float | None:
     """How far the means of what batch norms are given lie from those that they keep, in deviations that they keep.
 
     The first norm of the network, which shows the kind of the images, does not count.
 
     Args:
-      checkpoint: holds the tensors of the norms.
-      network: as read from it, without further changes.
-      images: [images, height, width, channels] as the network is fed.
+      checkpoint: holds the tensors of the network.
+      program: that it may be.
+      images: as the network is fed.
 
     Returns:
       Mean square over units and norms; None where the network has fewer than two norms.
     """
     drifts: list[float] = []
 
-    def renormalize(layer: WeightedLayer, maps: Maps) -> Maps:
-        norm = layer.layer.norm
+    def renormalize(layer: int, state: State) -> State:
+        norm = program.layers[layer].norm
         if norm is None or norm.mean is None:
-            return maps
+            return state
         gain, shift = (_vector(checkpoint, view, default) for view, default in ((norm.gain, 1.0), (norm.bias, 0.0)))
         alive = np.abs(gain) > SMALL
-        scale = np.where(alive, gain, 1.0)
-        inputs = (maps - shift) / scale  # in the deviations and from the means that the norm keeps
-        mean, deviation = inputs.mean((0, 1, 2)), inputs.std((0, 1, 2)) + SMALL
-        drifts.append(float(np.square(mean)[alive].mean()) if alive.any() else 0.0)
-        return ((inputs - mean) / deviation * scale + shift).astype(np.float32)
+        scale = np.where(alive, gain, np.float32(1))
+        inputs = (state - shift) / scale  # in the deviations and from the means that the norm keeps
+        mean, deviation = (part((0, 1, 3), keepdims=True) for part in (inputs.mean, inputs.std))
+        known = alive & np.ones_like(mean, bool)
+        drifts.append(float(np.square(mean)[known].mean()) if known.any() else 0.0)
+        return (inputs - mean) / (deviation + np.float32(SMALL)) * scale + shift
 
-    for _ in run(network, images, renormalize):
-        pass
+    Trace(dense_layers(read_network(checkpoint, program)), images, slice(0, images.probes), adjust=renormalize)
     return float(np.mean(drifts[1:])) if len(drifts) > 1 else None
 
 
-def _vector(checkpoint: Checkpoint, view: View | None, default: float) -> np.ndarray | float:
-    return np.float64(default) if view is None else view.vector(np.asarray(checkpoint.tensors[view.tensor]))
+def _vector(checkpoint: Checkpoint, view: View | None, default: float) -> Float32[np.ndarray, "units 1"]:
+    if view is None:
+        return np.full((1, 1), default, np.float32)
+    return view.vector(np.asarray(checkpoint.tensors[view.tensor], np.float32))[:, None]
 
 
-def information(network: Network, images: Maps) -> float:
+def information(network: Sequence[DenseLayer], images: Inputs) -> float:
     """Mutual information of the predicted class and the image, in nats."""
-    *_, output = run(network, images)
-    probability = softmax(output.after[:, 0, 0].astype(np.float64), axis=1)
+    logits, _ = sweep_network(network, images, None, gradients=False)
+    probability = softmax(logits.T.astype(np.float64), axis=1)
     return float(entropy(probability.mean(0, keepdims=True))[0] - entropy(probability).mean())
 
 
-def shuffled(network: Network, rng: np.random.Generator) -> Network:
+def shuffled(network: Sequence[DenseLayer], rng: np.random.Generator) -> list[DenseLayer]:
     """The network with what each layer reads in another order of units, but for the input's channels."""
 
-    def shuffle(layer: WeightedLayer) -> WeightedLayer:
-        weights = tuple(
-            weight if weight is None or link.source == 0 else weight[:, rng.permutation(weight.shape[1])]
-            for link, weight in zip(layer.layer.links, layer.weights, strict=True)
-        )
-        return replace(layer, weights=weights)
+    def shuffle(link: DenseLink) -> DenseLink:
+        if link.weight is None or link.source == 0:
+            return link
+        return link._replace(weight=link.weight[:, :, rng.permutation(link.weight.shape[2])])
 
-    return Network(tuple(map(shuffle, network.layers)))
+    return [layer._replace(links=tuple(map(shuffle, layer.links))) for layer in network]
 
 
-def learned_information(network: Network, images: Maps) -> float:
+def learned_information(network: Sequence[DenseLayer], images: Inputs) -> float:
     """Mutual information that is lost when hidden units are put in random order, in nats."""
     rng = np.random.default_rng(0)
     chance = np.mean([information(shuffled(network, rng), images) for _ in range(SHUFFLES)])
@@ -90,7 +93,7 @@ def learned_information(network: Network, images: Maps) -> float:
 
 
 def likeliest(
-    checkpoint: Checkpoint, programs: Sequence[Program], images_of: Callable[[tuple[int, int, int]], Maps]
+    checkpoint: Checkpoint, programs: Sequence[Program], images_of: Callable[[tuple[int, int, int], int], Inputs]
 ) -> Program:
     """Returns the program that the weights speak for.
 
@@ -100,19 +103,21 @@ def likeliest(
     Args:
       checkpoint: whose programs these are; its values are read.
       programs: the most usual first; see `wsrl.program.read.read_programs`.
-      images_of: gives natural images [images, height, width, channels] of a shape [height, width, channels].
+      images_of: gives natural images of a shape [height, width, channels], as many as asked for at most.
     """
     first = programs[0]
     candidates = [p for p in programs if p.input_shape == first.input_shape]
     if len(candidates) == 1:
         return first
-    images = images_of(first.input_shape)
-    few = images[:: max(1, len(images) // DRIFT_IMAGES)]
-    with np.errstate(over="ignore", invalid="ignore"):  # of weights that are too large, which is said elsewhere
-        if norm_drift(checkpoint, read_network(checkpoint, first), few) is not None:
-            return min(candidates, key=lambda p: norm_drift(checkpoint, read_network(checkpoint, p), few) or 0.0)
+    with np.errstate(all="ignore"), threadpool_limits(1, "blas"):  # weights that are too large are reported elsewhere
+        few = images_of(first.input_shape, DRIFT_IMAGES)
+        if norm_drift(checkpoint, first, few) is not None:
+            return min(candidates, key=lambda program: norm_drift(checkpoint, program, few) or 0.0)
         candidates = [p for p in candidates if differs_in(first, p) <= {"activation"}]
-        return max(candidates, key=lambda p: learned_information(read_network(checkpoint, p), images))
+        networks = [dense_layers(read_network(checkpoint, program)) for program in candidates]
+        images = images_of(first.input_shape, IMAGES)
+        scores = [learned_information(network, images) for network in networks]
+        return candidates[int(np.argmax(scores))]
 
 
 def differs_in(one: Program, other: Program) -> set[str]:

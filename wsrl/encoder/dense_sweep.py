@@ -16,12 +16,14 @@ from wsrl.encoder.dense_activations import FUNCTIONS
 from wsrl.encoder.dense_attention import attention_weights, by_head, by_unit, pull_attention
 from wsrl.encoder.dense_layers import DenseLayer, DenseLink
 from wsrl.encoder.dense_windows import State, correlate, correlate_back, first_largest, slots, unwindow, windows_of
-from wsrl.encoder.forward import LAYER_NORM_EPSILON
 
 CHUNK_SIZE = (
     2**20
 )  # numbers of the largest state of the probes that are swept together, or of cotangents of some classes
 KEPT_SIZE = 2**22  # numbers that first layers read of the inputs, kept for the next network
+LAYER_NORM_EPSILON = 1e-6
+
+Adjust = Callable[[int, State], State]
 
 
 class Inputs:
@@ -82,7 +84,7 @@ def sweep_network(
         for inputs in (pulled, others) if others else (pulled,):
             for part in inputs.parts(min(inputs.probes, -(-inputs.probes * size // CHUNK_SIZE))):
                 pulls = gradients and inputs is pulled
-                trace = _Trace(network, inputs, part, pulls)
+                trace = Trace(network, inputs, part, pulls)
                 logits.append(trace.states[-1][0, 0])
                 if pulls:
                     some = max(1, CHUNK_SIZE // (size * logits[-1].shape[1]))
@@ -93,7 +95,7 @@ def sweep_network(
     return np.concatenate(logits, 1), total / np.float32(pulled.probes)
 
 
-class _Trace:
+class Trace:
     """States of all layers for some probes, and how cotangents are pulled back through them.
 
     Args:
@@ -101,22 +103,34 @@ class _Trace:
       inputs: that it is fed.
       part: of them.
       pulls: whether `pull` will be called; else what layers give to their activations is overwritten by it.
+      adjust: takes the place of a linear layer and what it makes of its weighted links, its batch norm included, before
+        other layers are added to it; returns what the network goes on with, which may be overwritten.
+
+    Attributes:
+      states: of all layers.
     """
 
-    def __init__(self, network: Sequence[DenseLayer], inputs: Inputs, part: slice, pulls: bool):
-        self.network, self._inputs, self._part = network, inputs, part
+    def __init__(
+        self,
+        network: Sequence[DenseLayer],
+        inputs: Inputs,
+        part: slice,
+        pulls: bool = False,
+        adjust: Adjust | None = None,
+    ):
+        self.network, self._inputs, self._part, self._adjust = network, inputs, part, adjust
         self._before: list[State] = []  # the activation
         self.states: list[State] = []
         self._kept: dict[int, list[np.ndarray]] = {}
-        for layer in network:
-            before = state = inputs.state(part) if layer.op == "input" else self._update(layer)
+        for i, layer in enumerate(network):
+            before = state = inputs.state(part) if layer.op == "input" else self._update(i, layer)
             if layer.activation != "identity":
                 own = not pulls and any(link.weight is not None for link in layer.links)
                 state = FUNCTIONS[layer.activation][0](before, out=before if own else np.empty_like(before))
             self._before.append(before)
             self.states.append(state.mean((0, 1), keepdims=True) if layer.pool else state)
 
-    def _update(self, layer: DenseLayer) -> State:
+    def _update(self, i: int, layer: DenseLayer) -> State:
         """What a layer computes of the states before it, up to its activation."""
         if layer.op == "position":
             return np.eye(layer.units, dtype=np.float32).reshape(*layer.grid, layer.units, 1)
@@ -127,25 +141,29 @@ class _Trace:
         if layer.op == "max":
             return np.maximum.reduce(list(windows_of(sources[0], layer.links[0], layer.grid, -np.inf)))
         if layer.op == "mean":
-            return np.add.reduce(list(windows_of(sources[0], layer.links[0], layer.grid))) / np.float32(
-                prod(layer.links[0].kernel)
-            )
+            windows = list(windows_of(sources[0], layer.links[0], layer.grid))
+            return np.add.reduce(windows) / np.float32(len(windows))
         if layer.op == "norm":
             return _normalized(sources[0])[0] * layer.gain[:, None] + layer.bias[:, None]
-        parts, bias = [], layer.bias
+        added, total, bias = [], None, layer.bias
         for link, source in zip(layer.links, sources, strict=True):
             if link.weight is None:
-                parts.append(next(windows_of(source, link, layer.grid)))
-            elif self.network[link.source].op == "input":
+                added.append(next(windows_of(source, link, layer.grid)))
+                continue
+            if self.network[link.source].op == "input":
                 weight = np.concatenate([link.weight.reshape(-1, layer.units), bias[None]])
-                parts.append(weight.T @ self._inputs.slots(self._part, link, layer.grid))
+                part = weight.T @ self._inputs.slots(self._part, link, layer.grid)
                 bias = np.zeros_like(bias)
             else:
-                parts.append(correlate(source, link, layer.grid))
-        total = sum(parts[1:], parts[0])
-        if bias.any():
-            total = total + bias[:, None] if layer.links[0].weight is None else np.add(total, bias[:, None], out=total)
-        return total
+                part = correlate(source, link, layer.grid)
+            total = part if total is None else total + part
+        if total is None:
+            total = layer.bias[:, None]
+        elif bias.any():
+            total += bias[:, None]
+        if self._adjust is not None:
+            total = self._adjust(i, total)
+        return sum(added, total)
 
     def pull(self, logits: Float32[np.ndarray, "some classes"]) -> Float32[np.ndarray, "some rows"]:
         """Pulls cotangents of the logits, the same for all probes, back to the input; the sum over probes.

@@ -12,9 +12,10 @@ from jaxtyping import Float32
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.encoder.accelerator import has_accelerator
-from wsrl.encoder.assumptions import IMAGES, beside, likeliest
+from wsrl.encoder.assumptions import beside, likeliest
 from wsrl.encoder.dense_encoder import read_swept, sweep_networks
 from wsrl.encoder.dense_layers import DenseLayer, dense_layers
+from wsrl.encoder.dense_sweep import Inputs
 from wsrl.encoder.files import PRETRAINED, read_encoder
 from wsrl.encoder.kind import network_kind
 from wsrl.encoder.shape import EncoderShape
@@ -67,8 +68,10 @@ class FunctionEncoder:
         self._embed: Callable[[list], Encoding] = partial(_embed_in_numpy, shape, params)
         if has_accelerator() or shape.dtype != "float32":
             self._prepare, self._embed = _in_jax(shape, params)
-        few = params["inputs"][:: max(1, len(params["inputs"]) // IMAGES)][:IMAGES]
-        self._images = cache(lambda size: fit_inputs(few, size))
+        inputs = params["inputs"]
+        self._images = cache(
+            lambda size, count: Inputs(fit_inputs(inputs[:: max(1, len(inputs) // count)][:count], size))
+        )
 
     def __call__(
         self, networks: Iterable[tuple[Checkpoint, Sequence[Program]]]

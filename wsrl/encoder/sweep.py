@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float, Int
 
+from wsrl.encoder.dense_sweep import LAYER_NORM_EPSILON
 from wsrl.graph.batching import Batch, LevelSchedule
 from wsrl.graph.plans import ATTENTION, MAX, NORM, Plan
 from wsrl.program.layers import ACTIVATIONS
@@ -26,7 +27,6 @@ FUNCTIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "leaky_relu": jax.nn.leaky_relu,
 }
-LAYER_NORM_EPSILON = 1e-6
 MASKED = -1e9  # logit of a position that does not exist
 
 States = list[Float[Array, "_nodes tile _positions probes"]]
