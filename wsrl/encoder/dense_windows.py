@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
-from numpy.lib.stride_tricks import as_strided
 
 from wsrl.encoder.dense_layers import DenseLink
 
@@ -45,7 +44,7 @@ def slots(state: State, link: DenseLink, grid: Sequence[int]) -> Float32[np.ndar
             laid[begin:until, first:end, tap] = read.swapaxes(0, 1)
     column, row, _, unit, number = laid.strides
     shape = (*grid, kernel_height * kernel_width * units, columns)
-    return as_strided(laid, shape, (row * stride, column, unit, number))
+    return np.ndarray(shape, np.float32, laid, strides=(row * stride, column, unit, number))
 
 
 def correlate(state: State, link: DenseLink, grid: Sequence[int], out: State | None = None) -> State:
