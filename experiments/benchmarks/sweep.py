@@ -1,6 +1,6 @@
 """Networks a CPU second through the sweeps of an embedding, against running each network's own program.
 
-Part of `python -m experiments.benchmark`.
+Part of `python -m experiments.benchmarks.speed`.
 """
 
 import time
@@ -10,9 +10,8 @@ import jax
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from wsrl.encoder.dense_network import dense_network
+from wsrl.encoder.dense_layers import dense_layers
 from wsrl.encoder.dense_sweep import Inputs, sweep_network
-from wsrl.graph.tiles import to_graph
 from wsrl.program.network import Network
 from wsrl.zoo.models import Classifier
 from wsrl.zoo.stacked import initialize
@@ -59,7 +58,7 @@ def sweep_speeds(
     """
     images = np.random.default_rng(0).standard_normal((probes, image_size, image_size, 1), np.float32)
     pulled, others = Inputs(images[:gradient_probes]), Inputs(images[gradient_probes:])
-    dense = [dense_network(to_graph(network, 16)) for network in networks]
+    dense = [dense_layers(network) for network in networks]
     variables = [initialize(model, image_size, seed, 1.0) for seed in range(len(networks))]
     apply, size = jax.jit(model.apply), 1024
     square = np.random.default_rng(0).standard_normal((size, size), np.float32)
