@@ -1,7 +1,7 @@
 """From checkpoints to what an encoder says of them: the one road that every command and experiment takes.
 
 source -> Checkpoint -> Wiring -> weights vector                        any network, a tensor at a time
-                     -> program -> graph of tiles -> function vector    networks that can be run, many at a time
+                     -> programs -> function vector             networks that can be run, many at a time
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

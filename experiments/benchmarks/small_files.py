@@ -1,6 +1,6 @@
 """Files a CPU second through the command line, start included, and what of it the arithmetic needs.
 
-python -m experiments.benchmarks.files [--files 64,300,512] [--other 'COMMAND']
+python -m experiments.benchmarks.small_files [--files 64,300,512] [--other 'COMMAND']
 
 Fresh CNNs of 4,970 parameters for images of 28 pixels are written to a temporary folder, with their activation, strides
 and input shape in their metadata. `python -m wsrl embed` embeds so many of them, in a process whose CPU seconds (user
@@ -99,7 +99,7 @@ def median_of_rounds(commands: Sequence[Sequence[str]], paths: Sequence[str]) ->
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    prog = "python -m experiments.benchmarks.files"
+    prog = "python -m experiments.benchmarks.small_files"
     parser = argparse.ArgumentParser(prog=prog, description="Measures how many files are embedded a CPU second.")
     parser.add_argument("--files", default="64,300,512", metavar="N,...", help="numbers of files")
     parser.add_argument("--other", metavar="COMMAND", help="another program to compare with")
