@@ -64,8 +64,8 @@ def test_sweep_is_exact_whatever_the_symmetry(model):
 
 def test_embeddings_are_invariant():
     checkpoint, _ = draw_model(MODELS["relu"], size=SIZE)
-    program, rng = read_program(checkpoint).wiring, np.random.default_rng(3)
-    checkpoints = [checkpoint] + [random_symmetry(checkpoint, program.wiring, rng) for _ in range(3)]
+    wiring, rng = read_program(checkpoint).wiring, np.random.default_rng(3)
+    checkpoints = [checkpoint] + [random_symmetry(checkpoint, wiring, rng) for _ in range(3)]
     params = init_params(ENCODER, IMAGES, 0)
     found = Embedder(ENCODER, read_size=4)(params, make_buckets([checkpoint_graph(c, 16) for c in checkpoints]))
     np.testing.assert_allclose(found.embedding[1:], np.tile(found.embedding[0], (3, 1)), atol=1e-5)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -95,6 +96,7 @@ def _rows(array: np.ndarray, start: int, stop: int) -> np.ndarray:
 
 
 Tensor = LazyTensor | np.ndarray
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,13 +106,57 @@ class Checkpoint:
     Attributes:
       path: where the tensors were read from; used in messages only.
       tensors: name -> tensor; `np.asarray` reads a lazy one as float32.
-      metadata: what the file, its folder or its manifest says beside the weights, e.g. `activation`, `strides`;
-        `config` is the `config.json` of a folder as the Hugging Face hub lays it out.
+      metadata: what the file, its folder or its manifest says beside the weights, e.g. `activation`, `strides`. The
+        properties below read what readers put there; files may hold anything under these names.
     """
 
     path: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, object]
+
+    def _told(self, key: str, kind: type[T], default: T) -> T:
+        value = self.metadata.get(key)
+        return value if isinstance(value, kind) else default
+
+    @property
+    def format(self) -> str:
+        """Name of the file's format."""
+        return self._told("format", str, "unknown format")
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The `config.json` of a folder as the Hugging Face hub lays it out; empty if there is none."""
+        return self._told("config", dict, {})
+
+    @property
+    def keras_config(self) -> dict[str, object]:
+        """The configuration of a Keras model; empty if there is none."""
+        return self._told("keras_config", dict, {})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was not as usual when the file was opened, a sentence each."""
+        return tuple(map(str, self._told("warnings", tuple, ())))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of what the file holds that is no weight."""
+        return tuple(map(str, self._told("left_out", tuple, ())))
+
+    @property
+    def unread(self) -> dict[str, int]:
+        """Tensors that are most likely weights in a packing that is not known -> entries."""
+        return self._told("unread", dict, {})
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Tensors that are put together from stored ones; see `wsrl.wiring.stored_names`."""
+        return self._told("parts", dict, {})
+
+    @property
+    def adapter_scales(self) -> dict[str, float]:
+        """Module -> factor of the product of an adapter's two matrices."""
+        return self._told("adapter_scales", dict, {})
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -63,7 +63,7 @@ def _reordered(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
 def _stepped(size: float) -> Make:
     def make(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
         tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
-        return {n: t + np.float32(size) * rng.choice(np.float32([-1, 1]), t.shape) for n, t in tensors.items()}
+        return {n: t + size * rng.choice(np.array([-1, 1], np.float32), t.shape) for n, t in tensors.items()}
 
     return make
 

@@ -43,18 +43,16 @@ def run(args: argparse.Namespace) -> int:
         write_atomically(args.plot, plot(wiring, Path(args.file).name, unfold=args.all))
     with Output.of(args) as output:
         output.document(lambda: _record(args.file, checkpoint, wiring), lambda: _show(checkpoint, wiring, args.all))
-    unread = checkpoint.metadata.get("unread")
-    if isinstance(unread, dict) and unread:
-        count = f"{sum(unread.values()):,} numbers in {len(unread):,} tensors"
+    if checkpoint.unread:
+        count = f"{sum(checkpoint.unread.values()):,} numbers in {len(checkpoint.unread):,} tensors"
         tell(f"{args.file}: {count} are most likely weights and are not read")
         return 1
     return 0
 
 
 def _record(file: str, checkpoint: Checkpoint, wiring: Wiring) -> dict[str, object]:
-    about = {"file": file, "format": checkpoint.metadata.get("format", "unknown")}
-    parts = checkpoint.metadata.get("parts")
-    return {**about, **with_stored_names(wiring.to_json(), parts if isinstance(parts, dict) else {})}
+    about = {"file": file, "format": checkpoint.format}
+    return {**about, **with_stored_names(wiring.to_json(), checkpoint.parts)}
 
 
 def _show(checkpoint: Checkpoint, wiring: Wiring, unfold: bool) -> None:

@@ -40,9 +40,11 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.search.index import Index
 
     content = page_content(Index.open(args.index), args.by, progress=True)
+    models = content["models"]
+    assert isinstance(models, list)
     page = page_html(content).encode()
     write_atomically(args.out, page)
-    about = {"file": str(args.out), "models": len(content["models"]), "by": args.by, "bytes": len(page)}
+    about = {"file": str(args.out), "models": len(models), "by": args.by, "bytes": len(page)}
     with Output.of(args) as output:
         output.summary(about, f"{args.out}: {about['models']:,} models by {args.by}, {bytes_text(len(page))}")
     return 0

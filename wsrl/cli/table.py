@@ -47,9 +47,7 @@ def print_table(checkpoint: Checkpoint, wiring: Wiring, unfold: bool = False, wi
             console.print(_title("Assumed"))
         for line in assumed:
             console.print(Text(f"- {printable(line)}"))
-        reading = checkpoint.metadata.get("warnings", ())
-        reading = reading if isinstance(reading, tuple) else ()
-        warnings = [*map(str, reading), *wiring.warnings, *_left_out(checkpoint, unfold)]
+        warnings = [*checkpoint.warnings, *wiring.warnings, *_left_out(checkpoint, unfold)]
         if warnings:
             console.print(_title("Warnings"))
         for line in _shortened(warnings, unfold):
@@ -68,8 +66,7 @@ def _header(checkpoint: Checkpoint) -> str:
         entries[str(tensor.dtype)] += tensor.size
     stored = ", ".join(f"{name} {_stored(name, count)}" for name, count in sorted(entries.items()))
     total = f"{sum(entries.values()):,} parameters in {len(checkpoint.tensors):,} tensors"
-    kind = checkpoint.metadata.get("format", "unknown format")
-    return printable(f"{checkpoint.path}: {kind}, {total}, {stored}")
+    return printable(f"{checkpoint.path}: {checkpoint.format}, {total}, {stored}")
 
 
 def _stored(dtype: str, entries: int) -> str:
@@ -156,9 +153,8 @@ def _assumed(rows: Sequence[Row], wiring: Wiring, unfold: bool) -> Iterator[str]
 
 
 def _left_out(checkpoint: Checkpoint, unfold: bool) -> Iterator[str]:
-    names = checkpoint.metadata.get("left_out", ())
-    if isinstance(names, tuple) and names:
-        yield f"{len(names):,} left out, no weights: {_some([str(name) for name in names], unfold)}"
+    if names := checkpoint.left_out:
+        yield f"{len(names):,} left out, no weights: {_some(names, unfold)}"
 
 
 def _some(names: Sequence[str], unfold: bool) -> str:

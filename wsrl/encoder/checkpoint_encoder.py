@@ -1,7 +1,7 @@
 """From checkpoints to what an encoder says of them: the one road that every command and experiment takes.
 
 source -> Checkpoint -> Wiring -> weights vector                        any network, a tensor at a time
-                     -> program -> graph of tiles -> function vector    networks that can be run, many at a time
+                     -> programs -> function vector             networks that can be run, many at a time
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -188,15 +188,11 @@ def _with_function(row: Embedded, found: "FunctionVector | CheckpointError") -> 
 
 
 def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signature) -> Embedded:
-    config = checkpoint.metadata.get("config")
-    model_type = config.get("model_type") if isinstance(config, Mapping) else None
-    reading, unread = checkpoint.metadata.get("warnings", ()), checkpoint.metadata.get("unread")
-    reading = reading if isinstance(reading, tuple) else ()
     return Embedded(
         id=source,
         content_digest="" if source.startswith("hf://") else content_digest(source),
         weights_digest=signature.digest,
-        architecture=str(model_type or ""),
+        architecture=str(checkpoint.config.get("model_type") or ""),
         parameters=wiring.parameters,
         weights=signature.vector,
         function=None,
@@ -204,6 +200,6 @@ def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signatu
         accuracy=None,
         assumed=(),
         tensors=signature.tensors,
-        warnings=(*reading, *wiring.warnings),
-        unread=sum(unread.values()) if isinstance(unread, Mapping) else 0,
+        warnings=(*checkpoint.warnings, *wiring.warnings),
+        unread=sum(checkpoint.unread.values()),
     )

@@ -81,7 +81,7 @@ def identify(path: str | Path, index: str | Path | None = None) -> Identity:
     left_out = checkpoint.metadata.get("left_out", ())
     return Identity(
         path=str(path),
-        format=str(checkpoint.metadata.get("format", UNKNOWN)),
+        format=checkpoint.format,
         content=content,
         architecture=architecture,
         library=library,
@@ -118,8 +118,7 @@ def _gains(tensors: Mapping[str, LazyTensor]) -> Iterator[float]:
 
 
 def _architecture(checkpoint: Checkpoint, entry: Entry | None) -> tuple[str, str, list[str]]:
-    config = checkpoint.metadata.get("config")
-    told = config.get("model_type") or config.get("_class_name") if isinstance(config, Mapping) else None
+    told = checkpoint.config.get("model_type") or checkpoint.config.get("_class_name")
     if isinstance(told, str) and told:
         library = entry.library if entry else UNKNOWN
         return told, library, ["config.json names the architecture"]

@@ -44,11 +44,16 @@ def canonical_network(checkpoint: Checkpoint, program: Program) -> Network:
     """As `read_network`, of the checkpoint in canonical form: scales and signs of units are fixed.
 
     Raises:
-      CheckpointError: a tensor holds NaN or Inf, or its canonical form is beyond float32.
+      CheckpointError: a tensor, or its canonical form, holds what is not finite in float32.
     """
     with np.errstate(over="ignore", invalid="ignore"):
-        network = read_network(program.canonicalizer(checkpoint), program)
-        arrays = [w for layer in network.layers for w in (*layer.weights, layer.bias, layer.gain) if w is not None]
+        try:
+            network = read_network(program.canonicalizer(checkpoint), program)
+        except CheckpointError:
+            network = read_network(checkpoint, program)  # raises what concerns the file rather than its scales
+            arrays = [np.array([np.inf])]
+        else:
+            arrays = [a for layer in network.layers for a in (*layer.weights, layer.bias, layer.gain) if a is not None]
         if all(np.isfinite(array.astype(np.float32)).all() for array in arrays):
             return network
     reason = "its weights are too large for their norms to be folded in float32"

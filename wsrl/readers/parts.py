@@ -46,13 +46,9 @@ def open_file(path: Path) -> Checkpoint:
         if repeated := sorted(tensors.keys() & shard.tensors.keys())[:1]:
             raise CheckpointError(path, f"tensor {repeated[0]!a} lies in several parts", "download its files again")
         tensors |= shard.tensors
-        left_out += _names(shard.metadata.get("left_out"))
+        left_out += shard.left_out
     warning = f"the index of {int(count)} parts is missing; their tensors are taken together"
     return Checkpoint(str(path), tensors, {"left_out": tuple(left_out), "warnings": (warning,)})
-
-
-def _names(value: object) -> tuple[str, ...]:
-    return value if isinstance(value, tuple) else ()
 
 
 def _parts(folder: Path) -> list[tuple[str, str, str, str]]:

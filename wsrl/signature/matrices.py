@@ -160,7 +160,7 @@ def _balanced(checkpoint: Checkpoint, product: Product) -> dict[str, Matrix]:
     for part, change in product_matrices(dict(own), (product,), shapes):
         multiply(own[part.along.tensor], 0, part, change)
     strength = float(np.square(own[names[0]], dtype=np.float64).sum())  # of the balanced: the sum of singular values
-    scales = checkpoint.metadata.get("adapter_scales", {})
-    scale = next((s for module, s in scales.items() if names[0].startswith(f"{module}.")), 1.0)  # type: ignore[attr-defined]
+    scales = checkpoint.adapter_scales.items()
+    scale = next((scale for module, scale in scales if names[0].startswith(f"{module}.")), 1.0)
     gain = float(np.log(max(strength * abs(scale), np.finfo(np.float32).tiny)))
     return {name: Matrix.of(tensor, gain) for name, tensor in own.items()}

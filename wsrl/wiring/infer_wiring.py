@@ -54,8 +54,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
-    config = checkpoint.metadata.get("config")
-    config = config if isinstance(config, dict) else {}
+    config = checkpoint.config
     attention = Attention(config, adapters.base)
     blocks = (
         run_dense_stages,
@@ -79,7 +78,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
             fix(value)
     finish(flow, env, tied_head(config, adapters.base))
     operations = in_usual_form(adapters.operations(flow.operations()), shapes)
-    operations = in_configured_order(operations, checkpoint.metadata.get("keras_config"))
+    operations = in_configured_order(operations, checkpoint.keras_config)
     operations = with_facts(operations, checkpoint.metadata)
     wiring = _to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products))
     return with_scales(wiring, scales_of_chain(wiring, checkpoint.metadata.get("activation")))

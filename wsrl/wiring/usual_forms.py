@@ -120,6 +120,9 @@ class _Form:
         """Puts an operation behind the others; returns its place. Norms could stand elsewhere without a trace."""
         facts = {**operation.facts, **(facts or {})}
         source = operation.source if operation.type == "norm" else "names"
+        if operation.type == "conv" and not inputs and "groups" in facts:
+            operation = _as_first(operation, self.shapes)
+            del facts["groups"]
         self.built.append(replace(operation, inputs=inputs, source=source, facts=facts))
         return len(self.built) - 1
 
@@ -187,6 +190,14 @@ class _Form:
             rest.remove(following)
             ordered.append(following)
         return layers if rest else ordered
+
+
+def _as_first(operation: Operation, shapes: Mapping[str, Shape]) -> Operation:
+    """A convolution of gray images that was taken for one of each channel: a few units look like colors."""
+    tensor = operation.tensors["weight"]
+    (written,) = operation.axes_of(tensor, operation.writes)
+    last = len(shapes[tensor]) - 1
+    return replace(operation, reads=((tensor, last - 1 if written == last else 1),))
 
 
 class _Chain(_Form):

@@ -131,7 +131,11 @@ class Operation:
         of the network does.
       source: of `reads`, `writes`, `inputs` and the place in the order, see Fact.
       facts: `activation`, `epsilon`, `groups`, `heads`, `kernel`, `key_value_heads`, `padding`, `part` (of attention:
-        `q`, `k`, `v`, `o` or several of them), `pooling` and `stride`, where there is something to say.
+        `q`, `k`, `v`, `o` or several of them), `pooling` and `stride`, where there is something to say. Of what follows
+        before the next operation further `window`, `pooling_stride`, `pooling_padding` and `pooled_activation` of the
+        pooling, `sum_activation` after the sum with other inputs of an operation, `flattened` (`channels first` or
+        `channels last`), `weightless` (how many modules without tensors) and `followed_by`, the word of the file for
+        what is none of these; of the first operation `input` ([height, width, channels]) and `preceded_by`.
     """
 
     name: str

@@ -39,9 +39,8 @@ def read_wiring(path: str | PathLike[str], checkpoint: Checkpoint) -> Wiring:
         data = read_json_object(Path(path))
     except OSError as error:
         raise InputError(path, f"cannot be read ({error.strerror})", "give a wiring file in JSON") from error
-    parts = checkpoint.metadata.get("parts")
-    if isinstance(parts, dict) and isinstance(data.get("tensors"), dict):
-        data = with_whole_names(data, parts)
+    if checkpoint.parts and isinstance(data.get("tensors"), dict):
+        data = with_whole_names(data, checkpoint.parts)
     wiring = parse_wiring(data, {name: tensor.shape for name, tensor in checkpoint.tensors.items()}, path)
     return wiring if "operations" in data else replace(wiring, operations=infer_wiring(checkpoint).operations)
 
