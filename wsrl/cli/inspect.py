@@ -42,14 +42,16 @@ def run(args: argparse.Namespace) -> int:
 
         write_atomically(args.plot, plot(wiring, Path(args.file).name, unfold=args.all))
     if args.json:
-        about = {"file": args.file, "format": checkpoint.format}
-        print(json.dumps({**about, **with_stored_names(wiring.to_json(), checkpoint.parts)}))
+        about = {"file": args.file, "format": checkpoint.metadata.get("format", "unknown")}
+        parts = checkpoint.metadata.get("parts")
+        print(json.dumps({**about, **with_stored_names(wiring.to_json(), parts if isinstance(parts, dict) else {})}))
     else:
         from wsrl.cli.table import print_table
 
         print_table(checkpoint, wiring, unfold=args.all)
-    if checkpoint.unread:
-        count = f"{sum(checkpoint.unread.values()):,} numbers in {len(checkpoint.unread):,} tensors"
+    unread = checkpoint.metadata.get("unread")
+    if isinstance(unread, dict) and unread:
+        count = f"{sum(unread.values()):,} numbers in {len(unread):,} tensors"
         print(printable(f"{args.file}: {count} are most likely weights and are not read"), file=sys.stderr)
         return 1
     return 0
