@@ -16,11 +16,12 @@ import numpy as np
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, matching_of, rematched, rescaled
 from wsrl.comparison.difference import Difference, measure
+from wsrl.comparison.formula import is_formula
 from wsrl.comparison.grid import Grid, find_grid, grid_of
 from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
-from wsrl.comparison.pieces import BLOCK, Piece, blocks, cut
+from wsrl.comparison.pieces import BLOCK, Piece, blocks, cut, spread
 from wsrl.comparison.relation import Kind, Relation
 from wsrl.comparison.verdict import judge
 from wsrl.readers import open_checkpoint
@@ -28,6 +29,7 @@ from wsrl.signature.digest import content_digest
 
 SIGNIFICANT = 1e-5  # p-value below which networks are related
 AGREEING = 0.5  # share of the units of a tensor that stand in the same order, from which that is taken for right
+NEAR, ENTRIES = 0.9999, 16  # cosine of small tensors that are the same, and entries of all of them
 FEATURES = 4  # entries of a unit that is tested
 SCALED = 1e-3  # change from which on other scales of units are reckoned with
 EXACT, ROUNDED = 1e-5, 0.8  # changes between which a quantizer's lie
@@ -55,7 +57,7 @@ def compare(a: Source, b: Source) -> Relation:
     sampled = [Sampled.of(cut(checkpoint)) for checkpoint in (first, second)]
     pairs = pair_up(*sampled)
     tests, pooled = _in_order(pairs)
-    related = _significant(tests, pooled)
+    related = _significant(tests, pooled) or (not pooled.units and _near(pairs))
     known = _proven(pairs, tests) if related else {}
     if not related or not all(_explained(pair, test) for pair, test in zip(pairs, tests, strict=True)):
         chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix], known)
@@ -70,6 +72,13 @@ def compare(a: Source, b: Source) -> Relation:
         elif not pooled.units:
             pooled = matched
     return judge(list(_layers(pairs, known if related else None, tests)), pooled, related)
+
+
+def _near(pairs: list[Pair]) -> bool:
+    """Whether matrices that are too small for a test agree entry by entry, as training anew would not make them."""
+    matrices = [pair for pair in pairs if any(piece is not None and piece.is_matrix for piece in (pair.a, pair.b))]
+    entries = sum(pair.a.tensor.size for pair in matrices if pair.a is not None)
+    return entries >= ENTRIES and all(pair.cosine > NEAR for pair in matrices)
 
 
 def _proven(pairs: list[Pair], tests: list[Agreement | None]) -> Known:
@@ -119,8 +128,11 @@ def _in_order(pairs: list[Pair]) -> tuple[list[Agreement | None], Agreement]:
         if pair.a and pair.b and pair.a.shape == pair.b.shape and pair.a.is_matrix:
             side = _tested_side(pair.a)
             if side is not None:
-                samples = (piece.sample(SAMPLE) for piece in both(pair))
-                test = fixed_points(*(np.moveaxis(s, side, 0).reshape(s.shape[side], -1) for s in samples))
+                x, y = (piece.sample(SAMPLE) for piece in both(pair))
+                if np.array_equal(x, y) and is_formula(x, SAMPLE):  # says nothing of the training
+                    tests.append(None)
+                    continue
+                test = fixed_points(*(np.moveaxis(s, side, 0).reshape(s.shape[side], -1) for s in (x, y)))
                 units = pair.a.sides()[side]
                 key = units.group or ("unknown", units.length)
                 if key not in groups or groups[key].units < test.units:
@@ -165,13 +177,20 @@ def _layer(pair: Pair, known: Known, test: Agreement | None) -> Layer:
     if a.is_matrix and found.cosine < AGREEING and (own := rematched(pair, known)):
         x, y, moved = aligned(pair, known, own)
         found = measure([(x, y)], len(x))
-    if a.is_matrix and found.change > SCALED:
+    if a.is_matrix and found.change > SCALED and _has_other_scales(x, y):
         y_scaled = rescaled(x, y)
         scaled = measure([(x, y_scaled)], len(x))
         if scaled.change < found.change * LESS:
             found, unscaled, y = scaled, found.change, y_scaled
     turned = y if (moved or unscaled) and y.shape == a.shape else None
     return Layer(pair, found, test, moved, unscaled, _grids(pair, found, turned))
+
+
+def _has_other_scales(x: np.ndarray, y: np.ndarray) -> bool:
+    """Whether scales of units explain most of the difference, judged by a part."""
+    part = np.ix_(*(spread(n, SAMPLE) for n in x.shape))
+    x, y = x[part], y[part]
+    return bool(np.linalg.norm(x - rescaled(x, y)) < LESS * np.linalg.norm(x - y))
 
 
 def _grids(pair: Pair, found: Difference, moved: np.ndarray | None) -> tuple[Grid | None, Grid | None]:

@@ -103,6 +103,8 @@ def _lattice(lines: Float64[np.ndarray, "lines entries"]) -> tuple[int, float] |
             continue
         tested += 1
         found = _step(gaps)
+        if tested - passed > (1 - PASSED) * len(lines) + 1:
+            return None
         if found is not None:
             passed += 1
             levels = max(levels, round(gaps.sum() / found))

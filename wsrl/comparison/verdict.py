@@ -51,7 +51,9 @@ def judge(layers: Sequence[Layer], pooled: Agreement, related: bool) -> Relation
     if not related:
         return Relation(Kind.UNRELATED, pooled.p_value, relations, False, (told,), LIMITS)
     kind, reasons, derived, bits = _kind(layers, described)
-    return Relation(kind, pooled.p_value, relations, True, (told, *reasons), LIMITS, derived, bits)
+    told = told if pooled.units else "all matrices agree entry by entry; they are too small for a test of their units"
+    p_value = pooled.p_value if pooled.units else None
+    return Relation(kind, p_value, relations, True, (told, *reasons), LIMITS, derived, bits)
 
 
 Described = tuple[LayerRelation, str | None]  # with the side that was made from the other, if that shows
