@@ -20,14 +20,10 @@ OLD = 1_700_000_000
 
 
 def compare_numbers(a: Checkpoint, b: Checkpoint) -> Relation:
-    """A stand-in that knows equal numbers, and those of float16."""
+    """A stand-in that knows equal numbers."""
     one, other = ([np.asarray(t).ravel() for t in own.tensors.values()] for own in (a, b))
-    if [len(t) for t in one] != [len(t) for t in other]:
-        return Relation(Kind.UNRELATED)
-    if all(np.array_equal(x, y) for x, y in zip(one, other, strict=True)):
-        return Relation(Kind.SAME_WEIGHTS, related=True)
-    close = all(np.array_equal(x.astype("f2"), y.astype("f2")) for x, y in zip(one, other, strict=True))
-    return Relation(Kind.SAME_PRECISION, related=True, precision=16.0) if close else Relation(Kind.UNRELATED)
+    same = len(one) == len(other) and all(np.array_equal(x, y) for x, y in zip(one, other, strict=True))
+    return Relation(Kind.SAME_WEIGHTS, related=True) if same else Relation(Kind.UNRELATED)
 
 
 def narrow(source: Path, target: Path) -> None:
@@ -72,19 +68,18 @@ def names(group) -> list[str]:
 
 def test_groups_are_of_one_kind_each(zoo):
     groups = {group.kind: group for group in found().groups}
-    assert list(groups) == [Kind.SAME_FILE, Kind.SAME_WEIGHTS, Kind.SAME_PRECISION]
+    assert list(groups) == [Kind.SAME_FILE, Kind.SAME_WEIGHTS]
     assert set(names(groups[Kind.SAME_FILE])) == {
         "a.safetensors", "hard.safetensors", "soft.safetensors", "it's a `copy`.safetensors"
     }  # fmt: skip
-    assert names(groups[Kind.SAME_WEIGHTS]) == ["a.safetensors", "renamed.npz"]
-    assert names(groups[Kind.SAME_PRECISION]) == ["a.safetensors", "half.safetensors"]
+    assert names(groups[Kind.SAME_WEIGHTS]) == ["a.safetensors", "renamed.npz", "half.safetensors"]
     assert "tuned.safetensors" not in {name for group in groups.values() for name in names(group)}
 
 
 def test_the_keeper_comes_first_and_it_is_told_why(zoo):
     whys = {group.kind: group.why for group in found().groups}
     assert whys[Kind.SAME_FILE] == "it is the oldest"
-    assert whys[Kind.SAME_PRECISION] == "it has the highest precision"
+    assert whys[Kind.SAME_WEIGHTS] == "it has the highest precision"
     (zoo / "safe").mkdir()
     shutil.copyfile("models/a.safetensors", "safe/a.safetensors")
     Index.build(FakeEncoder(), ["models", "safe"], "zoo.index")
@@ -116,7 +111,7 @@ def test_changed_and_missing_files_are_left_out(zoo):
     assert sorted(Path(problem.file).name for problem in result.problems) == [
         "a.safetensors", "renamed.npz", "soft.safetensors"
     ]  # fmt: skip
-    assert {group.kind: len(group.copies) for group in result.groups} == {Kind.SAME_FILE: 2, Kind.SAME_PRECISION: 2}
+    assert {group.kind: len(group.copies) for group in result.groups} == {Kind.SAME_FILE: 2, Kind.SAME_WEIGHTS: 2}
 
 
 def test_external_data_belongs_to_the_bytes(zoo):

@@ -9,6 +9,7 @@ from networks import draw_network
 
 from wsrl.checkpoint import Checkpoint, LazyTensor
 from wsrl.origins.precision import is_widened, main_type, precision, type_bits
+from wsrl.origins.rounding import rounded_from
 from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.same_units import same_units
 from wsrl.program.read import read_program
@@ -100,3 +101,15 @@ def test_types_and_their_bits():
     assert {name: type_bits(name) for name in names} == names
     assert main_type({"a": np.zeros(9, np.float16), "b": np.zeros(3, np.float32)}) == "float16"
     assert not is_widened({"a": np.ones((9, 9), np.float32)}) and not is_widened({"a": np.ones(9, np.float16)})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_rounding_to_a_type_is_exact_or_none(dtype):
+    own = tensors()
+    narrow = {n: t.astype(dtype) for n, t in own.items()}
+    assert rounded_from(checkpoint(own), checkpoint(narrow)) == "b"
+    assert rounded_from(checkpoint(narrow), checkpoint(own)) == "a"
+    assert rounded_from(checkpoint(own), checkpoint(own)) is None
+    other = own | {"bias": own["bias"] + np.float32(0.01)}
+    assert rounded_from(checkpoint(other), checkpoint(narrow)) is None
+    assert rounded_from(checkpoint({f"x.{n}": t for n, t in own.items()}), checkpoint(narrow)) is None

@@ -106,7 +106,7 @@ def _quantized(layer: Layer, found: Difference) -> tuple[str | None, float] | No
 def _is_white(found: Difference) -> bool:
     spread = 6 * np.sqrt(24 / found.entries)
     white = found.structure is None or found.structure < WHITE
-    return white and abs(found.kurtosis - 3) < spread + KURTOSIS
+    return bool(white and abs(found.kurtosis - 3) < spread + KURTOSIS)
 
 
 def _kind(

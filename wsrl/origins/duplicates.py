@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from wsrl.checkpoint import CheckpointError
-from wsrl.comparison.relation import SAME, Kind, Relation
+from wsrl.comparison.relation import Kind, Relation
 from wsrl.errors import InputError
 from wsrl.origins.candidates import near_pairs
 from wsrl.origins.disk import freed, on_disk
@@ -166,7 +166,7 @@ class _Search:
           copy: the model.
         """
         asked: dict[str, Relation | None] = {}
-        rounded: list[tuple[Copy, Relation]] = []
+        found: list[tuple[Copy, Relation]] = []
         for standing, other in before:
             for model in {standing.model.id: standing, other.model.id: other}.values():
                 if model.model.id not in asked and len(asked) < MOST_COMPARED:
@@ -174,13 +174,17 @@ class _Search:
                 relation = asked.get(model.model.id)
                 if relation is None or not relation.related:
                     continue  # another form of the same network may be easier to compare
-                if relation.kind == Kind.SAME_PRECISION:
-                    if min(model.stored[1], copy.stored[1]) < UNROUNDED:
-                        rounded.append((standing, relation))
-                elif relation.kind in SAME:
+                if relation.kind in (Kind.SAME_FILE, Kind.SAME_WEIGHTS):
                     return standing, relation
+                rounded = min(model.stored[1], copy.stored[1]) < UNROUNDED
+                if relation.kind == Kind.SAME_SYMMETRY or (relation.kind == Kind.SAME_PRECISION and rounded):
+                    found.append((standing, relation))
                 break
-        return min(rounded, key=lambda own: largest_errors(own[0], copy, own[1]), default=None)
+        strictest = min((relation.kind for _, relation in found), key=KINDS.index, default=None)
+        found = [own for own in found if own[1].kind == strictest]
+        if strictest != Kind.SAME_PRECISION or len(found) == 1:
+            return next(iter(found), None)
+        return min(found, key=lambda own: largest_errors(own[0], copy, own[1]))
 
     def relation(self, first: Copy, second: Copy) -> Relation | None:
         """What two models are to each other, by their files; None if one cannot be read."""

@@ -6,19 +6,21 @@ from dataclasses import replace
 from wsrl.checkpoint import Checkpoint
 from wsrl.comparison.relation import Kind, Relation
 from wsrl.origins.keeper import Copy
+from wsrl.origins.rounding import rounded_from
 from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.same_units import same_units
 
 Compare = Callable[[Checkpoint, Checkpoint], Relation]
 PERMUTED = "all units are the same, in another order"
+ROUNDED = "all numbers are those of the other, rounded to a narrower type"
 SHUFFLED = "all matrices hold the same numbers, but not for the same units"
 
 
 def prove(first: Copy, second: Copy, compare: Compare) -> Relation:
     """Returns the relation of two models.
 
-    Equal digests say that all matrices hold the same numbers. Then layout and units are compared number by number,
-    which needs no statistics; all other pairs, and what is not decided so, are compared by `compare`.
+    Equal digests say that all matrices hold the same numbers. Then layout and units are compared number by number, and
+    so are numbers that were rounded to a narrower type; neither needs statistics. All else is left to `compare`.
 
     Raises:
       CheckpointError: a file cannot be read.
@@ -26,6 +28,9 @@ def prove(first: Copy, second: Copy, compare: Compare) -> Relation:
     a, b = first.open(), second.open()
     digest = first.model.weights_digest
     if not digest or digest != second.model.weights_digest:
+        side = rounded_from(a, b)
+        if side:
+            return Relation(Kind.SAME_WEIGHTS, related=True, reasons=(ROUNDED,), derived=side)
         return compare(a, b)
     if same_numbers(a, b):
         return Relation(Kind.SAME_WEIGHTS, related=True, reasons=("all tensors hold the same numbers",))

@@ -1,12 +1,40 @@
-"""Of several networks that round to a quantized one: which it was made of."""
+"""Numbers that were rounded: whether to a floating-point type, and of several networks which."""
 
+import ml_dtypes
 import numpy as np
 
-from wsrl.canonical.rows import read_whole
+from wsrl.canonical.rows import read_whole, row_chunks
+from wsrl.checkpoint import Checkpoint
 from wsrl.comparison.relation import Relation
 from wsrl.origins.keeper import Copy
 
 WHOLE = 2**26  # entries of a tensor that is read
+TYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+
+def rounded_from(a: Checkpoint, b: Checkpoint) -> str | None:
+    """Returns `a` or `b`, the one whose numbers all are those of the other in float16 or bfloat16; else None.
+
+    Only checkpoints of the same names and shapes are looked at.
+
+    Raises:
+      CheckpointError: a file cannot be read.
+    """
+    if {n: t.shape for n, t in a.tensors.items()} != {n: t.shape for n, t in b.tensors.items()}:
+        return None
+    for side, own, other in (("a", a, b), ("b", b, a)):
+        types = {str(tensor.dtype) for tensor in own.tensors.values()}
+        narrow = types & TYPES.keys()
+        if len(narrow) == 1 and types <= {*narrow, "float32"} and all(_is_rounded(own, other, n) for n in own.tensors):
+            return side
+    return None
+
+
+def _is_rounded(own: Checkpoint, other: Checkpoint, name: str) -> bool:
+    dtype = TYPES.get(str(own.tensors[name].dtype), np.float32)
+    pieces = zip(row_chunks(own.tensors[name]), row_chunks(other.tensors[name]), strict=True)
+    with np.errstate(over="ignore"):
+        return all(np.array_equal(y.astype(dtype).astype(np.float32), x) for (*_, x), (*_, y) in pieces)
 
 
 def largest_errors(original: Copy, copy: Copy, relation: Relation) -> float:
