@@ -20,7 +20,7 @@ EQUAL = 1e-6  # distance of vectors that are the same
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
 
-Sample = Float32[np.ndarray, "written read taps"]
+Sample = Float32[np.ndarray, "_written _read _taps"]
 
 
 @dataclass(frozen=True)
