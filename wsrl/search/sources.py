@@ -1,6 +1,7 @@
 """Checkpoints that names stand for: files, folders that are one checkpoint, folders that hold many, zoos, the hub."""
 
 import os
+import re
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -25,6 +26,13 @@ WEIGHTS = (
     *("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.keras", "*.h5", "*.gguf", "*.onnx"),
     *("*.tflite", "*.npz"),
 )
+# Files of data that another file names: pattern, what is cut off its name, what is put there
+PARTS = (
+    *(("*.data-?????-of-?????", r"\.data-\d{5}-of-\d{5}$", ".index"), ("*.bin", r"\.bin$", ".xml")),
+    *(("*-shard*of*", r".*", "model.json"), ("*.bin", r"\.bin$", "-weights_manifest.json")),
+    ("*.weights.h5", r"_\d{5}\.weights\.h5$", ".weights.json"),
+)
+TOGETHER = (".json", ".xml", ".index", ".mlmodel", ".pb")  # files that name others beside and below them
 LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
 
 
@@ -122,7 +130,7 @@ class _Walk:
 
     def is_checkpoint(self, path: Path) -> bool:
         """Whether a reader takes a file for its own, or its name promises weights: opening it says what is wrong."""
-        if any(fnmatch(path.name, pattern) for pattern in NO_WEIGHTS):
+        if any(fnmatch(path.name, pattern) for pattern in NO_WEIGHTS) or _is_part(path):
             return False
         try:
             stat = path.stat()
@@ -153,6 +161,12 @@ def checkpoint_format(path: Path) -> str:
 
 def _reader(module: str) -> Any:
     return import_module(f"wsrl.readers.{module}")
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file holds data of another one, which lies beside it."""
+    names = (re.sub(cut, put, path.name, count=1) for kind, cut, put in PARTS if fnmatch(path.name, kind))
+    return any(name != path.name and path.with_name(name).is_file() for name in names)
 
 
 def _is_one(folder: Path, entries: list[Path]) -> bool:
@@ -193,8 +207,8 @@ def _belonging(path: Path) -> list[Path]:
     """The files of a checkpoint: a `config.json` beside it, data of ONNX and the parts that an index names too."""
     if path.is_dir():
         return [below for below in path.rglob("*") if below.is_file()]
-    if fnmatch(path.name, "*.index.json"):
-        return [below for below in path.parent.iterdir() if below.is_file()]
+    if path.suffix in TOGETHER:
+        return [below for below in path.parent.rglob("*") if below.is_file()]
     beside = (path.with_name("config.json"), path.with_name(f"{path.name}.data"), path.with_name(f"{path.name}_data"))
     return [path, *(below for below in beside if below.is_file())]
 
