@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import draw_network
 from safetensors.numpy import save_file
+from wsrl.wiring.infer import infer_wiring
 
 from experiments.tables.identity import as_pytorch, four_bits
 from wsrl.checkpoint import Checkpoint
@@ -22,7 +23,6 @@ from wsrl.comparison.matching import Agreement, match
 from wsrl.comparison.merge import find_merge
 from wsrl.comparison.relation import Kind
 from wsrl.symmetry import random_symmetry
-from wsrl.wiring.infer import infer_wiring
 from wsrl.zoo.copies import add_noise, prune, quantize
 
 RNG = np.random.default_rng(3)

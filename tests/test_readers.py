@@ -84,9 +84,7 @@ def test_missing_files(tmp_path, path):
         open_checkpoint(tmp_path / path)
 
 
-@pytest.mark.parametrize(
-    "content", [b"text\n" * 50, b"\x89PNG\r\n\x1a\n" + b"\0" * 50, b"\0" * 5000, b"%PDF-1.7\n%\xe2\xe3"]
-)
+@pytest.mark.parametrize("content", [b"text\n" * 50, b"\xfe\xed" + b"\0" * 50, b"\0" * 5000, b"\xfe%-1.7\n%\xe2\xe3"])
 def test_unknown_formats_are_told_the_known_ones(tmp_path, content):
     with pytest.raises(CheckpointError, match=r"known format; give one of .*safetensors, .*PyTorch, "):
         open_checkpoint(write(tmp_path / "file", content))

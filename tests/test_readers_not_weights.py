@@ -8,6 +8,8 @@ FILES = {
     b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n": "is a pointer of git-lfs",
     b"\n <!DOCTYPE html><html><title>Virus scan warning</title>": "is a web page",
     b"<?xml version='1.0'?><Error>AccessDenied</Error>": "is a web page",
+    b"\x89PNG\r\n\x1a\n\0": "is an image",
+    b"%PDF-1.7\n%\xe2\xe3": "is a PDF document",
     b"lCRF@\0": "is a model of CRFsuite",
     b"tree\nversion=v4\nnum_class=1": "is a LightGBM model",
     b'{"learner": {"attributes": {}}, "version": [2, 0, 0]}': "is an XGBoost model",

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.readers import tensorflow_graph
+from wsrl.readers.huggingface import weight_files
 from wsrl.readers.protobuf import Kind, WireError, read
 from wsrl.readers.sstable import FOOTER, MAGIC
 from wsrl.readers.tensor_bundle import MEND, Bundle
@@ -32,7 +33,7 @@ TRAINING = re.compile(
 def matches(head: bytes, path: Path) -> bool:
     """Whether the path is a SavedModel, its folder, a checkpoint's index or data, or a folder of checkpoints."""
     if not head:
-        return path.is_dir() and _index_in(path) is not None
+        return path.is_dir() and not weight_files(path) and _index_in(path) is not None
     if path.suffix == ".index" and path.stat().st_size >= FOOTER:
         with open(path, "rb") as file:
             file.seek(-len(MAGIC), 2)

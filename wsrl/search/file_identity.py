@@ -1,13 +1,13 @@
 """What tells files apart and when they change: names, places, sizes and times, digests."""
 
 import os
-from fnmatch import fnmatch
 from pathlib import Path
 
 from wsrl.search.catalog import Stat
 from wsrl.signature.digest import content_digest
 
 HUB = "hf://"
+TOGETHER = (".json", ".xml", ".index", ".mlmodel", ".pb")  # files that name others beside and below them
 LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
 
 
@@ -44,8 +44,8 @@ def _belonging(path: Path) -> list[Path]:
     """The files of a checkpoint: a `config.json` beside it, data of ONNX and the parts that an index names too."""
     if path.is_dir():
         return [below for below in path.rglob("*") if below.is_file()]
-    if fnmatch(path.name, "*.index.json"):
-        return [below for below in path.parent.iterdir() if below.is_file()]
+    if path.suffix in TOGETHER:
+        return [below for below in path.parent.rglob("*") if below.is_file()]
     beside = (path.with_name("config.json"), path.with_name(f"{path.name}.data"), path.with_name(f"{path.name}_data"))
     return [path, *(below for below in beside if below.is_file())]
 

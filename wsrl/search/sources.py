@@ -1,5 +1,6 @@
 """Checkpoints that names stand for: files, folders that are one checkpoint, folders that hold many, zoos, the hub."""
 
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -26,6 +27,12 @@ WEIGHTS = (
 )
 NPZ = "NumPy npz"  # name of its reader
 CARD = ("license", "base_model", "pipeline_tag", "library_name", "tags")  # of a model card that becomes metadata
+# Files of data that another file names: pattern, what is cut off its name, what is put there
+PARTS = (
+    *(("*.data-?????-of-?????", r"\.data-\d{5}-of-\d{5}$", ".index"), ("*.bin", r"\.bin$", ".xml")),
+    *(("*-shard*of*", r".*", "model.json"), ("*.bin", r"\.bin$", "-weights_manifest.json")),
+    ("*.weights.h5", r"_\d{5}\.weights\.h5$", ".weights.json"),
+)
 
 
 class Named(NamedTuple):
@@ -194,6 +201,8 @@ class _Walk:
 
     def is_checkpoint(self, path: Path) -> bool:
         """Whether a reader takes a file for its own, or its name promises weights: opening it says what is wrong."""
+        if _is_part(path):
+            return False
         if any(fnmatch(path.name, pattern) for pattern in NO_WEIGHTS):
             self.skipped += [str(path)] if any(fnmatch(path.name, pattern) for pattern in WEIGHTS) else []
             return False
@@ -250,6 +259,12 @@ def checkpoint_format(path: Path) -> str:
 
 def _reader(module: str) -> Any:
     return import_module(f"wsrl.readers.{module}")
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file holds data of another one, which lies beside it."""
+    names = (re.sub(cut, put, path.name, count=1) for kind, cut, put in PARTS if fnmatch(path.name, kind))
+    return any(name != path.name and path.with_name(name).is_file() for name in names)
 
 
 def _is_one(folder: Path, entries: list[Path]) -> bool:
