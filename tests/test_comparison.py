@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import draw_network
 from safetensors.numpy import save_file
-from wsrl.wiring.infer import infer_wiring
 
 from experiments.tables.identity import as_pytorch, four_bits
 from wsrl.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from wsrl.comparison.grid import grid_of
 from wsrl.comparison.matching import Agreement, match
 from wsrl.comparison.merge import find_merge
 from wsrl.comparison.relation import Kind
+from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.zoo.copies import add_noise, prune, quantize
 
@@ -99,11 +99,11 @@ def test_independent_networks_are_unrelated(family):
 def test_order_scales_and_signs_of_units_do_not_matter(seed, variant):
     network, _ = draw_network(*variant)
     rng = np.random.default_rng(seed)
-    moved = random_symmetry(network, infer_wiring(network), rng, max_scale=4.0)
+    moved = random_symmetry(network, read_program(network).wiring, rng, max_scale=4.0)
     assert compare(network, moved).kind is Kind.SAME_SYMMETRY
-    noisy = random_symmetry(changed(network, tuned), infer_wiring(network), rng, max_scale=4.0)
+    noisy = random_symmetry(changed(network, tuned), read_program(network).wiring, rng, max_scale=4.0)
     assert compare(network, noisy).kind is Kind.FINE_TUNED
-    stranger = random_symmetry(draw_network(*variant, seed=9)[0], infer_wiring(network), rng, max_scale=4.0)
+    stranger = random_symmetry(draw_network(*variant, seed=9)[0], read_program(network).wiring, rng, max_scale=4.0)
     assert compare(network, stranger).kind is Kind.UNRELATED
 
 
