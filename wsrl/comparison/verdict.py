@@ -106,7 +106,7 @@ def _quantized(layer: Layer, found: Difference) -> tuple[str | None, float] | No
 def _is_white(found: Difference) -> bool:
     spread = 6 * np.sqrt(24 / found.entries)
     white = found.structure is None or found.structure < WHITE
-    return white and abs(found.kurtosis - 3) < spread + KURTOSIS
+    return bool(white and abs(found.kurtosis - 3) < spread + KURTOSIS)
 
 
 def _kind(
@@ -185,7 +185,7 @@ def _is_noise(layers: Sequence[Layer], scales: bool) -> bool:
         return False
     relative = np.array([d.deviation for d, _ in own])
     absolute = np.array([np.sqrt(d.squares / d.entries) for d, _ in own])
-    return min(_unevenness(x, weights) for x in (relative, absolute)) < EVEN
+    return bool(min(_unevenness(x, weights) for x in (relative, absolute)) < EVEN)
 
 
 def _unevenness(sizes: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"]) -> float:
