@@ -20,7 +20,7 @@ from wsrl.signature.binormalization import Squares, binormalize, outer
 
 Groups = tuple[str, str]  # of A and of B
 Known = dict[Groups, Matching]
-Array = Float[np.ndarray, "written read taps"]
+Array = Float[np.ndarray, "_written _read _taps"]
 
 WRITTEN, READ = 0, 1
 COMPLETED = 4096  # units of a group up to which those without a mutual partner are assigned too

@@ -185,7 +185,7 @@ def _is_noise(layers: Sequence[Layer], scales: bool) -> bool:
         return False
     relative = np.array([d.deviation for d, _ in own])
     absolute = np.array([np.sqrt(d.squares / d.entries) for d, _ in own])
-    return min(_unevenness(x, weights) for x in (relative, absolute)) < EVEN
+    return bool(min(_unevenness(x, weights) for x in (relative, absolute)) < EVEN)
 
 
 def _unevenness(sizes: Float[np.ndarray, "n"], weights: Float[np.ndarray, "n"]) -> float:
