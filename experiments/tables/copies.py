@@ -45,7 +45,7 @@ class Written:
 
 
 def _of_tensors(change: Callable[[dict[str, np.ndarray]], Tensors]) -> Make:
-    return lambda checkpoint, rng: change({name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()})
+    return lambda checkpoint, rng: change(_arrays(checkpoint))
 
 
 def _typed(dtype) -> Make:
@@ -57,13 +57,23 @@ def _renamed(tensors: Tensors) -> Tensors:
 
 
 def _reordered(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
-    return dict(random_symmetry(checkpoint, infer_wiring(checkpoint), rng, scale=False).tensors)  # pyright: ignore
+    return _arrays(random_symmetry(checkpoint, infer_wiring(checkpoint), rng, scale=False))
+
+
+def _rescaled(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
+    return _arrays(permuted(checkpoint, rng))
+
+
+def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    return {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
 
 
 def _stepped(size: float) -> Make:
     def make(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
-        tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
-        return {n: t + np.float32(size) * rng.choice(np.float32([-1, 1]), t.shape) for n, t in tensors.items()}
+        tensors = _arrays(checkpoint)
+        return {
+            n: t + np.float32(size) * rng.choice(np.array([-1, 1], np.float32), t.shape) for n, t in tensors.items()
+        }
 
     return make
 
@@ -72,13 +82,13 @@ def _biases_trained(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors
     def trained(tensor: np.ndarray) -> np.ndarray:
         return tensor + np.float32(0.01) * rng.standard_normal(tensor.shape, np.float32)
 
-    tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+    tensors = _arrays(checkpoint)
     return {name: trained(tensor) if name.endswith("bias") else tensor for name, tensor in tensors.items()}
 
 
 def _shuffled(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
     """The units that one matrix writes in another order, which no other tensor follows: another network."""
-    tensors = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+    tensors = _arrays(checkpoint)
     largest = max((name for name in tensors if tensors[name].ndim > 1), key=lambda name: tensors[name].size)
     order = rng.permutation(tensors[largest].shape[-1])
     return tensors | {largest: np.ascontiguousarray(tensors[largest][..., order])}
@@ -93,10 +103,7 @@ COPIES: dict[str, tuple[Kind, Make | None]] = {
     "float16": (Kind.SAME_WEIGHTS, _typed(np.float16)),
     "bfloat16": (Kind.SAME_WEIGHTS, _typed(ml_dtypes.bfloat16)),
     "permuted": (Kind.SAME_SYMMETRY, _reordered),
-    "permuted and rescaled": (
-        Kind.SAME_SYMMETRY,
-        lambda checkpoint, rng: dict(permuted(checkpoint, rng).tensors),  # pyright: ignore[reportReturnType]
-    ),
+    "permuted and rescaled": (Kind.SAME_SYMMETRY, _rescaled),
     "int8": (Kind.SAME_PRECISION, _of_tensors(quantize)),
     "four bits": (Kind.SAME_PRECISION, _of_tensors(four_bits)),
 }
