@@ -44,10 +44,6 @@ class Written:
         return bool(self.kind) or not self.form
 
 
-def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    return {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
-
-
 def _of_tensors(change: Callable[[dict[str, np.ndarray]], Tensors]) -> Make:
     return lambda checkpoint, rng: change(_arrays(checkpoint))
 
@@ -64,10 +60,20 @@ def _reordered(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
     return _arrays(random_symmetry(checkpoint, read_program(checkpoint).wiring, rng, scale=False))
 
 
+def _rescaled(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
+    return _arrays(permuted(checkpoint, rng))
+
+
+def _arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    return {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+
+
 def _stepped(size: float) -> Make:
     def make(checkpoint: Checkpoint, rng: np.random.Generator) -> Tensors:
         tensors = _arrays(checkpoint)
-        return {n: t + size * rng.choice(np.array([-1, 1], np.float32), t.shape) for n, t in tensors.items()}
+        return {
+            n: t + np.float32(size) * rng.choice(np.array([-1, 1], np.float32), t.shape) for n, t in tensors.items()
+        }
 
     return make
 
@@ -97,10 +103,7 @@ COPIES: dict[str, tuple[Kind, Make | None]] = {
     "float16": (Kind.SAME_WEIGHTS, _typed(np.float16)),
     "bfloat16": (Kind.SAME_WEIGHTS, _typed(ml_dtypes.bfloat16)),
     "permuted": (Kind.SAME_SYMMETRY, _reordered),
-    "permuted and rescaled": (
-        Kind.SAME_SYMMETRY,
-        lambda checkpoint, rng: _arrays(permuted(checkpoint, rng)),
-    ),
+    "permuted and rescaled": (Kind.SAME_SYMMETRY, _rescaled),
     "int8": (Kind.SAME_PRECISION, _of_tensors(quantize)),
     "four bits": (Kind.SAME_PRECISION, _of_tensors(four_bits)),
 }
