@@ -156,7 +156,7 @@ def _kind(
     if changed == {"low rank"} and not vectors:
         ranks = {relation.rank for _, relation in matrices if relation.rank is not None}
         return Kind.ADAPTER, (*reasons, f"the difference has rank {max(ranks)} at most"), None, None
-    if changed and _is_noise(layers, scales):
+    if changed and "independent" not in changed and _is_noise(layers, scales):
         return Kind.NOISE, (*reasons, "the difference is white and of one relative size"), None, None
     return Kind.FINE_TUNED, reasons, None, None
 
