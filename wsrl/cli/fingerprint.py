@@ -4,6 +4,7 @@ import argparse
 import json
 
 from wsrl.cli.names import add_sources, given
+from wsrl.cli.output import tell_skipped
 from wsrl.cli.problems import report
 from wsrl.text import printable
 
@@ -26,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.origins.fingerprint import fingerprint
     from wsrl.search.sources import find_sources
 
-    sources, problems = find_sources(given(args.sources))
+    sources, problems, skipped = find_sources(given(args.sources))
+    tell_skipped(skipped)
     for source in sources:
         try:
             own = vars(fingerprint(source.path))

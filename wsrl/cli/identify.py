@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsrl.cli.names import add_sources, given
+from wsrl.cli.output import tell_skipped
 from wsrl.cli.problems import report
 from wsrl.text import printable
 
@@ -34,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.origins.identify import identify
     from wsrl.search.sources import find_sources
 
-    sources, problems = find_sources(given(args.sources))
+    sources, problems, skipped = find_sources(given(args.sources))
+    tell_skipped(skipped)
     for source in sources:
         try:
             found = identify(source.path, args.index)
