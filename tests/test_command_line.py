@@ -25,7 +25,7 @@ from wsrl.search import query_rows
 PAGE = (Path(__file__).parents[1] / "docs" / "commands.md").read_text()
 MODULES = {name: importlib.import_module(f"wsrl.cli.{name}") for name in COMMANDS}
 EXAMPLES = [line for module in MODULES.values() for line in module.EXAMPLES]
-ELSEWHERE = ("recommend", "completion")  # their own tests run them
+ELSEWHERE = ("recommend", "completion", "map", "serve")  # their own tests run them
 
 
 def section(title: str) -> str:
@@ -94,10 +94,16 @@ def test_a_page_that_differs_is_told(tmp_path, monkeypatch, capsys):
         ["info", "--index", "zoo.index"], ["annotate", "checkpoints/a.safetensors", "a=b", "--index", "zoo.index"],
         ["verify", "--index", "zoo.index"], ["export", "--index", "zoo.index", "--out", "zoo.npz"],
         ["search", "model.safetensors", "--index", "zoo.index", "--explain"],
+        ["compare", "model.safetensors", "mlp.safetensors"], ["fingerprint", "model.safetensors"],
+        ["identify", "model.safetensors"], ["lineage", "--index", "zoo.index"], ["duplicates", "--index", "zoo.index"],
     ],
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_all_keys_are_on_the_page(folder, capsys, words):
+    if words[0] == "duplicates":
+        shutil.copy("checkpoints/a.safetensors", "checkpoints/copy.safetensors")
+        assert main(["update", "--index", "zoo.index"]) == 0
+        capsys.readouterr()
     if words[0] == "verify":
         next(Path("zoo.index").glob("weights-*")).write_bytes(b"x")
     assert main([*words, "--format", "json"]) == (1 if words[0] == "verify" else 0)

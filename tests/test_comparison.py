@@ -205,7 +205,7 @@ def test_the_command(tmp_path: Path, capsys):
     assert "the same weights at a lower precision" in capsys.readouterr().out
     assert main(["compare", paths["a"], paths["a"], "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["version"], told["kind"], told["same"], told["related"]) == (1, "same_file", True, True)
+    assert (told["wsrl"], told["kind"], told["same"], told["related"]) == (1, "same_file", True, True)
     assert main(["compare", paths["a"], paths["c"], "--expect", "related"]) == 1
     assert main(["compare", paths["a"], str(tmp_path / "none.pt"), "--expect", "same"]) == 2
     assert "none.pt" in capsys.readouterr().err

@@ -141,8 +141,9 @@ def test_the_command(zoo, capsys, monkeypatch):
     assert group["kind"] == "same_file" and group["keep"] == group["copies"][0]["id"] and group["freed"] > 0
     assert [copy["removable"] for copy in group["copies"]].count(True) == 2
     assert main(["duplicates", "--index", "zoo.index", "--kind", "same-file"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
     assert lines[0].startswith("the same file: 4 models, ") and lines[1].startswith("  keep")
-    assert lines[-1].startswith("1 groups; identical files: ")
+    assert err.splitlines()[-1].startswith("1 groups; identical files: ")
     assert main(["duplicates", "--index", "zoo.index", "--include", "same-weights"]) == 1
     assert "add --emit" in capsys.readouterr().err

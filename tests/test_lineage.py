@@ -142,7 +142,7 @@ def test_the_command(folder, capsys, monkeypatch):
     half = lines["models/half.safetensors"]
     assert half["parent"] == half["family"] == "models/a.safetensors" and half["evidence"]
     assert lines["models/b.safetensors"]["parent"] is None and lines["models/b.safetensors"]["direction"] == "unknown"
-    assert main(["lineage", "models/half.safetensors", "--index", "zoo.index"]) == 0
+    assert main(["lineage", "models/half.safetensors", "--index", "zoo.index", "--format", "human"]) == 0
     assert "models/half.safetensors: from models/a.safetensors, since " in capsys.readouterr().out
     assert main(["lineage", "--index", "zoo.index", "--note"]) == 0
     hits = Index.open("zoo.index", FakeEncoder()).search("models/half.safetensors", by="weights")

@@ -1,32 +1,34 @@
 """`wsrl compare A B`: whether two checkpoints are related and how, by layers; `compare A B C...`: what A merges."""
 
 import argparse
-import json
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import Row, print_rows
+from wsrl.cli.output import WHOLE, Output, add_format
 
 if TYPE_CHECKING:
     from wsrl.comparison.relation import LayerRelation, Relation
 
 EXPECTED, NOT_EXPECTED, TROUBLE = 0, 1, 2  # as `diff` tells
 
-EXAMPLES = ("wsrl compare a.safetensors b.gguf", "wsrl compare a.safetensors b.onnx --expect same --json")
+EXAMPLES = (
+    "wsrl compare model.safetensors other.safetensors",
+    "wsrl compare model.safetensors mlp.safetensors --all --json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.set_defaults(trouble=TROUBLE)
     source = "a checkpoint: a file, a folder or hf://owner/name"
     parser.add_argument("a", metavar="A", help=source)
     parser.add_argument("b", metavar="B", nargs="+", help=f"{source}; several: networks of which A is a merge")
-    parser.add_argument("--json", action="store_true", help="print the relation as JSON, and nothing else")
     parser.add_argument("--all", action="store_true", help="show tensors that are equal, too")
     parser.add_argument(
         "--expect",
         choices=("same", "related"),
         help="exit with 0 if the networks are that, with 1 if they are not, with 2 in case of trouble",
     )
+    add_format(parser, WHOLE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,15 +45,13 @@ def run(args: argparse.Namespace) -> int:
         from wsrl.comparison.compare import compare  # not needed for `--help`
 
         relation = compare(args.a, args.b[0])
-    if args.json:
-        print(json.dumps({"a": args.a, "b": args.b, **relation.to_json()}))
-    else:
-        _print(relation, args)
+    with Output.of(args) as output:
+        output.document(lambda: {"a": args.a, "b": args.b, **relation.to_json()}, lambda: _show(relation, args))
     expected = {"same": relation.same, "related": relation.related, None: True}[args.expect]
     return EXPECTED if expected else NOT_EXPECTED
 
 
-def _print(relation: "Relation", args: argparse.Namespace) -> None:
+def _show(relation: "Relation", args: argparse.Namespace) -> None:
     from wsrl.comparison.relation import WORDS
 
     chance = "" if relation.p_value is None else f", p = {relation.p_value:.1g}"

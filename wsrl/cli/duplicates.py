@@ -1,12 +1,12 @@
 """`wsrl duplicates --index DIR`: groups of models that are the same, and plans to free their bytes."""
 
 import argparse
-import json
 import sys
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
-from wsrl.cli.problems import report
+from wsrl.cli.names import add_index
+from wsrl.cli.output import WHOLE, Output, add_format, tell, tell_left_out
 from wsrl.errors import InputError
 from wsrl.text import bytes_text, printable
 
@@ -24,7 +24,7 @@ EXAMPLES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    add_index(parser)
     parser.add_argument(
         "--kind", choices=KINDS, action="append", help="show groups of this kind alone; may be given several times"
     )
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="let files of other bytes into the plan too; by default it has identical files alone",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one a group")
+    add_format(parser, WHOLE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,15 +69,14 @@ def run(args: argparse.Namespace) -> int:
         from wsrl.origins.plan import emit, steps
 
         sys.stdout.buffer.write(emit(args.emit, list(steps(found.groups, included))))
-    elif args.json:
-        print("".join(json.dumps(group_json(group)) + "\n" for group in found.groups), end="")
     else:
-        for number, group in enumerate(found.groups):
-            print("\n" * bool(number) + "\n".join(map(printable, _lines(group))))
+        with Output.of(args) as output:
+            for group in found.groups:
+                output.document(partial(group_record, group), partial(_show, group))
         freed = sum(group.freed for group in found.groups if group.kind == Kind.SAME_FILE)
-        print("\n" * bool(found.groups), end="")
-        print(f"{len(found.groups):,} groups; identical files: {bytes_text(freed)} could be freed")
-    return report(found.problems)
+        tell(f"{len(found.groups):,} groups; identical files: {bytes_text(freed)} could be freed")
+    tell_left_out(found.problems)
+    return 1 if found.problems else 0
 
 
 def _kind(name: str):
@@ -86,8 +85,8 @@ def _kind(name: str):
     return Kind(name.replace("-", "_"))
 
 
-def group_json(group: "Group") -> dict[str, object]:
-    """Returns a group as plain JSON values."""
+def group_record(group: "Group") -> dict[str, object]:
+    """Returns what programs read about a group."""
     copies = [
         {"id": copy.model.id, "path": copy.path, "bytes": copy.bytes, "removable": copy.removable and number > 0}
         for number, copy in enumerate(group.copies)
@@ -98,14 +97,14 @@ def group_json(group: "Group") -> dict[str, object]:
     return {"kind": str(group.kind), "keep": copies[0]["id"], "why": group.why, "freed": group.freed, "copies": copies}
 
 
-def _lines(group: "Group") -> list[str]:
-    """A group for people."""
+def _show(group: "Group") -> None:
     from wsrl.comparison.relation import WORDS
 
     first, *others = group.copies
     lines = [f"{WORDS[group.kind]}: {len(group.copies):,} models, {bytes_text(group.freed)} in copies"]
     lines.append(f"  keep  {bytes_text(first.bytes):>9}  {first.model.id}  ({group.why})")
     notes = [f"  ({r.precision:g} bits)" if r.precision else "" for r in group.relations] or [""] * len(others)
-    return lines + [
+    lines += [
         f"        {bytes_text(copy.bytes):>9}  {copy.model.id}{note}" for copy, note in zip(others, notes, strict=True)
     ]
+    print("\n".join(map(printable, lines)) + "\n")

@@ -1,20 +1,19 @@
 """`wsrl fingerprint FILE...`: digests that say what is equal of two checkpoints."""
 
 import argparse
-import json
+from functools import partial
 
 from wsrl.cli.names import add_sources, given
-from wsrl.cli.output import tell_skipped
-from wsrl.cli.problems import report
+from wsrl.cli.output import WHOLE, Output, add_format, tell_left_out, tell_skipped
 from wsrl.text import printable
 
-EXAMPLES = ("wsrl fingerprint a.safetensors b.onnx", "wsrl fingerprint checkpoints --json")
+EXAMPLES = ("wsrl fingerprint model.safetensors other.safetensors", "wsrl fingerprint checkpoints --json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_sources(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one a checkpoint")
+    add_format(parser, WHOLE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,15 +28,18 @@ def run(args: argparse.Namespace) -> int:
 
     sources, problems, skipped = find_sources(given(args.sources))
     tell_skipped(skipped)
-    for source in sources:
-        try:
-            own = vars(fingerprint(source.path))
-        except CheckpointError as error:
-            problems.append(error)
-            continue
-        if args.json:
-            print(json.dumps(own))
-        else:
-            lines = [f"  {kind:9}  {digest or '-'}" for kind, digest in own.items() if kind != "path"]
-            print("\n".join([printable(source.path), *lines]))
-    return report(problems)
+    with Output.of(args) as output:
+        for source in sources:
+            try:
+                own = dict(vars(fingerprint(source.path)))
+            except CheckpointError as error:
+                problems.append(error)
+                continue
+            output.document(partial(dict, own), partial(_show, own))
+    tell_left_out(problems)
+    return 1 if problems else 0
+
+
+def _show(own: dict[str, str]) -> None:
+    lines = [f"  {kind:9}  {digest or '-'}" for kind, digest in own.items() if kind != "path"]
+    print("\n".join([printable(own["path"]), *lines]))

@@ -1,13 +1,12 @@
 """`wsrl identify FILE...`: what files hold, or that it is unknown."""
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsrl.cli.names import add_sources, given
-from wsrl.cli.output import tell_skipped
-from wsrl.cli.problems import report
+from wsrl.cli.output import WHOLE, Output, add_format, tell_left_out, tell_skipped
 from wsrl.text import printable
 
 if TYPE_CHECKING:
@@ -15,14 +14,14 @@ if TYPE_CHECKING:
 
 SHOWN = 5  # candidates
 
-EXAMPLES = ("wsrl identify model.safetensors", "wsrl identify adapter --index zoo.index")
+EXAMPLES = ("wsrl identify model.safetensors", "wsrl identify model.safetensors --index zoo.index --json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_sources(parser)
     parser.add_argument("--index", metavar="DIR", type=Path, help="that may hold the base models of adapters")
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one a checkpoint")
+    add_format(parser, WHOLE)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,21 +36,20 @@ def run(args: argparse.Namespace) -> int:
 
     sources, problems, skipped = find_sources(given(args.sources))
     tell_skipped(skipped)
-    for source in sources:
-        try:
-            found = identify(source.path, args.index)
-        except CheckpointError as error:
-            problems.append(error)
-            continue
-        if args.json:
-            print(json.dumps(identity_json(found)))
-        else:
-            print("\n".join(map(printable, _lines(found))))
-    return report(problems)
+    with Output.of(args) as output:
+        for source in sources:
+            try:
+                found = identify(source.path, args.index)
+            except CheckpointError as error:
+                problems.append(error)
+                continue
+            output.document(partial(identity_record, found), partial(_show, found))
+    tell_left_out(problems)
+    return 1 if problems else 0
 
 
-def identity_json(found: "Identity") -> dict[str, object]:
-    """Returns an identity as plain JSON values."""
+def identity_record(found: "Identity") -> dict[str, object]:
+    """Returns what programs read about a file."""
     return {
         **{key: value for key, value in vars(found).items() if key not in ("stored", "declared", "candidates")},
         "reasons": list(found.reasons),
@@ -62,7 +60,7 @@ def identity_json(found: "Identity") -> dict[str, object]:
     }
 
 
-def _lines(found: "Identity") -> list[str]:
+def _show(found: "Identity") -> None:
     dtype, bits = found.stored
     size = f", {found.size}" if found.size else ""
     lines = [
@@ -74,4 +72,5 @@ def _lines(found: "Identity") -> list[str]:
     lines += [f"  declares {own.name} in {own.where}" for own in found.declared]
     lines += [f"  fits {own.id}" for own in found.candidates[:SHOWN]]
     more = len(found.candidates) - SHOWN
-    return lines + ([f"  fits {more:,} more"] if more > 0 else [])
+    lines += [f"  fits {more:,} more"] if more > 0 else []
+    print("\n".join(map(printable, lines)))

@@ -1,11 +1,10 @@
 """`wsrl lineage [MODEL] --index DIR`: which model each comes from, as far as that can be told."""
 
 import argparse
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsrl.cli.problems import report
+from wsrl.cli.names import add_index
+from wsrl.cli.output import Output, add_format, tell, tell_left_out
 from wsrl.text import printable
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "unknown"
 
-EXAMPLES = ("wsrl lineage --index zoo.index", "wsrl lineage model.safetensors --index zoo.index")
+EXAMPLES = ("wsrl lineage --index zoo.index", "wsrl lineage checkpoints/a.safetensors --index zoo.index")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         help="a file, or the id of a model in the index: its family alone; without it, all families",
     )
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="that `wsrl index` made")
+    add_index(parser)
     parser.add_argument(
         "--note",
         action="store_true",
         help="note the family of each model in the index, under the key `lineage`, so that searches can group by it",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON lines, one a model")
+    add_format(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,29 +38,32 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       InputError: the index or the model cannot be used.
     """
-    from wsrl.origins.lineage import find_lineage, note_families, tree_lines  # not needed for `--help`
+    from wsrl.origins.lineage import find_lineage, note_families  # not needed for `--help`
 
     found = find_lineage(args.index, args.model, progress=True)
     if args.note:
         note_families(args.index, found)
-    if args.json:
-        for family in found.families:
-            print("".join(json.dumps(line) + "\n" for line in model_lines(family)), end="")
-        return report(found.problems)
     shown = [family for family in found.families if args.model or len(family.models) > 1]
-    for number, family in enumerate(shown):
+    with Output.of(args) as output:
+        output.table([line for family in found.families for line in model_records(family)], lambda: _show(shown))
+    if not args.model:
+        tell(f"{len(shown):,} families; {len(found.families) - len(shown):,} models without a relative")
+    tell_left_out(found.problems)
+    return 1 if found.problems else 0
+
+
+def _show(families: "list[Family]") -> None:
+    from wsrl.origins.lineage import tree_lines
+
+    for number, family in enumerate(families):
         print("\n" * bool(number) + "\n".join(map(printable, tree_lines(family))))
         for link in family.links:
             if link.directed:
                 print(printable(f"  {link.child}: from {link.parent}, since {'; '.join(link.evidence)}"))
-    if not args.model:
-        alone = len(found.families) - len(shown)
-        print("\n" * bool(shown) + f"{len(shown):,} families; {alone:,} models without a relative")
-    return report(found.problems)
 
 
-def model_lines(family: "Family") -> list[dict[str, object]]:
-    """Returns what is known of each model of a family, as plain JSON values."""
+def model_records(family: "Family") -> list[dict[str, object]]:
+    """Returns what programs read about each model of a family."""
     lines: list[dict[str, object]] = []
     for name in family.models:
         link = family.parent(name)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-VERSION = 1  # of the JSON form
-
 
 class Kind(StrEnum):
     """How the weights of two checkpoints are related; from the closest kind to none."""
@@ -103,7 +101,6 @@ class Relation:
     def to_json(self) -> dict:
         """Returns the relation as plain JSON values."""
         return {
-            "version": VERSION,
             **{key: value for key, value in vars(self).items() if key not in ("layers", "coefficients")},
             "kind": str(self.kind),
             "same": self.same,
