@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -50,8 +49,8 @@ def zoo(tmp_path, monkeypatch):
     shutil.copyfile(a, folder / "it's a `copy`.safetensors")
     os.link(a, folder / "hard.safetensors")
     (folder / "soft.safetensors").symlink_to("a.safetensors")
-    renamed: dict[str, Any] = safetensors.numpy.load_file(a)
-    np.savez(folder / "renamed.npz", **renamed)
+    renamed = {f"net.{name}": tensor for name, tensor in safetensors.numpy.load_file(a).items()}
+    safetensors.numpy.save_file(renamed, folder / "renamed.safetensors")
     narrow(a, folder / "half.safetensors")
     slightly_tuned(a, folder / "tuned.safetensors")
     Index.build(FakeEncoder(), "models", "zoo.index")
@@ -72,7 +71,7 @@ def test_groups_are_of_one_kind_each(zoo):
     assert set(names(groups[Kind.SAME_FILE])) == {
         "a.safetensors", "hard.safetensors", "soft.safetensors", "it's a `copy`.safetensors"
     }  # fmt: skip
-    assert names(groups[Kind.SAME_WEIGHTS]) == ["a.safetensors", "renamed.npz", "half.safetensors"]
+    assert names(groups[Kind.SAME_WEIGHTS]) == ["a.safetensors", "renamed.safetensors", "half.safetensors"]
     assert "tuned.safetensors" not in {name for group in groups.values() for name in names(group)}
 
 
@@ -106,10 +105,10 @@ def test_what_is_referenced_is_never_removable(zoo):
 
 def test_changed_and_missing_files_are_left_out(zoo):
     write_model(zoo / "models/a.safetensors", 5)  # and where its symbolic link leads
-    (zoo / "models/renamed.npz").unlink()
+    (zoo / "models/renamed.safetensors").unlink()
     result = found()
     assert sorted(Path(problem.file).name for problem in result.problems) == [
-        "a.safetensors", "renamed.npz", "soft.safetensors"
+        "a.safetensors", "renamed.safetensors", "soft.safetensors"
     ]  # fmt: skip
     assert {group.kind: len(group.copies) for group in result.groups} == {Kind.SAME_FILE: 2, Kind.SAME_WEIGHTS: 2}
 

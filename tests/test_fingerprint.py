@@ -97,6 +97,7 @@ def test_the_command(tmp_path, capsys):
     assert main(["fingerprint", str(tmp_path), "--json"]) == 1
     out, err = capsys.readouterr()
     (line,) = map(json.loads, out.splitlines())
+    assert line.pop("wsrl") == 1
     assert line == vars(fingerprint(tmp_path / "a.safetensors"))
     assert err.startswith(f"left out: {tmp_path / 'b.safetensors'}: ") and err.count("\n") == 1
     assert main(["fingerprint", str(tmp_path / "a.safetensors")]) == 0

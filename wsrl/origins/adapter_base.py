@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
-from wsrl.checkpoint import LazyTensor
+from wsrl.checkpoint import CheckpointError, LazyTensor
+from wsrl.search.model_file import open_model
 from wsrl.search.store import Store
 
 # Ends of the names of the two matrices of a pair, [rank, inputs] and [outputs, rank], behind the module's name
@@ -18,7 +18,6 @@ PAIRS = (
     (".lora.down.weight", ".lora.up.weight"),
 )
 PREFIXES = ("base_model.model.", "lora_unet_", "lora_te_", "transformer.", "unet.")
-LOG = 1e-3  # by which logarithms of lengths may be off
 
 
 class Candidate(NamedTuple):
@@ -55,19 +54,20 @@ def find_bases(directory: Path, modules: Modules) -> list[Candidate]:
       InputError: there is no index, or it is damaged.
     """
     store = Store(directory)
-    wanted = Counter((max(shape), min(shape)) for shape in modules.values())
+    wanted = Counter(tuple(sorted(shape)) for shape in modules.values())
+    entries = sum(prod(shape) for shape in modules.values())
     found = []
     for model in store.catalog.models():
-        rows = np.stack(list(store.embedded(model).tensors.values())) if model.tensors else np.zeros((0, 3))
-        if all(_count(rows, shape) >= number for shape, number in wanted.items()):
-            ends = [f".{name}" for name in model.tensors]
+        if model.parameters < entries:
+            continue
+        try:
+            tensors = open_model(directory, model).tensors  # their shapes stand in the head of the file
+        except CheckpointError:  # moved or changed since it was indexed
+            continue
+        held = Counter(tuple(sorted(n for n in tensor.shape if n > 1)) for tensor in tensors.values())
+        if held >= wanted:
+            ends = [f".{name}" for name in tensors]
             named = sum(any(end.endswith(f".{module}") for end in ends) for module in modules)
             found.append(Candidate(model.id, named))
     most = max((candidate.named for candidate in found), default=0)
     return sorted((own for own in found if own.named == most), key=lambda own: own.id)
-
-
-def _count(rows: np.ndarray, shape: tuple[int, int]) -> int:
-    """How many tensors have two axes of these lengths, by the logarithms in their signatures."""
-    logs = np.log([shape[0] * shape[1], *shape])
-    return int((np.abs(rows[:, :3] - logs) < LOG).all(1).sum())
