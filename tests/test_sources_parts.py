@@ -1,7 +1,8 @@
 import pytest
 
 from experiments.proofs.fuzz import SAMPLES
-from wsrl.search.sources import file_stat, find_sources, whole_digest
+from wsrl.search.file_identity import file_stat, whole_digest
+from wsrl.search.sources import find_sources
 
 SPLIT = ("tensorflow", "tensorflow-saved_model", "tensorflow_js", "openvino", "coreml", "keras-shards")
 
@@ -11,7 +12,7 @@ def test_a_model_of_several_files_is_one_source(tmp_path, name):
     (home := tmp_path / "zoo").mkdir()
     path = SAMPLES[name](home)
     SAMPLES["npz"](tmp_path)
-    sources, problems = find_sources(tmp_path)
+    sources, problems, _ = find_sources(tmp_path)
     assert len(sources) == 2 and not problems
     first = file_stat(str(path))
     data = max((file for file in home.rglob("*") if file.is_file() and file != path), key=lambda f: f.stat().st_size)

@@ -264,7 +264,8 @@ def aligned(pair: Pair, known: Known, own: dict[int, Matching]) -> tuple[Array, 
         if matching is None:  # units that no chain reached are in order
             matching = Matching.identity(*(piece.sides()[side].size for piece in both(pair)))
         if side in own:
-            a, b = _kept(a, None, side, own[side].a, np.ones(1)), _kept(b, None, side, own[side].b, own[side].sign)
+            a = _kept(a, None, side, matching.a, np.ones(len(matching.a)))
+            b = _kept(b, None, side, matching.b, matching.sign)
         else:
             a, b = _both_kept(pair, side, matching, a, b)
         moved |= not matching.ordered

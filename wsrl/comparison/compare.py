@@ -21,7 +21,7 @@ from wsrl.comparison.grid import Grid, find_grid, grid_of
 from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
-from wsrl.comparison.pieces import BLOCK, Piece, blocks, cut, spread
+from wsrl.comparison.pieces import BLOCK, blocks, cut, spread
 from wsrl.comparison.relation import Kind, Relation
 from wsrl.comparison.verdict import judge
 from wsrl.readers import open_checkpoint
@@ -57,7 +57,9 @@ def compare(a: Source, b: Source) -> Relation:
     sampled = [Sampled.of(cut(checkpoint)) for checkpoint in (first, second)]
     pairs = pair_up(*sampled)
     tests, pooled = _in_order(pairs)
-    related = _significant(tests, pooled) or (not pooled.units and _near(pairs))
+    related = _significant(tests, pooled)
+    if not related and not _significant(tests, Agreement(pooled.units, pooled.units)):
+        related = _near(pairs)  # so few units that the test could not show it
     known = _proven(pairs, tests) if related else {}
     if not related or not all(_explained(pair, test) for pair, test in zip(pairs, tests, strict=True)):
         chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix], known)
@@ -75,7 +77,7 @@ def compare(a: Source, b: Source) -> Relation:
 
 
 def _near(pairs: list[Pair]) -> bool:
-    """Whether matrices that are too small for a test agree entry by entry, as training anew would not make them."""
+    """Whether matrices of too few units for a test agree entry by entry, as training anew would not make them."""
     matrices = [pair for pair in pairs if any(piece is not None and piece.is_matrix for piece in (pair.a, pair.b))]
     entries = sum(pair.a.tensor.size for pair in matrices if pair.a is not None)
     return entries >= ENTRIES and all(pair.cosine > NEAR for pair in matrices)
@@ -126,25 +128,31 @@ def _in_order(pairs: list[Pair]) -> tuple[list[Agreement | None], Agreement]:
     for pair in pairs:
         test = None
         if pair.a and pair.b and pair.a.shape == pair.b.shape and pair.a.is_matrix:
-            side = _tested_side(pair.a)
+            side = _tested_side(pair)
             if side is not None:
                 x, y = (piece.sample(SAMPLE) for piece in both(pair))
                 if np.array_equal(x, y) and is_formula(x, SAMPLE):  # says nothing of the training
                     tests.append(None)
                     continue
                 test = fixed_points(*(np.moveaxis(s, side, 0).reshape(s.shape[side], -1) for s in (x, y)))
-                units = pair.a.sides()[side]
-                key = units.group or ("unknown", units.length)
+                units, others = (piece.sides()[side] for piece in both(pair))
+                key = units.group or others.group or ("unknown", units.length)
                 if key not in groups or groups[key].units < test.units:
                     groups[key] = test
         tests.append(test)
     return tests, sum(groups.values(), Agreement(0, 0))
 
 
-def _tested_side(piece: Piece) -> int | None:
-    """The side whose units could stand in any order: pixels, words and classes could not."""
-    for side, units in enumerate(piece.sides()):
-        if not units.fixed and units.length >= SMALLEST and prod(piece.shape) // units.length >= FEATURES:
+def _tested_side(pair: Pair) -> int | None:
+    """The side whose units could stand in any order: pixels, words and classes could not.
+
+    Where the wiring of one of the files does not tell, the other's counts.
+    """
+    a, b = both(pair)
+    for side, units in enumerate(zip(a.sides(), b.sides(), strict=True)):
+        telling = [own for own in units if own.group is not None] or units
+        length = a.shape[side]
+        if not any(own.fixed for own in telling) and length >= SMALLEST and prod(a.shape) // length >= FEATURES:
             return side
     return None
 

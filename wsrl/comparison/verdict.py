@@ -15,6 +15,7 @@ from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import Agreement
 from wsrl.comparison.relation import Kind, LayerRelation, Relation
 
+DOUBT = 0.01  # p-value below which networks are not called unrelated, though they are not proven related
 EXACT = 1e-5  # change that the arithmetic of a conversion makes
 UNSCALED = 1e-3  # change that is left of units with other scales
 INDEPENDENT = 0.2  # cosine below which a tensor of a related network is taken for trained anew
@@ -49,7 +50,8 @@ def judge(layers: Sequence[Layer], pooled: Agreement, related: bool) -> Relation
         kind, reason = (Kind.UNKNOWN, TOO_SMALL) if common else (Kind.UNRELATED, "no tensors correspond in shape")
         return Relation(kind, None, relations, False, (reason,), LIMITS)
     if not related:
-        return Relation(Kind.UNRELATED, pooled.p_value, relations, False, (told,), LIMITS)
+        kind, more = (Kind.UNRELATED, ()) if pooled.p_value > DOUBT else (Kind.UNKNOWN, (TOO_SMALL,))
+        return Relation(kind, pooled.p_value, relations, False, (told, *more), LIMITS)
     kind, reasons, derived, bits = _kind(layers, described)
     told = told if pooled.units else "all matrices agree entry by entry; they are too small for a test of their units"
     p_value = pooled.p_value if pooled.units else None
