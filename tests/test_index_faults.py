@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -70,11 +69,11 @@ def test_what_cannot_be_written_is_told_and_harms_nothing(indexed, capsys, monke
 def test_a_disk_that_fills_up(indexed, capsys):
     """The kernel refuses to write beyond some bytes."""
     words = ["index", "models", "--out", "zoo.index"]
-    code = INDEX.format(tests=str(Path(__file__).parent), words=words)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    code = limit + INDEX.format(tests=str(Path(__file__).parent), words=words)
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100)),
         capture_output=True,
         text=True,
     )
