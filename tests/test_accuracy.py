@@ -26,7 +26,7 @@ def signs(logits, templates, classes=CLASSES):
     return np.asarray(jax.jit(accuracy_signs)(logits, templates, mask, INPUTS))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(order=st.permutations(range(CLASSES)), seed=st.integers(0, 99))
 def test_order_of_the_classes_and_padding_have_no_part(order, seed):
     logits, templates = answers(seed)
@@ -37,7 +37,7 @@ def test_order_of_the_classes_and_padding_have_no_part(order, seed):
     np.testing.assert_allclose(signs(*padded), found, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(scale=st.floats(0.1, 10.0))
 def test_scale_of_the_logits_tells_nothing_but_how_sure_a_network_is(scale):
     logits, templates = answers()

@@ -67,7 +67,7 @@ def block(checkpoint, x, heads, dim, repeat=1):
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_attention_computes_the_same(repeat, seed):
     checkpoint, claim = transformer(seed % 7, repeat=repeat)
@@ -81,7 +81,7 @@ def test_attention_computes_the_same(repeat, seed):
 
 
 @pytest.mark.parametrize("network", [transformer, fused, flax_attention, lora])
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_products_become_unique(network, seed):
     checkpoint, claim = network(0)
@@ -177,7 +177,7 @@ def test_zoo_networks_compute_the_same_and_lose_their_symmetries(case):
     assert difference(canonical(moved, claim), ours) < 1e-5
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_scales_signs_and_statistics_are_removed(seed):
     for network in (convolutional, odd):

@@ -28,7 +28,7 @@ def plans_of(buckets, window):
     return {window[member]: (bucket.plan, bucket.size) for bucket in buckets for member in bucket.members}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     windows=st.lists(st.lists(st.integers(0, len(MODELS) - 1), min_size=1, max_size=8), min_size=1, max_size=6),
     slack=st.sampled_from([1.0, 4.0, 50.0]),

@@ -94,7 +94,7 @@ def test_independent_networks_are_unrelated(family):
     assert {layer.what for layer in relation.layers} == {"independent"}
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(seed=st.integers(0, 2**16), variant=st.sampled_from([("mlp", 0), ("mlp", 1), ("cnn_flatten", 1), ("resnet", 0)]))
 def test_order_scales_and_signs_of_units_do_not_matter(seed, variant):
     network, _ = draw_network(*variant)
@@ -163,7 +163,7 @@ def test_the_p_value_is_small_only_where_units_agree():
     assert (Agreement(1, 10) + Agreement(2, 20)) == Agreement(3, 30)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.permutations(list(range(12))), st.integers(0, 2**16))
 def test_units_are_matched_with_their_signs(order, seed):
     units = np.random.default_rng(seed).standard_normal((12, 40))

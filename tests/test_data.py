@@ -38,7 +38,7 @@ def test_same_seed_same_images():
     assert not np.array_equal(first.x, other.x)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 2**31), st.integers(1, 30))
 def test_identical_images_are_on_one_side(tmp_path_factory, seed, distinct):
     x = images(distinct)[np.random.default_rng(seed).integers(0, distinct, 60)]

@@ -77,7 +77,7 @@ def test_a_data_set_gets_one_unit_vector_whatever_its_size_and_classes(fixture):
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 100), n=st.integers(3, 40))
 def test_order_of_examples_order_of_classes_and_padding_do_not_matter(fixture, seed, n):
     params, _, module, initial = fixture

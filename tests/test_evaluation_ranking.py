@@ -42,7 +42,7 @@ def galleries(draw):
     return similarity, draw(masks), draw(masks)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(galleries())
 def test_agrees_with_the_definitions(gallery):
     similarity, relevant, eligible = gallery
@@ -54,7 +54,7 @@ def test_agrees_with_the_definitions(gallery):
             np.testing.assert_allclose(scores[name][query], value, rtol=1e-12, err_msg=name)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(galleries())
 def test_agrees_with_scikit_learn(gallery):
     similarity, relevant, eligible = gallery

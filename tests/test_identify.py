@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.proofs.samples import perceptron_file
@@ -74,7 +74,6 @@ def test_each_entry_is_found_by_its_keys(entry: Entry):
     assert _entry([f"prefix.{key}" for key in entry.keys]) == entry
 
 
-@settings(deadline=None)
 @given(st.sampled_from(CATALOG), st.data())
 def test_no_entry_is_found_without_one_of_its_keys(entry: Entry, data):
     left_out = data.draw(st.integers(0, len(entry.keys) - 1))

@@ -40,7 +40,7 @@ def test_it_is_the_maximum_of_the_evidence(n, dim, informative):
     assert log_maximum_evidence(features, labels) == pytest.approx(expected, abs=1e-4)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.integers(5, 60), st.integers(1, 30), st.floats(1e-3, 1e3))
 def test_rotations_scales_and_names_of_classes_change_nothing(seed, n, dim, scale):
     features, labels = draw(seed, n, dim, True)

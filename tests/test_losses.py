@@ -17,7 +17,7 @@ def pairs(label, lineage):
     return exists & same, exists & ~same
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     label=st.lists(st.integers(-1, 3), min_size=12, max_size=12),
     lineage=st.lists(st.integers(0, 9), min_size=12, max_size=12),

@@ -34,7 +34,7 @@ def recall(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.mean([np.isin(a, b).mean() for a, b in zip(expected, found, strict=True)]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 1000), st.booleans())
 def test_exact_search_agrees_with_numpy(count, k, seed, scann):
     vectors, queries = clustered(count, 8, seed), clustered(5, 8, seed + 1)

@@ -191,7 +191,7 @@ def tangle(layers):
     return Wiring(groups, shapes, axes, tuple(operations))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(TANGLED, min_size=1, max_size=12))
 def test_any_tangle_can_be_drawn(drawn):
     claim = tangle(drawn)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import draw_network, in_torch_names
 
@@ -124,7 +124,6 @@ SHAPES = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(SHAPES, st.sampled_from(["{}.weight", "layer1.{}.conv1.weight", "block{}.qkv.weight", "rnn.weight_ih_l{}"]))
 def test_any_shapes_give_programs_that_fit_or_one_error(shapes, name):
     checkpoint = Checkpoint("any.pt", {name.format(i): np.ones(s, np.float32) for i, s in enumerate(shapes)}, {})

@@ -4,7 +4,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -19,7 +19,6 @@ NUMBERS = arrays(
 )
 
 
-@settings(deadline=None)
 @given(NUMBERS, st.booleans(), st.booleans())
 def test_any_array(tmp_path_factory, array, fortran, compressed):
     array = np.asfortranarray(array) if fortran and array.ndim else array

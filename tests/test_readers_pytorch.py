@@ -5,7 +5,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.proofs import torch_files
@@ -33,7 +33,6 @@ def test_types_and_compression(tmp_path, dtype, compression):
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_views_with_offsets_and_strides(tmp_path_factory, data):
     base = np.arange(60, dtype=np.float32)
     shape = tuple(data.draw(st.lists(st.integers(0, 4), max_size=3)))

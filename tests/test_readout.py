@@ -32,7 +32,7 @@ def class_map(groups, networks=2):
     return jnp.asarray(found)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), rank=st.integers(1, 5), smoothing=st.sampled_from([0.01, 0.1, 1.0]))
 def test_second_order_keeps_inner_products_of_smoothed_projections(seed, rank, smoothing):
     x, y = np.random.default_rng(seed).normal(size=(2, 3, CLASSES, rank))
@@ -71,7 +71,7 @@ def test_second_order_is_blind_to_order_and_to_empty_classes_and_finite_without_
     assert not np.asarray(second_order(jnp.zeros((1, 4, 3)), smoothing)).any()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), order=st.permutations(range(CLASSES)))
 def test_responses_do_not_depend_on_the_order_of_the_output_neurons(seed, order):
     logits, templates, mask = draw(seed)

@@ -61,7 +61,7 @@ def test_other_numbers_and_other_orders_are(name):
     assert not same_numbers(checkpoint(tensors()), checkpoint(OTHER[name](tensors())))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.sampled_from(["mlp", "cnn_gap", "resnet"]), st.integers(0, 50))
 def test_permuted_networks_have_the_same_units(family, seed):
     own, _ = draw_network(family, 0, seed)

@@ -77,7 +77,7 @@ def test_networks_of_a_task_whose_class_order_is_known_of_some_are_sampled():
         assert class_map[targets.label >= 0].any((1, 2)).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(classes=st.integers(2, 12), share=st.floats(0, 1), merge=st.floats(0, 1), seed=st.integers(0, 1000))
 def test_class_maps_are_partitions_of_subsets(classes, share, merge, seed):
     new = draw_class_map(classes, share, merge, np.random.default_rng(seed))

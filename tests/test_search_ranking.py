@@ -32,7 +32,7 @@ class GivenRows(FakeEncoder):
         return self.rows[int(Path(source).stem)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 10**6), st.booleans(), st.data())
 def test_search_equals_brute_force(tmp_path_factory, count, k, seed, exact, data):
     folder = tmp_path_factory.mktemp("search")

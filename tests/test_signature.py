@@ -35,7 +35,7 @@ def values(array: np.ndarray) -> np.ndarray:
     return own.values
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), SHAPES)
 def test_a_descriptor_sees_no_order_scale_sign_or_orientation(seed, shape):
     rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ def test_a_triangular_matrix_which_cannot_be_scaled_has_finite_numbers():
     assert np.isfinite(values(np.triu(tensor(0, (30, 30))))).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays.arrays(np.float32, arrays.array_shapes(max_dims=4, max_side=6), elements=st.floats(-1e3, 1e3, width=32)))
 def test_any_finite_tensor_is_described_or_left_out(array):
     own = describe(array)

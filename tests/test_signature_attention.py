@@ -90,7 +90,7 @@ def rotations(rng: np.random.Generator, heads: int) -> np.ndarray:
     )
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 2**31), st.booleans())
 def test_invertible_matrices_within_heads_change_nothing(seed, told):
     rng, own = np.random.default_rng(seed), bert()
@@ -109,7 +109,7 @@ def test_invertible_matrices_within_heads_change_nothing(seed, told):
     np.testing.assert_allclose(vector(changed, config), vector(own, config), atol=1e-5)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(st.integers(0, 2**31), st.sampled_from([1, 2, HEADS]))
 def test_rotations_of_rotary_pairs_change_nothing_and_heads_may_share_keys(seed, shared):
     rng, own = np.random.default_rng(seed), decoder(shared)

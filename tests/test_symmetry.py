@@ -26,7 +26,7 @@ def test_transformed_network_computes_the_same_logits(case):
         assert relative(logits(*case, variables_of(other), IMAGES), logits(*case, variables, IMAGES)) < 1e-5
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**32 - 1), case=st.sampled_from(CASES))
 def test_canonical_form_removes_scales_and_signs(seed, case):
     checkpoint, _ = draw_network(*case)

@@ -50,7 +50,7 @@ intervals = st.fixed_dictionaries({"value": numbers, "low": numbers, "high": num
 labels = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=9)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.fixed_dictionaries({"a": labels.map("x{}".format), "b": intervals, "c": numbers}), min_size=1))
 def test_what_is_written_is_read_again(tmp_path_factory, rows):
     folder = tmp_path_factory.mktemp("tables")

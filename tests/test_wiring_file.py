@@ -5,7 +5,7 @@ from dataclasses import replace
 import claims
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wsrl.checkpoint import Checkpoint
@@ -166,7 +166,6 @@ def test_a_file_is_read_against_the_tensors(tmp_path):
     assert read_wiring(path, checkpoint) == replace(parse_wiring(SHORT, SHAPES, path), operations=inferred)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.integers(1, 5), st.sampled_from(["input", "hidden", "output"]), st.booleans()),
@@ -229,7 +228,6 @@ def places(value):
         yield from places(inner)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0), JUNK, st.sampled_from(["replace", "remove", "swap"])), min_size=1, max_size=3)
 )
@@ -255,7 +253,6 @@ def test_mutated_values_are_a_claim_or_an_input_error(mutations):
         json.dumps(claim.to_json())
 
 
-@settings(deadline=None)
 @given(at=st.integers(0), junk=st.binary(max_size=4), cut=st.integers(0, 4))
 def test_mutated_bytes_are_a_claim_or_an_input_error(at, junk, cut, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "mutated.json"

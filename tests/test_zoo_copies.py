@@ -30,7 +30,7 @@ def draw(seed, scale=1.0):
 seeds, scales = st.integers(0, 2**31), st.floats(1e-6, 1e6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(list(KINDS)), seeds, scales)
 def test_copies_are_new_tensors_of_the_same_form(kind, seed, scale):
     tensors, before = draw(seed, scale), draw(seed, scale)
@@ -45,7 +45,7 @@ def test_copies_are_new_tensors_of_the_same_form(kind, seed, scale):
     assert any(not np.array_equal(copies[name], tensors[name]) for name in tensors)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, scales)
 def test_quantised_matrices_have_the_levels_of_int8(seed, scale):
     tensors = draw(seed, scale)
@@ -58,7 +58,7 @@ def test_quantised_matrices_have_the_levels_of_int8(seed, scale):
             assert np.abs(copy - tensors[name]).max() <= 0.5001 * step
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, scales)
 def test_the_smaller_half_is_pruned(seed, scale):
     tensors = draw(seed, scale)

@@ -56,7 +56,7 @@ records = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(records, min_size=1, max_size=5, unique_by=lambda record: record.id), st.data())
 def test_round_trip(tmp_path_factory, written, data):
     directory = tmp_path_factory.mktemp("zoo")
@@ -146,7 +146,7 @@ def test_lineage_is_the_root_of_the_parents(tmp_path):
     assert [found[name].get("run") for name in "az"] == ["a", "r"]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 100), st.integers(3, 20))
 def test_assigned_splits_share_no_task_and_no_lineage(seed, tasks):
     records = [record(f"{task}-{i}", f"task {task}") for task in range(tasks) for i in range(3)]

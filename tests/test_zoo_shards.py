@@ -51,7 +51,7 @@ def damaged(shard, content):
     return found, errors
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1, exclude_max=True))
 @example(0.0)
 @example(0.5)  # a whole block of the format
@@ -60,7 +60,7 @@ def test_a_truncated_shard_is_told(shard, share):
     assert len(damaged(shard, content[: int(share * len(content))])[1]) == 20
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**30), st.integers(0, 7))
 def test_damage_is_told_and_never_read_as_a_record(shard, place, bit):
     content = bytearray(shard.read_bytes())
