@@ -21,6 +21,7 @@ from wsrl.comparison.grid import grid_of
 from wsrl.comparison.matching import Agreement, match
 from wsrl.comparison.merge import find_merge
 from wsrl.comparison.relation import Kind
+from wsrl.errors import InputError
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.zoo.copies import add_noise, prune, quantize
@@ -155,6 +156,10 @@ def test_coefficients_of_a_merge():
     assert relation.kind is Kind.MERGE
     assert np.allclose(list(relation.coefficients.values()), weights, atol=0.02)
     assert find_merge(draw_network("cnn_flatten", 0, 1)[0], parents).kind is Kind.UNKNOWN
+    copied = find_merge(merged, [*parents, dataclasses.replace(parents[0], path="copy")])
+    assert copied.kind is Kind.MERGE and max(map(abs, copied.coefficients.values())) < 1
+    with pytest.raises(InputError, match="is given twice as a parent; name each parent once"):
+        find_merge(merged, [*parents, parents[0]])
 
 
 def test_the_p_value_is_small_only_where_units_agree():

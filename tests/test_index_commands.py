@@ -112,6 +112,9 @@ def test_the_exported_file(indexed, capsys):
     [
         (["annotate", "nobody", "a=b", *INDEX], "error: nobody: is no model of the index zoo.index"),
         (["annotate", "models/a.safetensors", "ab", *INDEX], "error: ab: is no KEY=VALUE; write a note as license=mit"),
+        (["annotate", "models/a.safetensors", "a b=1", *INDEX], "error: a b: is no key of a note; use letters"),
+        (["annotate", "models/a.safetensors", "id=x", *INDEX], "error: id: is a key that every index has"),
+        (["annotate", "models/a.safetensors", "a=\udcff", *INDEX], "error: a: the note is no UTF-8 text"),
         (["remove", "models/a.safetensors", "nobody", *INDEX], "error: nobody: is no model of the index"),
         (["info", "--index", "models"], "error: models: is no index; make one with `wsrl index`"),
         (["update", "--index", "none"], "error: none: is no index"),

@@ -1,5 +1,6 @@
 """Families, trees and directions, with a comparison that knows how far numbers are apart."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -76,6 +77,27 @@ def test_a_base_with_many_children_is_their_parent(folder):
     assert parents(family) == {f"child-{i}": "base" for i in range(8)}
     assert Path(family.root).stem == "base" and alone.models == ("models/stranger.safetensors",)
     assert all("left from where it lies" in link.evidence[0] for link in family.links)
+
+
+def test_equal_weights_in_other_formats_left_nothing_behind(folder):
+    write("base", base(0))
+    for number in range(5):
+        write(f"copy-{number}", base(0), note=str(number))
+    (family,) = lineage().families
+    assert len(family.models) == 6 and not parents(family)
+
+
+def test_a_tensor_that_was_zero_is_not_infinitely_far(folder):
+    write("base", base(0))
+    write("tuned", trained(base(0), 0))
+
+    def compare(a: Checkpoint, b: Checkpoint) -> Relation:
+        relation = compare_numbers(a, b)
+        return dataclasses.replace(relation, layers=(*relation.layers, LayerRelation("b", "b", "changed", 1e15)))
+
+    Index.build(FakeEncoder(), "models", "zoo.index")
+    (family,) = find_lineage("zoo.index", compare=compare).families
+    assert family.links[0].distance == pytest.approx(np.sqrt((MOVED**2 + 1) / 2), rel=0.1)
 
 
 def test_siblings_without_their_parent_have_none(folder):

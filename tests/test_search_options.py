@@ -65,6 +65,7 @@ def test_what_is_as_near_to_a_counter_example_is_left_out(index, by):
         if score > 0:
             nearest = max(own.get(name, 0) for own in against)
             assert (name in {hit.id for hit in hits}) == (score > nearest)
+    assert index.search(query, 60, by, against=query) == []
 
 
 def test_conditions_filter_without_changing_scores(index):

@@ -82,6 +82,18 @@ def test_a_file_that_is_sent_is_searched_for(address, folder, tmp_path):
     assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in expected]
 
 
+@pytest.mark.parametrize("name", ["", "..", "a\0b", "\U0001f600" * 200, "x\n" * 300])
+def test_any_name_can_be_sent(address, tmp_path, name):
+    write_model(tmp_path / "new.safetensors", seed=99)
+    content = (tmp_path / "new.safetensors").read_bytes()
+    assert ask(address, "/api/search", content, BINARY, name=name, k=1)[0] == 200
+
+
+def test_wrong_parameters_are_told_in_a_line(address):
+    status, body = ask(address, "/api/search", id="a", k="many", by="color")
+    assert status == 422 and body["detail"].startswith("k: ") and "; by: " in body["detail"]
+
+
 @pytest.mark.parametrize(
     ("data", "headers", "status", "reason"),
     [

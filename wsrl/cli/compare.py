@@ -52,11 +52,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(relation: "Relation", args: argparse.Namespace) -> None:
-    from wsrl.comparison.relation import WORDS
+    from wsrl.comparison.relation import WORDS, Kind
 
     chance = "" if relation.p_value is None else f", p = {relation.p_value:.1g}"
     others = " and ".join(args.b)
-    lines = [f"{args.a} and {others}: {WORDS[relation.kind]}{chance}"]
+    no_merge = relation.kind is Kind.UNKNOWN and len(args.b) > 1
+    words = "no merge of these is recognized" if no_merge else WORDS[relation.kind]
+    lines = [f"{args.a} and {others}: {words}{chance}"]
     lines += [f"- {coefficient:.3f} of {name}" for name, coefficient in relation.coefficients.items()]
     if relation.derived is not None and len(args.b) == 1:
         lines.append(f"- {args.a if relation.derived == 'a' else others} was made from the other")

@@ -41,7 +41,7 @@ def hit_row(hit: "Hit") -> Row:
 
 
 def print_rows(lines: Sequence[str], rows: Sequence[Row]) -> None:
-    """Prints lines, an empty one and a table to stdout; plain text where it is no terminal."""
+    """Prints lines, and an empty one and a table if it has rows, to stdout; plain text where it is no terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -58,6 +58,7 @@ def print_rows(lines: Sequence[str], rows: Sequence[Row]) -> None:
     with console.capture() as capture:
         for line in lines:
             console.print(Text(printable(line)))
-        console.print()
-        console.print(table)
+        if rows:
+            console.print()
+            console.print(table)
     print("\n".join(line.rstrip(" ") for line in capture.get().split("\n")), end="")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64
 
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.matching import TINY
 from wsrl.comparison.pairing import Pair, Sampled, pair_up
 from wsrl.comparison.pieces import Piece, blocks, cut
@@ -49,8 +49,12 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
       of kind `unknown` where no linear combination explains the network.
 
     Raises:
-      CheckpointError: one of them cannot be used.
+      CheckpointError: one of them cannot be used, or a parent is given twice.
     """
+    names = [str(source.path if isinstance(source, Checkpoint) else source) for source in parents]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise CheckpointError(name, "is given twice as a parent", "name each parent once")
     sources = [merged, *parents]
     opened = [source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in sources]
     own, *others = [Sampled.of(cut(checkpoint)) for checkpoint in opened]
@@ -65,7 +69,6 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
             layers.append(_described(piece, partners[0], fit))
         else:
             layers.append(LayerRelation(piece.name, None, "only in a"))
-    names = [str(source.path if isinstance(source, Checkpoint) else source) for source in parents]
     return _judged(fits, tuple(layers), names)
 
 
@@ -96,7 +99,7 @@ def _fitted(piece: Piece, parents: Sequence[Piece]) -> _Fit | None:
     lengths = np.sqrt(np.diagonal(gram))
     if (lengths[1:] <= CONDITION * lengths[0]).all():
         return None
-    scales = 1 / np.maximum(lengths, TINY)
+    scales = np.where(lengths > CONDITION * lengths[0], 1 / np.maximum(lengths, TINY), 0)
     found = scales * (
         np.linalg.pinv(gram * np.outer(scales, scales), CONDITION**2, hermitian=True) @ (scales * products)
     )

@@ -30,7 +30,7 @@ class Link:
       directed: whether there is evidence enough that the first is the parent of the second.
       probability: that the first comes before the second, if one of them comes from the other.
       kind: what they are to each other.
-      distance: root mean square of the relative changes of the tensors that they share.
+      distance: root mean square of the relative changes of the tensors that they share, of at most 1 each.
       evidence: what the direction rests on, a sentence each.
     """
 
@@ -187,15 +187,21 @@ def _children_that_left(
     parent: int,
     child: int,
 ) -> int:
-    """How many neighbors of a model, the child among them, left from where it lies; 0 if the child did not."""
+    """How many neighbors of a model, the child among them, left from where it lies; 0 if the child did not.
+
+    Models of equal weights did not leave it: nothing tells which of them is the copy.
+    """
 
     def distance(a: int, b: int) -> float:
         return relatives.distance(numbers[a], numbers[b])
 
-    others = [b if a == parent else a for a, b in edges if parent in (a, b) and child not in (a, b)]
     own = distance(parent, child) ** 2
+    others = [b if a == parent else a for a, b in edges if parent in (a, b) and child not in (a, b)]
+    others = [other for other in others if distance(parent, other) > 0]
+    if not own:
+        return 0
     moved = [(own + distance(parent, o) ** 2 - distance(child, o) ** 2) / 2 for o in others]
-    count = sum(abs(one) <= BETWEEN * max(own, 1e-30) for one in moved)
+    count = sum(abs(one) <= BETWEEN * own for one in moved)
     return count + 1 if 2 * count >= len(others) and count else 0
 
 

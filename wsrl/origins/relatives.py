@@ -114,12 +114,15 @@ class Relatives:
             return Relation(Kind.UNKNOWN)
 
     def distance(self, first: int, second: int) -> float:
-        """How far the tensors are apart that two models share: root mean square of their relative changes."""
+        """How far the tensors are apart that two models share: root mean square of their relative changes.
+
+        A change counts as 1 at most: what was 0, as biases are before training, has no relative change.
+        """
         relation = self.relation(first, second)
         if relation.kind in SAME and relation.kind != Kind.SAME_PRECISION:
             return 0.0
         changes = [layer.change for layer in relation.layers if layer.change is not None and layer.what not in UNSHARED]
-        return float(np.sqrt(np.mean(np.square(changes)))) if changes else np.inf
+        return float(np.sqrt(np.mean(np.square(np.minimum(changes, 1.0))))) if changes else np.inf
 
 
 def _vector(query: str, store: Store) -> np.ndarray:

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsrl.errors import InputError
-from wsrl.search.facts import Facts
+from wsrl.search.facts import KEY, Facts
 
-FORM = re.compile(r"\s*([\w.-]+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", re.DOTALL)
+FORM = re.compile(rf"\s*({KEY})\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", re.DOTALL)
 COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge, "<": lt, "<=": le}
 UNITS = {  # factors by the kind of a value
     "count": {"": 1, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12},

@@ -1,15 +1,17 @@
 """What is known of the models of an index, by key: what searches filter, sort and group by."""
 
+import re
 import time
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from wsrl.errors import InputError
-from wsrl.search.file_identity import HUB, located
+from wsrl.search.file_identity import HUB, located, printable_id
 from wsrl.search.store import Store
 
 COLUMNS = {"path": "path", "parameters": "parameters", "size": "size", "predicted_accuracy": "accuracy"}
+KEY = r"[\w.-]+"  # what a condition can name
 KNOWN = {  # keys of every index -> what their values are
     "id": "text", "path": "text", "architecture": "text", "parameters": "count", "size": "bytes", "modified": "date",
     "age": "duration", "predicted_accuracy": "number", "weights": "text",
@@ -82,3 +84,18 @@ def _modified(path: str) -> float | None:
         return None if path.startswith(HUB) else Path(path).stat().st_mtime
     except OSError:
         return None
+
+
+def check_note(key: str, value: str) -> None:
+    """Checks that searches can ask for a note.
+
+    Raises:
+      InputError: they can't: the key has characters that no condition has, or stands for something else; or the value
+        is no text.
+    """
+    if not re.fullmatch(KEY, key):
+        raise InputError(key, "is no key of a note", "use letters, digits, and any of _ . -")
+    if key in KNOWN:
+        raise InputError(key, "is a key that every index has", "note it under another key")
+    if not value.isascii() and printable_id(value) != value:
+        raise InputError(key, "the note is no UTF-8 text", "write it in UTF-8")

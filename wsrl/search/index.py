@@ -14,7 +14,7 @@ from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, commit_neighbors, writing
 from wsrl.search.conditions import fulfilling, order
 from wsrl.search.export import export_models
-from wsrl.search.facts import Facts
+from wsrl.search.facts import Facts, check_note
 from wsrl.search.file_identity import HUB, located, printable_id
 from wsrl.search.functional import Functional, functional_models
 from wsrl.search.hit import Hit
@@ -144,7 +144,8 @@ class Index:
           notes: by key; None takes a note away.
 
         Raises:
-          InputError: there is no such model, or another process writes.
+          InputError: there is no such model, a key is none that searches can name or one that every index has, a note
+            is no text, or another process writes.
         """
         self.annotate_all({name: notes})
 
@@ -152,6 +153,8 @@ class Index:
         """Notes something of many models at once, as `annotate` does; the keys of `notes` are ids."""
         for name in notes:
             self._model(name)
+        for key, value in (pair for own in notes.values() for pair in own.items() if pair[1] is not None):
+            check_note(key, value)
         changes = {(name, key): value for name, own in notes.items() for key, value in own.items()}
         self._commit(Change(annotations=changes))
 

@@ -145,10 +145,12 @@ class Searcher:
         return self._expansion.similarities(own, [row.architecture for row in asked], exclude)
 
     def _same_weights(self, question: Question) -> list[int]:
-        """Places of the models of a query's weights; the query itself first, if it is in the index."""
+        """Places of the models of a query's weights, but not a counter-example's; the query first, if it is there."""
         places = []
+        against = {other.weights_digest for other in question.against}
         for asked in question.queries:
-            names = self.store.catalog.same_weights(asked.weights_digest) if asked.weights_digest else ()
+            digest = asked.weights_digest
+            names = self.store.catalog.same_weights(digest) if digest and digest not in against else ()
             places += [place for _, place in sorted((name != asked.id, self.place[name]) for name in names)]
         return [
             place

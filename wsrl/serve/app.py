@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
@@ -74,6 +75,11 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
     def bad_input(_: Request, error: InputError) -> JSONResponse:
         return JSONResponse({"detail": printable(f"{Path(error.file).name}: {error.reason}; {error.fix}")}, 400)
 
+    @app.exception_handler(RequestValidationError)
+    def bad_parameters(_: Request, error: RequestValidationError) -> JSONResponse:
+        lines = [f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()]
+        return JSONResponse({"detail": printable("; ".join(lines))}, 422)
+
     @app.middleware("http")
     async def guarded(request: Request, answer: Answer) -> Response:
         response = await answer(request)
@@ -110,10 +116,12 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
         if request.headers.get("content-type") != BINARY:
             raise HTTPException(415, f"send the file as {BINARY}")
         with tempfile.TemporaryDirectory(prefix="wsrl-query-") as folder:
-            path = Path(folder) / (Path(name).name[-100:] or "checkpoint")  # its suffix tells some formats
+            shown = printable(Path(name).name)
+            stored = "checkpoint" if shown in ("", "..") else shown[-60:]  # its suffix tells some formats
+            path = Path(folder) / stored
             await _receive(request, path, upload_limit)
             hits = await run_in_threadpool(served.search, str(path), k, by)
-        return Found(query=Path(name).name, hits=list(map(_hit, hits)))
+        return Found(query=shown, hits=list(map(_hit, hits)))
 
     return app
 
