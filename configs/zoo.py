@@ -2,8 +2,8 @@
 
 Command: python -m experiments.main --config=configs/zoo.py
 
-Cost: 7 minutes on two busy cores of an AMD EPYC, with training the zoo (134 s), sweeps (28 s), three encoders (55 s) and
-baselines (105 s); measured at e63cd98.
+Cost: 7 minutes on two busy cores of an AMD EPYC, with training the zoo (134 s), sweeps (28 s), three encoders (55 s)
+and baselines (105 s); measured at e63cd98.
 
 Result: models of the same task among 858 test models of 8 unseen tasks, within an architecture and across. P@10 .98
 [.97, .99] and .98 [.97, .99], mAP .97 [.96, .98] and .97 [.96, .98] (measured at 05bd9a1); by embeddings alone P@10 .95

@@ -153,8 +153,10 @@ class Index:
         """Notes something of many models at once, as `annotate` does; the keys of `notes` are ids."""
         for name in notes:
             self._model(name)
-        for key, value in (pair for own in notes.values() for pair in own.items() if pair[1] is not None):
-            check_note(key, value)
+        for own in notes.values():
+            for key, value in own.items():
+                if value is not None:
+                    check_note(key, value)
         changes = {(name, key): value for name, own in notes.items() for key, value in own.items()}
         self._commit(Change(annotations=changes))
 
