@@ -74,6 +74,25 @@ def test_index_as_json_and_from_a_list(folder, capsys, monkeypatch):
     assert (about["models"], about["unchanged"], about["removed"]) == (1, 1, 2)
 
 
+def test_no_query_on_stdin_is_told(indexed, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StringIO(""))
+    assert main(["search", "-", "--index", "zoo.index"]) == 1
+    assert capsys.readouterr().err == "error: query: none was given; name a checkpoint, or a model of the index\n"
+
+
+def test_closed_streams_are_no_error(indexed, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert main(["search", "models/a.safetensors", "--index", "zoo.index"]) == 0
+
+
+def test_damage_is_told_once(indexed, capsys):
+    Path("zoo.index/weights-000001.npy").write_bytes(b"x")
+    assert main(["search", "models/a.safetensors", "--index", "zoo.index", "--by", "weights"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: zoo.index/weights-000001.npy: damaged (") and err.count("damaged") == 1
+
+
 def test_the_table(indexed, capsys):
     write_model(Path("query.safetensors"), 9)
     human = ["--index", "zoo.index", "--format", "human"]

@@ -136,6 +136,14 @@ def test_an_index_without_any_model_is_refused(tmp_path):
         Index.build(FakeEncoder(), [], tmp_path / "index")
 
 
+def test_a_folder_in_another_one_that_is_indexed(tmp_path):
+    write_model(tmp_path / "models" / "sub" / "a.safetensors", 1)
+    built = Index.build(FakeEncoder(), [tmp_path / "models", tmp_path / "models"], tmp_path / "index")
+    built.add(FakeEncoder(), tmp_path / "models" / "sub")
+    built.update(FakeEncoder())
+    assert built.ids == [str(tmp_path / "models" / "sub" / "a.safetensors")]
+
+
 def test_a_name_that_is_no_utf8_is_indexed(tmp_path):
     path = tmp_path / "models" / os.fsdecode(b"caf\xe9.safetensors")
     write_model(tmp_path / "x", 0)

@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     With `--debug` before the command the traceback of bad input is printed too.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by `>&-`
+            setattr(sys, name, io.StringIO())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of tensors may be more than a terminal can show
     args = command_parser([word for word in argv if not word.startswith("-")][:1]).parse_args(argv)

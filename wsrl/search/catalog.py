@@ -273,6 +273,8 @@ class DamagedError(InputError):
 
 
 def damaged(path: Path, error: object) -> DamagedError:
-    """The error of a file of an index that is not as it was written."""
+    """The error of a file of an index that is not as it was written; one that tells so already stays."""
+    if isinstance(error, DamagedError):
+        return error
     command = f"wsrl verify --repair --index {shlex.quote(str(path.parent))}"
     return DamagedError(path, f"damaged ({error})", f"mend it by `{command}`")

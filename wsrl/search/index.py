@@ -271,6 +271,8 @@ class Index:
             if value not in known:
                 raise InputError(name, f"is {value!r}", f"give one of {', '.join(known)}")
         asked, counter = (self._rows(names, by != "weights") for names in (query, against))
+        if not asked:
+            raise InputError("query", "none was given", "name a checkpoint, or a model of the index")
         facts = Facts(self._store)
         among = fulfilling(where, facts, len(self)) if where else None
         if architecture != "any":

@@ -108,8 +108,9 @@ def find_sources(names: Names, known: Container[tuple[int, int]] = (), taken: Ma
         raise InputError("sources", "no checkpoint was given", "name a file or a folder")
     found: dict[str, Source] = {}
     for name in named:
+        walked = walk.has_walked(name.path)  # as a part of another one
         own = [_renamed(source, name) for source in walk.sources(name.path)]
-        if not own:
+        if not own and not walked:
             mend = "name a checkpoint, or a folder that holds some"
             raise InputError(name.path, "is a folder without checkpoints", mend)
         for source in own:
@@ -140,6 +141,11 @@ class _Walk:
         self.folders: set[tuple[int, int]] = set()  # that were walked: links may lead round in circles
         self.problems: list[InputError] = []
         self.skipped: list[str] = []
+
+    def has_walked(self, name: str) -> bool:
+        """Whether all that a folder holds has been found already."""
+        folder = Path(name)
+        return folder.is_dir() and (folder.stat().st_dev, folder.stat().st_ino) in self.folders
 
     def sources(self, name: str) -> Iterator[Source]:
         folder = Path(name)
