@@ -26,6 +26,15 @@ def test_a_folder_of_the_hub(tmp_path):
     assert (metadata["format"], metadata["weights_format"]) == ("Hugging Face", "safetensors")
 
 
+def test_other_weights_are_told_where_nothing_says_that_they_are_the_same(tmp_path):
+    folder = SAMPLES["huggingface"](tmp_path)
+    assert open_checkpoint(folder).warnings == ()
+    (folder / "config.json").unlink()
+    assert open_checkpoint(folder).warnings == (
+        "the folder holds other files of weights, which are not read: flax_model.msgpack",
+    )
+
+
 @pytest.mark.parametrize(
     ("names", "chosen"),
     [

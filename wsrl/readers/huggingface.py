@@ -38,7 +38,7 @@ def open_file(path: Path) -> Checkpoint:
 
     The metadata has `weights`, the file that was chosen, `weights_format`, and `other_weights`, names of those that
     were not; `config` and `adapter_config` from the JSON files of these names; `card`, the front matter of the model
-    card, all values as text; and `warnings`, a tuple of sentences, if the card cannot be read.
+    card, all values as text; and `warnings`, a tuple of sentences, if the card or other files of weights are not read.
 
     Raises:
       CheckpointError: see the reader of the file; or a configuration is not valid JSON.
@@ -49,6 +49,9 @@ def open_file(path: Path) -> Checkpoint:
     checkpoint = open_checkpoint(path / chosen)
     told: dict[str, object] = {"weights": chosen, "other_weights": tuple(others)}
     told["weights_format"] = checkpoint.metadata["format"]
+    warnings = list(checkpoint.warnings)
+    if others and not (path / "config.json").is_file():  # nothing says that they are one model in several formats
+        warnings.append(f"the folder holds other files of weights, which are not read: {', '.join(others)}")
     for name in ("config", "adapter_config"):
         if (path / f"{name}.json").is_file():
             told[name] = read_json_object(path / f"{name}.json")
@@ -58,7 +61,9 @@ def open_file(path: Path) -> Checkpoint:
         try:
             told["card"] = read_card(path / "README.md")
         except ValueError as error:
-            told["warnings"] = (f"the front matter of README.md cannot be read: {one_line(error)}",)
+            warnings.append(f"the front matter of README.md cannot be read: {one_line(error)}")
+    if warnings:
+        told["warnings"] = tuple(warnings)
     return Checkpoint(str(path), checkpoint.tensors, {**checkpoint.metadata, **told})
 
 
