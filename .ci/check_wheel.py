@@ -22,6 +22,12 @@ COMMANDS = [  # words; what the output must hold
     (["wsrl", "index", "a.safetensors", "b.safetensors", "--out", "zoo.index"], "2 models"),
     (["wsrl", "search", "a.safetensors", "--index", "zoo.index"], "b.safetensors"),
     (["wsrl", "search", "b.safetensors", "--index", "zoo.index", "--by", "weights"], "a.safetensors"),
+    (["wsrl", "compare", "a.safetensors", "a.safetensors", "--expect", "same"], "the same file"),
+    (["wsrl", "compare", "a.safetensors", "b.safetensors"], "b.safetensors"),
+    (["wsrl", "duplicates", "--index", "zoo.index"], ""),
+    (["wsrl", "lineage", "--index", "zoo.index", "--json"], "unknown"),
+    (["wsrl", "identify", "a.safetensors"], "weights"),
+    (["wsrl", "fingerprint", "a.safetensors"], "canonical"),
 ]
 
 

@@ -195,7 +195,8 @@ def test_tensors_of_a_formula_prove_nothing():
     assert compare(*both).kind is Kind.UNRELATED
 
 
-def test_the_command(tmp_path: Path, capsys):
+def test_the_command(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")  # no line is broken
     network, _ = draw_network("mlp", 0)
     tensors = {name: np.asarray(tensor) for name, tensor in network.tensors.items()}
     files = {
