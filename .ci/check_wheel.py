@@ -25,7 +25,7 @@ COMMANDS = [  # words; what the output must hold
     (["wsrl", "compare", "a.safetensors", "a.safetensors", "--expect", "same"], "the same file"),
     (["wsrl", "compare", "a.safetensors", "b.safetensors"], "b.safetensors"),
     (["wsrl", "duplicates", "--index", "zoo.index"], ""),
-    (["wsrl", "lineage", "--index", "zoo.index", "--json"], "unknown"),
+    (["wsrl", "lineage", "--index", "zoo.index", "--format", "jsonl"], "unknown"),
     (["wsrl", "identify", "a.safetensors"], "weights"),
     (["wsrl", "fingerprint", "a.safetensors"], "canonical"),
 ]
