@@ -162,7 +162,8 @@ def test_command(architectures, tmp_path, monkeypatch, capsys):
     assert [line.split()[0] for line in lines] == ["model", "mlp", "lstm"]
     saved = json.loads((tmp_path / "verdicts.json").read_text())
     assert [verdict["model"] for verdict in saved] == ["mlp", "lstm"] and saved[0]["false_groups"] == []
-    monkeypatch.setattr(verify.verify, "__defaults__", (lambda checkpoint: inputs_moved(infer_wiring(checkpoint)),))
+    infer, bare = verify.verify.__defaults__
+    monkeypatch.setattr(verify.verify, "__defaults__", (lambda checkpoint: inputs_moved(infer(checkpoint)), bare))
     assert verify.main(["--models", "mlp"]) == 1
     assert "mlp: false groups: x" in capsys.readouterr().out
 
