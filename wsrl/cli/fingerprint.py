@@ -1,10 +1,10 @@
 """`wsrl fingerprint FILE...`: digests that say what is equal of two checkpoints."""
 
 import argparse
-from functools import partial
 
-from wsrl.cli.names import add_sources, given
-from wsrl.cli.output import WHOLE, Output, add_format, tell_left_out, tell_skipped
+from wsrl.cli.each import answer_each
+from wsrl.cli.names import add_sources
+from wsrl.cli.output import WHOLE, add_format
 from wsrl.text import printable
 
 EXAMPLES = ("wsrl fingerprint model.safetensors other.safetensors", "wsrl fingerprint checkpoints --json")
@@ -22,22 +22,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       InputError: there is nothing under a name.
     """
-    from wsrl.checkpoint import CheckpointError  # not needed for `--help`
-    from wsrl.origins.fingerprint import fingerprint
-    from wsrl.search.sources import find_sources
+    from wsrl.origins.fingerprint import fingerprint  # not needed for `--help`
 
-    sources, problems, skipped = find_sources(given(args.sources))
-    tell_skipped(skipped)
-    with Output.of(args) as output:
-        for source in sources:
-            try:
-                own = dict(vars(fingerprint(source.path)))
-            except CheckpointError as error:
-                problems.append(error)
-                continue
-            output.document(partial(dict, own), partial(_show, own))
-    tell_left_out(problems)
-    return 1 if problems else 0
+    return answer_each(args, lambda path: dict(vars(fingerprint(path))), dict, _show)
 
 
 def _show(own: dict[str, str]) -> None:

@@ -1,12 +1,12 @@
 """`wsrl identify FILE...`: what files hold, or that it is unknown."""
 
 import argparse
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsrl.cli.names import add_sources, given
-from wsrl.cli.output import WHOLE, Output, add_format, tell_left_out, tell_skipped
+from wsrl.cli.each import answer_each
+from wsrl.cli.names import add_sources
+from wsrl.cli.output import WHOLE, add_format
 from wsrl.text import printable
 
 if TYPE_CHECKING:
@@ -30,22 +30,9 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       InputError: there is nothing under a name, or the index cannot be used.
     """
-    from wsrl.checkpoint import CheckpointError  # not needed for `--help`
-    from wsrl.origins.identify import identify
-    from wsrl.search.sources import find_sources
+    from wsrl.origins.identify import identify  # not needed for `--help`
 
-    sources, problems, skipped = find_sources(given(args.sources))
-    tell_skipped(skipped)
-    with Output.of(args) as output:
-        for source in sources:
-            try:
-                found = identify(source.path, args.index)
-            except CheckpointError as error:
-                problems.append(error)
-                continue
-            output.document(partial(identity_record, found), partial(_show, found))
-    tell_left_out(problems)
-    return 1 if problems else 0
+    return answer_each(args, lambda path: identify(path, args.index), identity_record, _show)
 
 
 def identity_record(found: "Identity") -> dict[str, object]:
