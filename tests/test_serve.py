@@ -69,6 +69,7 @@ def test_the_api_answers_what_the_index_holds(address, folder):
     assert status == 200 and [hit["id"] for hit in found["hits"]] == [
         hit.id for hit in index.search(index.ids[1], 3, "weights")
     ]
+    assert found["hits"] == [hit.record() for hit in index.search(index.ids[1], 3, "weights")]
     described = ask(address, "/openapi.json")[1]["paths"]
     assert set(described) == {"/api/info", "/api/models", "/api/model", "/api/search"}
 

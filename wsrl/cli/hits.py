@@ -1,4 +1,4 @@
-"""Models that answer a query, as a table for people and as records."""
+"""Tables for people: the models that answer a query, and others."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,6 @@ if TYPE_CHECKING:
 PIPE_WIDTH = 10_000  # characters: a line of the table stays a line for whoever reads the pipe
 TEXTS = ("task", "architecture", "weights", "model", "A", "B", "is", "order")  # columns that are no numbers
 Row = Mapping[str, str]  # cells by heading; a heading that no row has a text for is left out
-
-
-def hit_record(query: str, hit: "Hit") -> dict[str, object]:
-    """Returns what programs read about a hit."""
-    accuracy = None if hit.accuracy is None else round(hit.accuracy, 6)
-    return {
-        **{"query": query, "rank": hit.rank, "id": hit.id, "score": round(hit.score, 6), "by": hit.by},
-        **{"same_weights": hit.same_weights, "architecture": hit.architecture, "parameters": hit.parameters},
-        **{"predicted_accuracy": accuracy, "path": hit.path, "metadata": dict(hit.metadata)},
-    }
 
 
 def hit_row(hit: "Hit") -> Row:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
 
-from wsrl.cli.hits import hit_record, hit_row, print_rows
+from wsrl.cli.hits import hit_row, print_rows
 from wsrl.cli.names import add_encoder, add_index, given
 from wsrl.cli.output import Output, add_format, tell
 from wsrl.errors import InputError
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
             name = " - ".join([" + ".join(asked), *args.against])
             explanation = index.explanation
             assert explanation is not None
-            records = [hit_record(name, hit) for hit in hits]
+            records = [{"query": name, **hit.record()} for hit in hits]
             about = {"query": name, **asdict(explanation)} if args.explain else None
             output.table(records, partial(_show, name, hits, explanation), about)
             if args.explain:

@@ -32,3 +32,12 @@ class Hit:
     same_weights: bool
     path: str
     metadata: Mapping[str, object]
+
+    def record(self) -> dict[str, object]:
+        """Returns what programs read about the hit, as plain JSON values."""
+        accuracy = None if self.accuracy is None else round(self.accuracy, 6)
+        return {
+            **{"rank": self.rank, "id": self.id, "score": round(self.score, 6), "by": self.by},
+            **{"same_weights": self.same_weights, "architecture": self.architecture, "parameters": self.parameters},
+            **{"predicted_accuracy": accuracy, "path": self.path, "metadata": dict(self.metadata)},
+        }

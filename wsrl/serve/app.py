@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +15,6 @@ from pydantic import BaseModel
 from wsrl import __version__
 from wsrl.errors import InputError
 from wsrl.page.content import model_fields, model_layers
-from wsrl.search.hit import Hit
 from wsrl.serve.models import ServedIndex
 from wsrl.text import bytes_text, printable
 
@@ -54,7 +52,7 @@ class Model(BaseModel):
 
 
 class Found(BaseModel):
-    """The answer of a search; a hit is that of `wsrl search --json`."""
+    """The answer of a search; a hit has the keys of `wsrl search --json`, but for the query."""
 
     version: int = 1
     query: str
@@ -109,7 +107,7 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
     @app.get("/api/search", summary="models nearest to one of the index")
     def search(id: str, k: Number = 10, by: By = "auto") -> Found:
         served.index.get(id)  # a name of a file is no id: files of this machine are not read for a request
-        return Found(query=id, hits=list(map(_hit, served.search(id, k, by))))
+        return Found(query=id, hits=[hit.record() for hit in served.search(id, k, by)])
 
     @app.post("/api/search", summary="models nearest to a checkpoint that is sent", openapi_extra=UPLOAD)
     async def search_by_upload(request: Request, name: str, k: Number = 10, by: By = "auto") -> Found:
@@ -121,7 +119,7 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
             path = Path(folder) / stored
             await _receive(request, path, upload_limit)
             hits = await run_in_threadpool(served.search, str(path), k, by)
-        return Found(query=shown, hits=list(map(_hit, hits)))
+        return Found(query=shown, hits=[hit.record() for hit in hits])
 
     return app
 
@@ -141,7 +139,3 @@ async def _receive(request: Request, path: Path, limit: int) -> None:
             if size > limit:
                 raise too_large
             file.write(piece)
-
-
-def _hit(hit: Hit) -> dict[str, Any]:
-    return {**asdict(hit), "metadata": dict(hit.metadata)}
