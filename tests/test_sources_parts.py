@@ -20,3 +20,11 @@ def test_a_model_of_several_files_is_one_source(tmp_path, name):
     data.write_bytes(data.read_bytes() + b"x")
     assert file_stat(str(path)) != first
     assert digest is None or whole_digest(str(path)) != digest
+
+
+@pytest.mark.parametrize("name", ["tensorflow", "tensorflow_graph", "openvino"])
+def test_other_models_in_the_folder_do_not_belong_to_one(tmp_path, name):
+    path = SAMPLES[name](tmp_path)
+    first = file_stat(str(path))
+    SAMPLES["npz"](tmp_path)
+    assert file_stat(str(path)) == first

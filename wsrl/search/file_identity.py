@@ -1,13 +1,16 @@
 """What tells files apart and when they change: names, places, sizes and times, digests."""
 
 import os
+from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 
 from wsrl.search.catalog import Stat
 from wsrl.signature.digest import content_digest
 
 HUB = "hf://"
-TOGETHER = (".json", ".xml", ".index", ".mlmodel", ".pb")  # files that name others beside and below them
+TOGETHER = ("*.json", "*.mlmodel", "saved_model.pb")  # files that may name any others beside and below them
+BESIDE = {".xml": ".bin", ".index": ".data-?????-of-?????"}  # ends of files whose data lie beside them -> of the data
 LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
 
 
@@ -44,8 +47,10 @@ def _belonging(path: Path) -> list[Path]:
     """The files of a checkpoint: a `config.json` beside it, data of ONNX and the parts that an index names too."""
     if path.is_dir():
         return [below for below in path.rglob("*") if below.is_file()]
-    if path.suffix in TOGETHER:
+    if any(fnmatch(path.name, pattern) for pattern in TOGETHER):
         return [below for below in path.parent.rglob("*") if below.is_file()]
+    if path.suffix in BESIDE:
+        return [path, *sorted(path.parent.glob(escape(path.stem) + BESIDE[path.suffix]))]
     beside = (path.with_name("config.json"), path.with_name(f"{path.name}.data"), path.with_name(f"{path.name}_data"))
     return [path, *(below for below in beside if below.is_file())]
 
