@@ -10,10 +10,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 CORE = [
-    "flax>=0.10,<0.13",  # modules of the encoder
-    "jax>=0.6,<0.13",  # numerical programs on CPU, GPU and TPU
     "jaxtyping>=0.3,<0.4",  # shape annotations
-    "jraph>=0.0.6.dev0,<0.1",  # graph tuples, their batching and padding
     "ml_dtypes>=0.5,<1",  # bfloat16 and eight-bit floating point in NumPy
     "numpy>=2.0,<3",  # arrays on the host
     "pyyaml>=6,<7",  # front matter of model cards
@@ -21,13 +18,21 @@ CORE = [
     "safetensors>=0.5,<1",  # format of encoders, indexes and the zoo's checkpoints
     # nearest-neighbor search; where it has no wheel, an exact search in NumPy stands in
     "scann>=1.4,<2; platform_system == 'Linux' and platform_machine == 'x86_64' and python_version < '3.14'",
-    "scipy>=1.14,<2",  # solvers, Kendall's tau; JAX needs it as well
+    "scipy>=1.14,<2",  # solvers, Kendall's tau
     "threadpoolctl>=3.5,<4",  # keeps OpenMP from spinning on busy cores
     "tqdm>=4.66,<5",  # progress lines
 ]
 
+JAX = [  # what trains, and what embeds on accelerators; on CPUs networks are embedded in NumPy
+    "flax>=0.10,<0.13",  # modules of the encoder
+    "jax>=0.6,<0.13",  # numerical programs on CPU, GPU and TPU
+    "jraph>=0.0.6.dev0,<0.1",  # graph tuples, their batching and padding
+]
+
 EXTRAS = {
+    "jax": JAX,
     "train": [  # zoos, encoders, evaluation: the commands in `experiments`
+        *JAX,
         "absl-py>=2.1,<3",  # command-line flags and logging
         "array_record>=0.5,<1",  # shards of large zoos, and TFDS data sets without TensorFlow
         "ml-collections>=1.0,<2",  # configurations and their flags

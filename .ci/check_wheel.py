@@ -19,7 +19,7 @@ COMMANDS = [  # words; what the output must hold
     (["wsrl", "inspect", "a.safetensors"], "hidden"),
     (["wsrl", "inspect", "a.safetensors", "--json"], "{"),
     (["wsrl", "embed", "a.safetensors", "b.safetensors", "--out", "e.npz"], ""),
-    (["wsrl", "index", "a.safetensors", "b.safetensors", "--out", "zoo.index"], "2 models"),
+    (["wsrl", "index", "a.safetensors", "b.safetensors", "--out", "zoo.index"], "2 models, 2 with a function vector"),
     (["wsrl", "search", "a.safetensors", "--index", "zoo.index"], "b.safetensors"),
     (["wsrl", "search", "b.safetensors", "--index", "zoo.index", "--by", "weights"], "a.safetensors"),
     (["wsrl", "compare", "a.safetensors", "a.safetensors", "--expect", "same"], "the same file"),

@@ -107,9 +107,9 @@ def test_probes_find_the_models_of_their_task(opened, encoder, task):
 def test_probes_follow_from_the_seed(encoder):
     images = task_images("low")
     first, again, other = (train_probes(images, seed, **PROBES) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(first.graphs[0].edges["weight"], again.graphs[0].edges["weight"])
-    assert not np.array_equal(first.graphs[0].edges["weight"], other.graphs[0].edges["weight"])
-    weights = [graph.edges["weight"] for graph in first.graphs]
+    np.testing.assert_array_equal(first.graphs[0].edges.weight, again.graphs[0].edges.weight)
+    assert not np.array_equal(first.graphs[0].edges.weight, other.graphs[0].edges.weight)
+    weights = [graph.edges.weight for graph in first.graphs]
     assert not np.array_equal(weights[0], weights[1])
 
 

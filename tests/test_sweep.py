@@ -92,7 +92,7 @@ def reference_states(network, images):
         for link in layer.layer.links:
             edge = (graph.receivers >= start[i]) & (graph.receivers < start[i + 1])
             edge &= (graph.senders >= start[link.source]) & (graph.senders < start[link.source + 1])
-            tap = graph.edges["tap"][edge]
+            tap = graph.edges.tap[edge]
             source_height, source_width = grids[link.source]
             rows = y * link.stride + (tap // link.kernel[1])[:, None] - link.padding
             columns = x * link.stride + (tap % link.kernel[1])[:, None] - link.padding
@@ -100,7 +100,7 @@ def reference_states(network, images):
             place = np.where(inside, rows * source_width + columns, 0)
             sender = graph.senders[edge] - start[link.source]
             carried = states[link.source][sender[:, None], place] * inside[:, :, None]
-            message = graph.edges["weight"][edge][:, None, None] * carried
+            message = graph.edges.weight[edge][:, None, None] * carried
             total = total + jraph.segment_sum(message, graph.receivers[edge] - start[i], layer.layer.units)
         state = getattr(jax.nn, layer.layer.activation)(total)
         states[i] = state.mean(1, keepdims=True) if layer.layer.pool else state
@@ -117,7 +117,7 @@ def test_tiles_agree_with_one_edge_a_weight(case):
     batch = make_batch([graph, graph], make_plan(profile(graph), 3, 16))
     states = jax.jit(forward_sweep)(batch, IMAGES)
     for level, state in zip(batch.schedule, states, strict=True):
-        layers = batch.graph.nodes["layer"][level.node]
+        layers = batch.graph.nodes.layer[level.node]
         for i in np.unique(layers[level.graph == 1]):
             tiles = np.asarray(state)[(level.graph == 1) & (layers == i)]
             found = tiles.reshape(-1, *tiles.shape[2:])[: network.layers[i].layer.units, : expected[i].shape[1]]

@@ -115,7 +115,7 @@ def same(ours, theirs):
         assert a.tensors.keys() == b.tensors.keys() and a.metadata["activation"] == b.metadata["activation"]
         assert all(np.array_equal(a.tensors[name], b.tensors[name]) for name in a.tensors)
     for a, b in zip(ours.graphs, theirs.graphs, strict=True):
-        np.testing.assert_array_equal(a.nodes["bias"], b.nodes["bias"])
+        np.testing.assert_array_equal(a.nodes.bias, b.nodes.bias)
 
 
 def test_both_storages_hold_the_same_networks(tmp_path):
@@ -186,7 +186,7 @@ def test_only_one_window_is_held(tmp_path, monkeypatch):
     def counted(checkpoint, tile):
         graph = original(checkpoint, tile)
         held.append(sum(reference() is not None for reference in alive))
-        alive.append(weakref.ref(graph.nodes["bias"]))
+        alive.append(weakref.ref(graph.nodes.bias))
         return graph
 
     original, held = load.checkpoint_graph, []

@@ -3,4 +3,4 @@
 from typing import Any
 
 Config = Any  # ml_collections.ConfigDict: its fields have no types
-Graph = Any  # jraph.GraphsTuple, whose nodes and edges here are dictionaries of arrays
+Leaf = Any  # an array, or what stands for it while JAX maps over a tree

@@ -9,12 +9,12 @@ import ml_collections
 import numpy as np
 import optax
 
-from wsrl.annotations import Config, Graph
+from wsrl.annotations import Config
 from wsrl.baselines import chance_features, metadata_features, raw_weight_features, statistics_features
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import NetworkMap
-from wsrl.graph.neurons import neuron_graph
+from wsrl.graph.neurons import NeuronGraph, neuron_graph
 from wsrl.program.network import canonical_network
 from wsrl.program.read import read_program
 from wsrl.symmetry import reorder_outputs
@@ -138,7 +138,7 @@ class GNN:
         )
         return self._embed(best, graphs, split["test"])
 
-    def _embed(self, params: Any, graphs: list[Graph], places: np.ndarray) -> np.ndarray:
+    def _embed(self, params: Any, graphs: list[NeuronGraph], places: np.ndarray) -> np.ndarray:
         """Embeds the networks at some places; the rows of the others are zero."""
         chosen = [graphs[i] for i in places]
         buckets = make_neuron_buckets(chosen, np.arange(len(chosen)), self.settings.edges)

@@ -10,10 +10,10 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl.annotations import Config, Graph
+from wsrl.annotations import Config
 from wsrl.errors import InputError
 from wsrl.graph.size import network_size
-from wsrl.graph.tiles import TILE
+from wsrl.graph.tiles import TILE, TileGraph
 from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.load import load_networks
 from wsrl.zoo.manifest import Record
@@ -32,7 +32,7 @@ class Trainable:
     records: list[Record]
     architectures: list[Classifier]
     variables: list[Tree]
-    graphs: list[Graph]
+    graphs: list[TileGraph]
 
     @functools.cached_property
     def sizes(self) -> Float32[np.ndarray, "models 3"]:

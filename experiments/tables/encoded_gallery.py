@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from wsrl.annotations import Graph
 from wsrl.data import ImageSet
 from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, load_encoder
 from wsrl.encoder.kind import network_kind
 from wsrl.graph.collection import make_buckets
+from wsrl.graph.tiles import TileGraph
 from wsrl.recommendation.data_query import data_query
 from wsrl.recommendation.probes import Query, probe_query, train_probes
 from wsrl.search.query_expansion import QueryExpansion
@@ -60,7 +60,7 @@ class Asked(NamedTuple):
     seconds: float
 
 
-def encode_gallery(directories: Sequence[Path], graphs: Sequence[Graph]) -> list[Encoded]:
+def encode_gallery(directories: Sequence[Path], graphs: Sequence[TileGraph]) -> list[Encoded]:
     """Embeds networks by the encoders, all of one shape, of some folders.
 
     Raises:

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from experiments.tables.finished_run import FinishedRun
-from wsrl.annotations import Graph
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.encoder.sweep import States, input_rows, update_level
@@ -19,6 +18,7 @@ from wsrl.encoder.swept import Swept
 from wsrl.errors import InputError
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import Bucket
+from wsrl.graph.tiles import TileGraph
 from wsrl.program.layers import ACTIVATIONS
 from wsrl.training.fit import make_encoder
 from wsrl.training.response_cache import sweep_zoo
@@ -78,7 +78,8 @@ class NoMapsEncoder(ResponseEncoder):
         states: States = []
         for level, schedule in enumerate(batch.schedule):
             found = update_level(batch, level, rows, states, shift)
-            grid, pool = (batch.graph.nodes[key][schedule.node] for key in ("grid", "pool"))
+            nodes = batch.graph.nodes
+            grid, pool = nodes.grid[schedule.node], nodes.pool[schedule.node]
             area = jnp.where(pool == 1, 1, grid.prod(-1))[:, None, None, None]
             exists = jnp.arange(found.shape[2])[:, None] < area
             states.append(found.sum(2, keepdims=True) / jnp.maximum(area, 1) * exists)
@@ -88,11 +89,11 @@ class NoMapsEncoder(ResponseEncoder):
 VARIANTS = {ROUNDS: RoundsEncoder, NO_MAPS: NoMapsEncoder}
 
 
-def with_relu(graph: Graph) -> Graph:
+def with_relu(graph: TileGraph) -> TileGraph:
     """A graph whose activations are ReLU, but for the identity."""
-    own = graph.nodes["activation"]
+    own = graph.nodes.activation
     relu = np.where(own == ACTIVATIONS.index("identity"), own, ACTIVATIONS.index("relu")).astype(own.dtype)
-    return graph._replace(nodes={**graph.nodes, "activation": relu})
+    return graph._replace(nodes=replace(graph.nodes, activation=relu))
 
 
 def resweep(run: FinishedRun, seed: int, change: str) -> Swept:

@@ -10,7 +10,7 @@ import jraph
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from wsrl.annotations import Graph
+from wsrl.graph.neurons import NeuronGraph
 
 ENDS = 64  # input and output neurons have learned identities, hidden ones have none
 TAPS = 256
@@ -27,18 +27,18 @@ class SynchronousGNN(nn.Module):
     rounds: int
 
     @nn.compact
-    def __call__(self, graph: Graph) -> Float[Array, "networks dim"]:
+    def __call__(self, graph: NeuronGraph) -> Float[Array, "networks dim"]:
         """Embeds a padded batch of neuron graphs (`wsrl.graph.neurons`)."""
         nodes, edges = graph.nodes, graph.edges
-        count = len(nodes["bias"])
+        count = len(nodes.bias)
         networks = len(graph.n_node)
-        end = (nodes["layer"] == 0) | (nodes["output"] == 1)
-        kind = jnp.where(nodes["layer"] == 0, 1, jnp.where(nodes["output"] == 1, 2, 0))
-        identity = nn.Embed(ENDS, self.width)(nodes["unit"] % ENDS) * end[:, None]
-        features = jnp.stack([nodes["bias"], nodes["depth"]], -1)
+        end = (nodes.layer == 0) | (nodes.output == 1)
+        kind = jnp.where(nodes.layer == 0, 1, jnp.where(nodes.output == 1, 2, 0))
+        identity = nn.Embed(ENDS, self.width)(nodes.unit % ENDS) * end[:, None]
+        features = jnp.stack([nodes.bias, nodes.depth], -1)
         state = nn.Dense(self.width)(features) + nn.Embed(3, self.width)(kind) + identity
-        position = nn.Embed(TAPS, self.width)(edges["tap"] % TAPS)
-        edge = nn.gelu(nn.Dense(self.width)(edges["weight"][:, None]) + position)
+        position = nn.Embed(TAPS, self.width)(edges.tap % TAPS)
+        edge = nn.gelu(nn.Dense(self.width)(edges.weight[:, None]) + position)
         degree = jnp.maximum(jraph.segment_sum(jnp.ones(len(edge)), graph.receivers, count), 1.0)[:, None]
         out_degree = jnp.maximum(jraph.segment_sum(jnp.ones(len(edge)), graph.senders, count), 1.0)[:, None]
         for _ in range(self.rounds):
@@ -51,9 +51,9 @@ class SynchronousGNN(nn.Module):
         owner = jnp.repeat(jnp.arange(networks), graph.n_node, total_repeat_length=count)
         size = jnp.maximum(graph.n_node, 1)[:, None]
         pooled = jraph.segment_sum(state, owner, networks) / size
-        logits = state * (nodes["output"] == 1)[:, None]
+        logits = state * (nodes.output == 1)[:, None]
         outputs = jraph.segment_sum(logits, owner, networks)
-        outputs /= jnp.maximum(jraph.segment_sum((nodes["output"] == 1).astype(jnp.float32), owner, networks), 1.0)[
+        outputs /= jnp.maximum(jraph.segment_sum((nodes.output == 1).astype(jnp.float32), owner, networks), 1.0)[
             :, None
         ]
         read = nn.gelu(nn.Dense(2 * self.width)(jnp.concatenate([pooled, outputs], -1)))
@@ -66,19 +66,21 @@ class NeuronBucket:
     """Networks as neuron graphs in batches of one shape; see `wsrl.encoder.embed.Batches`."""
 
     members: np.ndarray
-    graphs: tuple[Graph, ...]
+    graphs: tuple[NeuronGraph, ...]
     size: int
     classes: int
 
-    def batch(self, places: Sequence[int]) -> Graph:
+    def batch(self, places: Sequence[int]) -> NeuronGraph:
         """Batches and pads graphs for the largest of the bucket."""
         nodes = self.size * max(int(g.n_node[0]) for g in self.graphs) + 1
         edges = self.size * max(int(g.n_edge[0]) for g in self.graphs)
-        batch = jraph.batch_np([self.graphs[i] for i in places])
+        batch = jraph.batch_np(cast(Any, [self.graphs[i] for i in places]))
         return jax.tree.map(np.asarray, jraph.pad_with_graphs(batch, nodes, edges, self.size + 1))
 
 
-def make_neuron_buckets(graphs: Sequence[Graph], members: Int[np.ndarray, " m"], edges: int) -> list[NeuronBucket]:
+def make_neuron_buckets(
+    graphs: Sequence[NeuronGraph], members: Int[np.ndarray, " m"], edges: int
+) -> list[NeuronBucket]:
     """Sorts some of the graphs into buckets by the octave of their number of edges; a batch has at most `edges`."""
     octave = np.array([int(graphs[i].n_edge[0]).bit_length() for i in members])
     buckets = []
@@ -86,6 +88,6 @@ def make_neuron_buckets(graphs: Sequence[Graph], members: Int[np.ndarray, " m"],
         own = members[octave == value]
         chosen = tuple(graphs[i] for i in own)
         size = int(np.clip(edges // max(int(g.n_edge[0]) for g in chosen), 1, len(own)))
-        classes = max(int(g.nodes["output"].sum()) for g in chosen)
+        classes = max(int(g.nodes.output.sum()) for g in chosen)
         buckets.append(NeuronBucket(own, chosen, size, classes))
     return buckets

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from wsrl.annotations import Graph
 from wsrl.encoder.embed import NetworkMap
 from wsrl.encoder.sweep import States, forward_sweep, input_rows, output_logits
 from wsrl.encoder.swept import fit_inputs
 from wsrl.graph.batching import Batch
 from wsrl.graph.collection import make_buckets
+from wsrl.graph.tiles import TileGraph
 
 CHUNK = 16  # images swept at a time
 
@@ -41,7 +41,7 @@ class Response(NamedTuple):
 
 
 def network_features(
-    graphs: Sequence[Graph],
+    graphs: Sequence[TileGraph],
     images: Float32[np.ndarray, "n height width channels"],
     progress: str | None = None,
     slack: float = 2.0,
@@ -61,7 +61,7 @@ def network_features(
 
 
 def iterate_features(
-    graphs: Sequence[Graph],
+    graphs: Sequence[TileGraph],
     images: Float32[np.ndarray, "n height width channels"],
     progress: str | None = None,
     slack: float = 2.0,
@@ -103,7 +103,7 @@ def _respond(images: Float[Array, "n height width channels"], batch: Batch) -> t
     features, logits = (
         jnp.moveaxis(parts, 0, 2).reshape(*parts.shape[1:3], -1) for parts in jax.lax.map(respond, chunks)
     )
-    exists = by_network(batch.graph.edges["unit"][batch.schedule[-1].edge] >= 0)
+    exists = by_network(batch.graph.edges.unit[batch.schedule[-1].edge] >= 0)
     return features, exists, logits, classes
 
 
@@ -114,7 +114,7 @@ def _slot_states(
     level, plan = batch.schedule[-1], batch.plan
     rows = [input_rows(inputs, plan), *(state.reshape(-1, len(inputs)) for state in states)]
     buffer = jnp.concatenate([*(rows[s] for s in plan.levels[-1].sources), jnp.zeros((1, len(inputs)), inputs.dtype)])
-    area = batch.graph.nodes["grid"][level.node[level.receiver]].prod(-1)
+    area = batch.graph.nodes.grid[level.node[level.receiver]].prod(-1)
     return buffer[level.slot_row].sum(2) / jnp.maximum(area, 1)[:, None, None]
 
 
@@ -125,7 +125,7 @@ def _output_slots(batch: Batch) -> Callable[[Array], Array]:
     """
     level, plan = batch.schedule[-1], batch.plan
     networks, most = plan.graphs + 1, plan.levels[-1].edges // plan.graphs
-    first = batch.graph.nodes["index"][level.node[level.receiver]] == 0
+    first = batch.graph.nodes.index[level.node[level.receiver]] == 0
     owner = jnp.where(first, level.graph[level.receiver], networks)  # others are dropped
     before = jnp.cumsum(first) - 1
     start = jax.ops.segment_min(before, owner, networks)

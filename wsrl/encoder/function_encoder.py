@@ -20,6 +20,7 @@ from wsrl.encoder.files import PRETRAINED, read_encoder
 from wsrl.encoder.kind import network_kind
 from wsrl.encoder.shape import EncoderShape
 from wsrl.encoder.swept import Encoding, fit_inputs
+from wsrl.extras import require
 from wsrl.program.network import Network, canonical_network
 from wsrl.program.program import Program
 
@@ -123,6 +124,7 @@ def _embed_in_numpy(shape: EncoderShape, params: dict[str, Any], networks: list[
 
 def _in_jax(shape: EncoderShape, params: dict[str, Any]) -> tuple[Callable[[Network], Any], Callable[[list], Encoding]]:
     """How networks are prepared for programs of JAX, and embedded by them."""
+    require("flax", "jax")
     from wsrl.encoder.embed import Embedder
     from wsrl.encoder.encoder import ResponseEncoder
     from wsrl.graph.collection import Planner

@@ -146,10 +146,10 @@ def update_level(
     nodes, plan = batch.graph.nodes, batch.plan
     spec, level = plan.levels[number], batch.schedule[number]
     probes = inputs.shape[1]
-    node = {key: value[level.node] for key, value in nodes.items()}
-    node |= {key: node[key].astype(inputs.dtype) for key in ("mask", "gain", "bias")}
-    area = node["grid"].prod(-1)
-    exists = (jnp.arange(spec.positions) < area[:, None])[:, None, :, None] * node["mask"][:, :, None, None]
+    node = jax.tree.map(lambda values: values[level.node], nodes)
+    node = node.replace(**{key: getattr(node, key).astype(inputs.dtype) for key in ("mask", "gain", "bias")})
+    area = node.grid.prod(-1)
+    exists = (jnp.arange(spec.positions) < area[:, None])[:, None, :, None] * node.mask[:, :, None, None]
     pre = jnp.zeros((spec.nodes, plan.tile, spec.positions, probes), inputs.dtype)
     if spec.edges:
         rows = [states[source - 1].reshape(-1, probes) if source else inputs for source in spec.sources]
@@ -158,27 +158,27 @@ def update_level(
         if shift is not None and spec.sources[0] == 0:
             owner = level.graph[level.receiver][:, None, None]
             slots += shift.at[owner, level.slot_row].get(mode="fill", fill_value=0)[..., None]
-        weight = batch.graph.edges["weight"][level.edge].astype(inputs.dtype)
+        weight = batch.graph.edges.weight[level.edge].astype(inputs.dtype)
         message = jnp.einsum("esxp,esu->euxp", slots, weight)
         pre = jraph.segment_sum(message, level.receiver, spec.nodes)
         if spec.maximum:
             largest = largest_message(message, level, len(buffer) - 1, spec.nodes)
-            pre = jnp.where((node["op"] == MAX)[:, None, None, None], largest, pre)
+            pre = jnp.where((node.op == MAX)[:, None, None, None], largest, pre)
     if spec.norm:
-        is_norm = (node["op"] == NORM)[:, None, None, None]
-        pre = jnp.where(is_norm, normalize(pre, node["mask"], level.layer), pre)
-        pre = pre * node["gain"][:, :, None, None]
+        is_norm = (node.op == NORM)[:, None, None, None]
+        pre = jnp.where(is_norm, normalize(pre, node.mask, level.layer), pre)
+        pre = pre * node.gain[:, :, None, None]
     if spec.attention:
         at = level.attention_node
-        units = jraph.segment_sum(node["mask"][at].sum(1), level.attention_head, spec.attention)
+        units = jraph.segment_sum(node.mask[at].sum(1), level.attention_head, spec.attention)
         dim = jnp.maximum(units[level.attention_head], 1.0)
-        attended = attend(states[number - 1], level, node["mask"][at], area[at], dim)
-        pre = pre.at[at].add(jnp.where((node["op"][at] == ATTENTION)[:, None, None, None], attended, 0.0))
-    pre = pre + node["bias"][:, :, None, None]
-    state = activate(pre, node["activation"], spec.activations) * exists
+        attended = attend(states[number - 1], level, node.mask[at], area[at], dim)
+        pre = pre.at[at].add(jnp.where((node.op[at] == ATTENTION)[:, None, None, None], attended, 0.0))
+    pre = pre + node.bias[:, :, None, None]
+    state = activate(pre, node.activation, spec.activations) * exists
     if spec.pool:
         pooled = jnp.zeros_like(state).at[:, :, 0].set(state.sum(2) / jnp.maximum(area, 1)[:, None, None])
-        state = jnp.where((node["pool"] == 1)[:, None, None, None], pooled, state)
+        state = jnp.where((node.pool == 1)[:, None, None, None], pooled, state)
     return state
 
 
@@ -191,13 +191,13 @@ def output_logits(
     """
     level, plan = batch.schedule[-1], batch.plan
     networks = plan.graphs + 1
-    tiles = batch.graph.nodes["index"][level.node]
+    tiles = batch.graph.nodes.index[level.node]
 
     def spread(values: Float[Array, "nodes tile *rest"]) -> Float[Array, "networks classes *rest"]:
         empty = jnp.zeros((networks, plan.outputs, *values.shape[1:]), values.dtype)
         return empty.at[level.graph, tiles].add(values).reshape(networks, -1, *values.shape[2:])
 
-    return lambda states: spread(states[-1][:, :, 0]), spread(batch.graph.nodes["mask"][level.node])
+    return lambda states: spread(states[-1][:, :, 0]), spread(batch.graph.nodes.mask[level.node])
 
 
 def class_gradients(

@@ -4,17 +4,15 @@ All arrays of a batch have shapes that depend on its `Plan` alone, so networks o
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jraph
 import numpy as np
 
-from wsrl.annotations import Graph
+from wsrl.annotations import Leaf
 from wsrl.graph.plans import ATTENTION, Plan
-from wsrl.graph.tiles import OPS
-
-Leaf = Any  # an array, or what stands for it while JAX maps over a tree
+from wsrl.graph.tiles import OPS, TileGraph
 
 
 @flax.struct.dataclass
@@ -60,12 +58,12 @@ class Batch:
     plan: Plan = flax.struct.field(pytree_node=False)
 
 
-def node_levels(graph: Graph, last: int) -> np.ndarray:
+def node_levels(graph: TileGraph, last: int) -> np.ndarray:
     """Level of every node; output nodes are moved to level `last`, so that networks of other depths fit together."""
-    return np.where(graph.nodes["output"] == 1, last, graph.nodes["level"])
+    return np.where(graph.nodes.output == 1, last, graph.nodes.level)
 
 
-def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
+def make_batch(graphs: Sequence[TileGraph], plan: Plan) -> Batch:
     """Batches and pads networks and schedules their tiles.
 
     Raises:
@@ -74,16 +72,16 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
     if len(graphs) > plan.graphs:
         raise ValueError(f"{len(graphs)} networks do not fit into a plan for {plan.graphs}")
     last, tile = len(plan.levels), plan.tile
-    graph: Graph = jraph.batch_np(graphs)
+    graph = cast(TileGraph, jraph.batch_np(cast(Any, graphs)))
     inputs = _tiles(plan.input_shape[2], tile) + _tiles(_position_count(plan), tile)
     total_nodes = plan.graphs * inputs + sum(p.nodes for p in plan.levels) + 1
     total_edges = sum(p.edges + 3 * p.attention for p in plan.levels) + 1
     owner = np.repeat(np.arange(len(graphs)), graph.n_node)
     level = node_levels(graph, last)
     to = level[graph.receivers]
-    summed = graph.nodes["op"][graph.receivers] != ATTENTION  # edges whose messages are summed, or the largest taken
+    summed = graph.nodes.op[graph.receivers] != ATTENTION  # edges whose messages are summed, or the largest taken
     local = np.zeros(len(level), np.int64)  # place of each node within its level
-    layer_key = owner.astype(np.int64) * (int(graph.nodes["layer"].max()) + 1) + graph.nodes["layer"]
+    layer_key = owner.astype(np.int64) * (int(graph.nodes.layer.max()) + 1) + graph.nodes.layer
     for i in range(1, last + 1):
         at = np.flatnonzero(level == i)
         local[at] = np.arange(len(at))
@@ -94,7 +92,7 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
     for i, spec in enumerate(plan.levels, start=1):
         node = np.flatnonzero(level == i)
         edge = np.flatnonzero((to == i) & summed)
-        attention = node[graph.nodes["op"][node] == ATTENTION]
+        attention = node[graph.nodes.op[node] == ATTENTION]
         if len(node) >= spec.nodes or len(edge) > spec.edges or len(attention) > spec.attention:
             raise ValueError(f"level {i} does not fit into the plan")
         start, rows = {}, 0
@@ -106,7 +104,7 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
         slot_row = _slot_rows(graph, edge, first, positions, grid, spec.positions, empty=rows)
         _, layer = np.unique(layer_key[node], return_inverse=True)
         triples = _attention_sources(graph, attention, local)
-        heads = layer_key[attention] * (int(graph.nodes["head"].max()) + 1) + graph.nodes["head"][attention]
+        heads = layer_key[attention] * (int(graph.nodes.head.max()) + 1) + graph.nodes.head[attention]
         _, head = np.unique(heads, return_inverse=True)
         schedule.append(
             LevelSchedule(
@@ -121,7 +119,7 @@ def make_batch(graphs: Sequence[Graph], plan: Plan) -> Batch:
                 attention_head=_pad(head, spec.attention, max(spec.attention - 1, 0)),
             )
         )
-    padded = jraph.pad_with_graphs(graph, total_nodes, total_edges, plan.graphs + 1)
+    padded = jraph.pad_with_graphs(cast(Any, graph), total_nodes, total_edges, plan.graphs + 1)
     return Batch(padded, tuple(schedule), plan)
 
 
@@ -148,7 +146,7 @@ def _row_count(plan: Plan, level: int) -> int:
 
 
 def _slot_rows(
-    graph: Graph,
+    graph: TileGraph,
     edge: np.ndarray,
     first: np.ndarray,
     positions: np.ndarray,
@@ -167,8 +165,9 @@ def _slot_rows(
       empty: the row for what lies outside of a map.
     """
     sender, receiver = graph.senders[edge], graph.receivers[edge]
-    unit, tap, stride = (graph.edges[key][edge] for key in ("unit", "tap", "stride"))
-    height, width = graph.nodes["grid"][receiver].T
+    own = graph.edges
+    unit, tap, stride = own.unit[edge], own.tap[edge], own.stride[edge]
+    height, width = graph.nodes.grid[receiver].T
     y, x = np.divmod(np.arange(size), width[:, None])  # [edges, size]
     source_y = (y * stride[:, None])[:, None] + tap[:, :, :1]  # [edges, tile, size]
     source_x = (x * stride[:, None])[:, None] + tap[:, :, 1:]
@@ -180,22 +179,22 @@ def _slot_rows(
 
 
 def _node_rows(
-    graph: Graph, plan: Plan, level: np.ndarray, local: np.ndarray
+    graph: TileGraph, plan: Plan, level: np.ndarray, local: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """First row of each tile within its level, rows a neuron, and map after pooling."""
     nodes, tile = graph.nodes, plan.tile
     size = np.array([0] + [p.positions for p in plan.levels])
-    positions = np.where(level == 0, nodes["grid"].prod(-1), size[level])
+    positions = np.where(level == 0, nodes.grid.prod(-1), size[level])
     height, width, channels = plan.input_shape
-    first = np.where(nodes["op"] == OPS.index("position"), height * width * channels, 0)
-    base = np.where(level == 0, first + nodes["index"] * tile * positions, local * tile * positions)
-    grid = np.where(nodes["pool"][:, None] == 1, 1, nodes["grid"])
+    first = np.where(nodes.op == OPS.index("position"), height * width * channels, 0)
+    base = np.where(level == 0, first + nodes.index * tile * positions, local * tile * positions)
+    grid = np.where(nodes.pool[:, None] == 1, 1, nodes.grid)
     return base, positions, grid
 
 
-def _attention_sources(graph: Graph, attention: np.ndarray, local: np.ndarray) -> np.ndarray:
+def _attention_sources(graph: TileGraph, attention: np.ndarray, local: np.ndarray) -> np.ndarray:
     """Query, key and value tile of each attention node: [attention, 3] places within their level."""
-    edge = np.flatnonzero(graph.nodes["op"][graph.receivers] == ATTENTION)
+    edge = np.flatnonzero(graph.nodes.op[graph.receivers] == ATTENTION)
     found = np.zeros((len(local), 3), np.int32)
-    found[graph.receivers[edge], graph.edges["link"][edge]] = local[graph.senders[edge]]
+    found[graph.receivers[edge], graph.edges.link[edge]] = local[graph.senders[edge]]
     return found[attention]

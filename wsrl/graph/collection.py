@@ -5,17 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
 from wsrl.graph.batching import Batch, make_batch
 from wsrl.graph.plans import Plan, Profile, make_plan, merge, profile
-from wsrl.graph.tiles import to_graph
+from wsrl.graph.tiles import TileGraph, to_graph
 from wsrl.program.network import canonical_network
 from wsrl.program.program import Program
 from wsrl.program.read import read_program
 
 
-def checkpoint_graph(checkpoint: Checkpoint, tile: int, program: Program | None = None) -> Graph:
+def checkpoint_graph(checkpoint: Checkpoint, tile: int, program: Program | None = None) -> TileGraph:
     """Checkpoint -> program -> canonical weights -> graph of tiles.
 
     Args:
@@ -41,7 +40,7 @@ class Bucket:
     """
 
     members: np.ndarray
-    graphs: tuple[Graph, ...]
+    graphs: tuple[TileGraph, ...]
     plan: Plan
     size: int
 
@@ -79,13 +78,13 @@ class Planner:
         self.max_size = max_size
         self.plans: dict[tuple, tuple[Plan, int]] = {}  # of each architecture, with the networks a batch
 
-    def buckets(self, graphs: Sequence[Graph]) -> list[Bucket]:
+    def buckets(self, graphs: Sequence[TileGraph]) -> list[Bucket]:
         """Buckets of the networks of a window, from `to_graph`; members are places in the window."""
         profiles = [profile(graph) for graph in graphs]
         architectures: dict[tuple, list[int]] = {}
         for i, p in enumerate(profiles):
             architectures.setdefault(p.key, []).append(i)
-        tile = graphs[0].nodes["bias"].shape[1] if graphs else 0
+        tile = graphs[0].nodes.bias.shape[1] if graphs else 0
         self._plan({key: (profiles[own[0]], len(own)) for key, own in architectures.items()}, tile)
         members: dict[tuple[Plan, int], list[int]] = {}
         for key, own in architectures.items():
@@ -115,7 +114,7 @@ class Planner:
 
 
 def make_buckets(
-    graphs: Sequence[Graph], batch_cost: int = 2048, slack: float = 1.6, max_size: int = 64
+    graphs: Sequence[TileGraph], batch_cost: int = 2048, slack: float = 1.6, max_size: int = 64
 ) -> list[Bucket]:
     """Buckets of a collection that is held whole; see `Planner`."""
     return Planner(batch_cost, slack, max_size).buckets(graphs)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wsrl.annotations import Graph
-from wsrl.graph.tiles import OPS
+from wsrl.graph.tiles import OPS, TileGraph
 
 NORM, ATTENTION, MAX = OPS.index("norm"), OPS.index("attention"), OPS.index("max")
 
@@ -103,35 +102,35 @@ class Profile:
         return (self.input_shape, self.position_embedding) == (other.input_shape, other.position_embedding)
 
 
-def profile(graph: Graph) -> Profile:
+def profile(graph: TileGraph) -> Profile:
     """Counts the tiles of one network's graph, level by level."""
     nodes = graph.nodes
-    level = nodes["level"]
+    level = nodes.level
     last = int(level.max())
     to, source = level[graph.receivers], level[graph.senders]
     positions = np.zeros(last + 1, np.int64)
-    np.maximum.at(positions, level, nodes["grid"].prod(-1))
-    inputs = nodes["op"] == OPS.index("input")
-    embedding = nodes["op"] == OPS.index("position")
-    shape = nodes["grid"][embedding][0] if embedding.any() else (0, 0)
-    height, width = (int(n) for n in nodes["grid"][inputs][0])
+    np.maximum.at(positions, level, nodes.grid.prod(-1))
+    inputs = nodes.op == OPS.index("input")
+    embedding = nodes.op == OPS.index("position")
+    shape = nodes.grid[embedding][0] if embedding.any() else (0, 0)
+    height, width = (int(n) for n in nodes.grid[inputs][0])
 
     def count(levels: np.ndarray) -> np.ndarray:
         return np.bincount(levels, minlength=last + 1)[1:]
 
     return Profile(
         nodes=count(level),
-        edges=count(to[nodes["op"][graph.receivers] != ATTENTION]),
-        attention=count(level[nodes["op"] == ATTENTION]),
+        edges=count(to[nodes.op[graph.receivers] != ATTENTION]),
+        attention=count(level[nodes.op == ATTENTION]),
         positions=positions[1:],
-        norm=count(level[nodes["op"] == NORM]) > 0,
-        pool=count(level[nodes["pool"] == 1]) > 0,
-        maximum=count(level[nodes["op"] == MAX]) > 0,
-        activations=tuple(frozenset(nodes["activation"][level == i].tolist()) for i in range(1, last + 1)),
+        norm=count(level[nodes.op == NORM]) > 0,
+        pool=count(level[nodes.pool == 1]) > 0,
+        maximum=count(level[nodes.op == MAX]) > 0,
+        activations=tuple(frozenset(nodes.activation[level == i].tolist()) for i in range(1, last + 1)),
         sources=tuple(frozenset(source[to == i].tolist()) for i in range(1, last + 1)),
-        outputs=int(nodes["output"].sum()),
-        classes=int(nodes["mask"][nodes["output"] == 1].sum()),
-        input_shape=(height, width, int(nodes["mask"][inputs].sum())),
+        outputs=int(nodes.output.sum()),
+        classes=int(nodes.mask[nodes.output == 1].sum()),
+        input_shape=(height, width, int(nodes.mask[inputs].sum())),
         position_embedding=(int(shape[0]), int(shape[1])) if embedding.any() else None,
     )
 

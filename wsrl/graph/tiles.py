@@ -11,17 +11,95 @@ that takes the largest of a window takes it of its edges' messages.
 """
 
 from math import prod
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import flax.struct
+import jax
 import jraph
 import numpy as np
 
-from wsrl.annotations import Graph
+from wsrl.annotations import Leaf
 from wsrl.program.layers import ACTIVATIONS, Layer, Link
 from wsrl.program.network import Network, WeightedLayer
 
 OPS = ("input", "position", "linear", "norm", "attention", "max", "mean")  # the last two: `pool` layers
 TILE = 16  # neurons; vectors do not depend on it
 EMPTY = -1  # unit of a slot that carries nothing
+
+
+@flax.struct.dataclass
+class TileNodes:
+    """Tiles of neurons, in a graph of N of them.
+
+    Attributes:
+      bias, gain: [N, T] float32.
+      mask: [N, T] float32, 1 where there is a neuron.
+      level, layer: [N] int32.
+      op, activation: [N] int32, places in `OPS` and `ACTIVATIONS`.
+      pool: [N] int32, 1 where the map is averaged over its positions.
+      index: [N] int32, place among the tiles of its layer.
+      head: [N] int32, of attention.
+      output: [N] int32, 1 in the last layer.
+      grid: [N, 2] int32, the (height, width) of each neuron's map before pooling.
+    """
+
+    bias: Leaf
+    gain: Leaf
+    mask: Leaf
+    level: Leaf
+    layer: Leaf
+    op: Leaf
+    activation: Leaf
+    pool: Leaf
+    index: Leaf
+    head: Leaf
+    output: Leaf
+    grid: Leaf
+
+
+@flax.struct.dataclass
+class TileEdges:
+    """Tiles of weights, in a graph of E of them.
+
+    Attributes:
+      weight: [E, T slots, T units] float32.
+      unit: [E, T] int32, place in the sender's tile, `EMPTY` for a slot that carries nothing.
+      tap: [E, T, 2] int32, (y, x) offset including origin and padding.
+      stride: [E] int32.
+      link: [E] int32, place among the links of the receiver's layer (0 to 2: query, key and value of attention).
+      weighted: [E] int32, 0 for links without weights.
+    """
+
+    weight: Leaf
+    unit: Leaf
+    tap: Leaf
+    stride: Leaf
+    link: Leaf
+    weighted: Leaf
+
+
+@runtime_checkable
+class TileGraph(Protocol):
+    """What a `jraph.GraphsTuple` of tiles holds; of one network, n_node = [N] and n_edge = [E]."""
+
+    nodes: Any  # TileNodes
+    edges: Any  # TileEdges
+    senders: Leaf
+    receivers: Leaf
+    n_node: Leaf
+    n_edge: Leaf
+
+    def _replace(self, **changes: Any) -> "TileGraph": ...
+
+
+class Slots(NamedTuple):
+    """The edges of one link: the first three fields as of `TileEdges`, and the tiles that they join, [E] int."""
+
+    weight: np.ndarray
+    unit: np.ndarray
+    tap: np.ndarray
+    sender: np.ndarray
+    receiver: np.ndarray
 
 
 def place_units(layer: WeightedLayer, tile: int) -> tuple[np.ndarray, int]:
@@ -44,52 +122,43 @@ def depths(network: Network) -> np.ndarray:
     return level
 
 
-def to_graph(network: Network, tile: int) -> Graph:
-    """Builds the graph of tiles.
-
-    Returns:
-      A GraphsTuple of NumPy arrays, n_node = [N], n_edge = [E], with
-        nodes: bias, gain, mask [N, T] float32; level, layer, op, activation, pool, output [N] int32; index [N] int32,
-          place among the tiles of its layer; head [N] int32; grid [N, 2] int32, the (height, width) of each
-          neuron's map before pooling
-        edges: weight [E, T slots, T units] float32; unit [E, T] int32, place in the sender's tile, -1 for an
-          empty slot; tap [E, T, 2] int32, (y, x) offset including origin and padding; stride [E] int32; link [E]
-          int32, place among the links of the receiver's layer (0 to 2 for the query, key and value of attention);
-          weighted [E] int32, 0 for links without weights
-    """
+def to_graph(network: Network, tile: int) -> TileGraph:
+    """Builds the graph of tiles: a GraphsTuple of NumPy arrays."""
     levels = depths(network)
     nodes, edges, senders, receivers, first = [], [], [], [], []
     for i, layer in enumerate(network.layers):
         places, tiles = place_units(layer, tile)
-        first.append(sum(len(n["layer"]) for n in nodes))
+        first.append(sum(len(n.layer) for n in nodes))
         nodes.append(_nodes(layer, i, int(levels[i]), places, tiles, tile, output=i == len(network.layers) - 1))
         for j, (link, weight) in enumerate(zip(layer.layer.links, layer.weights, strict=True)):
             if weight is None:
-                edge, sender, receiver = _identity(nodes[-1]["mask"], link, layer.layer)
+                slots = _identity(nodes[-1].mask, link, layer.layer)
             else:
                 source, source_tiles = place_units(network.layers[link.source], tile)
-                edge, sender, receiver = _tiles(weight, link, source, source_tiles, places, tiles, tile)
-            fixed = {"stride": link.stride, "link": j, "weighted": int(weight is not None)}
-            edges.append(edge | {key: np.full(len(sender), value, np.int32) for key, value in fixed.items()})
-            senders.append(sender + first[link.source])
-            receivers.append(receiver + first[i])
-    nodes = {key: np.concatenate([n[key] for n in nodes]) for key in nodes[0]}
-    edges = {key: np.concatenate([e[key] for e in edges]) for key in edges[0]}
-    graph: Graph = jraph.GraphsTuple
-    return graph(
-        nodes=nodes,
-        edges=edges,
+                slots = _tiles(weight, link, source, source_tiles, places, tiles, tile)
+            fixed = (np.full(len(slots.sender), n, np.int32) for n in (link.stride, j, int(weight is not None)))
+            edges.append(TileEdges(slots.weight, slots.unit, slots.tap, *fixed))
+            senders.append(slots.sender + first[link.source])
+            receivers.append(slots.receiver + first[i])
+    graphs_tuple: Any = jraph.GraphsTuple  # whose annotations know arrays of JAX alone
+    return graphs_tuple(
+        nodes=_joined(nodes),
+        edges=_joined(edges),
         senders=np.concatenate(senders).astype(np.int32),
         receivers=np.concatenate(receivers).astype(np.int32),
         globals=None,
-        n_node=np.array([len(nodes["level"])], np.int32),
-        n_edge=np.array([len(edges["stride"])], np.int32),
+        n_node=np.array([sum(len(n.level) for n in nodes)], np.int32),
+        n_edge=np.array([sum(len(e.stride) for e in edges)], np.int32),
     )
+
+
+def _joined(parts: list[Any]) -> Any:
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _nodes(
     layer: WeightedLayer, index: int, level: int, places: np.ndarray, tiles: int, tile: int, output: bool
-) -> dict[str, np.ndarray]:
+) -> TileNodes:
     spec = layer.layer
 
     def spread(values: np.ndarray) -> np.ndarray:
@@ -100,33 +169,34 @@ def _nodes(
     def fill(value: int) -> np.ndarray:
         return np.full(tiles, value, np.int32)
 
-    return {
-        "bias": spread(layer.bias),
-        "gain": spread(layer.gain),
-        "mask": spread(np.ones(spec.units)),
-        "level": fill(level),
-        "layer": fill(index),
-        "op": fill(OPS.index(spec.pooling if spec.op == "pool" else spec.op)),
-        "activation": fill(ACTIVATIONS.index(spec.activation)),
-        "pool": fill(spec.pool),
-        "index": np.arange(tiles, dtype=np.int32),
-        "head": np.arange(tiles, dtype=np.int32) // (tiles // spec.heads),
-        "output": fill(output),
-        "grid": np.tile(np.array(spec.grid, np.int32), (tiles, 1)),
-    }
+    return TileNodes(
+        bias=spread(layer.bias),
+        gain=spread(layer.gain),
+        mask=spread(np.ones(spec.units)),
+        level=fill(level),
+        layer=fill(index),
+        op=fill(OPS.index(spec.pooling if spec.op == "pool" else spec.op)),
+        activation=fill(ACTIVATIONS.index(spec.activation)),
+        pool=fill(spec.pool),
+        index=np.arange(tiles, dtype=np.int32),
+        head=np.arange(tiles, dtype=np.int32) // (tiles // spec.heads),
+        output=fill(output),
+        grid=np.tile(np.array(spec.grid, np.int32), (tiles, 1)),
+    )
 
 
-def _identity(mask: np.ndarray, link: Link, layer: Layer) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def _identity(mask: np.ndarray, link: Link, layer: Layer) -> Slots:
     """Edges that carry each tile of a layer to the same tile of another, one for each tap of the link's kernel."""
     tiles, tile = mask.shape
     tap, place = (a.ravel() for a in np.indices((prod(link.kernel), tiles)))
     share = 1 / prod(link.kernel) if layer.op == "pool" and layer.pooling == "mean" else 1.0
-    edge = {
-        "weight": (mask[:, :, None] * np.eye(tile, dtype=np.float32) * np.float32(share))[place],
-        "unit": np.where(mask > 0, np.arange(tile), EMPTY).astype(np.int32)[place],
-        "tap": np.repeat(_offsets(tap, link)[:, None], tile, axis=1),
-    }
-    return edge, place, place
+    return Slots(
+        weight=(mask[:, :, None] * np.eye(tile, dtype=np.float32) * np.float32(share))[place],
+        unit=np.where(mask > 0, np.arange(tile), EMPTY).astype(np.int32)[place],
+        tap=np.repeat(_offsets(tap, link)[:, None], tile, axis=1),
+        sender=place,
+        receiver=place,
+    )
 
 
 def _offsets(tap: np.ndarray, link: Link) -> np.ndarray:
@@ -136,7 +206,7 @@ def _offsets(tap: np.ndarray, link: Link) -> np.ndarray:
 
 def _tiles(
     weight: np.ndarray, link: Link, source: np.ndarray, source_tiles: int, places: np.ndarray, tiles: int, tile: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+) -> Slots:
     """Cuts weights [taps, fan_in, units] into edges, one a block of slots and tile of units."""
     taps, fan_in, _ = weight.shape
     tap, unit = (a.ravel() for a in np.meshgrid(np.arange(taps), np.arange(fan_in), indexing="ij"))
@@ -157,9 +227,10 @@ def _tiles(
     slot_tap[row] = _offsets(tap, link)
 
     block, column = (a.ravel() for a in np.meshgrid(np.arange(total), np.arange(tiles), indexing="ij"))
-    edge = {
-        "weight": matrix.reshape(total, tile, tiles, tile).transpose(0, 2, 1, 3).reshape(-1, tile, tile),
-        "unit": slot_unit.reshape(total, tile)[block],
-        "tap": slot_tap.reshape(total, tile, 2)[block],
-    }
-    return edge, np.repeat(np.arange(source_tiles), blocks)[block], column
+    return Slots(
+        weight=matrix.reshape(total, tile, tiles, tile).transpose(0, 2, 1, 3).reshape(-1, tile, tile),
+        unit=slot_unit.reshape(total, tile)[block],
+        tap=slot_tap.reshape(total, tile, 2)[block],
+        sender=np.repeat(np.arange(source_tiles), blocks)[block],
+        receiver=column,
+    )

@@ -8,14 +8,13 @@ import jax
 import numpy as np
 from jaxtyping import Float, Float32
 
-from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint
 from wsrl.data import ImageSet
 from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.kind import network_kind
 from wsrl.graph.collection import checkpoint_graph, make_buckets
-from wsrl.graph.tiles import TILE
+from wsrl.graph.tiles import TILE, TileGraph
 from wsrl.zoo.bank import EVALUATION_BATCH
 from wsrl.zoo.models import MLP, Classifier, CNNFlatten, CNNGap
 from wsrl.zoo.stacked import Tree, initialize, train_models
@@ -59,7 +58,7 @@ class Probes(NamedTuple):
       accuracies: shares of the held-out images that they classify correctly, 0 to 1.
     """
 
-    graphs: list[Graph]
+    graphs: list[TileGraph]
     accuracies: Float32[np.ndarray, "probes"]
 
 

@@ -8,6 +8,7 @@ from wsrl.data import ImageSet
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.encoder.files import PRETRAINED
 from wsrl.errors import InputError
+from wsrl.extras import require
 from wsrl.search.index import Index
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def recommend(
     Raises:
       InputError: the index, the data or the encoder cannot be used.
     """
-    from wsrl.encoder.embed import Embedder  # needs JAX
+    require("flax", "jax")
+    from wsrl.encoder.embed import Embedder
     from wsrl.encoder.export import encoder_hash
     from wsrl.encoder.export import load_encoder as load_network
     from wsrl.recommendation import answer

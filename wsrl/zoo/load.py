@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from wsrl.annotations import Graph
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.graph.collection import checkpoint_graph
+from wsrl.graph.tiles import TileGraph
 from wsrl.zoo.manifest import Record, record_hints
 from wsrl.zoo.storage import read_checkpoints
 
@@ -25,7 +25,7 @@ class Networks(NamedTuple):
 
     records: list[Record]
     checkpoints: list[Checkpoint]
-    graphs: list[Graph]
+    graphs: list[TileGraph]
     problems: list[str]
 
 
