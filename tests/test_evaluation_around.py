@@ -50,11 +50,11 @@ def test_scores_by_neighborhoods():
     assert np.nanmean(around["any"]["map"]) > np.nanmean(plain["any"]["map"])
     random = [np.random.default_rng(0).normal(size=(len(records), 16))]
     chance = retrieval_scores(random, records, resamples=20, neighbors=10)
-    assert abs(chance["any"]["precision_at_1"]["value"] - 1 / 6) < 0.12
+    assert abs(chance["any"].metrics["precision_at_1"].value - 1 / 6) < 0.12
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_hardly_any_models(count):
     records = [make_record(i, "a", run=f"r{i}") for i in range(count)]
     scores = retrieval_scores([np.ones((count, 3))], records, resamples=5, neighbors=10)
-    assert scores["any"]["queries"] == (count if count == 2 else 0)
+    assert scores["any"].queries == (count if count == 2 else 0)

@@ -4,6 +4,7 @@ from evaluation_records import make_record, make_zoo, task_embeddings
 
 from wsrl.evaluation import METRICS, query_examples, retrieval_scores
 from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.relevance import Relevance
 from wsrl.evaluation.retrieval import query_scores
 
@@ -15,12 +16,13 @@ def test_perfect_and_chance_embeddings():
     chance = retrieval_scores([random], records, resamples=50)
     for gallery in ("same", "cross", "any"):
         for metric in set(METRICS) - {"precision_at_10"}:
-            assert perfect[gallery][metric]["value"] == 1
-        assert perfect[gallery]["precision_at_10"]["value"] == pytest.approx(perfect[gallery]["precision_at_10_limit"])
-        assert abs(chance[gallery]["precision_at_1"]["value"] - 1 / 8) < 0.1
+            assert perfect[gallery].metrics[metric].value == 1
+        limit = perfect[gallery].precision_at_10_limit
+        assert perfect[gallery].metrics["precision_at_10"].value == pytest.approx(limit)
+        assert abs(chance[gallery].metrics["precision_at_1"].value - 1 / 8) < 0.1
     # 3 runs of 2 checkpoints, less the query's own.
-    assert perfect["same"]["precision_at_10_limit"] == pytest.approx(0.4)
-    assert perfect["any"] | {"queries": 144, "left_out": 0} == perfect["any"]
+    assert perfect["same"].precision_at_10_limit == pytest.approx(0.4)
+    assert (perfect["any"].queries, perfect["any"].left_out) == (144, 0)
 
 
 def test_own_run_and_lineage_are_not_in_the_gallery():
@@ -48,9 +50,9 @@ def test_missing_run_and_lineage_are_the_model_itself():
 def test_queries_without_an_answer_are_left_out_and_counted():
     records = [make_record(i, task, run=f"r{i}") for i, task in enumerate("aabbc")]
     scores = retrieval_scores([np.random.default_rng(0).normal(size=(5, 4))], records, resamples=20)
-    assert (scores["same"]["queries"], scores["same"]["left_out"]) == (4, 1)
-    assert (scores["cross"]["queries"], scores["cross"]["left_out"]) == (0, 5)
-    assert scores["cross"]["map"] == {"value": None, "low": None, "high": None}
+    assert (scores["same"].queries, scores["same"].left_out) == (4, 1)
+    assert (scores["cross"].queries, scores["cross"].left_out) == (0, 5)
+    assert scores["cross"].metrics["map"] == Interval()
 
 
 def test_some_models_ask_all_others():
@@ -59,13 +61,13 @@ def test_some_models_ask_all_others():
     asking = np.array([record.architecture == "vit" for record in records])
     scores = retrieval_scores([embeddings], records, resamples=20, asking=asking)["any"]
     own = query_scores(embeddings, Relevance.of(records))["any"]["map"]
-    assert scores["queries"] == asking.sum() and 0 < asking.sum() < len(records) and scores["left_out"] == 0
-    assert scores["map"]["value"] == pytest.approx(own[asking].mean())
+    assert scores.queries == asking.sum() and 0 < asking.sum() < len(records) and scores.left_out == 0
+    assert scores.metrics["map"].value == pytest.approx(own[asking].mean())
 
 
 def test_no_records_at_all():
     scores = retrieval_scores([np.zeros((0, 4))], [], resamples=20)
-    assert scores["any"]["queries"] == 0 and scores["any"]["mrr"]["value"] is None
+    assert scores["any"].queries == 0 and scores["any"].metrics["mrr"].value is None
 
 
 def test_wrong_number_of_embeddings():
@@ -77,8 +79,8 @@ def test_value_is_the_mean_over_seeds_and_queries():
     records = make_zoo(tasks=4, runs=6)
     seeds = [task_embeddings(records, 2, seed) for seed in range(3)]
     together = retrieval_scores(seeds, records, resamples=50)
-    alone = [retrieval_scores([seed], records, resamples=50)["cross"]["map"]["value"] for seed in seeds]
-    assert together["cross"]["map"]["value"] == pytest.approx(np.mean(alone))
+    alone = [retrieval_scores([seed], records, resamples=50)["cross"].metrics["map"].value for seed in seeds]
+    assert together["cross"].metrics["map"].value == pytest.approx(np.mean(alone))
     again = retrieval_scores(seeds, records, resamples=50)
     assert again == together
 
@@ -90,7 +92,7 @@ def test_bootstrap_covers_the_true_mean():
         clusters = np.repeat(np.arange(60), 3)
         scores = np.repeat(rng.normal(0.5, 0.2, size=60), 3) + rng.normal(0, 0.05, size=180)
         interval = cluster_bootstrap({"score": scores[None]}, clusters, resamples=300, seed=trial)["score"]
-        covered += interval["low"] <= 0.5 <= interval["high"]
+        covered += interval.low <= 0.5 <= interval.high
     assert 175 <= covered <= 199  # 95 % of 200 is 190
 
 
@@ -99,9 +101,9 @@ def test_bootstrap_draws_whole_clusters_and_seeds():
     by_cluster = np.repeat(rng.normal(size=20), 50)
     narrow = cluster_bootstrap({"x": by_cluster[None]}, np.arange(1000))["x"]
     wide = cluster_bootstrap({"x": by_cluster[None]}, np.repeat(np.arange(20), 50))["x"]
-    assert wide["high"] - wide["low"] > 4 * (narrow["high"] - narrow["low"])
+    assert wide.high - wide.low > 4 * (narrow.high - narrow.low)
     constant = cluster_bootstrap({"x": np.array([[0.0] * 10, [1.0] * 10])}, np.arange(10))["x"]
-    assert constant == {"value": 0.5, "low": 0, "high": 1}
+    assert constant == Interval(0.5, 0, 1)
 
 
 def test_examples_hold_hits_of_other_lineages_and_the_worst_queries():

@@ -275,13 +275,13 @@ def test_summary():
     task["scratch, ridge head"] = fake(0.75 * ready)
     rows, plot = summarize([task, task], seed=0)
     by_name = {row["start"]: row for row in rows}
-    assert by_name["scratch"]["steps to 90 %"]["value"] == pytest.approx(90)
-    assert by_name["scratch"]["seconds to 90 %"]["value"] == pytest.approx(9.5)
-    assert by_name["retrieved"]["seconds to 90 %"]["value"] == pytest.approx(1.5)
+    assert by_name["scratch"]["steps to 90 %"].value == pytest.approx(90)
+    assert by_name["scratch"]["seconds to 90 %"].value == pytest.approx(9.5)
+    assert by_name["retrieved"]["seconds to 90 %"].value == pytest.approx(1.5)
     assert by_name["scratch"]["median steps to 90 %"] == pytest.approx(90)
-    assert by_name["scratch"]["regret"]["value"] == pytest.approx(0.5)
-    assert by_name["retrieved"]["gain"]["value"] == pytest.approx(0.25)
-    assert by_name["scratch"]["gain"]["value"] == pytest.approx(-0.25)
+    assert by_name["scratch"]["regret"].value == pytest.approx(0.5)
+    assert by_name["retrieved"]["gain"].value == pytest.approx(0.25)
+    assert by_name["scratch"]["gain"].value == pytest.approx(-0.25)
     assert by_name["retrieved"]["search, of LogME's"] == pytest.approx(0.25)
     assert len(plot) == 5 * len(RECORDED)
 
@@ -302,7 +302,7 @@ def test_measure_compares_every_start(bank, tuner):
     assert found["scratch"][0]["accuracy"][0] < 0.6 < found["scratch, ridge head"][0]["accuracy"][0]
     assert len(json.loads(json.dumps(found))["LogME"][0]["accuracy"]) == len(RECORDED)
     rows, _ = summarize([found], seed=0)
-    assert rows[2]["regret"]["value"] == 0
+    assert rows[2]["regret"].value == 0
 
 
 def test_a_folder_without_a_run_is_told_in_one_line(tmp_path, capsys):

@@ -24,9 +24,9 @@ def test_every_copy_is_found_by_its_weights(workdir):
     assert [row["query"] for row in rows] == list(CHANGES) and "8 networks" in note
     for row in rows:
         if row["query"] != "half of the weights pruned":
-            assert row["weights vector"]["value"] == 1.0, row["query"]
+            assert row["weights vector"].value == 1.0, row["query"]
     permuted = next(row for row in rows if "permuted" in row["query"])
-    assert permuted["raw weights"]["value"] < 1
+    assert permuted["raw weights"].value < 1
 
 
 def test_the_command_writes_the_table(workdir, capsys):

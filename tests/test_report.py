@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from evaluation_records import make_record, make_zoo, task_embeddings
 
-from wsrl.evaluation import evaluate_methods, query_examples
+from wsrl.evaluation import Interval, evaluate_methods, query_examples
 from wsrl.report import figures, write_report
 
 HOSTILE = '</script><script>alert("x")</script><img src=http://x.test/a onerror=alert(1)>{{ 7*7 }}'
@@ -45,11 +45,8 @@ def make_report(path, records, **changes):
     embeddings = task_embeddings(records, 1)
     methods = {"encoder": [embeddings], "chance": [np.random.default_rng(0).normal(size=embeddings.shape)]}
     results = evaluate_methods(methods, records, tasks[: len(tasks) // 2], shared_order=methods, resamples=20)
-    results |= {
-        "seconds": {"zoo": 200.0, "encoder": 61.5},
-        "accuracy_tau": {"value": 0.5, "low": 0.4, "high": 0.6},
-        "invariance_error": {"permutation": 3e-7, "scale": 2e-6},
-    }
+    results.seconds = {"zoo": 200.0, "encoder": 61.5}
+    results.accuracy_tau, results.invariance_error = Interval(0.5, 0.4, 0.6), 2e-6
     arguments = dict(
         results=results,
         records=records,
@@ -85,8 +82,8 @@ def test_loads_nothing(report):
 def test_shows_what_was_measured(report):
     page, results = report
     text = Elements(page).text
-    value = results["retrieval"]["encoder"]["unseen"]["cross"]["precision_at_10"]["value"]
-    best = results["retrieval"]["encoder"]["unseen"]["any"]["map"]["value"]
+    value = results.retrieval["encoder"]["unseen"]["cross"].metrics["precision_at_10"].value
+    best = results.retrieval["encoder"]["unseen"]["any"].metrics["map"].value
     assert f"{value:.2f}" in text and f"<strong>{best:.3f}</strong>" in page
     for shown in ("4 min 22 s", "model-7: loss became NaN", "zoo.size: 36", "2.00e-06", "nDCG@10", "hubness"):
         assert shown in text
@@ -135,7 +132,7 @@ def test_hostile_names_stay_text(tmp_path):
 def test_a_run_with_almost_nothing_in_it(tmp_path):
     records = [make_record(i, f"task-{i % 2}", run=f"r{i}") for i in range(4)]
     page, results = make_report(tmp_path / "report.html", records, examples=[], curves={}, problems=[])
-    assert results["retrieval"]["encoder"]["unseen"]["cross"]["map"]["value"] is None
+    assert results.retrieval["encoder"]["unseen"]["cross"].metrics["map"].value is None
     text = Elements(page).text
     assert "no model was skipped" in text and "–" in text and "Map of the zoo" not in text
 

@@ -123,14 +123,14 @@ def test_scores_of_copies_that_stay_and_of_copies_that_move():
     drawn = np.array([0, 4])
     relevance = Relevance.of(records)
     stayed: Any = score("int8", relevance, [gallery] * 2, drawn, [gallery[drawn]] * 2, 20, 0)
-    assert stayed["original first"]["value"] == 1 and stayed["cosine"]["value"] == pytest.approx(1)
+    assert stayed["original first"].value == 1 and stayed["cosine"].value == pytest.approx(1)
     assert stayed["largest change"] == 0 and stayed["same"] == "yes" and stayed["target"] == 0.99
     assert stayed["P@1 before"] == stayed["P@1 after"] and stayed["queries"] == 2
     swapped: Any = score("float16", relevance, [gallery] * 2, drawn, [gallery[drawn[::-1]], gallery[drawn]], 20, 0)
-    assert swapped["original first"]["value"] == 0.5 and swapped["target"] is None
+    assert swapped["original first"].value == 0.5 and swapped["target"] is None
     assert swapped["largest change"] > 0.1 and swapped["same"] == "no"
     alone: Any = score("int8", Relevance.of(records[:1]), [gallery[:1]], np.array([0]), [gallery[:1]], 20, 0)
-    assert alone["original first"]["value"] == 1 and "P@1 after" not in alone
+    assert alone["original first"].value == 1 and "P@1 after" not in alone
 
 
 def test_the_table_of_a_run(run, capsys):

@@ -25,6 +25,7 @@ from experiments.tables.scaling import (
     read_workdir,
     vectors_of_size,
 )
+from wsrl.evaluation.interval import Interval
 from wsrl.search.nearest import NearestNeighbors
 from wsrl.zoo.manifest import Record, append_records
 
@@ -109,8 +110,8 @@ def test_quality_grows_with_the_gallery_and_leaves_lineages_out():
     rows = quality_rows(models(40), 200, 0)
     assert [row["models"] for row in rows] == [100, 200, 400, 800]
     assert rows[-1]["answerable"] == 1 and rows[-1]["best possible P@10"] == 1
-    found = [row["P@10"]["value"] for row in rows]
-    assert found[0] < found[-1] and all(row["P@10"]["low"] < row["P@10"]["high"] for row in rows)
+    found = [row["P@10"].value for row in rows]
+    assert found[0] < found[-1] and all(row["P@10"].low < row["P@10"].high for row in rows)
     alone = models(40)
     alone = dataclasses.replace(alone, lineage=alone.task)  # all that could answer is of the query's lineage
     row = quality_rows(alone, 200, 0)[-1]
@@ -126,7 +127,7 @@ def write_vectors(folder: Path, count: int = 300) -> None:
 def test_measures_of_an_index(tmp_path):
     write_vectors(tmp_path)
     row = measure_index(tmp_path)
-    assert row["recall@10"] == {"value": 1, "low": 1, "high": 1}
+    assert row["recall@10"] == Interval(1, 1, 1)
     for way in ("", SINGLY):
         rates = [row[f"{name}queries/s{way}"] for name in ("", "brute force ", "NumPy ")]
         assert row[f"ratio{way}"] == pytest.approx(rates[0] / max(rates[1:]))

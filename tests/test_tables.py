@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 
 from wsrl.errors import InputError
+from wsrl.evaluation.interval import Interval
 from wsrl.report.table_figures import bar_figure, line_figure
 from wsrl.report.tables import NOTHING, print_table, read_tables, readable, write_table
 
 HOSTILE = '</td><script>alert("x")</script>,{{ 7*7 }}\n"'
 ROWS = [
-    {"method": "wsrl", "P@10": {"value": 0.81234, "low": 0.78, "high": 0.84}, "models": 2210, "steps": 10},
-    {"method": "metadata", "P@10": {"value": 0.17, "low": None, "high": None}, "models": 2210, "steps": 100},
+    {"method": "wsrl", "P@10": Interval(0.81234, 0.78, 0.84), "models": 2210, "steps": 10},
+    {"method": "metadata", "P@10": Interval(0.17, None, None), "models": 2210, "steps": 100},
     {"method": HOSTILE, "P@10": 0.5, "steps": 1000, "seconds": math.nan},
 ]
 
@@ -46,7 +47,7 @@ def test_csv_holds_all_digits_and_three_columns_an_interval(tmp_path):
 
 
 numbers = st.one_of(st.none(), st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False))
-intervals = st.fixed_dictionaries({"value": numbers, "low": numbers, "high": numbers})
+intervals = st.builds(Interval, numbers, numbers, numbers)
 labels = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=9)
 
 
@@ -110,7 +111,7 @@ def test_figures_draw_what_they_are_given():
 
 
 def test_an_interval_that_misses_its_value_is_drawn_as_it_is():
-    rows = [{"method": "a", "P@10": {"value": 0.9, "low": 0.5, "high": 0.8}}]
+    rows = [{"method": "a", "P@10": Interval(0.9, 0.5, 0.8)}]
     (intervals,) = bar_figure(rows, "method", ["P@10"], "P@10").axes[0].collections
     np.testing.assert_allclose(intervals.get_segments()[0], [[0.5, 0], [0.8, 0]])
 
@@ -120,8 +121,8 @@ def test_an_interval_that_misses_its_value_is_drawn_as_it_is():
     [
         (0.81234, "0.812"), (0.9996, "1.000"), (123.4, "123"), (1234567.8, "1,234,568"), (2210, "2,210"), (0.0, "0.00"),
         (2.5e-7, "2.50e-07"), (None, NOTHING), (math.inf, NOTHING), ("x", "x"), (np.float32(0.5), "0.500"),
-        ({"value": 12.345, "low": 1, "high": None}, f"12.3 [1, {NOTHING}]"),
-        ({"value": None, "low": None, "high": None}, NOTHING),
+        (Interval(12.345, 1, None), f"12.3 [1, {NOTHING}]"),
+        (Interval(None, None, None), NOTHING),
     ],
 )  # fmt: skip
 def test_numbers_are_rounded_for_reading(cell, text):

@@ -1,7 +1,6 @@
 """The stage of the main job that compares encoders with baselines on the test models."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,7 +9,7 @@ from experiments.job.baselines import Methods
 from wsrl.annotations import Config
 from wsrl.checkpoint import Checkpoint
 from wsrl.encoder.embed import Embedder
-from wsrl.evaluation import accuracy_tau, evaluate_methods
+from wsrl.evaluation import Results, accuracy_tau, evaluate_methods
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
@@ -28,7 +27,7 @@ def evaluate(
     records: Sequence[Record],
     checkpoints: Sequence[Checkpoint],
     split: dict[str, np.ndarray],
-) -> dict[str, Any]:
+) -> Results:
     """Scores of encoders and baselines on the test models.
 
     Args:
@@ -37,9 +36,6 @@ def evaluate(
       baselines: from `baseline_methods`.
       records, checkpoints: of the zoo.
       split: indices of the train, validation and test networks.
-
-    Returns:
-      What `evaluate_methods` returns, with `accuracy_tau` and `invariance_error`.
     """
     test = split["test"]
     tested = [records[i] for i in test]
@@ -53,8 +49,8 @@ def evaluate(
         resamples=config.evaluation.resamples,
         seed=config.seed,
     )
-    results["accuracy_tau"] = accuracy_tau([fit.encoding.accuracy[test] for fit in fitted], tested, seed=config.seed)
-    results["invariance_error"] = invariance_error(embedder, fitted[0], checkpoints, test, config)
+    results.accuracy_tau = accuracy_tau([fit.encoding.accuracy[test] for fit in fitted], tested, seed=config.seed)
+    results.invariance_error = invariance_error(embedder, fitted[0], checkpoints, test, config)
     return results
 
 

@@ -3,8 +3,8 @@
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -19,7 +19,7 @@ from experiments.job.workdir import encoder_directories, lock_workdir, zoo_direc
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
-from wsrl.evaluation import query_examples, write_results
+from wsrl.evaluation import Interval, Results, query_examples, write_results
 from wsrl.report import write_report
 from wsrl.search.nearest import NearestNeighbors
 from wsrl.training.fit import Fitted, fit_encoder, init_params, make_encoder
@@ -45,8 +45,8 @@ class Stages:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def run(config: Config, workdir: str | Path) -> dict[str, Any]:
-    """Runs the whole job and returns what it writes to `results.json`.
+def run(config: Config, workdir: str | Path) -> Results:
+    """Runs the whole job and returns what it writes to `results.json` by their `record`.
 
     Raises:
       InputError: unusable settings, data or zoo, or a folder that holds another run.
@@ -95,16 +95,16 @@ def run(config: Config, workdir: str | Path) -> dict[str, Any]:
         baselines = baseline_methods(config, records, checkpoints, split, examples, validate, workdir, seconds)
     with stages("evaluation"):
         results = evaluate(config, embedder, fitted, baselines, records, checkpoints, split)
-        results["zoo"] = {"models": len(records), "problems": len(problems)}
-        results["compilations"] = {"encoder": embedder.compilations}
+        results.facts["zoo"] = {"models": len(records), "problems": len(problems)}
+        results.facts["compilations"] = {"encoder": embedder.compilations}
     with stages("index"):
         index = NearestNeighbors.build(fitted[0].encoding.embedding, [record.id for record in records], digests[0])
         index.save(workdir / "index")
-        results["index"] = {"models": len(records), "backend": index.backend}
+        results.facts["index"] = {"models": len(records), "backend": index.backend}
     with stages("report"):
-        results["seconds"] = stages.seconds
+        results.seconds = stages.seconds
         report(workdir / "report.html", config, results, records, fitted, split, problems)
-    results["seconds"] = stages.seconds
+    results.seconds = stages.seconds
     write_results(workdir / "results.json", results)
     print_summary(results, workdir)
     return results
@@ -122,7 +122,7 @@ def draw_inputs(config: Config, images: ZooImages) -> list[Float[np.ndarray, "pr
 def report(
     path: Path,
     config: Config,
-    results: dict[str, Any],
+    results: Results,
     records: Sequence[Record],
     fitted: Sequence[Fitted],
     split: dict[str, np.ndarray],
@@ -144,18 +144,17 @@ def report(
     )
 
 
-def print_summary(results: dict[str, Any], workdir: Path) -> None:
+def print_summary(results: Results, workdir: Path) -> None:
     """Prints what a reader wants to know first."""
-    unseen = results["retrieval"]
     print(f"\n{'P@10 on unseen tasks':24s} same architecture   other architectures")
-    for method, halves in unseen.items():
-        cells = (halves["unseen"][gallery]["precision_at_10"] for gallery in ("same", "cross"))
+    for method, halves in results.retrieval.items():
+        cells = (halves["unseen"][gallery].metrics["precision_at_10"] for gallery in ("same", "cross"))
         print(f"{method:24s} " + "   ".join(_cell(cell) for cell in cells))
-    print(f"tau of predicted accuracy {_cell(results['accuracy_tau'])}; ", end="")
-    print(f"invariance error {results['invariance_error']:.1e}; {sum(results['seconds'].values()):.0f} s")
+    print(f"tau of predicted accuracy {_cell(results.accuracy_tau)}; ", end="")
+    print(f"invariance error {results.invariance_error:.1e}; {sum(results.seconds.values()):.0f} s")
     print(f"report: {workdir / 'report.html'}")
 
 
-def _cell(interval: dict[str, float | None]) -> str:
-    values = [interval[key] for key in ("value", "low", "high")]
+def _cell(interval: Interval | None) -> str:
+    values = astuple(interval or Interval())
     return "-" if None in values else "{:.3f} [{:.3f}, {:.3f}]".format(*values)

@@ -201,15 +201,16 @@ def table(run: FinishedRun) -> list[Row]:
         validate = validation_score(run.records, validation, change.neighbors)
         asking = np.array([change.asking(record) for record in tested]) if change.asking else None
         scores = retrieval_scores(queried, tested, RESAMPLES, run.config.seed, change.neighbors, asking)
+        same, cross = scores["same"].metrics, scores["cross"].metrics
         rows.append(
             {
                 "change": change.label,
                 "validation mAP": round(float(np.mean([validate(own) for own in found])), 4),
-                "P@1 same": scores["same"]["precision_at_1"],
-                "mAP same": scores["same"]["map"],
-                "P@1 cross": scores["cross"]["precision_at_1"],
-                "mAP cross": scores["cross"]["map"],
-                "hubness": hubness(queried)["value"],
+                "P@1 same": same["precision_at_1"],
+                "mAP same": same["map"],
+                "P@1 cross": cross["precision_at_1"],
+                "mAP cross": cross["map"],
+                "hubness": hubness(queried).value,
             }
         )
     return rows

@@ -126,7 +126,7 @@ def table(run: FinishedRun, images: int) -> list[Row]:
             rows.append({"method": method, "gallery": gallery, **told})
         for how in SEARCHES:
             own, best = values[f"wsrl{how}"], values["oracle"]
-            ratio = {name: round(own[m]["value"] / best[m]["value"], 4) for name, m in SHOWN.items()}
+            ratio = {name: round(own[m].value / best[m].value, 4) for name, m in SHOWN.items()}
             rows.append({"method": f"wsrl{how} / oracle", "gallery": gallery, **ratio})
     return rows
 

@@ -192,9 +192,8 @@ def score(
     if answerable.any():
         of_task = {column: np.stack(values) for column, values in scores.items()}
         found = cluster_bootstrap(of_task, lineage[answerable], resamples, seed)
-        same = all(
-            round(found[f"{m} before"]["value"], DIGITS) == round(found[f"{m} after"]["value"], DIGITS) for m in SCORES
-        )
+        means = {column: round(float(values.mean()), DIGITS) for column, values in of_task.items()}
+        same = all(means[f"{m} before"] == means[f"{m} after"] for m in SCORES)
         row |= {**found, "same": "yes" if same else "no"}
     return row
 

@@ -4,12 +4,15 @@ from wsrl.evaluation.accuracy import accuracy_tau
 from wsrl.evaluation.clustering import clustering_scores
 from wsrl.evaluation.examples import QueryExample, query_examples
 from wsrl.evaluation.hubness import hubness
-from wsrl.evaluation.results import evaluate_methods, write_results
+from wsrl.evaluation.interval import Interval
+from wsrl.evaluation.results import Results, evaluate_methods, write_results
 from wsrl.evaluation.retrieval import METRICS, retrieval_scores
 
 __all__ = [
     "METRICS",
+    "Interval",
     "QueryExample",
+    "Results",
     "accuracy_tau",
     "clustering_scores",
     "evaluate_methods",

@@ -7,6 +7,7 @@ import numpy as np
 import scipy.stats
 from jaxtyping import Float
 
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.relevance import Relevance
 from wsrl.zoo.manifest import Record
 
@@ -16,7 +17,7 @@ def accuracy_tau(
     records: Sequence[Record],
     resamples: int = 300,
     seed: int = 0,
-) -> dict[str, float | None]:
+) -> Interval:
     """Kendall's tau-b between predicted and measured accuracy, its mean over the encoder seeds.
 
     Args:
@@ -26,7 +27,7 @@ def accuracy_tau(
       seed: of the bootstrap.
 
     Returns:
-      {"value", "low", "high"} with the 95 % percentile interval; all None where tau is undefined (fewer than
+      The mean with its 95 % percentile interval; all None where tau is undefined (fewer than
       two distinct values).
 
     Raises:
@@ -39,7 +40,7 @@ def accuracy_tau(
     if not np.isfinite(predicted).all():
         raise ValueError("a predicted accuracy is not finite")
     if len(truth) < 2 or np.ptp(truth) == 0 or (np.ptp(predicted, axis=1) == 0).any():
-        return {"value": None, "low": None, "high": None}
+        return Interval()
     lineage = Relevance.of(records).lineage
     members = np.split(np.argsort(lineage, kind="stable"), np.cumsum(np.bincount(lineage))[:-1])
     rng = np.random.default_rng(seed)
@@ -50,7 +51,7 @@ def accuracy_tau(
         taus.append(np.mean([_tau(run[drawn], truth[drawn]) for run in runs]))
     low, high = np.nanquantile(taus, [0.025, 0.975])
     value = np.mean([_tau(run, truth) for run in predicted])
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    return Interval(float(value), float(low), float(high))
 
 
 def _tau(predicted: Float[np.ndarray, "n"], truth: Float[np.ndarray, "n"]) -> float:

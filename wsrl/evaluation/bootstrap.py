@@ -5,14 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
+from wsrl.evaluation.interval import Interval
+
 
 def cluster_bootstrap(
     scores: Mapping[str, Float[np.ndarray, "seeds queries"]],
     clusters: Int[np.ndarray, "queries"],
     resamples: int = 1000,
     seed: int = 0,
-) -> dict[str, dict[str, float]]:
-    """Mean of each score with its 95 % percentile interval.
+) -> dict[str, Interval]:
+    """Mean of each score by its name, with its 95 % percentile interval.
 
     Checkpoints of one lineage (a training run and its fine-tuned descendants) are not independent, so whole
     clusters of queries are drawn with replacement. Encoder seeds are drawn too, independently of the
@@ -25,9 +27,6 @@ def cluster_bootstrap(
       clusters: label of each query's cluster.
       resamples: number of bootstrap samples.
       seed: of the resampling, which is the same for all scores.
-
-    Returns:
-      For each name {"value", "low", "high"}.
     """
     _, cluster_of = np.unique(clusters, return_inverse=True)
     sizes = np.bincount(cluster_of).astype(np.float64)
@@ -41,5 +40,5 @@ def cluster_bootstrap(
         sums = np.stack([np.bincount(cluster_of, weights=row, minlength=len(sizes)) for row in values])
         means = ((clusters_drawn @ sums.T) * seeds_drawn).sum(axis=1) / queries_drawn
         low, high = np.quantile(means, [0.025, 0.975])
-        intervals[name] = {"value": float(values.mean()), "low": float(low), "high": float(high)}
+        intervals[name] = Interval(float(values.mean()), float(low), float(high))
     return intervals

@@ -7,10 +7,11 @@ import scipy.stats
 from jaxtyping import Float
 
 from wsrl.evaluation.clustering import over_seeds
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.ranking import ranked_blocks
 
 
-def hubness(embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], k: int = 10) -> dict[str, float | None]:
+def hubness(embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], k: int = 10) -> Interval:
     """Skewness of N_k, the number of models that have a given model among their k nearest ones.
 
     0 means evenly spread; values far above 1 mean hubs (Radovanović, Nanopoulos and Ivanović 2010, equation
@@ -21,7 +22,7 @@ def hubness(embeddings_by_seed: Sequence[Float[np.ndarray, "n dim"]], k: int = 1
       k: length of the neighbor lists, by cosine similarity and without the model itself; clipped to n - 1.
 
     Returns:
-      {"value", "low", "high"}: mean, least and greatest over the seeds; None with fewer than three models.
+      Mean, least and greatest over the seeds; None with fewer than three models.
     """
     return over_seeds([_skewness(embeddings, k) for embeddings in embeddings_by_seed])
 

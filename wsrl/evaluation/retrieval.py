@@ -1,15 +1,34 @@
 """Retrieval of models of the same task, with intervals."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from wsrl.evaluation.around import neighborhood_blocks
 from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.ranking import LIMIT, METRICS, ranked_blocks, ranking_metrics
 from wsrl.evaluation.relevance import GALLERIES, Relevance
 from wsrl.zoo.manifest import Record
+
+
+@dataclass(frozen=True)
+class GalleryScores:
+    """How well models of the same task are found in one gallery.
+
+    Attributes:
+      metrics: each of `METRICS` with its 95 % interval; None where there is no query.
+      queries: how many models asked.
+      left_out: how many did not, because the gallery holds no model of their task.
+      precision_at_10_limit: mean of the best possible precision at 10; None without a query.
+    """
+
+    metrics: dict[str, Interval]
+    queries: int
+    left_out: int
+    precision_at_10_limit: float | None
 
 
 def query_scores(
@@ -42,7 +61,7 @@ def retrieval_scores(
     seed: int = 0,
     neighbors: int = 0,
     asking: Bool[np.ndarray, "n"] | None = None,
-) -> dict[str, dict]:
+) -> dict[str, GalleryScores]:
     """Retrieval scores of one method, every model querying all others.
 
     Args:
@@ -55,10 +74,7 @@ def retrieval_scores(
       asking: which models are queries; all by default.
 
     Returns:
-      For each gallery, "same" (the query's architecture), "cross" (other architectures) and "any": every
-      metric of `METRICS` as {"value", "low", "high"} (95 % interval), the number of "queries" and of those
-      "left_out" because the gallery holds no model of their task. `LIMIT` is the
-      mean of the best possible precision at 10. Without any query the values are None.
+      Scores in each gallery: "same" (the query's architecture), "cross" (other architectures) and "any".
 
     Raises:
       ValueError: as `query_scores`.
@@ -74,7 +90,7 @@ def retrieval_scores(
         if queries:
             metrics = cluster_bootstrap(stacked, relevance.lineage[answerable], resamples, seed)
         else:
-            metrics = {name: {"value": None, "low": None, "high": None} for name in METRICS}
+            metrics = {name: Interval() for name in METRICS}
         limit = float(by_seed[0][gallery][LIMIT][answerable].mean()) if queries else None
-        scores[gallery] = metrics | {"queries": queries, "left_out": int(asking.sum()) - queries, LIMIT: limit}
+        scores[gallery] = GalleryScores(metrics, queries, int(asking.sum()) - queries, limit)
     return scores

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 
 from wsrl.evaluation.ranking import unit_vectors
+from wsrl.evaluation.results import Retrieval
 from wsrl.page.positions import positions
 from wsrl.zoo.manifest import Record
 
@@ -38,14 +39,14 @@ def stages(seconds: Mapping[str, float]) -> go.Figure:
     return figure.update_layout(height=90 + 34 * len(names), margin={"t": 10, "r": 20, "b": 45, "l": 10})
 
 
-def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
+def scores(retrieval: Retrieval, metric: str, title: str) -> go.Figure:
     """One metric of every method on unseen tasks with its interval, for each gallery."""
     figure = go.Figure()
     methods = list(retrieval)
     for (gallery, name), color, symbol in zip(GALLERY_NAMES.items(), PALETTE, SYMBOLS, strict=False):
-        cells = [retrieval[method]["unseen"][gallery][metric] for method in methods]
-        known = [i for i, cell in enumerate(cells) if cell["value"] is not None]
-        value = np.array([cells[i]["value"] for i in known])
+        cells = [retrieval[method]["unseen"][gallery].metrics[metric] for method in methods]
+        known = [i for i, cell in enumerate(cells) if cell.value is not None]
+        value = np.array([cells[i].value for i in known])
         figure.add_scatter(
             x=value,
             y=[html.escape(methods[i]) for i in known],
@@ -56,8 +57,8 @@ def scores(retrieval: Mapping[str, Any], metric: str, title: str) -> go.Figure:
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": np.array([cells[i]["high"] for i in known]) - value,
-                "arrayminus": value - np.array([cells[i]["low"] for i in known]),
+                "array": np.array([cells[i].high for i in known]) - value,
+                "arrayminus": value - np.array([cells[i].low for i in known]),
                 "thickness": 1.5,
             },
             hovertemplate="%{y}: %{x:.3f}<extra>" + name + "</extra>",

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from markupsafe import Markup
 
 from wsrl.evaluation.examples import QueryExample
+from wsrl.evaluation.interval import Interval
+from wsrl.evaluation.results import Results, Retrieval
 from wsrl.files import write_atomically
 from wsrl.report import figures
 from wsrl.zoo.manifest import Record
@@ -31,22 +33,30 @@ FORM_NAMES = {
     "retrieval_neighborhoods": "the same, searched by neighborhoods",
     "retrieval_shared_order": "class order shared by the models of a data set",
 }
+TASK_COLUMNS = 3  # of the table of structure, where more is better
 HALF_NAMES = {"unseen": "Unseen tasks", "seen": "Tasks seen in training"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Methods by metrics: `rows` holds (method, cells), a cell {"value", "low", "high", "best"}."""
+    """Methods by metrics.
+
+    Attributes:
+      caption, columns: texts.
+      rows: methods, with an interval for each column.
+      best: greatest value of each of the first columns, which the page marks.
+    """
 
     caption: str
     columns: list[str]
-    rows: list[tuple[str, list[dict[str, Any]]]]
+    rows: list[tuple[str, list[Interval]]]
+    best: list[float | int | None]
 
 
 def write_report(
     path: str | os.PathLike[str],
     *,
-    results: Mapping[str, Any],
+    results: Results,
     records: Sequence[Record],
     embeddings: Float[np.ndarray, "n dim"],
     examples: Sequence[QueryExample],
@@ -60,9 +70,7 @@ def write_report(
 
     Args:
       path: of the file, usually report.html.
-      results: as `wsrl.evaluation.evaluate_methods` returns them, with "seconds" {stage: s} and, where
-        measured, "accuracy_tau" ({"value", "low", "high"} or such by name) and "invariance_error" (a number,
-        or by name).
+      results: of the run.
       records: all models.
       embeddings: of all models by one encoder, for the map.
       examples: from `wsrl.evaluation.query_examples`.
@@ -72,8 +80,8 @@ def write_report(
       encoder: name of the encoder among the methods of the results.
     """
     drawn = {
-        "stages": figures.stages(results["seconds"]) if results.get("seconds") else None,
-        "scores": figures.scores(results["retrieval"], "precision_at_10", "P@10 on unseen tasks"),
+        "stages": figures.stages(results.seconds) if results.seconds else None,
+        "scores": figures.scores(results.retrieval, "precision_at_10", "P@10 on unseen tasks"),
         "map": figures.zoo_map(embeddings, records),
         "curves": figures.training_curves(curves),
     }
@@ -87,13 +95,14 @@ def write_report(
     page = environment.get_template("report.html").render(
         plotly=Markup(plotly.offline.get_plotlyjs()),
         figures={name: _embedded(figure) for name, figure in drawn.items() if figure is not None},
-        counts=results["counts"],
-        total=figures.duration(float(sum(results.get("seconds", {}).values()))),
-        headlines=[_headline(results["retrieval"], gallery, encoder) for gallery in ("same", "cross")],
+        counts=results.counts,
+        unseen=results.of_half["unseen"],
+        total=figures.duration(float(sum(results.seconds.values()))),
+        headlines=[_headline(results.retrieval, gallery, encoder) for gallery in ("same", "cross")],
         groups=list(_table_groups(results)),
         structure=_structure(results),
-        accuracy_tau=_named(results.get("accuracy_tau"), "all models"),
-        invariance_error=_named(results.get("invariance_error"), "greatest"),
+        accuracy_tau=results.accuracy_tau,
+        invariance_error=results.invariance_error,
         examples=[example for example in examples if not example.worst],
         worst=[example for example in examples if example.worst],
         problems=problems,
@@ -111,43 +120,44 @@ def _embedded(figure: go.Figure) -> Markup:
     return Markup(text)
 
 
-def _headline(retrieval: Mapping[str, Any], gallery: str, encoder: str) -> dict[str, Any]:
+def _headline(retrieval: Retrieval, gallery: str, encoder: str) -> dict[str, Any]:
     """P@10 on unseen tasks of the encoder and of the best other method."""
-    values = {name: halves["unseen"][gallery]["precision_at_10"]["value"] for name, halves in retrieval.items()}
+    values = {name: halves["unseen"][gallery].metrics["precision_at_10"].value for name, halves in retrieval.items()}
     rivals = {name: value for name, value in values.items() if name != encoder and value is not None}
     best = max(rivals, key=lambda name: rivals[name], default=None)
     return {
         "gallery": figures.GALLERY_NAMES[gallery],
         "value": values[encoder],
-        "limit": retrieval[encoder]["unseen"][gallery]["precision_at_10_limit"],
+        "limit": retrieval[encoder]["unseen"][gallery].precision_at_10_limit,
         "rival": best,
         "rival_value": rivals.get(best) if best is not None else None,
     }
 
 
-def _table_groups(results: Mapping[str, Any]) -> Iterator[tuple[str, list[Table]]]:
+def _table_groups(results: Results) -> Iterator[tuple[str, list[Table]]]:
     """Titles and tables: unseen tasks first, and of each half the form with own class orders first."""
+    measured = results.forms()
     for half, half_name in HALF_NAMES.items():
         for form, form_name in FORM_NAMES.items():
-            if form in results:
-                tables = [_table(results[form], half, gallery) for gallery in figures.GALLERY_NAMES]
+            if form in measured:
+                tables = [_table(measured[form], half, gallery) for gallery in figures.GALLERY_NAMES]
                 yield f"{half_name}, {form_name}", tables
 
 
-def _table(retrieval: Mapping[str, Any], half: str, gallery: str) -> Table:
+def _table(retrieval: Retrieval, half: str, gallery: str) -> Table:
     scores = {method: halves[half][gallery] for method, halves in retrieval.items()}
     first = next(iter(scores.values()))
-    limit = first["precision_at_10_limit"]
+    limit = first.precision_at_10_limit
     caption = (
-        f"Gallery: {figures.GALLERY_NAMES[gallery]} ({first['queries']} queries; {first['left_out']} left "
+        f"Gallery: {figures.GALLERY_NAMES[gallery]} ({first.queries} queries; {first.left_out} left "
         "out, as no model there has their task"
         + (")" if limit is None else f"; the best possible P@10 is {limit:.3f})")
     )
-    rows = [(method, [dict(cells[metric]) for metric in METRIC_NAMES]) for method, cells in scores.items()]
-    return Table(caption, list(METRIC_NAMES.values()), _mark_best(rows))
+    rows = [(method, [own.metrics[metric] for metric in METRIC_NAMES]) for method, own in scores.items()]
+    return Table(caption, list(METRIC_NAMES.values()), rows, _best(rows))
 
 
-def _structure(results: Mapping[str, Any]) -> Table:
+def _structure(results: Results) -> Table:
     """Clustering scores and hubness on unseen tasks."""
     columns = {
         ("task", "nmi"): "task NMI",
@@ -158,34 +168,14 @@ def _structure(results: Mapping[str, Any]) -> Table:
         ("architecture", "silhouette"): "architecture silhouette",
     }
     rows = []
-    for method, halves in results["clustering"].items():
-        cells = [dict(halves["unseen"][partition][score]) for partition, score in columns]
-        rows.append((method, [*cells, dict(results["hubness"][method]["unseen"])]))
+    for method, halves in results.clustering.items():
+        cells = [getattr(halves["unseen"][partition], score) for partition, score in columns]
+        rows.append((method, [*cells, results.hubness[method]["unseen"]]))
     caption = "Unseen tasks. Brackets: least and greatest over the encoder seeds."
-    return Table(caption, [*columns.values(), "hubness (skewness of N₁₀)"], _mark_best(rows, columns=3))
+    return Table(caption, [*columns.values(), "hubness (skewness of N₁₀)"], rows, _best(rows)[:TASK_COLUMNS])
 
 
-def _mark_best(
-    rows: list[tuple[str, list[dict[str, Any]]]], columns: int | None = None
-) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Marks the greatest value of each of the first columns."""
-    for place in range(len(rows[0][1])):
-        values = [cells[place]["value"] for _, cells in rows if cells[place]["value"] is not None]
-        for _, cells in rows:
-            value = cells[place]["value"]
-            counts = columns is None or place < columns
-            cells[place]["best"] = counts and value is not None and value == max(values)
-    return rows
-
-
-def _named(value: Any, name: str) -> list[tuple[str, dict[str, float | None]]]:
-    """Rows (name, interval) of a measurement that is a number, an interval or either by name."""
-    match value:
-        case None:
-            return []
-        case {"value": _, "low": _, "high": _}:
-            return [(name, dict(value))]
-        case Mapping():
-            return [row for key, item in value.items() for row in _named(item, str(key))]
-        case _:
-            return [(name, {"value": value, "low": None, "high": None})]
+def _best(rows: list[tuple[str, list[Interval]]]) -> list[float | int | None]:
+    """The greatest value of each column."""
+    columns = zip(*(cells for _, cells in rows), strict=True)
+    return [max((cell.value for cell in cells if cell.value is not None), default=None) for cells in columns]

@@ -1,10 +1,12 @@
 """Common plots of tables, drawn without pyplot so that they leave no state behind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.results import plain
 from wsrl.report.figures import PALETTE
 from wsrl.report.tables import Cell, Row
@@ -95,9 +97,10 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 def _interval(cell: Cell) -> tuple[float, float, float] | None:
     """Value, low and high of a number or an interval; bounds that are missing are the value."""
-    cell = plain(cell)
-    parts = [cell[part] for part in ("value", "low", "high")] if isinstance(cell, Mapping) else [cell] * 3
-    if parts[0] is None or isinstance(cell, str):
+    if isinstance(cell, str):
+        return None
+    parts = [plain(part) for part in (astuple(cell) if isinstance(cell, Interval) else [cell] * 3)]
+    if parts[0] is None:
         return None
     value, low, high = (float(parts[0] if part is None else part) for part in parts)
     return value, low, high

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from wsrl.errors import InputError
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.results import plain
 from wsrl.files import write_atomically
 
@@ -36,7 +37,6 @@ NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?(e[+-]?\d+)?")
 NOTHING = "–"  # in place of a number that there is not
 
 Number = int | float | np.number
-Interval = Mapping[str, Number | None]  # {"value", "low", "high"}, as `wsrl.evaluation` returns them
 Cell = str | Number | Interval | None
 Row = Mapping[str, Cell]
 
@@ -67,8 +67,8 @@ def write_table(workdir: Path, name: str, title: str, note: str, rows: Sequence[
       name: of the files: letters, digits, `_` and `-`.
       title: heading, a few words.
       note: what was measured on what, and what the intervals mean.
-      rows: cells by column; columns are those of all rows, in the order of their appearance. An interval
-        {"value", "low", "high"} fills the columns x, x_low and x_high of the CSV; numbers that are not finite, None
+      rows: cells by column; columns are those of all rows, in the order of their appearance. An `Interval`
+        fills the columns x, x_low and x_high of the CSV; numbers that are not finite, None
         and what a row leaves out stay empty.
       figure: drawn without pyplot (see `wsrl.report.table_figures`); the same figure gives the same bytes.
 
@@ -153,12 +153,11 @@ def print_table(rows: Sequence[Row]) -> None:
 
 def readable(cell: Cell) -> str:
     """A cell as text: numbers of three significant digits, whole ones in full, intervals in brackets."""
-    cell = plain(cell)
-    if isinstance(cell, Mapping):
-        low, high = (readable(cell[bound]) for bound in BOUNDS)
+    if isinstance(cell, Interval):
+        low, high = readable(cell.low), readable(cell.high)
         bounds = "" if low == high == NOTHING else f" [{low}, {high}]"
-        return readable(cell["value"]) + bounds
-    match cell:
+        return readable(cell.value) + bounds
+    match cell := plain(cell):
         case None:
             return NOTHING
         case float() if cell and abs(cell) < 1e-4:
@@ -182,16 +181,15 @@ def _is_numeric(rows: Iterable[Row], column: str) -> bool:
 
 def _csv(rows: Sequence[Row]) -> str:
     columns = _columns(rows)
-    with_bounds = {column for column in columns if any(isinstance(row.get(column), Mapping) for row in rows)}
+    with_bounds = {column for column in columns if any(isinstance(row.get(column), Interval) for row in rows)}
     lines: list[dict[str, Any]] = []
     for row in rows:
         line: dict[str, Any] = {}
         for column in columns:
-            cell = plain(row.get(column))
-            parts = cell if isinstance(cell, Mapping) else {"value": cell}
-            line[column] = parts["value"]
+            cell = row.get(column)
+            line[column] = plain(cell.value if isinstance(cell, Interval) else cell)
             if column in with_bounds:
-                line |= {f"{column}_{bound}": parts.get(bound) for bound in BOUNDS}
+                line |= {f"{column}_{bound}": plain(getattr(cell, bound, None)) for bound in BOUNDS}
         lines.append(line)
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
@@ -214,7 +212,7 @@ def _rows(text: str) -> list[Row]:
         value = parsed[column][place]
         if column not in bounds:
             return value
-        return {"value": value} | {b: parsed[name][place] for b, name in zip(BOUNDS, bounds[column], strict=True)}
+        return Interval(value, *(parsed[name][place] for name in bounds[column]))
 
     return [{c: cell(c, place) for c in columns if c not in hidden} for place in range(len(lines))]
 
