@@ -12,8 +12,8 @@ from experiments.proofs.samples import perceptron_file
 from wsrl.cli.main import main
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.origins.adapter_base import adapted_modules, find_bases
-from wsrl.origins.identify import UNKNOWN, _entry, identify
-from wsrl.origins.key_catalog import CATALOG, Entry
+from wsrl.origins.identify import UNKNOWN, identify
+from wsrl.origins.key_catalog import CATALOG, Entry, find_entry
 from wsrl.readers import open_checkpoint
 from wsrl.search.index import Index
 
@@ -65,19 +65,19 @@ def test_the_more_special_entry_counts():
 
 
 def _found(names: list[str]) -> str:
-    entry = _entry(names)
+    entry = find_entry(names)
     return entry.name if entry else UNKNOWN
 
 
 @pytest.mark.parametrize("entry", CATALOG, ids=lambda entry: f"{entry.name} {entry.library}")
 def test_each_entry_is_found_by_its_keys(entry: Entry):
-    assert _entry([f"prefix.{key}" for key in entry.keys]) == entry
+    assert find_entry([f"prefix.{key}" for key in entry.keys]) == entry
 
 
 @given(st.sampled_from(CATALOG), st.data())
 def test_no_entry_is_found_without_one_of_its_keys(entry: Entry, data):
     left_out = data.draw(st.integers(0, len(entry.keys) - 1))
-    assert _entry([key for number, key in enumerate(entry.keys) if number != left_out]) != entry
+    assert find_entry([key for number, key in enumerate(entry.keys) if number != left_out]) != entry
 
 
 def test_unknown_is_an_answer(tmp_path):

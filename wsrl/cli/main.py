@@ -31,6 +31,7 @@ COMMANDS = {
     "compare": "tells whether checkpoints are related, how, and layer by layer",
     "duplicates": "groups models that are the same, and plans to free their bytes",
     "lineage": "tells which model each comes from, with the evidence, or that it is unknown",
+    "doctor": "finds names, configurations, cards and labels that the weights contradict",
     "identify": "tells what a file holds: architecture, weights or a delta, an adapter and its base",
     "fingerprint": "prints digests of checkpoints: which are the same file, weights or architecture",
     "map": "draws the models of an index as one self-contained page",

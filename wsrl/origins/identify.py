@@ -1,7 +1,7 @@
 """What an unknown file holds: which architecture, and whether as weights, a difference of weights, or an adapter."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, LazyTensor
 from wsrl.origins.adapter_base import Candidate, adapted_modules, find_bases
 from wsrl.origins.declared import Declared, declared_bases
-from wsrl.origins.key_catalog import CATALOG, Entry
+from wsrl.origins.key_catalog import Entry, find_entry, neutral
 from wsrl.origins.precision import is_widened, main_type, precision
 from wsrl.readers import open_checkpoint
 
@@ -73,7 +73,7 @@ def identify(path: str | Path, index: str | Path | None = None) -> Identity:
     tensors: Mapping[str, LazyTensor] = checkpoint.tensors  # pyright: ignore[reportAssignmentType]
     modules = adapted_modules(tensors)
     content, why = _content(checkpoint, bool(modules))
-    entry = _entry([*tensors, *modules])
+    entry = find_entry([*tensors, *modules])
     architecture, library, told = _architecture(checkpoint, entry)
     widened = is_widened(tensors)
     if widened:
@@ -127,29 +127,12 @@ def _architecture(checkpoint: Checkpoint, entry: Entry | None) -> tuple[str, str
     return entry.name, entry.library, [f"tensors are named as those of {entry.name} ({entry.library})"]
 
 
-def _entry(names: Iterable[str]) -> Entry | None:
-    """The entry with the most keys, all of which are there."""
-    ends = {_neutral(name) for name in names}
-    dotted = "\n".join(f".{name}" for name in ends) + "\n"
-
-    def holds(key: str) -> bool:
-        return f".{_neutral(key)}\n" in dotted
-
-    fitting = [e for e in CATALOG if all(map(holds, e.keys)) and not any(map(holds, e.absent))]
-    return max(fitting, key=lambda entry: len(entry.keys), default=None)
-
-
-def _neutral(name: str) -> str:
-    """The name of a tensor or of an adapted module's weight with dots between its parts."""
-    return name.replace("/", ".")
-
-
 def _size(entry: Entry, tensors: Mapping[str, LazyTensor]) -> str:
     blocks = _blocks(entry, tensors)
     width = None
     if entry.width is not None:
         end, axis = entry.width
-        found = [t.shape for name, t in tensors.items() if f".{_neutral(name)}".endswith(f".{end}")]
+        found = [t.shape for name, t in tensors.items() if f".{neutral(name)}".endswith(f".{end}")]
         width = found[0][axis] if found and len(found[0]) > axis else None
     named = entry.sizes.get((width, blocks)) or entry.sizes.get((width, None)) if width else None
     counted = ", ".join([*([f"width {width:,}"] if width else []), *([f"{blocks} blocks"] if blocks else [])])
@@ -163,5 +146,5 @@ def _blocks(entry: Entry, tensors: Mapping[str, LazyTensor]) -> int | None:
         return None
     before, _, after = key.partition(".0.")
     pattern = re.compile(rf"(?:^|\.){re.escape(before)}\.(\d+)\.{re.escape(after)}$")
-    numbers = {match[1] for name in tensors if (match := pattern.search(_neutral(name)))}
+    numbers = {match[1] for name in tensors if (match := pattern.search(neutral(name)))}
     return len(numbers) or None

@@ -4,6 +4,7 @@ Entries were written from the public naming of the libraries. All keys of an ent
 that fit, the one with the most keys counts. Prefixes such as `model.` do not matter; `0` stands for any block.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -141,3 +142,20 @@ CATALOG = (
     # llama.cpp
     Entry("decoder", "llama.cpp", ("blk.0.attn_q.weight", "token_embd.weight"), (), ("blk.0.attn_q.weight", 1)),
 )  # fmt: skip
+
+
+def find_entry(names: Iterable[str]) -> Entry | None:
+    """Returns the entry with the most keys, all of which are among the names of tensors and adapted modules."""
+    ends = {neutral(name) for name in names}
+    dotted = "\n".join(f".{name}" for name in ends) + "\n"
+
+    def holds(key: str) -> bool:
+        return f".{neutral(key)}\n" in dotted
+
+    fitting = [e for e in CATALOG if all(map(holds, e.keys)) and not any(map(holds, e.absent))]
+    return max(fitting, key=lambda entry: len(entry.keys), default=None)
+
+
+def neutral(name: str) -> str:
+    """Returns the name of a tensor or of an adapted module's weight with dots between its parts."""
+    return name.replace("/", ".")
