@@ -139,3 +139,12 @@ def test_a_folder_without_an_index_is_told(folder, capsys, monkeypatch):
     monkeypatch.chdir(folder)
     assert main(COMMAND) == 1
     assert capsys.readouterr().err.startswith("error: zoo.index: is no index; ")
+
+
+def test_architectures_to_train_are_ranked(folder, capsys):
+    assert main([*COMMAND, "--architecture", "--json"]) == 0
+    about, *ranked = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert about["nearest_tasks"][0]["task"] == "dogs"
+    assert [(own["architecture"], own["models"], own["effect"]) for own in ranked] == [("dense", 4, 0.0)]
+    assert main([*COMMAND, "--architecture", "--format", "human"]) == 0
+    assert "rank  expected accuracy  effect  architecture" in capsys.readouterr().out

@@ -23,7 +23,7 @@ def run():
 
 
 def test_examples_are_held_out_images_of_the_task(run):
-    rotated, plain = (draw_examples(run, task, 60, 0, 0) for task in run.tasks)
+    rotated, plain = (draw_examples(run.sets[task.dataset], task, 60, 0, 0) for task in run.tasks)
     assert plain.x.shape == (60, 8, 8) and plain.classes == 3 and plain.held_out.sum() == 12
     images = run.sets["digits"]
     of = {
@@ -33,10 +33,10 @@ def test_examples_are_held_out_images_of_the_task(run):
     assert all(of[x.tobytes()][1] for x in plain.x)
     back = np.ascontiguousarray(np.rot90(rotated.x, -1, (1, 2)))
     assert [of[x.tobytes()][0] // 2 for x in back] == rotated.y.tolist()
-    again, other = (draw_examples(run, run.tasks[1], 60, draw, 0) for draw in (0, 1))
+    again, other = (draw_examples(run.sets[run.tasks[1].dataset], run.tasks[1], 60, draw, 0) for draw in (0, 1))
     np.testing.assert_array_equal(plain.x, again.x)
     assert not np.array_equal(plain.x, other.x)
-    assert len(draw_examples(run, run.tasks[0], 10**6, 0, 0).y) < len(images.y)
+    assert len(draw_examples(run.sets[run.tasks[0].dataset], run.tasks[0], 10**6, 0, 0).y) < len(images.y)
 
 
 def test_scores_are_those_of_the_order():

@@ -101,9 +101,8 @@ def open_run(workdir: Path, split: str) -> Run:
     return Run(networks, tasks, {images.name: images for images in image_sets}, encoders)
 
 
-def draw_examples(run: Run, task: Task, count: int, draw: int, seed: int) -> ImageSet:
+def draw_examples(images: ImageSet, task: Task, count: int, draw: int, seed: int) -> ImageSet:
     """Draws at most `count` labeled held-out images of a task; a fifth of them is held out from the probes."""
-    images = run.sets[task.dataset]
     labels = np.array(task.label_map)[images.y]
     key = int.from_bytes(hashlib.sha256(task.id.encode()).digest()[:4])
     rng = np.random.default_rng([seed, key, draw])
@@ -178,7 +177,7 @@ def measured(
     for count, task, draw in tqdm(queries, desc="queries", unit="query", mininterval=1.0):
         key = f"{count}/{task.id}/{draw}"
         if key not in state["queries"]:
-            examples = draw_examples(run, task, count, draw, seed)
+            examples = draw_examples(run.sets[task.dataset], task, count, draw, seed)
             state["queries"][key] = measure(run, task, examples, seed * draws + draw)
             write_atomically(path, json.dumps(state).encode())
         yield count, task.id, state["queries"][key]

@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
     if bool(args.sources) == (args.index is not None):
         raise InputError("doctor", "takes either sources or an index", "name checkpoints, or give --index DIR")
-    found, problems = examine_index(args.index, progress=True) if args.index is not None else _examine_sources(args.sources)
+    found, problems = (
+        examine_index(args.index, progress=True) if args.index is not None else _examine_sources(args.sources)
+    )
     rows = [{"id": own.model, **one._asdict()} for own in found for one in own.disagreements]
     with Output.of(args) as output:
         output.table(rows, lambda: _show(found))

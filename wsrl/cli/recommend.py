@@ -11,10 +11,12 @@ from wsrl.errors import InputError
 if TYPE_CHECKING:
     from wsrl.data import ImageSet
     from wsrl.recommendation.answer import Answer, Recommended
+    from wsrl.recommendation.architecture import Suited
 
 EXAMPLES = (
     "wsrl recommend --index zoo.index --data task.npz",
     "wsrl recommend --index zoo.index --data task.npz --query examples --start",
+    "wsrl recommend --index zoo.index --data task.npz --architecture",
 )
 SHOWN_TASKS = 3
 HEADINGS = {"logme": "LogME"}
@@ -40,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         action="store_true",
         help="rank by how good a start for fine-tuning the weights tell that a model is, in place of how near it is",
+    )
+    parser.add_argument(
+        "--architecture",
+        action="store_true",
+        help="rank architectures to train on the data, by how the models of the index did on the nearest tasks",
     )
     parser.add_argument(
         "--query",
@@ -68,10 +75,15 @@ def run(args: argparse.Namespace) -> int:
         args.index, args.data, args.encoder, args.query, args.start, args.logme, args.data_dir, args.max_images,
         args.seed, progress=True,
     )  # fmt: skip
-    hits = answer.hits[: args.k]
-    records = [_record(rank, hit) for rank, hit in enumerate(hits, 1)]
+    if args.architecture:
+        ranked = answer.architectures[: args.k]
+        records = [_suited_record(rank, own) for rank, own in enumerate(ranked, 1)]
+        rows = [_suited_row(rank, own) for rank, own in enumerate(ranked, 1)]
+    else:
+        records = [_record(rank, hit) for rank, hit in enumerate(answer.hits[: args.k], 1)]
+        rows = [_row(rank, hit) for rank, hit in enumerate(answer.hits[: args.k], 1)]
     with Output.of(args) as output:
-        output.table(records, lambda: print_answer(images, answer, hits), _about(images, answer))
+        output.table(records, lambda: print_rows(_reasons(images, answer), rows), _about(images, answer))
     return 0
 
 
@@ -95,8 +107,30 @@ def _record(rank: int, hit: "Recommended") -> dict[str, object]:
     return {"rank": rank, "id": hit.id, **told, **about}
 
 
-def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Recommended]") -> None:
-    """Prints the reasons and a table."""
+def _suited_record(rank: int, own: "Suited") -> dict[str, object]:
+    told = own._asdict()
+    return {
+        "rank": rank,
+        "id": own.architecture,
+        **told,
+        "effect": round(own.effect, 6),
+        "accuracy": round(own.accuracy, 6),
+    }
+
+
+def _suited_row(rank: int, own: "Suited") -> Row:
+    return {
+        "rank": str(rank),
+        "expected accuracy": f"{own.accuracy:.2f}",
+        "effect": f"{own.effect:+.3f}",
+        "architecture": own.architecture,
+        "width": "" if own.width is None else f"{own.width:,}",
+        "depth": "" if own.depth is None else f"{own.depth:,}",
+        "models": f"{own.models:,}",
+    }
+
+
+def _reasons(images: "ImageSet", answer: "Answer") -> list[str]:
     lines = [f"{images.name}: {len(images.y):,} images in {images.classes} classes, {images.held_out.sum():,} held out"]
     if answer.tasks:
         tasks = ", ".join(f"{task} {similarity:.2f}" for task, similarity in answer.tasks[:SHOWN_TASKS])
@@ -107,7 +141,7 @@ def print_answer(images: "ImageSet", answer: "Answer", hits: "list[Recommended]"
     )
     if answer.probe_accuracy is not None:
         lines.append(f"probe models trained on the data reach {answer.probe_accuracy:.2f} on the images held out")
-    print_rows(lines, [_row(rank, hit) for rank, hit in enumerate(hits, 1)])
+    return lines
 
 
 def _row(rank: int, hit: "Recommended") -> Row:

@@ -42,7 +42,9 @@ def examine(path: str | Path) -> Examined:
     return Examined(str(path), tuple(_own(open_checkpoint(path))))
 
 
-def examine_index(directory: str | Path, compare: Compare | None = None, progress: bool = False) -> tuple[list[Examined], list[InputError]]:
+def examine_index(
+    directory: str | Path, compare: Compare | None = None, progress: bool = False
+) -> tuple[list[Examined], list[InputError]]:
     """Examines all models of an index, and what its labels and declared bases say.
 
     A label that models share, such as `task`, is doubted where the `NEAREST` models by function, none of them farther

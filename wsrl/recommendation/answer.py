@@ -12,6 +12,7 @@ from wsrl.encoder.features import network_features
 from wsrl.graph.collection import checkpoint_graph
 from wsrl.graph.size import network_size
 from wsrl.graph.tiles import TILE
+from wsrl.recommendation.architecture import Suited, rank_architectures
 from wsrl.recommendation.logme import log_maximum_evidence
 from wsrl.recommendation.probes import Query
 from wsrl.recommendation.start_score import StartScore, predict_start
@@ -55,6 +56,7 @@ class Answer:
       near: models that the expected accuracy comes from, `NEAR` or all.
       expected_accuracy: mean of the accuracies of the nearest models, weighted by similarity; not measured on the data.
       probe_accuracy: of the query.
+      architectures: to train, the best first.
     """
 
     hits: list[Recommended]
@@ -62,6 +64,7 @@ class Answer:
     near: int
     expected_accuracy: float
     probe_accuracy: float | None
+    architectures: list[Suited]
 
 
 def rank_by_similarity(models: Functional, query: Query) -> Answer:
@@ -70,12 +73,14 @@ def rank_by_similarity(models: Functional, query: Query) -> Answer:
     similarity = expansion.similarities(query.vectors, query.kinds).mean(0)
     accuracy = _accuracies(models)
     order = np.argsort(-similarity, kind="stable").tolist()
+    expected = expected_accuracy(similarity, accuracy)
     return Answer(
         hits=[_recommended(models, place, similarity, accuracy) for place in order],
         tasks=nearest_tasks([str(about.get("task", "")) for about in models.metadata], similarity),
         near=len(order[:NEAR]),
-        expected_accuracy=expected_accuracy(similarity, accuracy),
+        expected_accuracy=expected,
         probe_accuracy=query.accuracy,
+        architectures=rank_architectures(models.metadata, models.architectures, accuracy, similarity, expected),
     )
 
 
