@@ -20,8 +20,8 @@ from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.reading import read_value
+from wsrl.wiring.rim import run_rim
 from wsrl.wiring.tree import Node, Shape
-from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Fact, Product
 
@@ -73,7 +73,7 @@ class Attention:
         listed = listed_heads(node)
         if listed is not None:
             return self._run_listed_heads(flow, env, *listed)
-        return run_unknown(flow, node, env) if looks_like_attention(node) else None
+        return run_rim(flow, node, env) if looks_like_attention(node) else None
 
     def _run(self, flow: Flow, node: Node, env: Env, parts: dict[str, Node], rest: list[Node]) -> bool:
         first = parts.get("q") or parts.get("qkv") or parts["qk"]

@@ -89,6 +89,12 @@ class Settings:
         return None
 
 
+def told(config: Mapping, *keys: str) -> int | None:
+    """The number that a configuration gives under one of some keys, at whatever depth; None if there are several."""
+    found = {value for key, value in _items(config) if key in keys and isinstance(value, int)}
+    return found.pop() if len(found) == 1 else None
+
+
 def _of_stage(numbers: object, node: Node) -> object:
     """The number for the stage of a module where the configuration lists one for each, else what it is given."""
     stage = next((int(name) for name in node.path if name.isdigit()), None)

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
@@ -11,12 +12,15 @@ from wsrl.errors import InputError
 from wsrl.wiring.attention import Attention
 from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_features, run_token_mixing
 from wsrl.wiring.dims import Value, fix
+from wsrl.wiring.dual_state_space import run_dual_state_space
 from wsrl.wiring.experts import run_experts
 from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.gated_convolution import run_gated_convolution
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_order import in_configured_order
+from wsrl.wiring.linear_attention import run_linear_attention
 from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.order import numbered
@@ -62,6 +66,9 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         run_token_mixing,
         run_position_features,
         run_experts,
+        partial(run_dual_state_space, config),
+        partial(run_linear_attention, config),
+        run_gated_convolution,
         run_state_space,
         run_transform,
     )

@@ -2,8 +2,8 @@
 
 from wsrl.wiring.dims import Dim, Value, fix, tie_values, view
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.rim import run_rim
 from wsrl.wiring.tree import Node
-from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 
 PARTS = ("in_proj", "conv1d", "x_proj", "dt_proj", "A_log", "D", "out_proj")  # in order
@@ -19,7 +19,7 @@ def run_state_space(flow: Flow, node: Node, env: Env) -> bool | None:
         scan = any(
             name in node.children and node.children[name].kind == "parameter" for name in ("A", "A_log", "A_logs")
         )
-        return run_unknown(flow, node, env) if scan else None
+        return run_rim(flow, node, env) if scan else None
     shapes = {part: next(iter(node.children[part].tensors.values()))[1] for part in ("A_log", "D")}
     weights = {part: node.children[part].tensors["weight"] for part in PARTS if part not in shapes}
     if len(shapes["A_log"]) != 2 or len(weights["x_proj"][1]) != 2:
