@@ -9,6 +9,7 @@ from wsrl.wiring.attention_heads import (
     Site,
     counts_of_heads,
     cut_into_heads,
+    gated_queries,
     interleaved,
     interleaves,
     products_of,
@@ -68,7 +69,8 @@ class Attention:
             self._roles[node] = sort_by_role(node)
         found = self._roles[node]
         layers = [leaf for leaf in found[1] if leaf.kind in ("linear", "conv")] if found else []
-        if found and all(is_harmless(leaf, len(node.path), heads) for leaf in layers):
+        slopes = "retention" in node.dotted.lower()  # heads differ in fixed decays
+        if found and not slopes and all(is_harmless(leaf, len(node.path), heads) for leaf in layers):
             return self._run(flow, node, env, *found)
         listed = listed_heads(node)
         if listed is not None:
@@ -154,6 +156,10 @@ class Attention:
                 continue
             rows = site.rows(role)
             heads = (self.settings.heads(leaf) or (0, 0))[0]
+            if role == "q" and gated_queries(site.parts):
+                rows = (view(site.heads, inner=units(leaf) // site.heads.size),) if site.heads else ()
+                fix([] if rows else [site.q, site.v])
+                rows = rows or (Dim(units(leaf), fixed=True),)
             if role == "qkv" and interleaves(site.parts, self.settings) and site.k.size * heads != site.q.size:
                 rows = (interleaved(site, self.settings),)
             put_weight(flow, leaf, site.memory if role in ("k", "v", "kv") else site.read, rows)

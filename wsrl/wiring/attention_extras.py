@@ -12,6 +12,7 @@ from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.wiring import Fact
 
 SUB_NORM = re.compile(r"sub_?(layer)?norm|sub_?ln|inner.*(norm|ln)", re.I)
+GATE = re.compile(r"(^|[.])((attn_|attention_|output_)?gate|g|gate)(_proj)?$", re.I)  # of what heads return
 REDUCTION = re.compile(r"(^|[.])(sr|spatial_reduction|sequence_reduction|kv_down|down|pool)", re.I)
 
 
@@ -93,7 +94,8 @@ def is_harmless(leaf: Node, depth: int, heads: int) -> bool:
     """
     relative = ".".join(leaf.path[depth:])
     along_heads = leaf.kind == "conv" and leaf.weight[:2] == (heads, 1)
-    return along_heads or any(pattern.search(relative) for pattern in (REDUCTION, PER_HEAD, TABLE, BIAS_MLP))
+    gate = leaf.kind == "linear" and bool(GATE.search(relative))
+    return along_heads or gate or any(pattern.search(relative) for pattern in (REDUCTION, PER_HEAD, TABLE, BIAS_MLP))
 
 
 def put_extras(site: Site) -> None:
@@ -124,6 +126,8 @@ def _extra(site: Site, leaf: Node) -> None:
             fix((dim,))
     elif leaf.kind == "norm":
         _norm(site, leaf, relative)
+    elif leaf.kind == "linear" and GATE.search(relative):
+        _gate(site, leaf)
     elif REDUCTION.search(relative) and leaf.kind in ("linear", "conv"):
         _reduction(site, leaf)
     elif re.search(r"rel_pos|height_rel|width_rel|pos_emb", leaf.dotted):
@@ -131,6 +135,17 @@ def _extra(site: Site, leaf: Node) -> None:
             fix([dim for dim in (site.q, site.k) if dim.find()[2] != shape[-1]])
     else:
         _not_understood(site, shapes)
+
+
+def _gate(site: Site, leaf: Node) -> None:
+    """A layer that reads what attention reads and scales what its heads return: unit by unit, or head by head."""
+    rows: Value = (site.result,)
+    if units(leaf) != site.result.size:
+        by_head = site.heads is not None and units(leaf) % site.heads.size == 0 and units(leaf) <= site.q.size
+        rows = (view(site.heads, inner=units(leaf) // site.heads.size),) if by_head and site.heads else ()
+    if not rows:
+        fix((site.v,))
+    put_weight(site.flow, leaf, site.read, rows or (Dim(units(leaf), fixed=True),))
 
 
 def _not_understood(site: Site, shapes: list[Shape]) -> None:

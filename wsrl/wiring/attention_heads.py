@@ -73,7 +73,7 @@ def widths(parts: dict[str, Node], settings: Settings) -> tuple[int, int, int] |
     """Units of query, key and value; None where fused rows cannot be told apart."""
     inner = fan_in(parts["o"]) if "o" in parts else None
     if "q" in parts and "k" in parts:
-        return units(parts["q"]), units(parts["k"]), units(parts["v"])
+        return units(parts["q"]) // (2 if gated_queries(parts) else 1), units(parts["k"]), units(parts["v"])
     if "q" in parts:
         q, kv = units(parts["q"]), units(parts["kv"])
         return (q, kv // 2, kv // 2) if kv % 2 == 0 and (inner is None or inner % (kv // 2) == 0) else None
@@ -91,6 +91,11 @@ def widths(parts: dict[str, Node], settings: Settings) -> tuple[int, int, int] |
         if total == inner + 2 * kv:
             return inner, kv, kv
     return None
+
+
+def gated_queries(parts: dict[str, Node]) -> bool:
+    """Whether queries and gates of the result lie head by head in one projection (Qiu et al., 2025)."""
+    return {"q", "k", "v", "o"} == parts.keys() and units(parts["q"]) == 2 * fan_in(parts["o"])
 
 
 def counts_of_heads(site: Site, settings: Settings, shared: int | None = None) -> set[int]:

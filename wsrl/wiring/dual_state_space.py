@@ -45,7 +45,7 @@ def run_dual_state_space(config: Mapping, flow: Flow, node: Node, env: Env) -> b
     mixed: Value = (unit, state, state)
     result: Value = (Dim(out),)
     _put(flow, node, "in_proj", entry.value, (unit, *mixed, step))
-    flow.passes_vectors(node.children["conv1d"], mixed)
+    flow.writes_vectors(node.children["conv1d"], mixed)
     flow.passes(node.children["conv1d"].tensors["weight"][0], 0, mixed)
     for name, value in (("dt_bias", (step,)), ("A_log", (step,)), ("D", (step,)), ("norm", (unit,))):
         if name in node.children:
