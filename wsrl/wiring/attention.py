@@ -255,7 +255,7 @@ class Attention:
         if not self.streams or settings.alibi or settings.positions:
             return False
         if settings.config:
-            return not (settings.rotary or settings.recurrent)
+            return not ((settings.rotary and not settings.other_codes) or settings.recurrent)
         return not (reads_tokens and (settings.modern or self._grouped))
 
     def finish(self, flow: Flow) -> None:

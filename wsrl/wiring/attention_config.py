@@ -1,9 +1,9 @@
 """What `config.json` and the names of all tensors say of attention: heads, rotary embeddings, position codes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from wsrl.wiring.tree import Node
+from wsrl.wiring.tree import Node, Shape
 
 ROTARY = re.compile(r"rope|rotary", re.I)
 RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these turns nothing
@@ -15,12 +15,14 @@ CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, G
     (r"embeddings\.position_embeddings", r"attention\.(self|attention)\.(query|qkv)\."),
     (r"(^|\.)position_embeddings\.", r"\.q_lin\."),
     (r"(^|\.)(wpe|positions_embed)\.", r"\.(c_attn|q_proj)\."),
+    (r"(^|\.)embed_positions\.weight", r"\.self_attn\.out_proj\.", r"\.self_attn_layer_norm\."),
+    (r"(^|\.)text_model\.embeddings\.position_embedding\.", r"(^|\.)text_model\.encoder\.layers\.\d+\.self_attn\.out_proj\."),
     (r"^pos_embed$", r"^blocks\.\d+\.attn\.qkv\."),
     (r"^pos_embed$", r"^network\.\d+\.\d+\.attn\.attn\."),  # outlook attention (Yuan et al., VOLO, 2021)
 )
 NORM_GAIN = re.compile(r"(norm|ln)\w*\.(weight|scale)$", re.I)
 NORM_SHIFT = re.compile(r"(norm|ln)\w*\.(bias|beta)$", re.I)
-NEWER = re.compile(r"^norm_pre\.|\.gamma_[12]$|\.embed_positions\.|[qk]_norm|fc1_g|\.q_bias$")
+NEWER = re.compile(r"^norm_pre\.|\.gamma_[12]$|[qk]_norm|fc1_g|\.q_bias$")
 BY_HEAD_TYPES = ("gpt_bigcode",)  # model types whose fused rows lie head by head under a name that does not say so
 
 
@@ -29,21 +31,22 @@ class Settings:
 
     Args:
       config: the parsed file, or empty.
-      names: of all tensors.
+      shapes: of all tensors.
 
     Attributes:
       positions: whether something in the file tells positions apart.
       recurrent: whether there are recurrent layers that do.
       alibi: whether heads differ in fixed slopes (Press et al., 2022).
       rotary: whether queries and keys may be turned by their positions (Su et al., 2021).
+      other_codes: whether the configuration tells of codes of positions other than rotary ones.
       clipped: whether projections are clipped or normalized by something without weights.
       modern: whether norms have gains and no shifts, which networks with fixed position codes never had.
       refused: whether fused rows lie in an order of their own.
       by_head: whether fused rows lie head by head, whatever they are called.
     """
 
-    def __init__(self, config: Mapping, names: Iterable[str]):
-        names = list(names)
+    def __init__(self, config: Mapping, shapes: Mapping[str, Shape]):
+        names = list(shapes)
         items = _items(config)
         self.config = config
         relative = any(RELATIVE.search(name) for name in names)
@@ -64,8 +67,10 @@ class Settings:
                 ROTARY.search(key) and value not in (None, False) for key, value in items
             )
         else:
-            self.rotary = not (relative or _is_classic(names))
+            self.rotary = not (relative or _is_classic(shapes))
         self.refused = config.get("model_type") == "codegen"
+        codes = [v for key, v in items if re.fullmatch(r"position_embeddings?_type", key) and isinstance(v, str)]
+        self.other_codes = bool(codes) and not any(map(ROTARY.search, codes))
         self.by_head = config.get("model_type") in BY_HEAD_TYPES
 
     def heads(self, node: Node) -> tuple[int, int] | None:
@@ -103,11 +108,14 @@ def _of_stage(numbers: object, node: Node) -> object:
     return numbers
 
 
-def _is_classic(names: list[str]) -> bool:
+def _is_classic(shapes: Mapping[str, Shape]) -> bool:
     """Whether names are those of a network that is known not to turn queries and keys by their positions.
 
     A table of positions alone does not tell: a rotary embedding beside it leaves nothing in the file.
     """
+    names = list(shapes)
+    if any(name.endswith("c_attn.weight") and shape[0] > shape[-1] for name, shape in shapes.items()):
+        return False  # GPT-2's names on dense layers of PyTorch: networks of one's own, also with rotary embeddings
     pooled = "cls_token" in names and any(name.startswith("attn_pool.") for name in names)
     if pooled or any(NEWER.search(name) for name in names):
         return False

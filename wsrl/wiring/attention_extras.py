@@ -154,7 +154,8 @@ def _not_understood(site: Site, shapes: list[Shape]) -> None:
         if size_of(value) in sizes:
             fix(value)
     for dim in (site.q, site.k, site.v):
-        if sizes & {dim.find()[0].size, dim.find()[2]} or any(dim.size % n == 0 for n in sizes):  # the width of heads
+        multiple = any(dim.size % n == 0 or n % dim.size == 0 for n in sizes)  # the width of heads, or whole heads
+        if multiple or sizes & {dim.find()[0].size, dim.find()[2]}:
             fix((dim,))
 
 

@@ -10,7 +10,7 @@ PREFIX = r"(to_|w|project_|linear_|lin_)?"
 SUFFIX = r"(_proj|_lin|_head|_linear|_layer)?"
 ROLES = {
     "qkv": r"(to_|c_|w|attn_|in_)?qkvs?(_proj|_linear)?|in_proj|in_proj_weight|c_attn|qkv_mix|"
-    r"query_key_value|queries_keys_values",
+    r"query_key_value|queries_keys_values|att_proj",
     "kv": r"(to_|w)?kvs?(_proj|_linear)?|key_value|keys_values",
     "qk": r"(to_|w)?qk(_proj)?",
     "q": PREFIX + r"(q|query|queries)" + SUFFIX,
@@ -60,6 +60,8 @@ def sort_by_role(node: Node) -> tuple[dict[str, Node], list[Node]] | None:
         out = node.children.get("out_proj")
         whole = out is not None and out.kind == "linear" and len(node.tensors["in_proj_weight"][1]) == 2
         return ({"qkv": node, "o": out}, []) if out is not None and whole else None
+    if re.fullmatch(r"mlp|ffn|feed_?forward", node.name, re.I):
+        return None
     depth = len(node.path)
     leaves = [leaf for leaf in node.leaves() if leaf is not node]
     if not 2 <= len(leaves) <= 40:

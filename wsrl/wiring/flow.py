@@ -59,6 +59,7 @@ class Flow(Record):
         self.far = False  # whether what blocks returned further back is in reach
         self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
+        self.unmet: set[int] = set()  # of norms that have met no value: a value of that size flows where nothing tells
         self.made: set[int] = set()  # sizes that some module returns
         self.made_early = {  # sizes that modules return which do not run late
             leaf.units
@@ -357,6 +358,8 @@ class Flow(Record):
         wanted = first_read(node)
         if wanted is not None:
             self.unknown_sizes.add(wanted)
+        elif node.kind == "norm":
+            self.unmet |= {n for _, shape in node.tensors.values() for n in shape if n > 1}
         outer = env.parent
         beyond = outer.entries[-1:] if outer and outer.only_last else outer.entries if outer else []
         several = [e for e in env.made if e.returned] if SEVERAL.search(node.dotted) else []

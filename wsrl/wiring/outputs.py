@@ -30,6 +30,8 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
         listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
         if listed and entry.size in flow.unknown_sizes:
             fix(entry.value)
+        if entry.size in flow.unmet:
+            fix(entry.value)
         if entry.heads and not entry.read:  # something else reads what attention returns
             _fix_beside(entry)
         if not entry.read:
