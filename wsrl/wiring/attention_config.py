@@ -9,7 +9,7 @@ ROTARY = re.compile(r"rope|rotary", re.I)
 RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these turns nothing
     r"rel_pos|r_kernel|r_w_bias|rel_emb|relative|attention_bias|pos_block|cpe|dwconv|conv_dw|sr\.", re.I
 )
-ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc", re.I)
+ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc|pos_conv", re.I)
 LIKE = {"vision": "image|visual", "text": "language"}
 CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, GPT, GPT-2, the first ViT, VOLO
     (r"embeddings\.position_embeddings", r"attention\.(self|attention)\.(query|qkv)\."),

@@ -146,6 +146,9 @@ def cut_into_heads(site: Site, settings: Settings, shared: int | None = None) ->
         if any(n % 16 for n in (q.size, k.size, v.size)):
             fix((q, k, v))
             return 0
+        if fused and rotary and site.parts["qkv"].name == "c_attn" and not site.parts["qkv"].transposed:
+            fix((q, k, v))  # part by part, or head by head (GPT-BigCode)
+            return 0
         _tie_within(site, SMALLEST, rotary)
         if fused and not rotary:  # true whether the fused rows lie part by part or head by head
             tie(q.find()[0], v.find()[0])

@@ -2,7 +2,7 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, mark
+from wsrl.wiring.dims import Dim, mark, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.order import SERIES, first_read
 from wsrl.wiring.tree import Node, sorted_children
@@ -93,4 +93,31 @@ def run_position_features(flow: Flow, node: Node, env: Env) -> bool | None:
         return None
     own.entries[-1].read = True
     env.add(own.entries[-1].value, spatial=True)
+    return True
+
+
+def run_position_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs grouped convolutions over the sequence whose result is added to it as a code of positions (Baevski et al.,
+    wav2vec 2.0, 2020); None for any other module."""
+    leaves = list(node.leaves())
+    convs = [leaf for leaf in leaves if leaf.kind == "conv"]
+    if not re.match(r"pos_conv", node.name) or len(convs) != len(leaves) or not convs:
+        return None
+    width, within = convs[0].weight[:2]
+    if any(conv.weight[:2] != (width, within) for conv in convs) or width % within:
+        return None
+    entry = flow.pick(env, width, node)
+    if entry is None:
+        return False
+    unit = Dim(within)
+    value = (view(unit, outer=width // within),)
+    tie_values(value, entry.value)
+    for conv in convs:
+        flow.reads(conv.tensors["weight"][0], 1, (unit,))
+        flow.writes(conv.tensors["weight"][0], 0, value)
+        for tensor, shape in conv.tensors.values():
+            if width in shape and tensor != conv.tensors["weight"][0]:
+                flow.writes(tensor, shape.index(width), value)
+        flow.note(conv, "conv")
+    env.add(value)
     return True

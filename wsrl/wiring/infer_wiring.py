@@ -10,7 +10,7 @@ from math import prod
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.errors import InputError
 from wsrl.wiring.attention import Attention
-from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_features, run_token_mixing
+from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_convolution, run_position_features, run_token_mixing
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.dual_state_space import run_dual_state_space
 from wsrl.wiring.experts import run_experts
@@ -65,6 +65,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         run_dense_block,
         run_token_mixing,
         run_position_features,
+        run_position_convolution,
         run_experts,
         partial(run_dual_state_space, config),
         partial(run_linear_attention, config),

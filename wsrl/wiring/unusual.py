@@ -35,6 +35,10 @@ UNUSUAL = (
     (re.compile(r"(.*[._])?(quantizer|codebook|vq\w*)"), set()),
     # bilinear attention multiplies maps of rows and of columns
     (re.compile(r".*"), {"conv_p", "conv_q"}),
+    # AltUp mixes copies of the stream by matrices that layers return (Baykal et al., 2023)
+    (re.compile(r".*"), {"modality_router", "prediction_coefs"}),
+    # ZAYA's routers hand their states on to those of the next block
+    (re.compile(r".*"), {"down_proj", "router_mlp"}),
     # NesT's output projection reads heads' entries before heads
     (re.compile(r"levels\.\d+\.transformer_encoder\.\d+\.attn"), {"qkv", "proj"}),
 )
