@@ -262,6 +262,10 @@ class Attention:
         """Ties the heads of all layers where tables of relative positions may be shared between them."""
         for node in self._contacts:
             self._put_contacts(flow, node)
+        for table in flow.tables:  # projections of a stream may read it as well
+            for stream in self.streams:
+                if size_of(stream) == size_of(table):
+                    tie_values(stream, table)
         if not self._shared_tables:
             return
         for tensor, shape in flow.shapes.items():

@@ -7,7 +7,8 @@ from wsrl.wiring.tree import Node, Shape
 
 ROTARY = re.compile(r"rope|rotary", re.I)
 RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these turns nothing
-    r"rel_pos|r_kernel|r_w_bias|rel_emb|relative|attention_bias|pos_block|cpe|dwconv|conv_dw|sr\.", re.I
+    r"rel_pos|r_kernel|r_w_bias|rel_emb|relative|distance_embedding|attention_bias|pos_block|cpe|dwconv|conv_dw|sr\.",
+    re.I,
 )
 ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc|pos_conv", re.I)
 LIKE = {"vision": "image|visual", "text": "language"}
@@ -16,7 +17,10 @@ CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, G
     (r"(^|\.)position_embeddings\.", r"\.q_lin\."),
     (r"(^|\.)(wpe|positions_embed)\.", r"\.(c_attn|q_proj)\."),
     (r"(^|\.)embed_positions\.weight", r"\.self_attn\.out_proj\.", r"\.self_attn_layer_norm\."),
-    (r"(^|\.)text_model\.embeddings\.position_embedding\.", r"(^|\.)text_model\.encoder\.layers\.\d+\.self_attn\.out_proj\."),
+    (
+        r"(^|\.)text_model\.embeddings\.position_embedding\.",
+        r"(^|\.)text_model\.encoder\.layers\.\d+\.self_attn\.out_proj\.",
+    ),
     (r"^pos_embed$", r"^blocks\.\d+\.attn\.qkv\."),
     (r"^pos_embed$", r"^network\.\d+\.\d+\.attn\.attn\."),  # outlook attention (Yuan et al., VOLO, 2021)
 )

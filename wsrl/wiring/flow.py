@@ -54,6 +54,7 @@ class Flow(Record):
         self._marked: list[tuple[Entry, bool]] = []  # entries that were read, and whether they had been before
         self.wanted: list[tuple[int, Node]] = []
         self.embedded: list[Value] = []
+        self.tables: list[Value] = []  # that embeddings of relative positions return
         self.parts = False  # whether parts of values, or several, may be read
         self.ordered = False  # whether the order of the modules is known so far
         self.far = False  # whether what blocks returned further back is in reach

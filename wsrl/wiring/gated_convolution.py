@@ -1,8 +1,11 @@
 """Gated short convolutions (Liquid AI, LFM2, 2025): what a convolution reads and returns is multiplied by gates."""
 
+from itertools import pairwise
+
 from wsrl.wiring.dims import Dim, tie_values, view
 from wsrl.wiring.flow import Flow
-from wsrl.wiring.tree import Node
+from wsrl.wiring.order import numbered
+from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Env
 
 PARTS = ("in_proj", "conv", "out_proj")  # in order
@@ -38,4 +41,28 @@ def run_gated_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
         flow.note(node.children[name], node.children[name].kind).passes = name == "conv"
     tie_values(entry.value, out)
     env.add(out)
+    return True
+
+
+def run_halving_convolutions(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs a list of convolutions of which each is gated by half of what it returns (Synnaeve et al., 2020); None for
+    any other module."""
+    convs = sorted_children(node) if numbered(node) else []
+    plain = len(convs) > 1 and all(c.kind == "conv" and not c.transposed and len(c.weight) == 3 for c in convs)
+    if not plain or any(first.weight[0] != 2 * then.weight[1] for first, then in pairwise(convs)):
+        return None
+    if convs[-1].weight[0] % 2 or not node.name.startswith("conv"):
+        return None
+    entry = flow.pick(env, convs[0].weight[1], node)
+    if entry is None:
+        return False
+    value = entry.value
+    for conv in convs:
+        flow.reads(conv.tensors["weight"][0], 1, value)
+        half = Dim(conv.weight[0] // 2)
+        flow.writes(conv.tensors["weight"][0], 0, (view(half, outer=2),))
+        flow.writes_vectors(conv, (view(half, outer=2),))
+        flow.note(conv, "conv")
+        value = (half,)
+    env.add(value, spatial=True)
     return True

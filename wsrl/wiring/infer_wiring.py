@@ -10,13 +10,19 @@ from math import prod
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.errors import InputError
 from wsrl.wiring.attention import Attention
-from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_convolution, run_position_features, run_token_mixing
+from wsrl.wiring.blocks import (
+    run_dense_block,
+    run_dense_stages,
+    run_position_convolution,
+    run_position_features,
+    run_token_mixing,
+)
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.dual_state_space import run_dual_state_space
 from wsrl.wiring.experts import run_experts
 from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
-from wsrl.wiring.gated_convolution import run_gated_convolution
+from wsrl.wiring.gated_convolution import run_gated_convolution, run_halving_convolutions
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_order import in_configured_order
@@ -70,6 +76,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         partial(run_dual_state_space, config),
         partial(run_linear_attention, config),
         run_gated_convolution,
+        run_halving_convolutions,
         run_state_space,
         run_transform,
     )

@@ -25,7 +25,9 @@ def run_latent_attention(flow: Flow, node: Node, env: Env, heads: int) -> bool |
     if not all(part in node.children for part in ("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj")):
         return None
     down, up, out = (node.children[n].tensors["weight"] for n in ("kv_a_proj_with_mqa", "kv_b_proj", "o_proj"))
-    narrowed = [node.children[name].weight[i] for name, i in (("q_a_proj", 0), ("q_b_proj", 1)) if name in node.children]
+    narrowed = [
+        node.children[name].weight[i] for name, i in (("q_a_proj", 0), ("q_b_proj", 1)) if name in node.children
+    ]
     if len(set(narrowed)) > 1:  # queries are joined with something else
         return run_rim(flow, node, env)
     entry = flow.pick(env, down[1][1], node)
@@ -83,7 +85,9 @@ def _reads_alone(flow: Flow, node: Node, values: Mapping[str, Value]) -> bool:
     sizes = {size_of(value) for value in values.values()}
     leaves = list(node.leaves())
     layers = [leaf for leaf in leaves if leaf.kind == "linear"]
-    made = {n for leaf in leaves for _, shape in leaf.tensors.values() for n in (shape[:1] if leaf in layers else shape)}
+    made = {
+        n for leaf in leaves for _, shape in leaf.tensors.values() for n in (shape[:1] if leaf in layers else shape)
+    }
     if "index" not in node.name or len(sizes) < len(values) or made & sizes or {i.fan_in for i in layers} - sizes:
         return False
     for leaf in layers:

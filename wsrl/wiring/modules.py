@@ -17,6 +17,7 @@ TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|reg
 MOMENTS = re.compile(
     r"((fc|to|linear|z|layer|hidden2|h2)_?)?(mu|mean|var|logvar|log_var|log_?std|log_?sigma|sigma)(_layer|_head)?", re.I
 )
+RELATIVE = re.compile(r"rel(ative)?_", re.I)
 POSITIONS = re.compile(r"pos|wpe", re.I)
 
 
@@ -126,6 +127,9 @@ def _embedding(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     out = (Dim(shape[1]),)
     flow.writes(name, 1, out)
     flow.note(node, "embedding")
+    if RELATIVE.match(node.name):  # projections of keys and queries read it, nothing is added to it
+        flow.tables.append(out)
+        return True
     if not POSITIONS.search(node.name):
         flow.embedded.append(out)
     env.add(out, looked_up=True)

@@ -21,7 +21,7 @@ class Words:
 
 
 EARLY = Words(
-    r"stem|embed|patch|^start|subsampl|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$",
+    r"stem|embed|patch|^start|^prenet$|subsampl|^conv_?in$|^inc$|^input|^pre_|first|^wte$|^wpe$|^shared$|^conv_?1$|^tok|proj_in|fc_in|_pre$",
     re.I,
 )
 LATE = Words(
@@ -37,6 +37,8 @@ SHORTCUT = Words(
 )
 FAR = Words(r"decod|head|neck|fus|lateral|fpn|reassemble|reduce|projections|aux|msfa|incre|pool", re.I)
 SEVERAL = Words(r"fus|fpn|msfa|neck|lateral|reassemble", re.I)  # may read what several stages return
+CODE = Words(r"pos|wpe")
+FRONT = Words(r"^conv|feature_(ext|enc)|subsampl|prenet")  # what turns sound into a sequence
 GATE = Words(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
 STEM = Words(
     r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?"
@@ -61,6 +63,11 @@ def waits(node: Node, pending: list[Node]) -> bool:
         size = node.tensors[next(iter(node.tensors))][1][:1]
         layers = [c for c in pending if c.parent is node.parent and c.kind in ("linear", "conv") and not c.transposed]
         return any((c.units,) == size != c.weight[1:2] for c in layers)
+    if CODE.search(node.name) and node.kind in (
+        "embedding",
+        "container",
+    ):  # what codes positions is added to what a front returns
+        return any(FRONT.search(c.name) and c.kind != "parameter" and c is not node for c in pending)
     match = STEM.fullmatch(node.name)
     if not match or match[1] in NORM_STEMS or node.parent is None:
         return False

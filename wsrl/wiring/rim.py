@@ -5,6 +5,7 @@ meet dense layers alone on the way in and out. So only what lies within is left 
 """
 
 import re
+from itertools import pairwise
 
 from wsrl.wiring.attention_heads import Q_NORM
 from wsrl.wiring.attention_roles import is_cross, role_of
@@ -73,7 +74,7 @@ def _writes_stream(node: Node, leaf: Node) -> bool:
 
 
 def _lies_within(flow: Flow, leaf: Node, width: int, made: set[int]) -> bool:
-    """Whether a module cannot meet the stream, whole or cut into heads: what it reads is made by others of its block."""
+    """Whether a module cannot meet the stream, whole or cut into heads: others of its block make what it reads."""
     if leaf.kind == "linear":
         if CODES.fullmatch(leaf.name):
             return not any(TABLES.search(name) for name in flow.shapes)
@@ -82,7 +83,7 @@ def _lies_within(flow: Flow, leaf: Node, width: int, made: set[int]) -> bool:
         long = [n for n in shape if n > 1]
         if width in long and not (Q_NORM.search(leaf.dotted) or re.match(r"[qkv]_?conv", leaf.name)):
             return False
-        cut = any(a * b == width for a, b in zip(long, long[1:], strict=False))
+        cut = any(a * b == width for a, b in pairwise(long))
         if cut and "bias" not in tensor:
             return False
     return leaf.kind in ("norm", "parameter", "conv")

@@ -1,11 +1,14 @@
 """Inputs of the network: what flows in where modules wait for sizes that nothing in it produces."""
 
+import re
 from typing import TYPE_CHECKING
 
 from wsrl.wiring.dims import Dim
 from wsrl.wiring.order import EARLY, INPUTS, LATE, STEM, order, rank
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
+
+FRONTS = re.compile(r"encoder\.(conv|subsampl\w*)(\.conv_layers|\.convs?)?\.0(\.conv)?$")
 
 if TYPE_CHECKING:
     from wsrl.wiring.flow import Flow
@@ -19,7 +22,9 @@ def feed(flow: "Flow", env: Env) -> bool:
     images = [
         (s, n)
         for s, n in wanted
-        if n.kind == "conv" and s not in produced and (1 < s <= 4 or (s == 1 and not env.entries))
+        if n.kind == "conv"
+        and s not in produced
+        and (1 < s <= 4 or (s == 1 and not env.entries and not re.search("depthwise|dw", n.name)))
     ]
     sources = [(s, n) for s, n in wanted if s not in _made_before(flow, n) and s > 1 and not LATE.search(n.path[0])]
     images.sort(key=lambda image: -image[0])  # what reads one channel may be depthwise
@@ -47,7 +52,8 @@ def feed_encoders(flow: "Flow", node: Node, env: Env) -> None:
         layers = [
             leaf
             for leaf in child.leaves()
-            if leaf.kind in ("conv", "linear") and not any(p.isdigit() for p in leaf.path)
+            if leaf.kind in ("conv", "linear")
+            and (FRONTS.search(leaf.dotted) or not any(p.isdigit() for p in leaf.path))
         ]
         for leaf in layers if INPUTS.search(child.name) else ():
             size = leaf.fan_in
