@@ -19,7 +19,7 @@ from wsrl.wiring.blocks import (
 )
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.dual_state_space import run_dual_state_space
-from wsrl.wiring.experts import run_experts
+from wsrl.wiring.experts import Experts
 from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.gated_convolution import run_gated_convolution, run_halving_convolutions
@@ -65,14 +65,14 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     root = parse_tree(adapters.base)
     config = checkpoint.config
-    attention = Attention(config, adapters.base)
+    attention, experts = Attention(config, adapters.base), Experts(config)
     blocks = (
         run_dense_stages,
         run_dense_block,
         run_token_mixing,
         run_position_features,
         run_position_convolution,
-        run_experts,
+        experts.run,
         partial(run_dual_state_space, config),
         partial(run_linear_attention, config),
         run_gated_convolution,
@@ -80,7 +80,12 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         run_state_space,
         run_transform,
     )
-    flow = Flow(root, (run_unusual, *blocks, attention.run), (run_token_mixing, run_position_features), run_module)
+    flow = Flow(
+        root,
+        (run_unusual, *blocks, attention.run),
+        (run_token_mixing, run_position_features, experts.run_router),
+        run_module,
+    )
     env = Env()
     if adapters.base:
         _run_root(flow, env)

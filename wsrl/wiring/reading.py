@@ -9,7 +9,7 @@ from wsrl.wiring.values import Entry, Env
 
 NARROWING = re.compile(
     r"(fc|w|lin|linear|dense|conv|pwconv|layer|proj|l|mlp|ff)_?2|w3|down|down_?proj|w_?o|w_out|c_proj|proj|"
-    r"(out|output)(_proj|_dense)?|proj(ect)?_out|fc_out|dense_4h_to_h|\d|pointwise_conv2|linear_out|conv_?dw|dwconv|norm",
+    r"(out|output)(_proj|_dense|_linear)?|proj(ect)?_out|fc_out|dense_4h_to_h|\d|pointwise_conv2|linear_out|conv_?dw|dwconv|norm",
     re.I,
 )
 MERGED = re.compile(r"reduction|down_?sample|merg|readout|head|classif|\bfc\b|norm|score|proj", re.I)
