@@ -105,6 +105,8 @@ class Attention:
             self._shared.setdefault(widths_of, heads)
         if site.heads is not None:
             self._heads.setdefault(heads, []).append(site.heads)
+        if gated_queries(parts):
+            self._put_gated_queries(site)
         put_extras(site)
         note_attention(site, self._heads_as_facts(site, heads))
         if "o" not in parts:
@@ -157,12 +159,19 @@ class Attention:
             rows = site.rows(role)
             heads = (self.settings.heads(leaf) or (0, 0))[0]
             if role == "q" and gated_queries(site.parts):
-                rows = (view(site.heads, inner=units(leaf) // site.heads.size),) if site.heads else ()
-                fix([] if rows else [site.q, site.v])
-                rows = rows or (Dim(units(leaf), fixed=True),)
+                continue
             if role == "qkv" and interleaves(site.parts, self.settings) and site.k.size * heads != site.q.size:
                 rows = (interleaved(site, self.settings),)
             put_weight(flow, leaf, site.memory if role in ("k", "v", "kv") else site.read, rows)
+
+    @staticmethod
+    def _put_gated_queries(site: Site) -> None:
+        """Says what the rows of queries hold that lie before the gates of their heads."""
+        leaf = site.parts["q"]
+        if site.heads is None:
+            fix((site.q, site.v))
+        rows = view(site.heads, inner=units(leaf) // site.heads.size) if site.heads else Dim(units(leaf), fixed=True)
+        put_weight(site.flow, leaf, site.read, (rows,))
 
     def _run_whole_heads(self, site: Site, env: Env) -> bool:
         """Wires what goes in and out of attention whose heads are not understood, or lie one by one in fused rows."""

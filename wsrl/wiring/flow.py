@@ -97,8 +97,7 @@ class Flow(Record):
             found = [e for e in own if not e.read or e is own[-1]]
         elif own and not env.only_last:
             found = found + [e for e in env.inputs if e.size == size]
-        if node.kind != "norm":
-            found = [e for e in found if not e.heads] or found
+        found = [e for e in found if not e.heads or (node.kind == "norm" and not e.read)] or found
         if env.is_unknown() and not (newest and own):
             for entry in found:
                 fix(entry.value)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from wsrl.wiring.dims import Dim, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.order import numbered
+from wsrl.wiring.trace import norm_type
 from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Env
 
@@ -65,4 +66,39 @@ def run_halving_convolutions(flow: Flow, node: Node, env: Env) -> bool | None:
         flow.note(conv, "conv")
         value = (half,)
     env.add(value, spatial=True)
+    return True
+
+
+def run_conformer_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
+    """Runs the convolutions of a conformer (Gulati et al., 2020): a gated one, one along the sequence for each channel,
+    and one back to the stream; None for any other module."""
+    first, middle, last = (node.children.get(n) for n in ("pointwise_conv1", "depthwise_conv", "pointwise_conv2"))
+    if first is None or middle is None or last is None or len(node.children) > 6:
+        return None
+    layers = (first, middle, last)
+    norms = [child for child in node.children.values() if child not in layers]
+    if any(child.kind not in ("conv", "linear") for child in layers) or any(c.kind != "norm" for c in norms):
+        return None
+    channels, width = middle.weight[0], first.weight[1]
+    if first.weight[0] != 2 * channels or last.weight[:2] != (width, channels) or middle.weight[1] != 1:
+        return None
+    entry = flow.pick(env, width, node)
+    if entry is None:
+        return False
+    unit, out = Dim(channels), (Dim(width),)
+    for layer, inputs, outputs in ((first, entry.value, (view(unit, outer=2),)), (last, (unit,), out)):
+        flow.reads(layer.tensors["weight"][0], 1, inputs)
+        flow.writes(layer.tensors["weight"][0], 0, outputs)
+        flow.writes_vectors(layer, outputs)
+    flow.passes(middle.tensors["weight"][0], 0, (unit,))
+    flow.writes_vectors(middle, (unit,))
+    for norm in norms:
+        before = norm.name in ("layer_norm", "norm0", "ln")
+        flow.passes_vectors(norm, entry.value if before else (unit,))
+    for child in (*(n for n in norms if n.name == "layer_norm"), first, middle):
+        flow.note(child, norm_type(child) if child.kind == "norm" else "conv").passes = child not in (first,)
+    for child in (*(n for n in norms if n.name != "layer_norm"), last):
+        flow.note(child, norm_type(child) if child.kind == "norm" else "conv").passes = child is not last
+    tie_values(entry.value, out)
+    env.add(out, spatial=True)
     return True

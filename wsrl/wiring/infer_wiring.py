@@ -22,7 +22,7 @@ from wsrl.wiring.dual_state_space import run_dual_state_space
 from wsrl.wiring.experts import Experts
 from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
-from wsrl.wiring.gated_convolution import run_gated_convolution, run_halving_convolutions
+from wsrl.wiring.gated_convolution import run_conformer_convolution, run_gated_convolution, run_halving_convolutions
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_order import in_configured_order
@@ -77,6 +77,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         partial(run_linear_attention, config),
         run_gated_convolution,
         run_halving_convolutions,
+        run_conformer_convolution,
         run_state_space,
         run_transform,
     )

@@ -84,7 +84,8 @@ def _norm(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         and "mean" not in node.tensors
     ):
         for outside in env.parent.visible(size):  # the norm may follow a sum
-            tie_values(entry.value, outside.value)
+            if not outside.heads:
+                tie_values(entry.value, outside.value)
     _loosen_group_norm(flow, node, entry)
     flow.passes_vectors(node, entry.value)
     return True
