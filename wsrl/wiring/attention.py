@@ -14,6 +14,7 @@ from wsrl.wiring.attention_heads import (
     interleaves,
     products_of,
     rows_by_head,
+    turned,
     widths,
 )
 from wsrl.wiring.attention_roles import fan_in, is_cross, listed_heads, looks_like_attention, sort_by_role, units
@@ -100,6 +101,8 @@ class Attention:
         self._join_streams(site)
         self._put_projections(site)
         widths_of = site.q.size, site.k.size
+        if parts.get("q", node).name == "linear_q" and turned(site, self.settings):
+            fix(read)  # conformers turn what queries and keys are computed from
         heads = cut_into_heads(site, self.settings, self._shared.get(widths_of))
         if heads and any(TABLE.search(leaf.dotted) for leaf in rest):
             self._shared.setdefault(widths_of, heads)

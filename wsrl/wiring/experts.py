@@ -58,6 +58,10 @@ class Experts:
                 flow.reads(name, in_axis, entry.value)
                 flow.writes(name, axis, (value,))
                 flow.put(name, 0, chosen)
+            for own, value in [(n, (inner,)) for n in (up, *gates)] + [(down, entry.value)]:
+                if "bias" in own.tensors and len(own.tensors["bias"][1]) == 2:
+                    flow.writes(own.tensors["bias"][0], 1, value)
+                    flow.put(own.tensors["bias"][0], 0, chosen)
             flow.reads(down_name, in_axis, (unit,))
             flow.writes(down_name, 3 - in_axis, entry.value)
             flow.put(down_name, 0, chosen)

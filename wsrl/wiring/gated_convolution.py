@@ -21,7 +21,8 @@ def run_gated_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
         return None
     first, conv, last = (node.children[name] for name in PARTS)
     channels, *rest = conv.weight
-    if (first.kind, conv.kind, last.kind) != ("linear", "conv", "linear") or len(rest) != 2 or rest[0] != 1:
+    plain = len(rest) == 1 or (len(rest) == 2 and rest[0] == 1)  # GGUF leaves out the axis of length 1
+    if (first.kind, last.kind) != ("linear", "linear") or not plain:
         return None
     if first.weight[0] != 3 * channels or last.weight[1] != channels or last.weight[0] != first.weight[1]:
         return None

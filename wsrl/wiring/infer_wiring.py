@@ -23,6 +23,7 @@ from wsrl.wiring.experts import Experts
 from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.gated_convolution import run_conformer_convolution, run_gated_convolution, run_halving_convolutions
+from wsrl.wiring.gguf_names import config_of, place_of
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_order import in_configured_order
@@ -63,8 +64,9 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         shown.run()
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
-    root = parse_tree(adapters.base)
-    config = checkpoint.config
+    gguf = checkpoint.metadata.get("gguf")
+    root = parse_tree(adapters.base, place_of if isinstance(gguf, Mapping) else str)
+    config = config_of(gguf, adapters.base) if isinstance(gguf, Mapping) else checkpoint.config
     attention, experts = Attention(config, adapters.base), Experts(config)
     blocks = (
         run_dense_stages,

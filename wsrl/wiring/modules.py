@@ -8,7 +8,7 @@ from wsrl.wiring.convolutions import run_conv
 from wsrl.wiring.dims import Dim, Value, fix, mark, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.reading import joined_values, read_value, repeated
-from wsrl.wiring.recurrent import run_recurrent
+from wsrl.wiring.recurrent import is_gate, run_recurrent
 from wsrl.wiring.trace import norm_type
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
@@ -49,6 +49,8 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     out = (Dim(shape[axis_out]),)
     flow.writes(name, axis_out, out)
     flow.writes_vectors(node, out)
+    if is_gate(node):
+        fix((*value, *out))  # the state lies beside the input, before or after it
     if MOMENTS.fullmatch(node.name) or _is_twin(node):
         mark(out, "output")
     flow.note(node, "linear")

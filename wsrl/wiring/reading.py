@@ -46,6 +46,10 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             flow.read(env, [last])
             tie(last.value[0], view(half, outer=2))
             return (half,)
+        if node.kind == "recurrent" and last.spatial and size % width == 0 and size > width > 1:
+            flow.read(env, [last])
+            fix(last.value)  # channels and rows of a map, in an order that nothing tells
+            return (Dim(size, fixed=True),)
         if node.kind == "linear" and last.spatial and size % width == 0 and size > width > 1:
             unsure = _unsure_places(flow, env, last, size // width)
             for entry in unsure:

@@ -1,10 +1,26 @@
 """Recurrent layers, in PyTorch's and Keras' conventions."""
 
+import re
+
 from wsrl.wiring.dims import Dim, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.reading import read_value
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
+
+GATE = re.compile(
+    r"(?:\w*_)?(?:w|lin|linear|fc|gate)?_?([ifocgzrhn]|forget|input|output|update|reset)_?(?:gate)?", re.I
+)
+CELLS = ({"i", "f", "o"}, {"z", "r"}, {"forget", "input"}, {"forget", "output"}, {"update", "reset"})
+
+
+def is_gate(node: Node) -> bool:
+    """Whether a dense layer is a gate of a recurrent cell that is written out, which reads input and state together."""
+    if node.parent is None or node.fan_in <= node.units or node.kind != "linear":
+        return False
+    alike = [c.name for c in node.parent.children.values() if c.kind == "linear" and c.weight == node.weight]
+    letters = {match[1].lower() for name in alike if (match := GATE.fullmatch(name))}
+    return any(cell <= letters for cell in CELLS) and GATE.fullmatch(node.name) is not None
 
 
 def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:

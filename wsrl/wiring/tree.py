@@ -1,7 +1,7 @@
 """The tree of a checkpoint's modules, as the names of its tensors spell it out."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
@@ -147,14 +147,18 @@ def sorted_children(node: Node) -> list[Node]:
     return list(node._sorted)
 
 
-def parse_tree(shapes: Mapping[str, Shape]) -> Node:
+def parse_tree(shapes: Mapping[str, Shape], place: Callable[[str], str] = str) -> Node:
     """Builds the tree of modules from the names of tensors, in PyTorch's, Flax's or Keras' convention.
 
     A tensor whose last name is no known field of a module becomes a module of its own, of kind `parameter`.
+
+    Args:
+      shapes: of the tensors.
+      place: the path of a tensor, by its name.
     """
     root = Node(())
     for name, shape in shapes.items():
-        parts = [p for p in re.split(r"[./]", name) if p] or [name]
+        parts = [p for p in re.split(r"[./]", place(name)) if p] or [name]
         if parts[-3:-1] == ["parametrizations", "weight"]:  # weight norm: gain and direction
             parts = [*parts[:-3], "weight_g" if parts[-1] == "original0" else "weight_v"]
         if parts[0] in COLLECTIONS and len(parts) > 2:
