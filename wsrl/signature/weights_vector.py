@@ -20,7 +20,7 @@ from wsrl.signature.kernel_mean import Kernel, distinct, embed, embed_lengths
 from wsrl.signature.matrices import Matrix, matrices
 from wsrl.wiring.wiring import Wiring
 
-VERSION = "wsrl-weights-2"  # to be changed whenever vectors change
+VERSION = "wsrl-weights-3"  # to be changed whenever vectors change
 # Bandwidths and shares were chosen on public checkpoints by how often a file finds its conversions, quantized copies,
 # other versions and other networks of its task first, and on fine-tuned networks by how often they find their parent.
 WIDE = Kernel("wide", 512, entries=0.35, lengths=0.7, taps=0.7, moments=5.0, spreads=1.0, network=0.25, size_power=0.25)

@@ -101,7 +101,7 @@ class Attention:
         self._join_streams(site)
         self._put_projections(site)
         widths_of = site.q.size, site.k.size
-        if parts.get("q", node).name == "linear_q" and turned(site, self.settings):
+        if parts.get("q", node).name == "linear_q" and turned(site, self.settings) and not rest:
             fix(read)  # conformers turn what queries and keys are computed from
         heads = cut_into_heads(site, self.settings, self._shared.get(widths_of))
         if heads and any(TABLE.search(leaf.dotted) for leaf in rest):

@@ -64,17 +64,18 @@ class Settings:
             re.search(r"clip_qkv|qk_?(layer)?_?norm|use_qk", key) and value for key, value in items
         )
         self.modern = any(map(NORM_GAIN.search, names)) and not any(map(NORM_SHIFT.search, names))
+        codes = [v for key, v in items if re.fullmatch(r"position_embeddings?_type", key) and isinstance(v, str)]
+        self.other_codes = bool(codes) and not any(map(ROTARY.search, codes))
+        told = [key for key, value in items if ROTARY.search(key) and value not in (None, False)]
+        if self.other_codes:  # configurations keep the base of a code that they do not choose
+            told = [key for key in told if key != "rotary_embedding_base"]
         if any(ROTARY.search(name) for name in names):
             self.rotary = True
         elif config:
-            self.rotary = config.get("model_type") in ("roformer", "vjepa2") or any(
-                ROTARY.search(key) and value not in (None, False) for key, value in items
-            )
+            self.rotary = config.get("model_type") in ("roformer", "vjepa2") or bool(told)
         else:
             self.rotary = not (relative or _is_classic(shapes))
         self.refused = config.get("model_type") == "codegen"
-        codes = [v for key, v in items if re.fullmatch(r"position_embeddings?_type", key) and isinstance(v, str)]
-        self.other_codes = bool(codes) and not any(map(ROTARY.search, codes))
         self.by_head = config.get("model_type") in BY_HEAD_TYPES
 
     def heads(self, node: Node) -> tuple[int, int] | None:

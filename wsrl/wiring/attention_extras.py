@@ -130,7 +130,7 @@ def _extra(site: Site, leaf: Node) -> None:
         _gate(site, leaf)
     elif REDUCTION.search(relative) and leaf.kind in ("linear", "conv"):
         _reduction(site, leaf)
-    elif re.search(r"rel_pos|height_rel|width_rel|pos_emb", leaf.dotted):
+    elif re.search(r"rel_pos|height_rel|width_rel|pos_emb|distance_emb", leaf.dotted):
         for shape in shapes:  # [places, dim] that queries meet: fixed within heads, the same for all
             fix([dim for dim in (site.q, site.k) if dim.find()[2] != shape[-1]])
     else:
