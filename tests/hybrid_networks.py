@@ -233,6 +233,67 @@ def stacked_experts(groups, experts=6, hidden=10):
     return model(inner, {"n_group": groups}, mixer, "model.layers.0.moe")
 
 
+def head_axes(heads=4, dim=5):
+    """Flax's attention: kernels with an axis for heads and one for their entries."""
+    inner = {f"{n}.kernel": (WIDTH, heads, dim) for n in ("query", "key", "value")}
+    inner |= {f"{n}.bias": (heads, dim) for n in ("query", "key", "value")} | {"out.kernel": (heads, dim, WIDTH)}
+
+    def mixer(t, x):
+        q, k, v = (np.einsum("nw,whd->nhd", x, t[f"{p}.kernel"]) + t[f"{p}.bias"] for p in ("query", "key", "value"))
+        scores = softmax(np.einsum("nhd,mhd->hnm", q, k))
+        return np.einsum("hnm,mhd,hdw->nw", scores, v, t["out.kernel"])
+
+    return model(inner, {}, mixer, "model.layers.0.MultiHeadDotProductAttention_0")
+
+
+def distance_codes(heads=4, dim=6):
+    """Attention of conformers: a layer reads sines of distances, and two biases of heads are added to queries."""
+    inner = {f"linear_{n}.weight": (heads * dim, WIDTH) for n in ("q", "k", "v", "pos")}
+    inner |= {f"pos_bias_{n}": (heads, dim) for n in "uv"} | {"linear_out.weight": (WIDTH, heads * dim)}
+
+    def mixer(t, x):
+        n = len(x)
+        distances = np.sin(np.arange(-n, n)[:, None] / np.arange(1, 1 + WIDTH))
+        q, k, v = ((x @ t[f"linear_{p}.weight"].T).reshape(n, heads, dim) for p in "qkv")
+        codes = (distances @ t["linear_pos.weight"].T).reshape(2 * n, heads, dim)[
+            np.arange(n)[:, None] - np.arange(n) + n
+        ]
+        scores = np.einsum("nhd,mhd->hnm", q + t["pos_bias_u"], k) + np.einsum(
+            "nhd,nmhd->hnm", q + t["pos_bias_v"], codes
+        )
+        return np.einsum("hnm,mhd->nhd", softmax(scores), v).reshape(n, -1) @ t["linear_out.weight"].T
+
+    return model(inner, {"num_attention_heads": heads}, mixer, "model.layers.0.self_attn")
+
+
+def twin_projections(heads=4, dim=6):
+    """Attention of Longformer: the first token's query has a projection of its own."""
+    inner = {f"{n}_proj.weight": (heads * dim, WIDTH) for n in "qkv"} | {"o_proj.weight": (WIDTH, heads * dim)}
+    inner["query_global.weight"] = (heads * dim, WIDTH)
+
+    def mixer(t, x):
+        q = x @ t["q_proj.weight"].T
+        q[0] = x[0] @ t["query_global.weight"].T
+        q, k, v = (p.reshape(len(x), heads, dim) for p in (q, x @ t["k_proj.weight"].T, x @ t["v_proj.weight"].T))
+        scores = softmax(np.einsum("nhd,mhd->hnm", q, k))
+        return np.einsum("hnm,mhd->nhd", scores, v).reshape(len(x), -1) @ t["o_proj.weight"].T
+
+    return model(inner, {"num_attention_heads": heads}, mixer, "model.layers.0.self_attn")
+
+
+def position_convolution(groups=3):
+    """A grouped convolution over the sequence whose result is added to the stream (wav2vec 2.0)."""
+    inner = {"conv.weight": (WIDTH, WIDTH // groups, 3), "conv.bias": (WIDTH,)}
+
+    def mixer(t, x):
+        padded = np.concatenate([np.zeros((2, WIDTH)), x]).reshape(-1, groups, WIDTH // groups)
+        taps = t["conv.weight"].reshape(groups, WIDTH // groups, WIDTH // groups, 3)
+        y = sum(np.einsum("ngi,goi->ngo", padded[i : i + len(x)], taps[..., i]) for i in range(3))
+        return silu(y.reshape(len(x), -1) + t["conv.bias"])
+
+    return model(inner, {}, mixer, "model.layers.0.pos_conv_embed")
+
+
 NETWORKS = {
     "mamba2": mamba2(1),
     "mamba2-groups": mamba2(2),
@@ -245,6 +306,10 @@ NETWORKS = {
     "gate-by-head": gated_attention(True),
     "gate-by-unit": gated_attention(False),
     "gate-in-queries": gated_attention(False, doubled=True),
+    "head-axes": head_axes(),
+    "distance-codes": distance_codes(),
+    "twin-projections": twin_projections(),
+    "position-convolution": position_convolution(),
     "experts": stacked_experts(1),
     "experts-in-groups": stacked_experts(2),
 }

@@ -36,7 +36,7 @@ def test_a_permutation_leaves_the_outputs_as_they_are(name, bare):
 def test_every_matrix_is_claimed_on_both_sides(name):
     wiring = infer_wiring(network(name, bare=False)[0])
     for tensor, axes in wiring.axes.items():
-        if tensor.endswith("_proj.weight") or "experts." in tensor:
+        if tensor.endswith(("_proj.weight", ".kernel")) or "experts." in tensor:
             assert all(axis and all(s.group for s in axis) for axis in axes), tensor
 
 
@@ -55,3 +55,28 @@ def test_the_groups_of_a_state_space():
     assert along("mamba2", False, "in_proj.weight") == [(1, 8, 6), (1, 8, 6), (1, 4, 1), (1, 4, 1), (1, 8, 1)]
     assert along("mamba2-groups", False, "in_proj.weight") == [(2, 4, 6), (2, 4, 6), (2, 4, 1), (2, 4, 1), (2, 4, 1)]
     assert along("mamba2-groups", True, "out_proj.weight", 1) == [(8, 6, 1)]  # how many groups, nothing tells
+
+
+def wiring_of(shapes, **metadata):
+    return infer_wiring(Checkpoint("f", {n: np.ones(s, np.float32) for n, s in shapes.items()}, metadata))
+
+
+def test_gates_of_a_cell_that_is_written_out_are_left_in_order():
+    shapes = {f"{gate}_gate.weight": (12, 7 + 12) for gate in ("input", "forget", "output")} | {"head.weight": (3, 12)}
+    assert not any(group.permutable for group in wiring_of(shapes).groups.values())
+
+
+def test_a_norm_that_meets_no_value_fixes_all_of_its_size():
+    """As one of inputs for each layer, which a gate of that width multiplies (Gemma 3n)."""
+    shapes, config, _ = NETWORKS["short-convolution"]
+    gate = "model.layers.0.mlp.gate_proj.weight"
+    assert wiring_of(shapes, config=config).axes[gate][0] is not None
+    assert wiring_of(shapes | {"model.projection_norm.weight": (40,)}, config=config).axes[gate][0] is None
+
+
+def test_queries_under_the_names_of_gpt2_may_be_turned_in_dense_layers():
+    """GPT-2 stores [in, out]; networks of one's own under its names may have rotary embeddings beside the table."""
+    shapes = {"transformer.wte.weight": (40, 16), "transformer.wpe.weight": (20, 16), "lm_head.weight": (40, 16)}
+    shapes |= {"transformer.h.0.attn.c_attn.weight": (48, 16), "transformer.h.0.attn.c_proj.weight": (16, 16)}
+    shapes |= {f"transformer.{n}.{f}": (16,) for n in ("h.0.ln_1", "ln_f") for f in ("weight", "bias")}
+    assert wiring_of(shapes).axes["transformer.h.0.attn.c_attn.weight"][0] is None

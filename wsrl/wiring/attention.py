@@ -20,6 +20,7 @@ from wsrl.wiring.attention_heads import (
 from wsrl.wiring.attention_roles import fan_in, is_cross, listed_heads, looks_like_attention, sort_by_role, units
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.head_axes import run_head_axes
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.reading import read_value
 from wsrl.wiring.rim import run_rim
@@ -66,6 +67,10 @@ class Attention:
         latent = run_latent_attention(flow, node, env, heads)
         if latent is not None:
             return latent
+        by_axes = run_head_axes(flow, node, env, self.settings.rotary)
+        if by_axes is not None:
+            self.streams += [by_axes[1]] if by_axes[0] else []
+            return by_axes[0]
         if node not in self._roles:
             self._roles[node] = sort_by_role(node)
         found = self._roles[node]
@@ -275,7 +280,7 @@ class Attention:
         for node in self._contacts:
             self._put_contacts(flow, node)
         for table in flow.tables:  # projections of a stream may read it as well
-            for stream in self.streams:
+            for stream in (*self.streams, *flow.streams):
                 if size_of(stream) == size_of(table):
                     tie_values(stream, table)
         if not self._shared_tables:

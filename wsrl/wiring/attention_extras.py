@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from wsrl.wiring.attention_heads import BIAS, BIAS_MLP, PER_HEAD, Q_NORM, TABLE, Site
+from wsrl.wiring.attention_heads import BIAS, BIAS_MLP, CODE_BIAS, CODES, PER_HEAD, Q_NORM, TABLE, TWIN, Site
 from wsrl.wiring.attention_roles import units
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values, view
 from wsrl.wiring.flow import Flow
@@ -94,8 +94,8 @@ def is_harmless(leaf: Node, depth: int, heads: int) -> bool:
     """
     relative = ".".join(leaf.path[depth:])
     along_heads = leaf.kind == "conv" and leaf.weight[:2] == (heads, 1)
-    gate = leaf.kind == "linear" and bool(GATE.search(relative))
-    return along_heads or gate or any(pattern.search(relative) for pattern in (REDUCTION, PER_HEAD, TABLE, BIAS_MLP))
+    beside = leaf.kind == "linear" and any(pattern.search(relative) for pattern in (GATE, CODES, TWIN))
+    return along_heads or beside or any(pattern.search(relative) for pattern in (REDUCTION, PER_HEAD, TABLE, BIAS_MLP))
 
 
 def put_extras(site: Site) -> None:
@@ -110,7 +110,9 @@ def _extra(site: Site, leaf: Node) -> None:
     flow, relative = site.flow, _relative(site, leaf)
     shapes = [shape for _, shape in leaf.tensors.values()]
     narrow = leaf.kind == "conv" and leaf.weight[1] == 1 and leaf.weight[0] < size_of(site.read)
-    if re.search(r"pool_[qkv]|norm_v", relative):  # of each head
+    if CODE_BIAS.fullmatch(leaf.name) or (leaf.kind == "linear" and CODES.search(relative)):
+        _code(site, leaf)
+    elif re.search(r"pool_[qkv]|norm_v", relative):  # of each head
         fix((site.q, site.k, site.v))
     elif "pos_embed" in relative and all(s[-1] == size_of(site.read) != site.q.find()[2] for s in shapes):
         for tensor, shape in leaf.tensors.values():
@@ -126,6 +128,13 @@ def _extra(site: Site, leaf: Node) -> None:
             fix((dim,))
     elif leaf.kind == "norm":
         _norm(site, leaf, relative)
+    elif leaf.kind == "linear" and TWIN.search(relative):
+        letter = "q" if relative.endswith("_query") else relative.rpartition(".")[2][0]
+        (rows,) = site.rows(letter)
+        if rows.size == units(leaf):
+            put_weight(flow, leaf, site.read if letter == "q" else site.memory, (rows,))
+        else:
+            fix((rows, *site.read, *site.memory))
     elif leaf.kind == "linear" and GATE.search(relative):
         _gate(site, leaf)
     elif REDUCTION.search(relative) and leaf.kind in ("linear", "conv"):
@@ -135,6 +144,19 @@ def _extra(site: Site, leaf: Node) -> None:
             fix([dim for dim in (site.q, site.k) if dim.find()[2] != shape[-1]])
     else:
         _not_understood(site, shapes)
+
+
+def _code(site: Site, leaf: Node) -> None:
+    """A layer that reads codes of distances, or a bias of heads: what it holds meets queries or is added to them."""
+    tensor, shape = leaf.tensors.get("weight") or leaf.tensors["value"]
+    root, outer, _ = site.q.find()
+    if leaf.kind == "linear" and shape[0] == site.q.size:
+        site.flow.writes(tensor, 0, (site.q,))
+        site.flow.writes_vectors(leaf, (site.q,))
+    elif leaf.kind != "linear" and outer == 1 and len(shape) == 2 and shape[0] % root.size == 0:
+        site.flow.put(tensor, 0, (view(root, inner=shape[0] // root.size),))
+    else:
+        fix((site.q, site.k))
 
 
 def _gate(site: Site, leaf: Node) -> None:

@@ -26,6 +26,9 @@ Q_NORM = re.compile(
     r"(^|[._])(q|k|query|key|qk)_?(norm|ln|layernorm|layer_norm|a_layernorm)|(norm|ln|layernorm|layer_norm)_?(q|k|query|key|qk)$",
     re.I,
 )
+CODES = re.compile(r"(^|[.])(linear_pos|relative_k_proj)$")  # reads codes of distances (Transformer-XL, 2019)
+TWIN = re.compile(r"(^|[.])(query|key|value|[qkv]_proj)_global$|(^|[.])[we]2[we]_(query)$")  # for some tokens alone
+CODE_BIAS = re.compile(r"(pos_)?bias_[uv]")  # [heads, dim], added to queries
 BIAS = re.compile(r"[qkv]_?bias")
 SMALLEST = 4  # entries of a head that any usual width of heads is a multiple of
 
@@ -111,7 +114,9 @@ def counts_of_heads(site: Site, settings: Settings, shared: int | None = None) -
     for leaf in site.rest:
         for name, (_, shape) in leaf.tensors.items():
             long = [n for n in shape if n > 1]
-            if PER_HEAD.search(leaf.dotted) and long:
+            if CODE_BIAS.fullmatch(leaf.name) and len(shape) == 2:
+                counts.add(shape[0])
+            elif PER_HEAD.search(leaf.dotted) and long:
                 counts.add(long[0])
             elif TABLE.search(leaf.dotted) and len(shape) == 2 and name in ("weight", "value"):
                 counts.add(shape[0] if "attention_biases" in leaf.name else shape[1])

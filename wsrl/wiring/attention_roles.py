@@ -21,6 +21,7 @@ ROLES = {
 }
 PATTERNS = {role: re.compile(pattern, re.I) for role, pattern in ROLES.items()}
 SETS = ({"qkv"}, {"q", "k", "v"}, {"q", "kv"}, {"qk", "v"})
+FEED_FORWARD = re.compile(r"mlp|ffn|feed_?forward", re.I)
 BY_HEAD = {"queries_keys_values", "keys_values", "query_key_value"}
 
 
@@ -40,6 +41,8 @@ def _match(name: str) -> str | None:
 
 def looks_like_attention(node: Node) -> bool:
     """Whether queries, keys and values lie side by side here, but with more than is understood."""
+    if FEED_FORWARD.fullmatch(node.name):
+        return False
     roles = [role_of(child.name) for child in node.children.values() if child.kind != "parameter"]
     found = {role for role in roles if role and role != "o"}
     words = {word for child in node.children for word in re.split(r"[_\d]+", child.lower())}
@@ -60,7 +63,7 @@ def sort_by_role(node: Node) -> tuple[dict[str, Node], list[Node]] | None:
         out = node.children.get("out_proj")
         whole = out is not None and out.kind == "linear" and len(node.tensors["in_proj_weight"][1]) == 2
         return ({"qkv": node, "o": out}, []) if out is not None and whole else None
-    if re.fullmatch(r"mlp|ffn|feed_?forward", node.name, re.I):
+    if FEED_FORWARD.fullmatch(node.name):
         return None
     depth = len(node.path)
     leaves = [leaf for leaf in node.leaves() if leaf is not node]

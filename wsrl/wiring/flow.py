@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from wsrl.wiring.attention_roles import role_of
 from wsrl.wiring.dims import Dim, Value, fix, tie_values
 from wsrl.wiring.order import (
     CROSS,
@@ -20,6 +21,7 @@ from wsrl.wiring.order import (
     SECOND,
     SEVERAL,
     Plan,
+    codes_sound,
     first_read,
     may_be_grouped,
     norm_first_by_names,
@@ -31,7 +33,7 @@ from wsrl.wiring.order import (
 from wsrl.wiring.record import Record
 from wsrl.wiring.sources import feed, feed_encoders
 from wsrl.wiring.tree import Node, sorted_children
-from wsrl.wiring.values import Entry, Env
+from wsrl.wiring.values import Entry, Env, merge, only_scales
 
 Rule = Callable[["Flow", Node, Env], bool | None]
 
@@ -55,6 +57,7 @@ class Flow(Record):
         self.wanted: list[tuple[int, Node]] = []
         self.embedded: list[Value] = []
         self.tables: list[Value] = []  # that embeddings of relative positions return
+        self.streams: list[Value] = []  # that blocks read of which only the rim is understood
         self.parts = False  # whether parts of values, or several, may be read
         self.ordered = False  # whether the order of the modules is known so far
         self.far = False  # whether what blocks returned further back is in reach
@@ -89,8 +92,11 @@ class Flow(Record):
         """
         found = env.visible(size)
         own = [e for e in found if e in env.entries]
+        fresh = [e for e in found if e.heads and not e.read]
         if found and found[-1].heads and node.kind in ("linear", "conv"):
             found = found[-1:]
+        elif len(fresh) == 1 and node.kind == "linear" and role_of(node.name) == "o":
+            found = fresh
         elif CROSS.search(node.dotted):
             found = env.everywhere(size)
         elif newest and own and own[-1] is env.entries[-1]:
@@ -241,11 +247,11 @@ class Flow(Record):
         for child in bare:
             self.run(child, inner)
         if not chain:
-            self.merge(inner.entries)
+            merge(inner.entries)
         if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts together
             both = env.add(inner.entries[-1].value * 2, spatial=True)
             both.read = True
-        if not (gate and self.is_scale(inner, read_before)):
+        if not (gate and only_scales(inner, read_before)):
             self.export(inner, env, node)
         return True
 
@@ -298,18 +304,6 @@ class Flow(Record):
                 break
         return True
 
-    def is_scale(self, inner: Env, read_before: dict[int, bool]) -> bool:
-        """Whether a block only scales what it reads; then its value is tied to that, and nothing counts as read."""
-        if not (inner.inputs and inner.entries) or inner.is_unknown():
-            return False
-        sources = [e for e in inner.inputs if e.size == inner.entries[-1].size]
-        if not sources:
-            return False
-        tie_values(sources[0].value, inner.entries[-1].value)
-        for entry in inner.entries + sources:
-            entry.read = read_before.get(id(entry), True)
-        return True
-
     def next_ready(self, pending: list[Node], inner: Env, ran_any: bool) -> Node | None:
         """Runs the first module whose input is there as a whole; else one that reads a part or several of the values in
         reach; else one that reads what blocks returned further back."""
@@ -342,15 +336,6 @@ class Flow(Record):
         del self.wanted[waiting:]
         inner.entries = own + inner.entries
         return ran
-
-    def merge(self, entries: list[Entry]) -> None:
-        """Ties values of one size."""
-        first: dict[int, Entry] = {}
-        for entry in entries:
-            if not entry.heads:
-                other = first.setdefault(entry.size, entry)
-                if other is not entry:
-                    tie_values(other.value, entry.value)
 
     def lost(self, env: Env, node: Node) -> None:
         """Fixes what flows in and out of modules that are not understood."""
@@ -393,6 +378,8 @@ class Flow(Record):
                 if source.size == size and not entry.heads and not source.heads:
                     tie_values(source.value, entry.value)
         stage = node.name.isdigit() or env.parent is None
+        if env.outermost and codes_sound(node):
+            fix([dim for entry in first.values() for dim in entry.value])
         for entry in first.values():
             if inner.unknown:
                 fix(entry.value)

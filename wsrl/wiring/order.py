@@ -161,6 +161,14 @@ def norm_first_by_names(root: Node) -> dict[frozenset[str], bool | None]:
     return {key: None if before == after else before for key, (before, after) in votes.items()}
 
 
+def codes_sound(node: Node) -> bool:
+    """Whether a module is the encoder of a codec for sound, whose code is an output beside what is decoded."""
+    decoder = node.parent.children.get("decoder") if node.parent and node.name == "encoder" else None
+    both = [leaf for side in (node, decoder) if side is not None for leaf in side.leaves()]
+    convs = [leaf for leaf in both if leaf.kind == "conv" and len(leaf.weight) == 3]
+    return decoder is not None and bool(convs) and not any(leaf.kind == "embedding" for leaf in both)
+
+
 def first_read(node: Node) -> int | None:
     """What the first layer of a module reads."""
     for leaf in node.leaves():

@@ -59,7 +59,7 @@ def feed_encoders(flow: "Flow", node: Node, env: Env) -> None:
             size = leaf.fan_in
             image = size == 3 and leaf.kind == "conv" and leaf.weight[2] > 1
             derived = any(size == k * made for made in flow.made for k in (1, 2, 3, 4))
-            if "pos" in leaf.dotted:  # what encodes positions reads the stream
+            if "pos" in leaf.dotted or leaf.name in ("query", "key", "value", "out"):  # these read the stream
                 continue
             if size > 1 and INPUTS.search(leaf.dotted) and (image or not derived) and not env.everywhere(size):
                 _inputs_of(env).add((Dim(size, role="input"),), spatial=leaf.kind == "conv")

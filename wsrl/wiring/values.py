@@ -1,8 +1,9 @@
 """Values in reach of modules while the tree of modules is run."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from wsrl.wiring.dims import Value, size_of
+from wsrl.wiring.dims import Value, size_of, tie_values
 from wsrl.wiring.tree import Node
 
 
@@ -113,3 +114,31 @@ class Env:
         self.entries.append(entry)
         self.made.append(entry)
         return entry
+
+
+def merge(entries: Iterable[Entry]) -> None:
+    """Ties values of one size."""
+    first: dict[int, Entry] = {}
+    for entry in entries:
+        if not entry.heads:
+            other = first.setdefault(entry.size, entry)
+            if other is not entry:
+                tie_values(other.value, entry.value)
+
+
+def only_scales(inner: Env, read_before: Mapping[int, bool]) -> bool:
+    """Whether a block only scales what it reads; then its value is tied to that, and nothing counts as read.
+
+    Args:
+      inner: where the block's modules have run.
+      read_before: of entries, by their `id`, whether they had been read before.
+    """
+    if not (inner.inputs and inner.entries) or inner.is_unknown():
+        return False
+    sources = [e for e in inner.inputs if e.size == inner.entries[-1].size]
+    if not sources:
+        return False
+    tie_values(sources[0].value, inner.entries[-1].value)
+    for entry in inner.entries + sources:
+        entry.read = read_before.get(id(entry), True)
+    return True
