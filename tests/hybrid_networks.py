@@ -288,7 +288,7 @@ def position_convolution(groups=3):
     def mixer(t, x):
         padded = np.concatenate([np.zeros((2, WIDTH)), x]).reshape(-1, groups, WIDTH // groups)
         taps = t["conv.weight"].reshape(groups, WIDTH // groups, WIDTH // groups, 3)
-        y = sum(np.einsum("ngi,goi->ngo", padded[i : i + len(x)], taps[..., i]) for i in range(3))
+        y = np.sum([np.einsum("ngi,goi->ngo", padded[i : i + len(x)], taps[..., i]) for i in range(3)], axis=0)
         return silu(y.reshape(len(x), -1) + t["conv.bias"])
 
     return model(inner, {}, mixer, "model.layers.0.pos_conv_embed")

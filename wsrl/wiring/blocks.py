@@ -104,7 +104,7 @@ def run_position_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
     if not re.match(r"pos_conv", node.name) or len(convs) != len(leaves) or not convs:
         return None
     width, within = convs[0].weight[:2]
-    if any(conv.weight[:2] != (width, within) for conv in convs) or width % within:
+    if any(conv.weight[:2] != (width, within) or conv.transposed for conv in convs) or width % within:
         return None
     entry = flow.pick(env, width, node)
     if entry is None:

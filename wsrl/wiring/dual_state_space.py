@@ -26,6 +26,9 @@ def run_dual_state_space(config: Mapping, flow: Flow, node: Node, env: Env) -> b
     shapes = {name: _shape(node.children[name]) for name in PARTS if name in node.children}
     if set(PARTS) - {"norm"} - shapes.keys() or set(node.children) - set(PARTS):
         return None
+    ranks = {"in_proj": 2, "conv1d": 3, "out_proj": 2, "A_log": 1}
+    if any(len(shapes[name]) != rank for name, rank in ranks.items()) or node.children["in_proj"].transposed:
+        return None
     (rows, width), (out, units), heads = shapes["in_proj"], shapes["out_proj"], shapes["A_log"][-1]
     shared = shapes["conv1d"][0] - units  # entries of B and C of all groups
     plain = shapes["A_log"] == shapes["D"] == shapes["dt_bias"] == (heads,) and shapes.get("norm", (units,)) == (units,)

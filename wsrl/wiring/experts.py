@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from wsrl.wiring.attention_config import told
-from wsrl.wiring.dims import Dim, Value, fix, view
+from wsrl.wiring.dims import Dim, Value, fix, size_of, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
@@ -37,7 +37,9 @@ class Experts:
         rows = [(b, a, d, c)] if b == c and a % d == 0 else []  # [out, in] as in a dense layer
         columns = [(a, b, c, d)] if a == d and b % c == 0 else []
         choices = rows + columns
-        if not choices:
+        gates = [n for name, n in node.children.items() if name == "gate_proj" and up.name == "up_proj"]
+        alike = _tensor(down)[1][0] == experts and all(_tensor(gate)[1] == _tensor(up)[1] for gate in gates)
+        if not choices or not alike:
             return None
         width, gated, hidden, _ = choices[0]
         entry = flow.pick(env, width, node)
@@ -53,22 +55,23 @@ class Experts:
         else:
             chosen = self._experts(node, experts)
             in_axis = 2 if rows else 1
-            gates = [n for name, n in node.children.items() if name == "gate_proj" and up.name == "up_proj"]
             for name, value, axis in [(_tensor(n)[0], inner, 3 - in_axis) for n in (up, *gates)]:
                 flow.reads(name, in_axis, entry.value)
                 flow.writes(name, axis, (value,))
                 flow.put(name, 0, chosen)
-            for own, value in [(n, (inner,)) for n in (up, *gates)] + [(down, entry.value)]:
-                if "bias" in own.tensors and len(own.tensors["bias"][1]) == 2:
-                    flow.writes(own.tensors["bias"][0], 1, value)
-                    flow.put(own.tensors["bias"][0], 0, chosen)
             flow.reads(down_name, in_axis, (unit,))
             flow.writes(down_name, 3 - in_axis, entry.value)
             flow.put(down_name, 0, chosen)
-            for role, value in (("up bias", (inner,)), ("down bias", entry.value)):
-                if role in beside:
-                    flow.writes(_tensor(beside[role])[0], 1, value)
-                    flow.put(_tensor(beside[role])[0], 0, chosen)
+            biases = [(n.tensors["bias"], (inner,)) for n in (up, *gates) if "bias" in n.tensors]
+            biases += [(down.tensors["bias"], entry.value)] if "bias" in down.tensors else []
+            roles = (("up bias", (inner,)), ("down bias", entry.value))
+            biases += [(_tensor(beside[role]), value) for role, value in roles if role in beside]
+            for (name, shape), value in biases:
+                if shape == (experts, size_of(value)):
+                    flow.writes(name, 1, value)
+                    flow.put(name, 0, chosen)
+                else:
+                    fix((*chosen, *value))
             if "bias" in beside and _tensor(beside["bias"])[1] == (width,):
                 flow.writes(_tensor(beside["bias"])[0], 0, entry.value)
         for child in node.children.values():
@@ -94,11 +97,11 @@ class Experts:
         stack = _stack(experts, UP)
         count = _tensor(stack)[1][0] if stack else 0
         chosen = self._experts(experts, count)
-        if router.kind != "linear" or router.weight[0] != count:
+        if router.kind != "linear" or router.units != count or router.fan_in != size_of(value):
             fix(chosen)
             return
-        flow.reads(router.tensors["weight"][0], 1, value)
-        flow.writes(router.tensors["weight"][0], 0, chosen)
+        flow.reads(router.tensors["weight"][0], 0 if router.transposed else 1, value)
+        flow.writes(router.tensors["weight"][0], 1 if router.transposed else 0, chosen)
         flow.writes_vectors(router, chosen)
 
     def _experts(self, node: Node, count: int) -> Value:
@@ -108,7 +111,7 @@ class Experts:
             routers = [leaf for n in block if ROUTER.fullmatch(n.name) for leaf in n.leaves()]
             corrected = any("correction" in tensor for leaf in routers for tensor, _ in leaf.tensors.values())
             groups = told(self.config, "n_group", "num_expert_group") or 1
-            known = any(leaf.kind == "linear" and leaf.weight[0] == count for leaf in routers)
+            known = any(leaf.kind == "linear" and leaf.units == count for leaf in routers)
             told_all = bool(self.config) or not (corrected or any("shared" in n.name for n in block))
             known = known and count % groups == 0 and told_all  # else experts may be chosen by groups
             group = Dim(count // groups, fixed=not known)

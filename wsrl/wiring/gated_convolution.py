@@ -22,6 +22,8 @@ def run_gated_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
     first, conv, last = (node.children[name] for name in PARTS)
     channels, *rest = conv.weight
     plain = len(rest) == 1 or (len(rest) == 2 and rest[0] == 1)  # GGUF leaves out the axis of length 1
+    if first.transposed or last.transposed or conv.transposed:
+        return None
     if (first.kind, last.kind) != ("linear", "linear") or not plain:
         return None
     if first.weight[0] != 3 * channels or last.weight[1] != channels or last.weight[0] != first.weight[1]:
@@ -78,7 +80,9 @@ def run_conformer_convolution(flow: Flow, node: Node, env: Env) -> bool | None:
         return None
     layers = (first, middle, last)
     norms = [child for child in node.children.values() if child not in layers]
-    if any(child.kind not in ("conv", "linear") for child in layers) or any(c.kind != "norm" for c in norms):
+    if any(child.kind not in ("conv", "linear") or child.transposed for child in layers) or any(
+        c.kind != "norm" for c in norms
+    ):
         return None
     channels, width = middle.weight[0], first.weight[1]
     if first.weight[0] != 2 * channels or last.weight[:2] != (width, channels) or middle.weight[1] != 1:

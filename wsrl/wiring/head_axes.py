@@ -8,7 +8,7 @@ import re
 
 from wsrl.wiring.attention_heads import Q_NORM
 from wsrl.wiring.attention_roles import is_cross, role_of
-from wsrl.wiring.dims import Dim, Value, fix, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, size_of, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.values import Env
@@ -42,6 +42,8 @@ def run_head_axes(flow: Flow, node: Node, env: Env, turned: bool) -> tuple[bool,
         return None
     (width, heads, dim), (source, shared, _) = _kernel(found["q"])[1], _kernel(found["k"])[1]
     values = _kernel(found["v"])[1][2]
+    if _kernel(found["k"])[1][2] != dim or (CODES in found and _kernel(found[CODES])[1][1:] != (heads, dim)):
+        return None
     last = _kernel(found["o"])[1]
     first = last[:2] == (heads, values)  # the heads of the output projection come first
     if heads % shared or not (first or last[1:] == (heads, values)) or _kernel(found["v"])[1][:2] != (source, shared):
@@ -51,7 +53,7 @@ def run_head_axes(flow: Flow, node: Node, env: Env, turned: bool) -> tuple[bool,
     if read is None or memory is None:
         return False, ()
     others = [leaf for role, leaf in parts.items() if role not in found]
-    offset = [leaf for leaf in others if OFFSET.fullmatch(leaf.name)]
+    offset = [leaf for leaf in others if OFFSET.fullmatch(leaf.name) and _kernel(leaf)[1][-2:] == (heads, dim)]
     outside = [leaf for leaf in others if leaf.kind == "norm" and leaf.weight == (width,) and width != dim]
     within = [leaf for leaf in others if Q_NORM.search(leaf.name) and leaf.kind == "norm" and leaf.weight == (dim,)]
     strange = [leaf for leaf in others if leaf not in (*offset, *outside, *within)]
@@ -100,9 +102,12 @@ def _put(flow: Flow, leaf: Node, sides: tuple[Value | None, ...], writes: tuple[
         if value is not None:
             (flow.writes if axis in writes else flow.reads)(tensor, axis, value)
     bias = leaf.tensors.get("bias")
-    if bias is not None and len(bias[1]) == len(writes):
-        for axis, side in enumerate(writes):
-            flow.writes(bias[0], axis, sides[side] or ())
+    written = [sides[axis] or () for axis in writes]
+    if bias is not None and bias[1] == tuple(map(size_of, written)):
+        for axis, value in enumerate(written):
+            flow.writes(bias[0], axis, value)
+    elif bias is not None:
+        fix([dim for value in written for dim in value])
 
 
 def _kernel(leaf: Node) -> tuple[str, Shape]:

@@ -35,6 +35,8 @@ def run_linear_attention(config: Mapping, flow: Flow, node: Node, env: Env) -> b
     out = next((name for name in WRITERS if name in weights), "")
     if not out or not weights.keys() <= KNOWN or "A_log" not in weights or not weights.keys() & CONVOLUTIONS.keys():
         return None
+    if not all(_is_plain(child) for child in node.children.values()):
+        return None
     width, values = weights[out]
     heads = max(weights["A_log"])
     keys = _width_of_keys(weights, values)
@@ -108,6 +110,18 @@ def _fits(shape: tuple[int, ...], inputs: Value | None, outputs: Value) -> bool:
     if inputs is None:
         return size_of(outputs) in shape and prod(shape) == size_of(outputs) * (shape[-1] if len(shape) == 3 else 1)
     return shape == (size_of(outputs), size_of(inputs))
+
+
+def _is_plain(child: Node) -> bool:
+    """Whether a module is of the kind that its name says."""
+    shape = _shape(child)
+    if child.name in CONVOLUTIONS:
+        return child.kind == "conv" and len(shape) == 3 and not child.transposed
+    if child.name in HEADS:
+        return child.kind == "parameter" and len(shape) > 0
+    if child.name in NORMS:
+        return child.kind == "norm" and len(shape) == 1
+    return child.kind == "linear" and not child.transposed
 
 
 def _norm(flow: Flow, node: Node, value: Dim, known: bool) -> None:
