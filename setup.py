@@ -51,6 +51,11 @@ EXTRAS = {
         "plotly>=6,<8",  # interactive figures of the report
         "scikit-learn>=1.5,<2",  # t-SNE
     ],
+    "beam": [  # `python -m wsrl.pipelines.beam`
+        "apache-beam>=2.77,<3",  # engine of pipelines; runs them here, on Flink and on Dataflow
+        "huggingface_hub>=0.34,<3",  # lists models, and tells their content apart before a download
+        "pyarrow>=18,<27",  # parts of vectors as Parquet
+    ],
     "completion": ["shtab>=1.7,<2"],  # completion of commands and options in bash, zsh and fish
     "gguf": ["gguf>=0.17,<1"],  # decodes the quantized types of GGUF
     "hub": ["huggingface_hub>=0.34,<3"],  # hf://owner/name
