@@ -39,8 +39,8 @@ def quiet(caplog):
 
 def piped(sources, out, notes, batch=2):
     """Runs the pipeline; returns what was done and which files have been embedded so far."""
-    changes = run([str(source) for source in sources], str(out), out / "index", Make(notes), batch, OPTIONS)
-    return changes, [Path(line).name for line in notes.read_text().splitlines()]
+    index = run([str(source) for source in sources], str(out), out / "index", Make(notes), batch, OPTIONS)
+    return index.changes, [Path(line).name for line in notes.read_text().splitlines()]
 
 
 def contents(index):
@@ -154,6 +154,19 @@ def test_a_damaged_part_is_named_and_made_again(models, tmp_path):
         parts.read_keys(str(damaged))
     changes, embedded = piped([models], out, tmp_path / "notes", batch=1)
     assert (len(embedded), changes.unchanged, changes.problems) == (4, 3, [])
+
+
+@pytest.mark.parametrize("kind", ["milvus", "qdrant"])
+def test_an_index_in_a_vector_store(models, tmp_path, kind):
+    pytest.importorskip({"milvus": "pymilvus", "qdrant": "qdrant_client"}[kind], reason=f"needs the extra {kind}")
+    address = f"{kind}://{tmp_path}/zoo.db"
+    for gone, told in ((None, (3, 0, 0)), ("b/c.safetensors", (0, 2, 1))):
+        if gone:
+            (models / gone).unlink()
+        index = run([str(models)], str(tmp_path / "out"), address, Make(tmp_path / "notes"), 2, OPTIONS)
+        assert (index.changes.embedded, index.changes.unchanged, index.changes.removed) == told
+        assert len(index) == sum(told[:2]) and index.search(index.ids[0], 1)[0].same_weights
+        index.close()
 
 
 def write_hub(folder):

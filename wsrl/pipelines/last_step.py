@@ -5,15 +5,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsrl.embedded import Embedded
+from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.pipelines import hub, parts
 from wsrl.pipelines.listed import Letter, Listed
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import clear, commit, commit_neighbors, writing
 from wsrl.search.file_identity import relative
+from wsrl.search.index import Index
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, new_model
+from wsrl.vector_stores.store_index import StoreIndex, stored_model
 from wsrl.wiring.tree import natural
 
 CHUNK = 20_000  # models of a commit, whose vectors are in memory
@@ -77,7 +80,34 @@ class Run:
         self.problems += [Letter("", name, "was not embedded", "run the command again").error() for name in lost]
 
 
-def index_run(run: Run, names: Sequence[str], directory: Path) -> Changes:
+def store_run(run: Run, encoder: Encoder, address: str) -> Index:
+    """Brings an index in a vector store up to date with a run, as `index_run` does one in a folder.
+
+    One process writes, through the store's client: Milvus Lite and a folder of Qdrant belong to one process, and what
+    is written to a server is little beside the work of embedding.
+
+    Args:
+      run: its rows; what is wrong is added to its problems.
+      encoder: that made them.
+      address: see `wsrl.vector_stores`.
+
+    Raises:
+      InputError: no checkpoint could be used, a part is damaged, or the store does not answer.
+    """
+    index = StoreIndex.made(address, encoder)
+    index.changes.problems = run.problems
+    index.become((stored_model(name.source, name.stat, row), row) for name, row in run.rows())
+    if not len(index):
+        raise _nothing(address, run.problems)
+    return index
+
+
+def _nothing(place: str | Path, problems: Sequence[InputError]) -> InputError:
+    first = f" ({problems[0]})" if problems else ""
+    return InputError(place, f"no checkpoint could be used{first}", "name some that can be read")
+
+
+def index_run(run: Run, names: Sequence[str], directory: Path) -> Index:
     """Makes an index of a run, or brings one up to date: models that the run did not list are removed.
 
     Args:
@@ -86,7 +116,7 @@ def index_run(run: Run, names: Sequence[str], directory: Path) -> Changes:
       directory: of the index.
 
     Returns:
-      What was done; `embedded` counts what is new to the index.
+      The index; of its `changes`, `embedded` counts what is new to it.
 
     Raises:
       InputError: no checkpoint could be used; a part is damaged; or the folder is of something else, of another
@@ -126,11 +156,11 @@ def index_run(run: Run, names: Sequence[str], directory: Path) -> Changes:
         if held:
             store = write(store)
         if store is None or not seen:
-            first = f" ({changes.problems[0]})" if changes.problems else ""
-            raise InputError(directory, f"no checkpoint could be used{first}", "name some that can be read")
+            raise _nothing(directory, changes.problems)
         if removed or store.manifest.sources != sources:
             store = commit(directory, store, run.encoder, [], Change(removed=removed), sources)
         changes.removed = len(removed)
         clear(directory, store.manifest.files)
-        commit_neighbors(directory, store)
-    return changes
+        index = Index(commit_neighbors(directory, store))
+    index.changes = changes
+    return index
