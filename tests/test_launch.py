@@ -50,9 +50,31 @@ def test_options_change_the_commands():
     assert "delete" not in done.stdout
 
 
+def test_a_slice_of_several_hosts():
+    done = launch(
+        "--dry-run",
+        *PLACE.split(),
+        "--type=v5litepod-32",
+        "--hosts=4",
+        "--mount=gcsfuse b wsrl/runs/a",
+        "--workdir=runs/a",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    workers = [[word for word in words if word.startswith("--worker")] for words in lines]
+    every, first = ["--worker=all"], ["--worker=0"]
+    assert workers == [[], [], [], every, every, every, every, every, first, [], first, []]
+    commands = [word.partition("=")[2] for words in lines for word in words if word.startswith("--command")]
+    job = ".venv/bin/python -m experiments.main --config=configs/large.py --workdir=runs/a"
+    assert commands[1] == "mkdir -p wsrl/runs/a && gcsfuse b wsrl/runs/a"
+    assert commands[3:] == [f"cd wsrl && {job} --coordinator=auto", f"cd wsrl && JAX_PLATFORMS=cpu {job}"]
+
+
 @pytest.mark.parametrize(
     "arguments, named",
     [
+        ([*PLACE.split(), "--hosts=0"], "--hosts=0"),
+        ([*PLACE.split(), "--hosts=4"], "--mount"),
         (["--zone=z"], "--project"),
         (["--project=p"], "--zone"),
         (["--wrong"], "--wrong"),

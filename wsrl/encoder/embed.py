@@ -47,7 +47,9 @@ class NetworkMap:
     """
 
     def __init__(self, function: Callable[[Any, Any], Any]):
-        self.run = jax.pmap(function, in_axes=(None, 0))
+        self.run = jax.pmap(
+            function, in_axes=(None, 0), devices=jax.local_devices()
+        )  # of several processes each its own
         self.devices = jax.local_device_count()
         self.programs: dict[Any, Callable] = {}
 
