@@ -113,6 +113,76 @@ def test_a_failed_job_is_fetched_and_its_machine_deleted(tmp_path: Path):
     )
 
 
+DATAFLOW = ROOT / "launch" / "dataflow.sh"
+JOB = "--project=p --region=r --bucket=gs://b/f"
+
+
+def dataflow(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([DATAFLOW, *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def test_the_dry_run_of_dataflow_prints_the_command():
+    filtered = "hf://*/*?filter=image-classification&limit=5"
+    done = dataflow(
+        "--dry-run", *JOB.split(), "--workers=7", "--flexrs", "--", filtered, "hf://owner/name", "--batch=32"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [shlex.split(line) for line in done.stdout.splitlines()] == [
+        ["rm", "-rf", "build/dataflow"],
+        ["python", "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "build/dataflow", "."],
+        [
+            *("python", "-m", "wsrl.pipelines.beam", filtered, "hf://owner/name", "--batch=32"),
+            *("--out", "gs://b/f/parts", "--index", "zoo.index"),
+            *("--runner=DataflowRunner", "--project=p", "--region=r", "--job_name=wsrl"),
+            *("--temp_location=gs://b/f/temp", "--staging_location=gs://b/f/staging"),
+            *("--max_num_workers=7", "--worker_machine_type=e2-standard-4", "--disk_size_gb=100"),
+            *("--number_of_worker_harness_threads=1", "--experiments=use_runner_v2", "--flexrs_goal=COST_OPTIMIZED"),
+            "--extra_package=build/dataflow/wsrl-VERSION-py3-none-any.whl",
+            "--requirements_file=launch/dataflow_requirements.txt",
+        ],
+    ]
+
+
+def test_beam_and_the_pipeline_know_all_options_of_the_command():
+    pytest.importorskip("apache_beam", reason="needs the extra beam")
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from wsrl.pipelines.beam import parser
+
+    done = dataflow("--dry-run", *JOB.split(), "--flexrs", "--", "hf://a/*", "--batch=8")
+    args, rest = parser().parse_known_args(shlex.split(done.stdout.splitlines()[-1])[3:])
+    assert (args.sources, args.out, args.index, args.batch) == (["hf://a/*"], "gs://b/f/parts", Path("zoo.index"), 8)
+    known = PipelineOptions(rest).get_all_options(drop_default=True)
+    names = {word.removeprefix("--").partition("=")[0] for word in rest}
+    under = {"worker_machine_type": "machine_type", "extra_package": "extra_packages"}  # Beam's names of these
+    assert {under.get(name, name) for name in names} <= set(known)
+
+
+def test_workers_install_the_extras_of_the_setup():
+    lines = (ROOT / "launch" / "dataflow_requirements.txt").read_text().splitlines()[1:]
+    setup = (ROOT / "setup.py").read_text()
+    for extra in ("hub", "keras", "orbax", "gguf", "parquet"):
+        own = re.search(rf'"{extra}": \[(.*?)\]', setup, re.DOTALL)
+        assert own and set(re.findall(r'"([^"]+)"', own[1])) <= set(lines)
+    assert all(f'"{line}"' in setup for line in lines)
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["--region=r", "--bucket=gs://b", "--", "a"], "--project"),
+        (["--project=p", "--region=r", "--bucket=b", "--", "a"], "--bucket=b"),
+        ([*JOB.split(), "--workers=0", "--", "a"], "--workers=0"),
+        (JOB.split(), "SOURCE"),
+        ([*JOB.split(), "a"], "a"),
+    ],
+)
+def test_bad_options_of_dataflow_are_told_in_one_line(arguments: list[str], named: str):
+    done = dataflow("--dry-run", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(rf"error: {re.escape(named)}: .*; see .*\n", done.stderr)
+
+
 def test_notebook_has_the_structure_of_nbformat_4_and_no_outputs():
     assert (NOTEBOOK["nbformat"], NOTEBOOK["nbformat_minor"]) == (4, 5)
     assert set(NOTEBOOK) == {"cells", "metadata", "nbformat", "nbformat_minor"}

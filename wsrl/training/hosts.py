@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
 
 from wsrl.errors import InputError
 
 AXIS = "devices"
 AUTO = "auto"
+LONGEST = 7 * 86_400  # seconds that a process waits for the leader to train a zoo, say
 
 T = TypeVar("T")
 
@@ -93,9 +94,9 @@ def leads() -> bool:
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have called it."""
+    """Returns when all processes have called it; by the coordinator, since collectives of devices do not wait long."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+        multihost.get_barrier_sync_fn()(key=name, timeout_ms=LONGEST * 1000)
 
 
 @contextmanager
