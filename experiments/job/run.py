@@ -47,7 +47,7 @@ class Stages:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def run(config: Config, workdir: str | Path) -> Results:
+def run(config: Config, workdir: str | Path) -> Results | None:
     """Runs the whole job and returns what it writes to `results.json` by their `record`.
 
     Several processes (see `wsrl.training.hosts`), which see the same folder, train the encoders together and end then
@@ -90,7 +90,7 @@ def run(config: Config, workdir: str | Path) -> Results:
         wait_for_all("encoders")
         if leads():
             print("the encoders are trained; the same command in one process goes on from here")
-        return {}
+        return None
     with stages("data-set encoders"):
         data = {} if config.zoo.dir else task_data(images, records, examples)
         for fit, directory, seed in zip(fitted, directories, seeds, strict=True):
