@@ -80,6 +80,11 @@ class Hosts:
         """Puts a tree on all devices, as a step leaves it, so that the next step does not compile again."""
         return jax.device_put(tree, NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec()))
 
+    def meet(self) -> None:
+        """Waits until all that train together have come here, as collectives of devices would not wait long."""
+        if self.together:
+            wait_for_all("training")
+
     def savable(self, tree: T) -> T:
         """Returns a tree as Orbax takes it: where processes train together, arrays of all of them."""
         return self.replicate(jax.device_get(tree)) if self.together and jax.process_count() > 1 else tree

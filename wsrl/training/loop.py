@@ -146,6 +146,7 @@ def train(
     """
     history = directory / "metrics.jsonl"
     directory.mkdir(parents=True, exist_ok=True)
+    hosts.meet()
     initial, state = state.params, hosts.replicate(state)
     best, rows = state.params, []
     with (
