@@ -51,10 +51,19 @@ EXTRAS = {
         "plotly>=6,<8",  # interactive figures of the report
         "scikit-learn>=1.5,<2",  # t-SNE
     ],
+    "beam": [  # `python -m wsrl.pipelines.beam`
+        "apache-beam>=2.77,<3",  # engine of pipelines; runs them here, on Flink and on Dataflow
+        "huggingface_hub>=0.34,<3",  # lists models, and tells their content apart before a download
+        "pyarrow>=18,<27",  # parts of vectors as Parquet
+    ],
     "completion": ["shtab>=1.7,<2"],  # completion of commands and options in bash, zsh and fish
     "gguf": ["gguf>=0.17,<1"],  # decodes the quantized types of GGUF
     "hub": ["huggingface_hub>=0.34,<3"],  # hf://owner/name
     "keras": ["pyfive>=1.3,<2"],  # reads HDF5 in pure Python, so that a broken file cannot crash a C library
+    "milvus": [  # an index in Milvus, or in a file of Milvus Lite
+        "milvus-lite>=3.2,<4",  # runs on a file in this process
+        "pymilvus>=2.6,<3",  # client; Beam pins it below 3 as well
+    ],
     "orbax": [
         "tensorstore>=0.1.70,<0.2",  # reads Orbax checkpoints
         "zstandard>=0.23,<1",  # their compressed chunks
@@ -65,6 +74,7 @@ EXTRAS = {
         "torch>=2.13,<3",  # runs the models
         "transformers>=5.23,<6",  # language models that claims are proved on
     ],
+    "qdrant": ["qdrant-client>=1.15,<2"],  # an index in Qdrant, on a server or in a folder
     "serve": [  # `wsrl serve`; its map needs scikit-learn as well
         "fastapi>=0.115,<1",  # requests, their checks, and the description of the API
         "scikit-learn>=1.5,<2",  # t-SNE

@@ -15,9 +15,23 @@ from ml_collections import config_flags
 
 from wsrl.errors import InputError
 
+
+def _number(variable: str) -> int | None:
+    """A number from the environment; None where there is none."""
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdigit() else None
+
+
 # no default: a default file would be read, and fields set, on import, where errors cannot be told in one line
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration; its fields are flags too.")
 WORKDIR = flags.DEFINE_string("workdir", "runs/zoo", "Folder that receives everything.")
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    os.environ.get("WSRL_COORDINATOR", ""),
+    "HOST:PORT of the first of several processes that train encoders together, or auto on TPUs; all see --workdir.",
+)
+PROCESSES = flags.DEFINE_integer("processes", _number("WSRL_PROCESSES"), "How many there are.")
+PROCESS_ID = flags.DEFINE_integer("process_id", _number("WSRL_PROCESS_ID"), "Which of them this is, from 0.")
 
 
 def parse_command_line(argv: list[str]) -> list[str]:
@@ -57,8 +71,10 @@ def main(_: list[str]) -> None:
     # one CPU device a core: small networks keep a single device's cores half idle
     jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     from experiments.job.run import run  # after the devices are set
+    from wsrl.training.hosts import join
 
     try:
+        join(COORDINATOR.value, PROCESSES.value, PROCESS_ID.value)
         run(CONFIG.value, WORKDIR.value)
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -1,14 +1,10 @@
-import hashlib
-import http.server
-import json
-import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from local_hub import Hub, commit, environment, serving
 
 from experiments.proofs.samples_huggingface import CARD, SAMPLES
 from experiments.proofs.samples_keras import arrays
@@ -87,71 +83,10 @@ def test_a_folder_without_weights(tmp_path):
         open_checkpoint(tmp_path)
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download needs: what a model is, its files, and their bytes."""
-
-    folder = None
-    requested: list[str]
-
-    def do_GET(self):
-        self.answer(True)
-
-    def do_HEAD(self):
-        self.answer(False)
-
-    def answer(self, with_body):
-        path = self.path.partition("?")[0]
-        self.requested.append(path)
-        names = sorted(os.listdir(self.folder))
-        model, _, rest = path.removeprefix("/api/models/").removeprefix("/").partition("/resolve/")
-        if "gated" in path:
-            self.send(401, b"{}", {"X-Error-Code": "GatedRepo"}, with_body)
-        elif not model.startswith("me/tiny"):
-            self.send(401, b"{}", {"X-Error-Code": "RepoNotFound"}, with_body)
-        elif "nothing" in path:
-            self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"}, with_body)
-        elif "/tree/" in path:
-            entries = [self.entry(name) for name in names]
-            self.send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"}, with_body)
-        elif path.startswith("/api/"):
-            files = [{"rfilename": name} for name in names]
-            body = json.dumps({"id": "me/tiny", "sha": COMMIT, "siblings": files}).encode()
-            self.send(200, body, {"Content-Type": "application/json"}, with_body)
-        else:
-            name = rest.partition("/")[2]
-            body = (self.folder / name).read_bytes()
-            headers = {"ETag": f'"{self.entry(name)["oid"]}"', "X-Repo-Commit": COMMIT}
-            self.send(200, body, headers, with_body)
-
-    def entry(self, name):
-        content = (self.folder / name).read_bytes()
-        return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-
-    def send(self, status, body, headers, with_body):
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path):
-    Hub.folder, Hub.requested = SAMPLES["huggingface"](tmp_path), []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving({"me/tiny": SAMPLES["huggingface"](tmp_path)}) as address:
+        yield address
 
 
 def from_hub(uri, cache, endpoint, **variables):
@@ -165,11 +100,9 @@ try:
 except CheckpointError as error:
     print(error)
 """
-    settings = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environment = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment | settings | {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | variables,
+        env=environment(endpoint, cache, **variables),
         capture_output=True,
         text=True,
         timeout=120,
@@ -179,7 +112,7 @@ except CheckpointError as error:
 
 
 def test_a_model_of_the_hub_and_its_cache(hub, tmp_path):
-    told = f"hf://me/tiny {COMMIT} model.safetensors {' '.join(sorted(arrays()))}"
+    told = f"hf://me/tiny {commit(Hub.models['me/tiny'])} model.safetensors {' '.join(sorted(arrays()))}"
     assert from_hub("hf://me/tiny", tmp_path / "cache", hub) == told
     fetched = {path.rpartition("/")[2] for path in Hub.requested if "/resolve/" in path}
     assert fetched == {"config.json", "README.md", "model.safetensors"}
@@ -215,7 +148,7 @@ def test_addresses_that_are_none(uri):
 
 def test_files_to_download():
     def wanted(*names):
-        return set(huggingface._wanted("hf://a/b", names)) - set(huggingface.BESIDE)
+        return set(huggingface.wanted("hf://a/b", names)) - set(huggingface.BESIDE)
 
     assert "model-*-of-*.safetensors" in wanted("model.safetensors.index.json", "model-00001-of-00002.safetensors")
     assert "a-*-of-*.gguf" in wanted("a-00001-of-00002.gguf", "a-00002-of-00002.gguf")

@@ -18,6 +18,7 @@ from test_job import COMMAND, TABLES
 
 from experiments.proofs.samples import perceptron_file
 from wsrl.cli.main import command_parser, main
+from wsrl.pipelines.beam import parser as pipeline_parser
 
 # ml_collections reads configuration files by a method that Python will drop
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -56,17 +57,25 @@ def check_main_job(words: list[str]) -> None:
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=words)
     workdir = flags.DEFINE_string("workdir", "runs/zoo", "", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "", flag_values=values)
+    for name in ("processes", "process_id"):
+        flags.DEFINE_integer(name, None, "", flag_values=values)
     rest = values(words)
     assert rest == words[:1], "arguments that are no flags"
     assert isinstance(config.value, ml_collections.ConfigDict), "no configuration"
     assert workdir.value
 
 
-def check_tpu(words: list[str]) -> None:
+def check_launch(words: list[str]) -> None:
     """Its dry run succeeds."""
     script, *arguments = words
     done = subprocess.run([ROOT / script, "--dry-run", *arguments], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def check_pipeline(words: list[str]) -> None:
+    """Its arguments are known; test_pipeline runs it."""
+    assert not pipeline_parser().parse_known_args(words)[1]
 
 
 def check_ci(words: list[str]) -> None:
@@ -115,7 +124,8 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         lambda words: check_table(words[2].rpartition(".")[2]),
     ),
     (r"eval '\$\(wsrl completion \w+\)'", lambda words: check_wsrl(words[1][2:-1])),
-    (r"launch/tpu_vm\.sh .*", check_tpu),
+    (r"launch/(tpu_vm|dataflow)\.sh .*", check_launch),
+    (r"python -m wsrl\.pipelines\.beam .*", lambda words: check_pipeline(words[3:])),
     (r"pip install .*", check_install),
     (r"pytest|pyright|ruff .*", check_ci),
 ]

@@ -15,6 +15,7 @@ from wsrl.encoder.encoder import ResponseEncoder
 from wsrl.errors import InputError
 from wsrl.graph.collection import checkpoint_graph, make_buckets
 from wsrl.training.fit import init_params
+from wsrl.training.hosts import ALONE
 from wsrl.training.loop import init_state, make_optimizer, make_train_step, train
 from wsrl.training.sampling import Examples, Sampler
 
@@ -51,12 +52,12 @@ def first_input(params):
     return float(params["inputs"][0])
 
 
-def run(directory, settings=SETTINGS, sample=None, seconds=None, validate=first_input):
+def run(directory, settings=SETTINGS, sample=None, seconds=None, validate=first_input, hosts=ALONE):
     params = {"rest": {"kernel": np.eye(3, dtype=np.float32)}, "inputs": np.full(3, 0.1, np.float32)}
     optimizer = make_optimizer(settings)
-    step = make_train_step(linear, optimizer, settings)
-    sample = sample or sampler(jax.local_device_count()).sample
-    return train(init_state(params, optimizer), step, sample, validate, settings, directory, "t", seconds)
+    step = make_train_step(linear, optimizer, settings, hosts)
+    sample = sample or sampler(len(hosts.devices)).sample
+    return train(init_state(params, optimizer), step, sample, validate, settings, directory, "t", seconds, hosts)
 
 
 def test_a_checkpoint_of_other_parameters_is_told_in_one_line(tmp_path):
@@ -164,8 +165,8 @@ np.savez(sys.argv[2], loss=loss, **{str(i): leaf for i, leaf in enumerate(leaves
 """
 
 
-def global_step(devices):
-    """One step on the same eight networks, on one device or on eight."""
+def global_step(devices, hosts=ALONE):
+    """One step on the same eight networks, on one device or on several."""
     checkpoints = [draw_network("mlp", 1, seed)[0] for seed in range(8)]
     graphs = [checkpoint_graph(c, 16) for c in checkpoints]
     bucket = make_buckets(graphs, batch_cost=10**9, max_size=8 // devices)[0]
@@ -183,7 +184,7 @@ def global_step(devices):
     data = Everyone([bucket], known, tasks=4, map_share=1.0, merge_share=0.5, devices=devices, seed=0).sample(0)
     settings = get_config().encoder
     optimizer = optax.sgd(1.0)
-    step = make_train_step(lambda p, b, m: encoder.apply({"params": p}, b, m), optimizer, settings)
+    step = make_train_step(lambda p, b, m: encoder.apply({"params": p}, b, m), optimizer, settings, hosts)
     state, metrics = step(init_state(params, optimizer), *data)
     return float(metrics.loss), [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
 

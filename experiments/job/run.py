@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -23,6 +24,7 @@ from wsrl.evaluation import Interval, Results, query_examples, write_results
 from wsrl.report import write_report
 from wsrl.search.nearest import NearestNeighbors
 from wsrl.training.fit import Fitted, fit_encoder, init_params, make_encoder
+from wsrl.training.hosts import leader_first, leads, wait_for_all
 from wsrl.training.initial_probes import natural_inputs
 from wsrl.training.response_cache import sweep_zoo
 from wsrl.zoo.bank import ZooImages, load_zoo_images
@@ -45,22 +47,26 @@ class Stages:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-def run(config: Config, workdir: str | Path) -> Results:
+def run(config: Config, workdir: str | Path) -> Results | None:
     """Runs the whole job and returns what it writes to `results.json` by their `record`.
+
+    Several processes (see `wsrl.training.hosts`), which see the same folder, train the encoders together and end then
+    with nothing to return; one process does the rest.
 
     Raises:
       InputError: unusable settings, data or zoo, or a folder that holds another run.
     """
     workdir, stages = Path(workdir), Stages()
     check_settings(config)
-    lock_workdir(config, workdir)
+    with leader_first("workdir"):
+        lock_workdir(config, workdir)
     zoo, seeds = zoo_directory(config, workdir), range(config.encoder.seeds)
     directories = encoder_directories(workdir, config.encoder.seeds)
-    with stages("zoo"):
+    with stages("zoo"), leader_first("zoo"):
         images = load_zoo_images(config.zoo, config.seed)
         counts = {} if config.zoo.dir else train_zoo(config.zoo, zoo, config.seed, images)
         listed, problems = read_records(zoo, config.seed)
-    with stages("sweeps"):
+    with stages("sweeps"), leader_first("sweeps"):
         inputs = draw_inputs(config, images)
         embedder = Embedder(make_encoder(config.encoder, inputs[0].shape[1:]))
         start = [init_params(embedder.encoder, own, seed) for own, seed in zip(inputs, seeds, strict=True)]
@@ -77,8 +83,14 @@ def run(config: Config, workdir: str | Path) -> Results:
         with stages("encoders"):
             networks = swept.swept[seed], swept.buckets, examples, split["train"]
             fitted.append(fit_encoder(embedder, start[seed], *networks, validate, config.encoder, directory, seed))
-            digests.append(save_encoder(directory, embedder.encoder, fitted[-1].params))
+            with leader_first(f"encoder {seed}"):
+                digests.append(save_encoder(directory, embedder.encoder, fitted[-1].params))
         encoder_seconds = time.perf_counter() - started  # of the last one, whose programs were compiled before
+    if jax.process_count() > 1:
+        wait_for_all("encoders")
+        if leads():
+            print("the encoders are trained; the same command in one process goes on from here")
+        return None
     with stages("data-set encoders"):
         data = {} if config.zoo.dir else task_data(images, records, examples)
         for fit, directory, seed in zip(fitted, directories, seeds, strict=True):

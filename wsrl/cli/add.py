@@ -12,7 +12,7 @@ EXAMPLES = ("wsrl add model.safetensors --index zoo.index",)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     add_sources(parser)
-    add_index(parser)
+    add_index(parser, stores=True)
     add_encoder(parser)
     add_format(parser, WHOLE)
 

@@ -1,10 +1,9 @@
 """`wsrl index SOURCE... --out DIR`: makes an index of checkpoints, or brings one up to date."""
 
 import argparse
-from pathlib import Path
 
 from wsrl.cli.changes import report
-from wsrl.cli.names import add_encoder, add_sources, given
+from wsrl.cli.names import add_encoder, add_sources, given, index_place
 from wsrl.cli.output import WHOLE, Output, add_format
 
 EXAMPLES = (
@@ -19,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        type=Path,
+        type=index_place,
         required=True,
         help="folder of the index; one that is there is brought up to date: what is new or has changed is embedded, and"
-        " what the sources don't hold is removed",
+        " what the sources don't hold is removed. Or a vector store: milvus://..., FILE.db, qdrant://...",
     )
     add_encoder(parser)
     add_format(parser, WHOLE)

@@ -11,7 +11,7 @@ EXAMPLES = ("wsrl info --index zoo.index", "wsrl info --index zoo.index --json")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    add_index(parser)
+    add_index(parser, stores=True)
     add_format(parser, WHOLE)
 
 

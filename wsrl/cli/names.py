@@ -27,9 +27,17 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_index(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--index`."""
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="folder that `wsrl index` made")
+def add_index(parser: argparse.ArgumentParser, stores: bool = False) -> None:
+    """Adds the option `--index`; with `stores`, for commands that work on a vector store too."""
+    also, kind = (", or a vector store: milvus://..., FILE.db, qdrant://...", index_place) if stores else ("", Path)
+    parser.add_argument("--index", metavar="DIR", type=kind, required=True, help=f"folder that `wsrl index` made{also}")
+
+
+def index_place(name: str) -> str | Path:
+    """Returns the address of a vector store as it is, and any other name as a path."""
+    from wsrl.vector_stores.vector_store import is_address
+
+    return name if is_address(name) else Path(name)
 
 
 def given(names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "ids", metavar="ID", nargs="+", help="of a model in the index; its file stays. - reads them from stdin"
     )
-    add_index(parser)
+    add_index(parser, stores=True)
     add_format(parser, WHOLE)
 
 

@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a counter-example: models that are no less like it than like the queries are left out; may be repeated",
     )
     parser.add_argument("--each", action="store_true", help="rank for each query by itself")
-    add_index(parser)
+    add_index(parser, stores=True)
     add_encoder(parser)
     parser.add_argument("-k", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(

@@ -47,7 +47,8 @@ class NetworkMap:
     """
 
     def __init__(self, function: Callable[[Any, Any], Any]):
-        self.run = jax.pmap(function, in_axes=(None, 0))
+        # where there are several processes, each has devices of its own
+        self.run = jax.pmap(function, in_axes=(None, 0), devices=jax.local_devices())
         self.devices = jax.local_device_count()
         self.programs: dict[Any, Callable] = {}
 

@@ -5,9 +5,11 @@ with the same weights one is chosen; the reader of its format does the rest.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.readers.json_files import read_json_object
@@ -100,13 +102,51 @@ def _choices(names: Sequence[str]) -> list[str]:
 
 def _download(uri: str, model: str, revision: str | None) -> Path:
     try:
+        return download(uri, model, revision)
+    except UnreachableError:
+        if cached := _cached(model, revision):
+            return cached
+        raise
+
+
+def download(uri: str, model: str, revision: str | None, folder: Path | None = None) -> Path:
+    """Downloads the preferred file of weights of a model, its configuration and its card; returns their folder.
+
+    Args:
+      uri: of the model, for messages.
+      model: `owner/name`.
+      revision: branch, tag or commit; None for the default branch.
+      folder: receives the files; None for the cache of the hub.
+
+    Raises:
+      CheckpointError: there is no such model, it has no weights, or see `refusals`.
+    """
+    with refusals(uri, revision) as hub:
+        names = [file.rfilename for file in hub.model_info(model, revision=revision).siblings or ()]
+        return Path(
+            hub.snapshot_download(model, revision=revision, allow_patterns=wanted(uri, names), local_dir=folder)
+        )
+
+
+class UnreachableError(CheckpointError):
+    """There is no way to the hub, or to the disk that receives what it sends: it may be there another time."""
+
+
+@contextmanager
+def refusals(uri: str, revision: str | None = None) -> Iterator[ModuleType]:
+    """Gives the package `huggingface_hub`, and tells in one line what the hub refuses.
+
+    Raises:
+      CheckpointError: the package is missing, there is no such model, or it is gated.
+      UnreachableError: there is no way to the hub.
+    """
+    try:
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError as error:
         raise CheckpointError(uri, "needs the package huggingface_hub", "pip install 'wsrl[hub]'") from error
     try:
-        names = [file.rfilename for file in huggingface_hub.model_info(model, revision=revision).siblings or ()]
-        return Path(huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=_wanted(uri, names)))
+        yield huggingface_hub
     except CheckpointError:
         raise
     except errors.GatedRepoError as error:
@@ -118,10 +158,8 @@ def _download(uri: str, model: str, revision: str | None) -> Path:
         fix = "check the name; if it is private, log in with `hf auth login`"
         raise CheckpointError(uri, "is not on the hub, or private", fix) from error
     except Exception as error:  # of the disk, or of the HTTP library, which differs between versions
-        if cached := _cached(model, revision):
-            return cached
         reason = f"is not cached and cannot be downloaded ({one_line(error)})"
-        raise CheckpointError(uri, reason, "check the network, HF_HUB_OFFLINE and HF_ENDPOINT") from error
+        raise UnreachableError(uri, reason, "check the network, HF_HUB_OFFLINE and HF_ENDPOINT") from error
 
 
 def _cached(model: str, revision: str | None) -> Path | None:
@@ -135,8 +173,12 @@ def _cached(model: str, revision: str | None) -> Path | None:
         return None
 
 
-def _wanted(uri: str, names: Sequence[str]) -> list[str]:
-    """Returns patterns of the files to download."""
+def wanted(uri: str, names: Sequence[str]) -> list[str]:
+    """Returns patterns of the files to download of those that a model has.
+
+    Raises:
+      CheckpointError: none holds weights.
+    """
     if chosen := next(iter(_choices([name for name in names if "/" not in name])), None):
         stem, _, rest = chosen.removesuffix(".index.json").rpartition(".")
         parts = f"{PART.sub('', chosen) if PART.search(chosen) else stem}-*-of-*.{rest}"

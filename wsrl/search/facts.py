@@ -76,10 +76,11 @@ class Facts:
 
     @cached_property
     def _times(self) -> list[float | None]:
-        return [_modified(path) for path in self._paths]
+        return [modified(path) for path in self._paths]
 
 
-def _modified(path: str) -> float | None:
+def modified(path: str) -> float | None:
+    """Returns when a file was changed last, in seconds since 1970; None of the hub and of what is not there."""
     try:
         return None if path.startswith(HUB) else Path(path).stat().st_mtime
     except OSError:

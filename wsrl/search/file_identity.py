@@ -28,7 +28,7 @@ def file_stat(path: str, record: int | None = None) -> Stat | None:
     if path.startswith(HUB):
         return None
     own = Path(path).stat()
-    stats = [os.stat(below) for below in _belonging(Path(path))]
+    stats = [os.stat(below) for below in belonging(Path(path))]
     size, mtime = sum(each.st_size for each in stats), sum(each.st_mtime_ns for each in stats)
     return Stat(own.st_dev % LARGEST, own.st_ino % LARGEST, size, mtime % LARGEST, record)
 
@@ -40,11 +40,11 @@ def whole_digest(path: str) -> str | None:
       CheckpointError: it cannot be read.
     """
     own = Path(path)
-    return content_digest(own) if own.is_dir() or _belonging(own) == [own] else None
+    return content_digest(own) if own.is_dir() or belonging(own) == [own] else None
 
 
-def _belonging(path: Path) -> list[Path]:
-    """The files of a checkpoint: a `config.json` beside it, data of ONNX and the parts that an index names too."""
+def belonging(path: Path) -> list[Path]:
+    """Returns the files of a checkpoint: also `config.json` beside it, data of ONNX and parts that an index names."""
     if path.is_dir():
         return [below for below in path.rglob("*") if below.is_file()]
     if any(fnmatch(path.name, pattern) for pattern in TOGETHER):

@@ -67,13 +67,15 @@ class Index:
         Args:
           encoder: makes the vectors.
           sources: see `wsrl.search.sources.find_sources`.
-          directory: of the index, made if it is not there.
+          directory: of the index, made if it is not there; or the address of a vector store, see `wsrl.vector_stores`.
           progress: show a progress line on stderr.
 
         Raises:
           InputError: the folder is of something else, damaged, of another encoder or being written by another process;
             a source is not there, or no checkpoint can be used.
         """
+        if cls is Index and (stores := _stores(directory)):
+            return stores.build(encoder, sources, directory, progress)
         return cls._written(encoder, sources, Path(directory), progress, keep=False)
 
     def add(self, encoder: Encoder, sources: Names, progress: bool = False) -> None:
@@ -114,12 +116,14 @@ class Index:
         """Opens an index for reading.
 
         Args:
-          directory: of the index.
+          directory: of the index; or the address of a vector store, see `wsrl.vector_stores`.
           encoder: embeds queries that are not in the index; by default that of the package, when it is needed.
 
         Raises:
           InputError: there is no index, it is damaged or of another encoder.
         """
+        if cls is Index and (stores := _stores(directory)):
+            return stores.open(directory, encoder)
         store = Store(Path(directory))
         if encoder is not None:
             store.manifest.check_encoder(store.directory, encoder.hash)
@@ -264,12 +268,7 @@ class Index:
         Raises:
           InputError: a query can't be used, has no function vector where one is asked for, or an option is wrong.
         """
-        for name, value in (("k", k), ("per_group", per_group)):
-            if value < 1:
-                raise InputError(name, f"is {value}", "ask for at least one hit")
-        for name, value, known in (("by", by, BY), ("architecture", architecture, ARCHITECTURES)):
-            if value not in known:
-                raise InputError(name, f"is {value!r}", f"give one of {', '.join(known)}")
+        check_options(k, per_group, by, architecture)
         asked, counter = (self._rows(names, by != "weights") for names in (query, against))
         if not asked:
             raise InputError("query", "none was given", "name a checkpoint, or a model of the index")
@@ -311,3 +310,24 @@ class Index:
 
 def _group(value: object) -> Hashable:
     return value if value is None or isinstance(value, str | int | float) else str(value)
+
+
+def check_options(k: int, per_group: int, by: str, architecture: str) -> None:
+    """Raises InputError if an option of `Index.search` has none of its values."""
+    for name, value in (("k", k), ("per_group", per_group)):
+        if value < 1:
+            raise InputError(name, f"is {value}", "ask for at least one hit")
+    for name, value, known in (("by", by, BY), ("architecture", architecture, ARCHITECTURES)):
+        if value not in known:
+            raise InputError(name, f"is {value!r}", f"give one of {', '.join(known)}")
+
+
+def _stores(directory: str | Path) -> "type[Index] | None":
+    """The class of indexes in vector stores if an address of one was given; few need it."""
+    from wsrl.vector_stores.vector_store import is_address
+
+    if not is_address(directory):
+        return None
+    from wsrl.vector_stores.store_index import StoreIndex
+
+    return StoreIndex

@@ -164,32 +164,13 @@ class Update:
             for source, row in embed_sources(self.encoder, [source for source, _ in missing]):
                 line.update()
                 stat = stats[source.id]
-                row = _checked(source, stat, row) if isinstance(row, Embedded) else row
+                row = checked(source, stat, row) if isinstance(row, Embedded) else row
                 if isinstance(row, InputError):
                     self.changes.problems.append(row)
                     continue
                 if row.incomplete:
                     self.changes.incomplete.append(row.incomplete)
-                yield self._model(source, stat, row), row
-
-    def _model(self, source: Source, stat: Stat | None, row: Embedded) -> Model:
-        return Model(
-            id=source.id,
-            path=relative(self.directory, source.path),
-            stat=stat,
-            content_digest=row.content_digest,
-            weights_digest=row.weights_digest,
-            architecture=row.architecture,
-            parameters=row.parameters,
-            accuracy=row.accuracy,
-            assumed=row.assumed,
-            no_function=row.no_function,
-            warnings=row.warnings,
-            hints=source.hints,
-            metadata=source.metadata,
-            tensors=tuple(row.tensors),
-            place=NOWHERE,
-        )
+                yield new_model(self.directory, source, stat, row), row
 
     def commit(self, new: Sequence[tuple[Model, Embedded]], change: Change) -> None:
         """Commits models with their vectors and a change of others, unless that changes nothing."""
@@ -197,8 +178,36 @@ class Update:
             self.store = commit(self.directory, self.store, self.encoder.hash, new, change, self.sources)
 
 
-def _checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | InputError:
-    """The row, or what is wrong with it or with its file."""
+def new_model(directory: Path, source: Source, stat: Stat | None, row: Embedded) -> Model:
+    """Returns a model that is to be committed to an index.
+
+    Args:
+      directory: of the index.
+      source: what was embedded.
+      stat: of its file, see `wsrl.search.file_identity.file_stat`.
+      row: what the encoder said.
+    """
+    return Model(
+        id=source.id,
+        path=relative(directory, source.path),
+        stat=stat,
+        content_digest=row.content_digest,
+        weights_digest=row.weights_digest,
+        architecture=row.architecture,
+        parameters=row.parameters,
+        accuracy=row.accuracy,
+        assumed=row.assumed,
+        no_function=row.no_function,
+        warnings=row.warnings,
+        hints=source.hints,
+        metadata=source.metadata,
+        tensors=tuple(row.tensors),
+        place=NOWHERE,
+    )
+
+
+def checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | InputError:
+    """Returns the row, or what is wrong with it or with its file."""
     try:
         if file_stat(source.path, source.record) != stat:
             return CheckpointError(source.path, "changed while it was read", "index it again when it is written")

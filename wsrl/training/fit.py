@@ -16,6 +16,7 @@ from wsrl.encoder.swept import Encoding, Swept, no_answers
 from wsrl.graph.collection import Bucket, make_buckets
 from wsrl.training.discriminant_analysis import fit_readout
 from wsrl.training.fit_accuracy import fit_accuracy
+from wsrl.training.hosts import TOGETHER
 from wsrl.training.loop import init_state, make_optimizer, make_train_step, train
 from wsrl.training.sampling import Examples, Sampler
 
@@ -76,7 +77,7 @@ def fit_encoder(
     directory: Path,
     seed: int,
 ) -> Fitted:
-    """Trains an encoder and embeds all networks.
+    """Trains an encoder, with all processes of the job where there are several, and embeds all networks.
 
     The read-out starts from discriminant analyses of the training networks. Where the inputs are not learned, the
     sweeps that were done for it are all, and training is that of the read-out. Where they are, every step sweeps.
@@ -94,7 +95,7 @@ def fit_encoder(
       directory: of this run's files.
       seed: of the batches.
     """
-    devices = jax.local_device_count()
+    devices = len(TOGETHER.devices)
     learn_inputs = config.input_learning_rate > 0
     if config.discriminants:
         params = fit_readout(embedder.encoder, params, swept, examples, training, config.shrinkage)
@@ -127,9 +128,11 @@ def fit_encoder(
         ),
         optimizer,
         config,
+        TOGETHER,
     )
+    name = f"encoder {seed}"
     best, curve = train(
-        init_state(params, optimizer), step, sampler.sample, score, config, directory, f"encoder {seed}"
+        init_state(params, optimizer), step, sampler.sample, score, config, directory, name, hosts=TOGETHER
     )
     swept = embedder.sweep(best, buckets, f"sweep {seed}") if learn_inputs else swept
     best = fit_accuracy(embedder.encoder, best, swept, examples, training, config.accuracy_shrinkage)

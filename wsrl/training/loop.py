@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
@@ -22,10 +21,10 @@ from wsrl.annotations import Config
 from wsrl.errors import InputError
 from wsrl.extras import require
 from wsrl.files import write_atomically
+from wsrl.training.hosts import ALONE, AXIS, Hosts
 from wsrl.training.losses import contrastive
 from wsrl.training.sampling import Targets
 
-AXIS = "devices"
 LATEST: Any = ocp.training.preservation_policies.LatestN(1)
 Params = Any
 Apply = Callable[[Params, Any, Array], Array]
@@ -79,8 +78,10 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
 
-def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, config: Config) -> Step:
-    """Returns one training step over all devices.
+def make_train_step(
+    apply: Apply, optimizer: optax.GradientTransformation, config: Config, hosts: Hosts = ALONE
+) -> Step:
+    """Returns one training step over all devices, whose arrays have an axis of all of them, also of other processes.
 
     Every device encodes its own networks; embeddings are gathered, so each is compared with those of all devices.
     Gathering sums the gradients of all devices' equal losses, and their mean is the gradient of the global batch.
@@ -89,6 +90,7 @@ def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, confi
       apply: (params, batch, class maps) -> embeddings [networks, dim].
       optimizer: of the parameters.
       config: loss, temperature (or margin), hard_negatives.
+      hosts: whose devices.
     """
     scale = config.margin if config.loss == "margin" else config.temperature
 
@@ -105,7 +107,8 @@ def make_train_step(apply: Apply, optimizer: optax.GradientTransformation, confi
         metrics = Metrics(loss, optax.tree.norm(grads))
         return TrainState(params, opt_state, state.step + 1), jax.lax.pmean(metrics, AXIS)
 
-    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None))
+    spread = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, 0), out_axes=(None, None), devices=hosts.devices)
+    return lambda state, inputs, targets: spread(state, *hosts.own((inputs, targets)))
 
 
 def train(
@@ -117,6 +120,7 @@ def train(
     directory: Path,
     name: str,
     seconds: float | None = None,
+    hosts: Hosts = ALONE,
 ) -> tuple[Params, list[dict[str, float]]]:
     """Trains to the last step, or for `seconds`, and returns the parameters that validated best.
 
@@ -132,6 +136,7 @@ def train(
       directory: of this run; made if missing.
       name: in the progress line.
       seconds: stop training after this time; compilation and validation do not count.
+      hosts: as of the step; all of their processes call this, with one directory.
 
     Returns:
       The best parameters, on no device, and the rows of `metrics.jsonl`.
@@ -140,17 +145,19 @@ def train(
       InputError: the directory's checkpoint cannot be restored.
     """
     history = directory / "metrics.jsonl"
-    best, rows = state.params, []
     directory.mkdir(parents=True, exist_ok=True)
+    hosts.meet()
+    initial, state = state.params, hosts.replicate(state)
+    best, rows = state.params, []
     with (
         ocp.training.Checkpointer(str(directory.resolve() / "checkpoints"), preservation_policy=LATEST) as checkpointer,
         ThreadPoolExecutor(1) as prefetch,
-        contextlib.closing(require("tensorboard.summary", "train").Writer(str(directory / "tensorboard"))) as writer,
+        _events(directory / "tensorboard", hosts) as add_scalar,
     ):
         if checkpointer.latest is not None:
             shape = {"state": state, "best": best, "score": np.zeros(())}
             try:
-                saved = checkpointer.load(checkpointer.latest, abstract_state=shape)
+                saved = checkpointer.load(checkpointer.latest, abstract_state=hosts.savable(shape))
             except (KeyError, ValueError, OSError) as error:
                 reason = f"cannot be restored ({type(error).__name__}), perhaps of another version of wsrl"
                 fix = "delete it to train again, or name another --workdir"
@@ -158,11 +165,10 @@ def train(
             state, best, best_score = saved["state"], saved["best"], float(saved["score"])
             rows = [json.loads(line) for line in history.read_text().splitlines()[: int(state.step)]]
         else:
-            best_score = validate(state.params)  # what training starts from may be the best
+            best_score = validate(initial)  # what training starts from may be the best
         spent = sum(row["seconds"] for row in rows[1:])
         first = int(state.step)
-        # where a step leaves it, so that the second step does not compile again
-        state = jax.device_put(state, NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec()))
+        state = hosts.replicate(state)
         if first >= config.steps or (seconds is not None and spent >= seconds):
             return jax.device_get(best), rows
         upcoming = prefetch.submit(sample, first)
@@ -182,13 +188,25 @@ def train(
                     best, best_score = state.params, row["validation"]
             rows.append(row)
             for key in row.keys() - {"step"}:
-                writer.add_scalar(key, row[key], step + 1)
+                add_scalar(key, row[key], step + 1)
             progress.set_postfix(loss=f"{row['loss']:.3f}", models_per_s=f"{row['models'] / row['seconds']:.0f}")
             progress.update()
             if "validation" in row:
-                write_atomically(history, "".join(json.dumps(row) + "\n" for row in rows).encode())
-                checkpointer.save(step + 1, {"state": state, "best": best, "score": np.array(best_score)})
+                if hosts.writes:
+                    write_atomically(history, "".join(json.dumps(row) + "\n" for row in rows).encode())
+                saved = {"state": state, "best": best, "score": np.array(best_score)}
+                checkpointer.save(step + 1, hosts.savable(saved))
             if last:
                 break
         progress.close()
     return jax.device_get(best), rows
+
+
+@contextlib.contextmanager
+def _events(directory: Path, hosts: Hosts) -> Iterator[Callable[[str, float, int], None]]:
+    """Gives a function that adds a number to a curve of TensorBoard, or does nothing where another process does it."""
+    if not hosts.writes:
+        yield lambda name, value, step: None
+        return
+    with contextlib.closing(require("tensorboard.summary", "train").Writer(str(directory))) as writer:
+        yield writer.add_scalar

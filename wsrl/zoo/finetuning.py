@@ -166,7 +166,7 @@ class FineTuner:
     """
 
     def __init__(self, bank: ImageBank, stack: int = 8):
-        self.mesh = Mesh(np.array(jax.devices()), ("models",))
+        self.mesh = Mesh(np.array(jax.local_devices()), ("models",))
         self.stack = -(-stack // self.mesh.size) * self.mesh.size
         self.images = jax.device_put(bank.images, NamedSharding(self.mesh, PartitionSpec()))
         longest = max(len(rows) for rows, _ in bank.test.values())

@@ -223,7 +223,7 @@ def train_zoo(
     images = images or load_zoo_images(config, seed)
     tasks, bank = {task.id: task for task in images.tasks}, images.bank
     runs = draw_runs(config, images.tasks, seed)
-    mesh = Mesh(np.array(jax.devices()), ("models",))
+    mesh = Mesh(np.array(jax.local_devices()), ("models",))
     device_bank = jax.device_put(bank.images, NamedSharding(mesh, PartitionSpec()))
     counts = {"models": 0, "checkpoints": 0}
     programs = set()

@@ -1,0 +1,146 @@
+"""Answers a question from a vector store: asks for the nearest, and for more until enough fulfill the conditions."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float32
+
+from wsrl.embedded import Embedded
+from wsrl.errors import InputError
+from wsrl.search.conditions import fulfilling, order
+from wsrl.search.hit import Hit
+from wsrl.search.question import Explanation
+from wsrl.vector_stores.row import Row
+from wsrl.vector_stores.row_facts import RowFacts, bounds_of
+from wsrl.vector_stores.vector_store import VectorStore
+
+SPARE = 16  # rows asked for beyond the hits
+MORE = 4  # times as many are asked for where too few fulfill the conditions
+
+
+@dataclass(frozen=True)
+class StoreQuestion:
+    """What a search is asked; see `wsrl.search.index.Index.search`."""
+
+    queries: Sequence[Embedded]
+    against: Sequence[Embedded]
+    k: int
+    by: str
+    excluded: frozenset[str]
+    exact: bool
+    where: Sequence[str]
+    architecture: str
+    group_by: str | None
+    per_group: int
+    sort: str | None
+
+
+def answer(store: VectorStore, name: str, question: StoreQuestion) -> tuple[list[Hit], Explanation]:
+    """Returns hits, best first unless an order is asked for, and how they were found.
+
+    The mean of several queries' cosines is the product with their mean vector, which is what the store is asked for.
+    What it cannot decide itself is decided here, of as many of the nearest as that takes.
+
+    Args:
+      store: see there.
+      name: of the collection.
+      question: see there.
+
+    Raises:
+      InputError: a query has no function vector where one is asked for, or an option is wrong.
+    """
+    start = time.perf_counter()
+    models, functions = store.counts(name)
+    kind = _kind(question, store.address, functions)
+    vectors = [row.function if kind == "function" else row.weights for row in question.queries]
+    mean = np.stack([vector for vector in vectors if vector is not None]).mean(0).astype(np.float32)
+    same = _same_weights(store, name, question, kind)
+    facts = {row.key for row in same}
+    bounds, count = bounds_of(question.where), question.k + SPARE
+    if question.exact and not store.exact:
+        raise InputError("exact", f"{store.kind} has no exact search", "leave it out, or use a file or an index folder")
+    while True:
+        count = min(count, store.most)
+        found = store.nearest(name, kind, mean, count, bounds, bool(question.against), question.exact)
+        others = [(row, score) for row, score in found if row.key not in facts]
+        ranked = _first([*((row, 1.0) for row in same), *_left(others, question, kind)], question)
+        if len(ranked) >= question.k or len(found) < count or count == store.most:
+            break
+        count *= MORE
+    hits = [_hit(rank, row, score, kind, row.key in facts) for rank, (row, score) in enumerate(ranked, 1)]
+    if question.sort is not None:
+        places = order(question.sort, RowFacts([row for row, _ in ranked]), range(len(hits)))
+        hits = [hits[place] for place in places]
+    having = functions if kind == "function" else models
+    seconds = time.perf_counter() - start
+    return hits, Explanation(kind, store.kind, having, having, len(found), 0, seconds)
+
+
+def _kind(question: StoreQuestion, address: str, functions: int) -> str:
+    asked = [*question.queries, *question.against]
+    lacking = [row for row in asked if row.function is None]
+    if question.by == "function" and lacking:
+        raise InputError(lacking[0].id, f"has no function vector ({lacking[0].no_function})", "search by weights")
+    if question.by == "function" and not functions:
+        raise InputError(address, "holds no model with a function vector", "search by weights")
+    auto = question.by == "auto" and not lacking and functions > 0
+    return "function" if question.by == "function" or auto else "weights"
+
+
+def _same_weights(store: VectorStore, name: str, question: StoreQuestion, kind: str) -> list[Row]:
+    """Rows of the weights of the one query, the query first: they come first in any case."""
+    if len(question.queries) != 1 or not question.queries[0].weights_digest:
+        return []
+    asked = question.queries[0]
+    if asked.weights_digest in {row.weights_digest for row in question.against}:
+        return []
+    found = store.of_digest(name, "weights_digest", asked.weights_digest)
+    found.sort(key=lambda row: (row.model.id != asked.id, row.model.id))
+    if kind == "function" and question.by == "function":
+        found = [row for row in found if row.has_function]
+    return [row for row, _ in _left([(row, 1.0) for row in found], replace(question, against=()), kind)]
+
+
+def _left(pairs: list[tuple[Row, float]], question: StoreQuestion, kind: str) -> list[tuple[Row, float]]:
+    """Those that may be hits."""
+    pairs = [pair for pair in pairs if pair[0].model.id not in question.excluded]
+    if question.where:
+        mask = fulfilling(question.where, RowFacts([row for row, _ in pairs]), len(pairs))
+        pairs = [pair for pair, own in zip(pairs, mask, strict=True) if own]
+    if question.architecture != "any":
+        asked = {row.architecture for row in question.queries}
+        pairs = [p for p in pairs if (p[0].model.architecture in asked) == (question.architecture == "same")]
+    if question.against:
+        counter = np.stack([_vector(row.weights, row.function, kind) for row in question.against])
+        pairs = [(row, s) for row, s in pairs if (counter @ _vector(row.weights, row.function, kind)).max() < s]
+    return pairs
+
+
+def _vector(weights: np.ndarray | None, function: np.ndarray | None, kind: str) -> Float32[np.ndarray, " dim"]:
+    own = function if kind == "function" else weights
+    assert own is not None
+    return own
+
+
+def _first(pairs: list[tuple[Row, float]], question: StoreQuestion) -> list[tuple[Row, float]]:
+    """The first k, of each group no more than may be."""
+    if question.group_by is None:
+        return pairs[: question.k]
+    facts = RowFacts([row for row, _ in pairs])
+    counts: dict[str, int] = {}
+    found = []
+    for pair, value in zip(pairs, facts.values(facts.key(question.group_by)), strict=True):
+        counts[str(value)] = counts.get(str(value), 0) + 1
+        if value is None or counts[str(value)] <= question.per_group:
+            found.append(pair)
+    return found[: question.k]
+
+
+def _hit(rank: int, row: Row, score: float, kind: str, same: bool) -> Hit:
+    model = row.model
+    return Hit(
+        rank, model.id, min(max(score, 0.0), 1.0), kind, model.architecture, model.parameters, model.accuracy, same,
+        model.path, model.metadata,
+    )  # fmt: skip
