@@ -159,13 +159,22 @@ def balanced(values: Array) -> Array:
 
 
 def rescaled(a: Array, b: Array) -> Array:
-    """Returns b with its slices scaled along each axis as those of a are: from b = D a D' it makes a again."""
+    """Returns b with its slices scaled along each axis as those of a are: from b = D a D' it makes a again.
+
+    The scales that binormalization finds are then fitted, axis by axis, by least squares.
+    """
     scales = [binormalize(Squares(values)) for values in (a, b)] if sum(n > 1 for n in a.shape) > 1 else [None]
     if any(scale is None for scale in scales):
         return b
     ratios = [np.divide(y, x, out=np.zeros_like(x), where=x > 0) for x, y in zip(*scales, strict=True)]
     b = b * np.sqrt(outer(ratios)).reshape(b.shape).astype(np.float32)
-    return b * np.float32((a * b).sum(dtype=np.float64) / max(np.square(b, dtype=np.float64).sum(), TINY))
+    for axis in (*range(a.ndim), *range(a.ndim)):
+        others = tuple(other for other in range(a.ndim) if other != axis)
+        products = (a * b).sum(others, dtype=np.float64, keepdims=True)
+        b = b * (products / np.maximum(np.square(b, dtype=np.float64).sum(others, keepdims=True), TINY)).astype(
+            np.float32
+        )
+    return b
 
 
 def both(pair: Pair) -> tuple[Piece, Piece]:
