@@ -238,6 +238,7 @@ def _piece(name: str, tensors: Mapping[str, LazyTensor], layout: _Layout) -> Pie
     tensor = tensors[name]
     written, read = layout.sides.get(name, ((), ()))
     free = [i for i in range(tensor.ndim) if i not in (*written, *read)]
+    free.sort(key=lambda i: tensor.shape[i] == 1)  # an axis of length 1 tells nothing
     if not written and free:
         written = (free.pop(0),)
         if not read and free:

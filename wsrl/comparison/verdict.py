@@ -151,7 +151,12 @@ def _kind(
         reasons += ("units have other scales",)
         changed -= {"scaled"}
     folded = _vectors(layers, 0) != _vectors(layers, 1)  # norms, into the weights before them
-    vectors = set() if scales or folded else set(whats) - {"equal", "rounded", "only in a", "only in b"} - changed
+    vectors = (
+        set()
+        if scales or folded
+        else {r.what for layer, (r, _) in zip(layers, described, strict=True) if _counts(layer)}
+    )
+    vectors -= {"equal", "rounded", "only in a", "only in b", *changed}
     if not more.alike:
         return Kind.FINE_TUNED, (*reasons, "some layers of one have no counterpart in the other"), None, None
     if not changed and not vectors:
@@ -172,6 +177,12 @@ def _kind(
     if changed and "independent" not in changed and _is_noise(layers, scales):
         return Kind.NOISE, (*reasons, "the difference is white and of one relative size"), None, None
     return Kind.FINE_TUNED, reasons, None, None
+
+
+def _counts(layer: Layer) -> bool:
+    """Whether a change of the tensor is one of the network: converters compute constants anew, single numbers."""
+    pieces = [piece for piece in (layer.pair.a, layer.pair.b) if piece is not None]
+    return any(piece.role is not None or piece.tensor.size > 1 for piece in pieces)
 
 
 def _vectors(layers: Sequence[Layer], side: int) -> int:

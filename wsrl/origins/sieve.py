@@ -13,7 +13,7 @@ SIZES = 3  # numbers of a signature that tell the shape
 SAME_SIZE = 1e-4
 FARTHEST = {16.0: 1e-3, 8.0: 0.01, 0.0: 0.05}  # bits from which on -> distance of copies that are known in so many
 
-Signatures = Float32[np.ndarray, "tensors 14"]
+Signatures = Float32[np.ndarray, "_tensors numbers"]
 
 
 def distance(a: Signatures, b: Signatures) -> float | None:
