@@ -27,6 +27,11 @@ def bytes_text(count: int | float) -> str:
     return f"{count:,.1f} TB"
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Returns how many there are of something: `1 model`, `2,210 models`; `many` where that is no `s` behind it."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """Returns a shape, e.g. `64 x 3 x 7 x 7`; `scalar` where it has no axes."""
     return " x ".join(map(str, shape)) or "scalar"

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from wsrl.cli.names import add_index
 from wsrl.cli.output import Output, add_format, tell, tell_left_out
-from wsrl.text import printable
+from wsrl.text import counted, printable
 
 if TYPE_CHECKING:
     from wsrl.origins.lineage import Family
@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> int:
     with Output.of(args) as output:
         output.table([line for family in found.families for line in model_records(family)], lambda: _show(shown))
     if not args.model:
-        tell(f"{len(shown):,} families; {len(found.families) - len(shown):,} models without a relative")
+        tell(
+            f"{counted(len(shown), 'family', 'families')}; {counted(len(found.families) - len(shown), 'model')} without a relative"
+        )
     tell_left_out(found.problems)
     return 1 if found.problems else 0
 

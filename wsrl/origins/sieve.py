@@ -5,8 +5,10 @@ So two models whose tensors have the same shapes, and signatures farther apart t
 same network. Whatever cannot be told so is left to a proof on the files.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from scipy.optimize import linear_sum_assignment
 
 SIZES = 3  # numbers of a signature that tell the shape
@@ -52,3 +54,23 @@ def may_be_same(a: Signatures, b: Signatures, bits: float) -> bool:
 
 def _by_size(signatures: Signatures) -> Signatures:
     return signatures[np.lexsort(np.round(signatures[:, SIZES - 1 :: -1], 3).T[::-1])]
+
+
+def nearest_tensors(
+    query: Signatures, rows: Signatures, farthest: float
+) -> Iterator[tuple[Float32[np.ndarray, " numbers"], Int64[np.ndarray, " near"]]]:
+    """Yields each tensor of a query with the places of those among others that may hold the same numbers.
+
+    Args:
+      query, rows: signatures, of any number of models.
+      farthest: root mean square difference of the numbers of two signatures.
+    """
+    order = np.argsort(rows[:, 0], kind="stable")
+    sizes = rows[order, 0]
+    for signature in query:
+        first, last = np.searchsorted(sizes, [signature[0] - SAME_SIZE, signature[0] + SAME_SIZE])
+        places = order[first:last]
+        own = rows[places]
+        alike = np.abs(own[:, :SIZES] - signature[:SIZES]).max(1, initial=0) <= SAME_SIZE
+        far = np.sqrt(np.square(own[:, SIZES:] - signature[SIZES:]).mean(1))
+        yield signature, places[alike & (far <= farthest)]
