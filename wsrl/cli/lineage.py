@@ -47,9 +47,8 @@ def run(args: argparse.Namespace) -> int:
     with Output.of(args) as output:
         output.table([line for family in found.families for line in model_records(family)], lambda: _show(shown))
     if not args.model:
-        tell(
-            f"{counted(len(shown), 'family', 'families')}; {counted(len(found.families) - len(shown), 'model')} without a relative"
-        )
+        alone = counted(len(found.families) - len(shown), "model")
+        tell(f"{counted(len(shown), 'family', 'families')}; {alone} without a relative")
     tell_left_out(found.problems)
     return 1 if found.problems else 0
 
