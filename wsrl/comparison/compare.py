@@ -23,15 +23,17 @@ from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
 from wsrl.comparison.pieces import cut
 from wsrl.comparison.relation import SAME, Kind, Relation
+from wsrl.comparison.same_numbers import same_numbers
 from wsrl.comparison.verdict import judge
 from wsrl.readers import open_checkpoint
-from wsrl.signature.digest import content_digest
+from wsrl.signature.digest import content_digest, tensor_digest
 
 SIGNIFICANT = 1e-5  # p-value below which networks are related
 AGREEING = 0.5  # share of the units of a tensor that stand in the same order, from which that is taken for right
 NEAR, ENTRIES = 0.9999, 16  # cosine of small tensors that are the same, and entries of all of them
 CLOSE = 0.9  # cosine of small tensors whose units all agree
 FEATURES = 4  # entries of a unit that is tested
+CONVERTED = "all tensors hold the same numbers, some in an order that a converter gave them"
 NOT_SCALED = "with their scales taken out, the networks differ"
 
 Source = str | Path | Checkpoint
@@ -54,12 +56,23 @@ def compare(a: Source, b: Source) -> Relation:
         return Relation(Kind.SAME_FILE, related=True, reasons=("all bytes are the same",))
     first, second = (source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in (a, b))
     relation = _compared(first, second)
+    if relation.kind is Kind.FINE_TUNED and _converted(first, second, relation):
+        return replace(relation, kind=Kind.SAME_WEIGHTS, reasons=(*relation.reasons, CONVERTED))
     if relation.kind is Kind.SAME_SYMMETRY and any(layer.what == "scaled" for layer in relation.layers):
         forms = canonical_forms(first, second)
         proven = _compared(*forms, scales=False) if forms else relation
         if proven.kind not in SAME:
             return replace(proven, reasons=(*proven.reasons, NOT_SCALED))
     return relation
+
+
+def _converted(first: Checkpoint, second: Checkpoint, relation: Relation) -> bool:
+    """Whether all that differs is the order in which a converter left the numbers of some tensors."""
+    others = [layer for layer in relation.layers if layer.what not in ("equal", "only in a", "only in b")]
+    pairs = [(first.tensors.get(layer.a or ""), second.tensors.get(layer.b or "")) for layer in others]
+    alike = all(a is not None and b is not None and a.size == b.size for a, b in pairs)
+    same = alike and all(tensor_digest(a) == tensor_digest(b) for a, b in pairs if a is not None and b is not None)
+    return same and same_numbers(first, second)
 
 
 def _compared(first: Checkpoint, second: Checkpoint, scales: bool = True) -> Relation:
