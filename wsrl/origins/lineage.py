@@ -104,25 +104,32 @@ def _components(relatives: Relatives, progress: bool) -> Iterator[tuple[list[int
     """Yields the models of each family and the distances of those that were compared."""
     asked = relatives.asked
     waiting = list(range(len(relatives.nodes))) if asked is None else [asked]
-    seen: set[int] = set()
+    edges: dict[Edge, float] = {}
+    around: dict[int, list[int]] = {number: [] for number in waiting}
     line = tqdm(total=len(waiting), desc="comparing", unit="model", disable=None if progress else True, mininterval=1.0)
     with line:
-        for start in waiting:
-            if start in seen:
-                continue
-            family, reached, edges = [], [start], {}
-            seen.add(start)
-            while reached:
-                own = reached.pop(0)
-                family.append(own)
-                line.update(asked is None)
-                for other in relatives.near([own])[0] if len(family) <= MOST or asked is None else ():
-                    if relatives.relation(own, other).related:
-                        edges[min(own, other), max(own, other)] = relatives.distance(own, other)
-                        if other not in seen:
-                            seen.add(other)
-                            reached.append(other)
-            yield family, edges
+        for own in waiting:  # of one that is asked about, relatives are added while there are any
+            line.update(asked is None)
+            for other in relatives.near([own])[0] if len(around) <= MOST or asked is None else ():
+                if relatives.relation(own, other).related:
+                    edges[min(own, other), max(own, other)] = relatives.distance(own, other)
+                    if other not in around:
+                        around[other] = []
+                        waiting.append(other)
+                    around[own].append(other)
+                    around[other].append(own)
+    seen: set[int] = set()
+    for start in waiting:
+        if start in seen:
+            continue
+        family = [start]
+        seen.add(start)
+        for own in family:
+            more = [other for other in dict.fromkeys(around[own]) if other not in seen]
+            seen.update(more)
+            family += more
+        members = set(family)
+        yield family, {edge: distance for edge, distance in edges.items() if edge[0] in members}
 
 
 def _family(relatives: Relatives, numbers: Sequence[int], distances: dict[Edge, float]) -> Family:

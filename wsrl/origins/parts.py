@@ -8,7 +8,7 @@ shared.
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float64
 from tqdm import tqdm
 
+from wsrl.canonical.rows import row_chunks
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.relation import LayerRelation
 from wsrl.errors import InputError
@@ -29,6 +30,7 @@ from wsrl.search.store import Store
 NEAR = 0.02  # distance of signatures of tensors that may be the same, or trained on a little
 SMALLEST = 64  # entries of a tensor that can be a part
 PROVEN = 32  # models whose files are compared, at most
+ROUNDING = 0.005  # change that a narrower floating-point type makes, at most
 SHARED = {  # what a tensor is to another -> what it says of a part, from the closest on
     "equal": "same_weights",
     "rounded": "same_weights",
@@ -115,7 +117,9 @@ def find_parts(
     for name in tqdm(tried, desc="comparing", unit="model", disable=None if progress else True, mininterval=1.0):
         try:
             a = read()
-            parts = _parts(a, compare(a, index.checkpoint(name)).layers)
+            b = index.checkpoint(name)
+            relation = compare(a, b)
+            parts = _parts(a, relation.layers if relation.related else _equal(a, b, relation.layers))
         except CheckpointError as error:
             problems.append(error)
             continue
@@ -141,17 +145,19 @@ def _candidates(store: Store, query: Signatures, content: str) -> list[str]:
 
 
 def _shared_entries(query: Signatures, others: Sequence[Signatures]) -> Float64[np.ndarray, "models"]:
-    """Entries of the query's tensors that each model may have, too."""
+    """Entries of the query's tensors that each model may have, too; those of near signatures count more."""
     counts = [len(own) if own.ndim == query.ndim and own.shape[1:] == query.shape[1:] else 0 for own in others]
     shared = np.zeros(len(others))
     if not len(query) or not sum(counts):
         return shared
     rows = np.concatenate([own for own, count in zip(others, counts, strict=True) if count])
     owner = np.repeat(np.arange(len(others)), counts)
-    for signature, near in nearest_tensors(query, rows, NEAR):
+    for signature, near, far in nearest_tensors(query, rows, NEAR):
         entries = float(np.exp(signature[0]))
         if entries >= SMALLEST - 0.5:
-            shared[np.unique(owner[near])] += entries
+            closest = np.zeros(len(others))
+            np.maximum.at(closest, owner[near], 1 - far / (2 * NEAR))
+            shared += entries * closest
     return shared
 
 
@@ -167,6 +173,25 @@ def _parts(a: Checkpoint, layers: Sequence[LayerRelation]) -> tuple[Part, ...]:
         others = _common_prefix([layer.b or "" for layer in own])
         parts.append(Part(prefix, others, kind, len(own), sum(_entries(a, name) for name in names)))
     return tuple(sorted(parts, key=lambda part: (-part.parameters, part.a)))
+
+
+def _equal(a: Checkpoint, b: Checkpoint, layers: Sequence[LayerRelation]) -> list[LayerRelation]:
+    """The tensors of networks that are not related as wholes, too small for a test say, which hold the same numbers."""
+    found = []
+    for layer in layers:
+        x, y = a.tensors.get(layer.a or ""), b.tensors.get(layer.b or "")
+        if x is None or y is None:
+            continue
+        same = (
+            x.shape == y.shape
+            and x.size >= SMALLEST
+            and all(
+                np.linalg.norm(own - other) <= ROUNDING * np.linalg.norm(own)
+                for (*_, own), (*_, other) in zip(row_chunks(x), row_chunks(y), strict=True)
+            )
+        )
+        found.append(replace(layer, what="equal" if same else "independent"))
+    return found
 
 
 def _entries(checkpoint: Checkpoint, name: str) -> int:

@@ -58,8 +58,8 @@ def _by_size(signatures: Signatures) -> Signatures:
 
 def nearest_tensors(
     query: Signatures, rows: Signatures, farthest: float
-) -> Iterator[tuple[Float32[np.ndarray, " numbers"], Int64[np.ndarray, " near"]]]:
-    """Yields each tensor of a query with the places of those among others that may hold the same numbers.
+) -> Iterator[tuple[Float32[np.ndarray, " numbers"], Int64[np.ndarray, " near"], Float32[np.ndarray, " near"]]]:
+    """Yields each tensor of a query with the places of those that may hold the same numbers, and their distances.
 
     Args:
       query, rows: signatures, of any number of models.
@@ -73,4 +73,5 @@ def nearest_tensors(
         own = rows[places]
         alike = np.abs(own[:, :SIZES] - signature[:SIZES]).max(1, initial=0) <= SAME_SIZE
         far = np.sqrt(np.square(own[:, SIZES:] - signature[SIZES:]).mean(1))
-        yield signature, places[alike & (far <= farthest)]
+        near = alike & (far <= farthest)
+        yield signature, places[near], far[near]
