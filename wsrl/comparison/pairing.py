@@ -17,6 +17,7 @@ ALIKE = 0.5  # cosine of tensors that are taken for copies
 TRIALS = 1000  # of tensors with their axes turned
 CHANCE = 4.0  # standard deviations that the cosine of independent entries hardly exceeds
 EQUAL = 1e-6  # distance of vectors that are the same
+ROUNDED = 0.02  # distance of vectors that are the same entry by entry, but for rounding or a step of training
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
 
@@ -158,7 +159,7 @@ def _unit(x: Float[np.ndarray, "n entries"]) -> Float[np.ndarray, "n entries"]:
 
 
 def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]:
-    """Pairs vectors of one length by their sorted values, and by the partner of the matrix before them."""
+    """Pairs vectors of one length by their entries, or sorted ones, and by the partner of the matrix before them."""
     before_a, before_b = _matrix_before(a.pieces), _matrix_before(b.pieces)
     found: dict[int, int] = {}
     lengths: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
@@ -169,7 +170,8 @@ def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]
         if own and others:
             x, y = ([np.sort(n.samples[i].ravel()) for i in at] for n, at in ((a, own), (b, others)))
             far = _distances(np.stack(x), np.stack(y))
-            score = np.where(far < EQUAL, 1.0, -far)
+            in_order = _distances(*(np.stack([n.samples[i].ravel() for i in at]) for n, at in ((a, own), (b, others))))
+            score = np.where(in_order < ROUNDED, 1.0 - in_order, np.where(far < EQUAL, 1.0, -far))
             for m, i in enumerate(own):
                 matrix, offset = before_a[i]
                 for n, j in enumerate(others):
