@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from experiments.tables.identity import as_pytorch, four_bits
 from wsrl.checkpoint import Checkpoint, LazyTensor
 from wsrl.cli.main import main
+from wsrl.comparison import chain, matching
 from wsrl.comparison.compare import compare
 from wsrl.comparison.formula import is_formula
 from wsrl.comparison.grid import find_grid, grid_of
@@ -286,3 +287,26 @@ def test_eight_bits_of_a_graph_are_a_grid():
     lazy = LazyTensor(values.shape, "qint8", lambda start, stop: values[start:stop], "a", "w")
     grid = find_grid(lazy)
     assert grid is not None and grid.bits == 8
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn_flatten", "vit"])
+def test_large_tensors_are_matched_by_a_part_of_them(family, monkeypatch):
+    monkeypatch.setattr(chain, "LARGE", 0)
+    monkeypatch.setattr(chain, "SOME", 24)
+    monkeypatch.setattr(matching, "AT_ONCE", 200)
+    network, _ = draw_network(family, 0)
+    moved = random_symmetry(network, read_program(network).wiring, np.random.default_rng(2), max_scale=4.0)
+    assert compare(network, moved).kind is Kind.SAME_SYMMETRY
+    assert compare(network, draw_network(family, 0, 7)[0]).kind is Kind.UNRELATED
+
+
+@given(shape=st.tuples(st.integers(1, 30), st.integers(1, 30)), seed=st.integers(0, 99))
+def test_units_are_matched_some_rows_at_a_time(shape, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.standard_normal((n, 4)).astype(np.float32) for n in shape)
+    whole = match(a @ b.T)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "AT_ONCE", 1)
+        parts = matching.match_features(a, b)
+    for one, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
