@@ -13,11 +13,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def counted(count: int, noun: str) -> str:
-    """Returns a number of things, e.g. `1 model` and `2,000 models`."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
 def bytes_text(count: int | float) -> str:
     """Returns a number of bytes in decimal units, e.g. `437.9 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
