@@ -26,7 +26,7 @@ from wsrl.errors import InputError
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.zoo.copies import add_noise, prune, quantize
-from wsrl.zoo.models import ResNet
+from wsrl.zoo.models import MLP, ResNet
 
 RNG = np.random.default_rng(3)
 
@@ -310,3 +310,11 @@ def test_units_are_matched_some_rows_at_a_time(shape, seed):
         parts = matching.match_features(a, b)
     for one, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_long_vectors_follow_their_units():
+    network, _ = draw_model(MLP("relu", num_classes=5, widths=(300, 300)))
+    order = random_symmetry(network, read_program(network).wiring, np.random.default_rng(3), scale=False)
+    assert compare(network, order).kind is Kind.SAME_SYMMETRY
+    rounded = changed(order, lambda tensors: {n: t.astype(np.float16).astype(np.float32) for n, t in tensors.items()})
+    assert compare(order, rounded).kind is Kind.SAME_WEIGHTS

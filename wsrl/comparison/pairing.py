@@ -11,7 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from wsrl.comparison.matching import TINY
 from wsrl.comparison.pieces import Piece
 
-SAMPLE = 256  # units of either side of a tensor that are compared
+SAMPLE = 256  # units of either side of a matrix that are compared
+VECTOR = 2**16  # entries of a vector
 IN_ORDER = 0.05  # cosine that the same place among the tensors of a shape is worth, and the same form of both sides
 ALIKE = 0.5  # cosine of tensors that are taken for copies
 TRIALS = 1000  # of tensors with their axes turned
@@ -49,8 +50,8 @@ class Sampled:
 
     @classmethod
     def of(cls, pieces: tuple[Piece, ...]) -> "Sampled":
-        """Reads the samples."""
-        return cls(pieces, tuple(piece.sample(SAMPLE) for piece in pieces))
+        """Reads the samples; vectors as a whole, as their sorted entries are compared."""
+        return cls(pieces, tuple(piece.sample(SAMPLE if piece.is_matrix else VECTOR) for piece in pieces))
 
 
 def pair_up(a: Sampled, b: Sampled) -> list[Pair]:
