@@ -47,15 +47,14 @@ def test_parents_of_a_small_zoo_are_found(tmp_path, monkeypatch):
         ]
 
     monkeypatch.setattr(lineage_zoo, "recipe", lambda architecture: Recipe(train, initial, {}))
-    monkeypatch.setattr("experiments.tables.lineage.ARCHITECTURES", ("mlp",))
-    listed, note = table(tmp_path, lineages=1, strangers=1, seed=0)
+    listed, note = table(tmp_path, ["mlp"], lineages=1, strangers=1, seed=0)
     own = {row["made by"]: row for row in listed}
     assert own["declared"]["right"] == own["float16"]["right"] == own["classes added"]["right"] == 1.0
     assert own["all descendants"]["linked"] > 0.8 and own["base"]["claimed"] == 0
     assert "0 join networks of two lineages" in note
 
 
-@pytest.mark.parametrize("arguments", [["--lineages=0"], ["--strangers=-1"]])
+@pytest.mark.parametrize("arguments", [["--lineages=0"], ["--strangers=-1"], ["--architectures=none"]])
 def test_bad_input_ends_with_one_line(tmp_path, capsys, arguments):
     assert main([f"--workdir={tmp_path}", *arguments]) == 1
     assert capsys.readouterr().err.count("\n") == 1

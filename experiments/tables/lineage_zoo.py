@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from experiments.tables.relation_zoo import CHANGES, STEPS, TUNING, Recipe, Tensors, recipe
+from experiments.tables.relation_zoo import CHANGES, CLASSES, STEPS, TUNING, Recipe, Tensors, recipe
 from wsrl.zoo.copies import quantize
 
 RATE, TUNING_RATE = 3e-3, 1e-3
@@ -94,8 +94,11 @@ def _converted(base: Tensors, rng: np.random.Generator) -> Iterator[tuple[str, T
     yield "float16", {name: tensor.astype(np.float16) for name, tensor in base.items()}
     yield "int8", quantize(base)
     yield "pruned .5", CHANGES["pruned .5"][1](base, rng)
-    head = max(name for name in base if name.endswith("kernel"))
-    more = {"kernel": base[head].std() * rng.standard_normal((len(base[head]), MORE_CLASSES)), "bias": np.zeros(5)}
+    head = next(name for name, tensor in base.items() if tensor.ndim == 2 and tensor.shape[1] == CLASSES)
+    more = {
+        "kernel": base[head].std() * rng.standard_normal((len(base[head]), MORE_CLASSES)),
+        "bias": np.zeros(MORE_CLASSES),
+    }
     grown = {head: more["kernel"], head.replace("kernel", "bias"): more["bias"]}
     yield (
         "classes added",
