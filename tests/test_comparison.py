@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import draw_network
+from networks import draw_model, draw_network
 from safetensors.numpy import save_file
 
 from experiments.tables.identity import as_pytorch, four_bits
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, LazyTensor
 from wsrl.cli.main import main
+from wsrl.comparison import chain, matching
 from wsrl.comparison.compare import compare
 from wsrl.comparison.formula import is_formula
-from wsrl.comparison.grid import grid_of
+from wsrl.comparison.grid import find_grid, grid_of
 from wsrl.comparison.matching import Agreement, match
 from wsrl.comparison.merge import find_merge
 from wsrl.comparison.relation import Kind
@@ -25,6 +26,7 @@ from wsrl.errors import InputError
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry
 from wsrl.zoo.copies import add_noise, prune, quantize
+from wsrl.zoo.models import MLP, ResNet
 
 RNG = np.random.default_rng(3)
 
@@ -217,3 +219,102 @@ def test_the_command(tmp_path: Path, capsys, monkeypatch):
     assert "none.pt" in capsys.readouterr().err
     assert main(["compare", paths["a"], paths["b"], paths["c"], "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)["coefficients"]) == {paths["b"], paths["c"]}
+
+
+def test_a_layer_that_was_shuffled_alone_makes_another_network():
+    network, _ = draw_network("mlp", 0)
+    name = "params/Dense_1/kernel"
+
+    def shuffled(tensors: dict) -> dict:
+        return tensors | {name: tensors[name][:, RNG.permutation(tensors[name].shape[1])]}
+
+    relation = compare(network, changed(network, shuffled))
+    assert relation.kind is Kind.FINE_TUNED and relation.related
+    assert [layer.a for layer in relation.layers if layer.what == "shuffled"] == [name]
+
+
+@pytest.mark.parametrize("few_bits", [False, True])
+def test_networks_of_few_units_are_the_same_if_all_units_agree(few_bits):
+    model = ResNet("tanh", num_classes=5, widths=(12,), block_strides=(1,))
+    network, _ = draw_model(model, 0)
+    if few_bits:
+        other, kind = changed(network, four_bits), Kind.SAME_PRECISION
+    else:
+        other = random_symmetry(network, read_program(network).wiring, np.random.default_rng(0), max_scale=4.0)
+        kind = Kind.SAME_SYMMETRY
+    assert compare(network, other).kind is kind
+    assert not compare(network, draw_model(model, 1)[0]).related
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_other_scales_have_to_leave_the_function_as_it_is(told):
+    network, _ = draw_network("mlp", 0)
+    wiring = read_program(network).wiring
+    moved = random_symmetry(changed(network, stepped), wiring, np.random.default_rng(1), max_scale=4.0)
+    other = moved if told else dataclasses.replace(moved, metadata={})  # what one file tells counts for both
+    assert compare(network, other).kind not in (Kind.SAME_SYMMETRY, Kind.SAME_WEIGHTS)
+    assert compare(network, changed(network, smaller)).kind not in (Kind.SAME_SYMMETRY, Kind.SAME_WEIGHTS)
+
+
+def stepped(tensors: dict) -> dict:
+    """One step of Adam, too small for a glance."""
+    return {n: t + np.float32(1e-4) * RNG.choice(np.array([-1, 1], np.float32), t.shape) for n, t in tensors.items()}
+
+
+def smaller(tensors: dict) -> dict:
+    """Weights that decayed: the answers are not those of the other."""
+    return {n: t * np.float32(0.99 if n.endswith("kernel") else 1.0) for n, t in tensors.items()}
+
+
+def test_numbers_in_the_order_of_a_converter_are_the_same_weights():
+    network, _ = draw_network("cnn_flatten", 0)
+    name = "params/Dense_0/kernel"
+
+    def turned(tensors: dict) -> dict:
+        kernel = tensors[name]
+        units = tensors["params/Conv_1/kernel"].shape[-1]
+        maps = kernel.reshape(-1, units, kernel.shape[-1]).swapaxes(0, 1).reshape(kernel.shape)  # channels first
+        return tensors | {name: maps}
+
+    assert compare(network, dataclasses.replace(changed(network, turned), metadata={})).kind in (
+        Kind.SAME_WEIGHTS,
+        Kind.SAME_SYMMETRY,
+    )
+
+
+def test_eight_bits_of_a_graph_are_a_grid():
+    values = np.random.default_rng(0).standard_normal((1, 3, 3, 8)).astype(np.float32)
+    lazy = LazyTensor(values.shape, "qint8", lambda start, stop: values[start:stop], "a", "w")
+    grid = find_grid(lazy)
+    assert grid is not None and grid.bits == 8
+
+
+@pytest.mark.parametrize("family", ["mlp", "cnn_flatten", "vit"])
+def test_large_tensors_are_matched_by_a_part_of_them(family, monkeypatch):
+    monkeypatch.setattr(chain, "LARGE", 0)
+    monkeypatch.setattr(chain, "SOME", 24)
+    monkeypatch.setattr(matching, "AT_ONCE", 200)
+    network, _ = draw_network(family, 0)
+    moved = random_symmetry(network, read_program(network).wiring, np.random.default_rng(2), max_scale=4.0)
+    assert compare(network, moved).kind is Kind.SAME_SYMMETRY
+    assert compare(network, draw_network(family, 0, 7)[0]).kind is Kind.UNRELATED
+
+
+@given(shape=st.tuples(st.integers(1, 30), st.integers(1, 30)), seed=st.integers(0, 99))
+def test_units_are_matched_some_rows_at_a_time(shape, seed):
+    rng = np.random.default_rng(seed)
+    a, b = (rng.standard_normal((n, 4)).astype(np.float32) for n in shape)
+    whole = match(a @ b.T)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(matching, "AT_ONCE", 1)
+        parts = matching.match_features(a, b)
+    for one, other in zip(vars(whole).values(), vars(parts).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_long_vectors_follow_their_units():
+    network, _ = draw_model(MLP("relu", num_classes=5, widths=(300, 300)))
+    order = random_symmetry(network, read_program(network).wiring, np.random.default_rng(3), scale=False)
+    assert compare(network, order).kind is Kind.SAME_SYMMETRY
+    rounded = changed(order, lambda tensors: {n: t.astype(np.float16).astype(np.float32) for n, t in tensors.items()})
+    assert compare(order, rounded).kind is Kind.SAME_WEIGHTS

@@ -143,6 +143,16 @@ def test_the_command(zoo, capsys, monkeypatch):
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[0].startswith("the same file: 4 models, ") and lines[1].startswith("  keep")
-    assert err.splitlines()[-1].startswith("1 groups; identical files: ")
+    assert err.splitlines()[-1].startswith("1 group; identical files: ")
     assert main(["duplicates", "--index", "zoo.index", "--include", "same-weights"]) == 1
     assert "add --emit" in capsys.readouterr().err
+
+
+def test_a_plan_has_a_form_of_its_own(zoo, capsys):
+    assert main(["duplicates", "--index", "zoo.index", "--emit", "sh", "--json"]) == 1
+    assert "--format: does not go with --emit" in capsys.readouterr().err
+
+
+def test_the_sieve_opens_no_file(zoo, monkeypatch):
+    monkeypatch.setattr("wsrl.origins.duplicates.may_be_same", lambda *_: False)
+    assert found().compared <= 2  # those of equal digests

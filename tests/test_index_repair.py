@@ -14,6 +14,7 @@ from fake_encoder import FakeEncoder, names, write_model
 from wsrl.errors import InputError
 from wsrl.search.index import Index
 from wsrl.search.repair import find_damage
+from wsrl.text import printable
 
 PARTS = {
     "manifest.json": "manifest",
@@ -102,6 +103,33 @@ def test_what_cannot_be_rebuilt_is_left_as_it_is(built, models, tmp_path):
     with pytest.raises(InputError, match="no file of its models can be used"):
         Index.repair(tmp_path / "index", FakeEncoder())
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == before
+
+
+def test_an_index_without_its_manifest_knows_its_files_again(built, models, tmp_path):
+    damage(tmp_path / "index", "manifest.json", "changed")
+    Index.repair(tmp_path / "index", FakeEncoder())
+    index = Index.open(tmp_path / "index")
+    assert sorted(index.sources) == sorted(names(models))
+    index.update(FakeEncoder())
+    assert len(index) == 3 and index.changes.embedded == 0
+
+
+def test_an_index_of_nothing_leaves_no_folder(tmp_path):
+    with pytest.raises(InputError):
+        Index.build(FakeEncoder(), tmp_path / "nothing.safetensors", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError):
+        Index.build(FakeEncoder(), tmp_path / "nothing.safetensors", tmp_path / "empty")
+    assert (tmp_path / "empty").is_dir()
+
+
+def test_an_id_is_known_as_commands_print_it(models, tmp_path):
+    write_model(models / "a\nb.safetensors", 5)
+    index = Index.build(FakeEncoder(), models, tmp_path / "index")
+    (name,) = (own for own in index.ids if "\n" in own)
+    index.remove([printable(name)])
+    assert name not in index.ids
 
 
 def test_another_encoder_repairs_nothing(built, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -166,6 +167,12 @@ def test_the_command(folder, capsys, monkeypatch):
     assert lines["models/b.safetensors"]["parent"] is None and lines["models/b.safetensors"]["direction"] == "unknown"
     assert main(["lineage", "models/half.safetensors", "--index", "zoo.index", "--format", "human"]) == 0
     assert "models/half.safetensors: from models/a.safetensors, since " in capsys.readouterr().out
+    assert main(["lineage", "--index", "zoo.index", "--plot", "tree.svg"]) == 0
+    drawn = [own.text for own in ElementTree.parse("tree.svg").iter() if own.tag.endswith("text")]
+    assert "a.safetensors" in drawn and "half.safetensors" in drawn
+    assert any("since the other is rounded from it" in (text or "") for text in drawn)
+    assert main(["lineage", "--index", "zoo.index", "--plot", "models/a.safetensors"]) == 1
+    assert "is not the name of an SVG file" in capsys.readouterr().err
     assert main(["lineage", "--index", "zoo.index", "--note"]) == 0
     hits = Index.open("zoo.index", FakeEncoder()).search("models/half.safetensors", by="weights")
     noted = {hit.id: hit.metadata["lineage"] for hit in hits}

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from networks import draw_network
 
 from wsrl.checkpoint import Checkpoint, LazyTensor
+from wsrl.comparison.same_numbers import same_numbers
 from wsrl.origins.precision import is_widened, main_type, precision, type_bits
 from wsrl.origins.rounding import rounded_from
-from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.same_units import same_units
 from wsrl.program.read import read_program
 from wsrl.symmetry import random_symmetry

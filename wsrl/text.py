@@ -13,11 +13,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def counted(count: int, noun: str) -> str:
-    """Returns a number of things, e.g. `1 model` and `2,000 models`."""
-    return f"{count:,} {noun}" + "s" * (count != 1)
-
-
 def bytes_text(count: int | float) -> str:
     """Returns a number of bytes in decimal units, e.g. `437.9 MB`."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -25,6 +20,11 @@ def bytes_text(count: int | float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:,.1f} TB"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Returns how many there are of something: `1 model`, `2,210 models`; `many` where that is no `s` behind it."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def shape_text(shape: Sequence[int]) -> str:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from wsrl.cli.output import Output, tell, tell_left_out, tell_skipped
-from wsrl.text import bytes_text
+from wsrl.text import bytes_text, counted
 
 if TYPE_CHECKING:
     from wsrl.search.index import Index
@@ -20,8 +20,7 @@ def report(output: Output, index: "Index") -> int:
     counts["left_out"] = len(changes.problems)
     done = ", ".join(f"{count:,} {key.replace('_', ' ')}" for key, count in counts.items())
     size = bytes_text(int(str(info["bytes"])))
-    models, functions = (f"{info[key]:,}" for key in ("models", "functions"))
-    held = f"{models} models, {functions} with a function vector, {size}"
+    held = f"{counted(int(str(info['models'])), 'model')}, {info['functions']:,} with a function vector, {size}"
     problems = [str(problem) for problem in changes.problems]
     output.summary({**info, **counts, "problems": problems}, f"{index.directory}: {held}; {done}")
     return 1 if changes.incomplete else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from wsrl.cli.names import add_index
 from wsrl.cli.output import WHOLE, Output, add_format, tell, tell_left_out
 from wsrl.errors import InputError
-from wsrl.text import bytes_text, printable
+from wsrl.text import bytes_text, counted, printable
 
 if TYPE_CHECKING:
     from wsrl.origins.duplicates import Group
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.include and not args.emit:
         raise InputError("--include", "says what goes into a plan", "add --emit sh")
+    if args.emit and args.format != "auto":
+        raise InputError("--format", "does not go with --emit", "give --emit json for a plan in JSON")
     included = [_kind(name) for name in ("same-file", *args.include)]
     kinds = [_kind(name) for name in args.kind or ()] or (included if args.emit else ALL)
     found = find_duplicates(args.index, kinds, args.reference, args.keep, progress=True)
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             for group in found.groups:
                 output.document(partial(group_record, group), partial(_show, group))
         freed = sum(group.freed for group in found.groups if group.kind == Kind.SAME_FILE)
-        tell(f"{len(found.groups):,} groups; identical files: {bytes_text(freed)} could be freed")
+        tell(f"{counted(len(found.groups), 'group')}; identical files: {bytes_text(freed)} could be freed")
     tell_left_out(found.problems)
     return 1 if found.problems else 0
 
@@ -101,7 +103,7 @@ def _show(group: "Group") -> None:
     from wsrl.comparison.relation import WORDS
 
     first, *others = group.copies
-    lines = [f"{WORDS[group.kind]}: {len(group.copies):,} models, {bytes_text(group.freed)} in copies"]
+    lines = [f"{WORDS[group.kind]}: {counted(len(group.copies), 'model')}, {bytes_text(group.freed)} in copies"]
     lines.append(f"  keep  {bytes_text(first.bytes):>9}  {first.model.id}  ({group.why})")
     notes = [f"  ({r.precision:g} bits)" if r.precision else "" for r in group.relations] or [""] * len(others)
     lines += [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wsrl.cli.names import add_index
 from wsrl.cli.output import WHOLE, Output, add_format
-from wsrl.text import bytes_text
+from wsrl.text import bytes_text, counted
 
 EXAMPLES = ("wsrl export --index zoo.index --out zoo.npz", "wsrl export --index zoo.index --out zoo.parquet")
 
@@ -36,5 +36,5 @@ def run(args: argparse.Namespace) -> int:
     size = args.out.stat().st_size
     record = {"file": str(args.out), "models": len(index), "bytes": size}
     with Output.of(args) as output:
-        output.summary(record, f"{args.out}: {len(index):,} models, {bytes_text(size)}")
+        output.summary(record, f"{args.out}: {counted(len(index), 'model')}, {bytes_text(size)}")
     return 0

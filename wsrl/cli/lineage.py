@@ -1,11 +1,14 @@
 """`wsrl lineage [MODEL] --index DIR`: which model each comes from, as far as that can be told."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsrl.cli.names import add_index
 from wsrl.cli.output import Output, add_format, tell, tell_left_out
-from wsrl.text import printable
+from wsrl.errors import InputError
+from wsrl.files import write_atomically
+from wsrl.text import counted, printable
 
 if TYPE_CHECKING:
     from wsrl.origins.lineage import Family
@@ -29,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="note the family of each model in the index, under the key `lineage`, so that searches can group by it",
     )
+    parser.add_argument("--plot", metavar="FILE.svg", type=Path, help="draw the trees")
     add_format(parser)
 
 
@@ -40,14 +44,22 @@ def run(args: argparse.Namespace) -> int:
     """
     from wsrl.origins.lineage import find_lineage, note_families  # not needed for `--help`
 
+    if args.plot and args.plot.suffix != ".svg":
+        raise InputError(args.plot, "is not the name of an SVG file", "give a name that ends in .svg")
+
     found = find_lineage(args.index, args.model, progress=True)
     if args.note:
         note_families(args.index, found)
     shown = [family for family in found.families if args.model or len(family.models) > 1]
+    if args.plot:
+        from wsrl.drawing.family_tree import draw_families
+
+        write_atomically(args.plot, draw_families(shown, f"Lineage of {args.model or args.index}"))
     with Output.of(args) as output:
         output.table([line for family in found.families for line in model_records(family)], lambda: _show(shown))
     if not args.model:
-        tell(f"{len(shown):,} families; {len(found.families) - len(shown):,} models without a relative")
+        alone = counted(len(found.families) - len(shown), "model")
+        tell(f"{counted(len(shown), 'family', 'families')}; {alone} without a relative")
     tell_left_out(found.problems)
     return 1 if found.problems else 0
 

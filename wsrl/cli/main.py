@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "writes the vectors of an index for other programs",
     "search": "finds the models of an index that are related to a checkpoint, or do the same",
     "compare": "tells whether checkpoints are related, how, and layer by layer",
+    "parts": "tells which models of an index share a part with one, such as a backbone",
     "duplicates": "groups models that are the same, and plans to free their bytes",
     "lineage": "tells which model each comes from, with the evidence, or that it is unknown",
     "doctor": "finds names, configurations, cards and labels that the weights contradict",

@@ -7,7 +7,7 @@ from wsrl.cli.names import add_index
 from wsrl.cli.output import WHOLE, Output, add_format
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.text import bytes_text
+from wsrl.text import bytes_text, counted
 
 EXAMPLES = ("wsrl map --index zoo.index --out map.html", "wsrl map --index zoo.index --by function --out map.html")
 
@@ -46,5 +46,5 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(args.out, page)
     about = {"file": str(args.out), "models": len(models), "by": args.by, "bytes": len(page)}
     with Output.of(args) as output:
-        output.summary(about, f"{args.out}: {about['models']:,} models by {args.by}, {bytes_text(len(page))}")
+        output.summary(about, f"{args.out}: {counted(about['models'], 'model')} by {args.by}, {bytes_text(len(page))}")
     return 0

@@ -9,6 +9,7 @@ from wsrl.cli.hits import hit_row, print_rows
 from wsrl.cli.names import add_encoder, add_index, given
 from wsrl.cli.output import Output, add_format, tell
 from wsrl.errors import InputError
+from wsrl.text import counted
 
 if TYPE_CHECKING:
     from wsrl.search.hit import Hit
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(name: str, hits: "list[Hit]", explanation: "Explanation") -> None:
     among = f"{explanation.among:,} of " if explanation.among < explanation.models else ""
-    heading = f"{name}: nearest by {explanation.by} of {among}{explanation.models:,} models"
+    heading = f"{name}: nearest by {explanation.by} of {among}{counted(explanation.models, 'model')}"
     print_rows([heading], [hit_row(hit) for hit in hits])
 
 

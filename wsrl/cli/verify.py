@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from wsrl.cli.names import add_encoder, add_index
 from wsrl.cli.output import FORMATS, Output, add_format, tell, tell_left_out
+from wsrl.text import counted
 
 if TYPE_CHECKING:
     from wsrl.search.repair import Damage
@@ -57,5 +58,5 @@ def _record(damage: "Damage", mend: str) -> dict[str, object]:
 
 def _show(damage: "list[Damage]", mends: dict[str, str]) -> None:
     for one in damage:
-        count = "" if one.models is None else f" of {one.models:,} models"
+        count = "" if one.models is None else f" of {counted(one.models, 'model')}"
         print(f"{one.file}: {one.part}{count}, {one.reason}; repair: {mends[one.part]}")

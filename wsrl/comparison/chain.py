@@ -13,9 +13,19 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
-from wsrl.comparison.matching import SMALLEST, TINY, Agreement, Matching, agreement, match, similarity
+from wsrl.comparison.matching import (
+    SMALLEST,
+    TINY,
+    Agreement,
+    Matching,
+    agreement,
+    match,
+    match_features,
+    similarity,
+    unit,
+)
 from wsrl.comparison.pairing import Pair
-from wsrl.comparison.pieces import Piece, Units
+from wsrl.comparison.pieces import Piece, Units, spread
 from wsrl.signature.binormalization import Squares, binormalize, outer
 
 Groups = tuple[str, str]  # of A and of B
@@ -25,6 +35,8 @@ Array = Float[np.ndarray, "_written _read _taps"]
 WRITTEN, READ = 0, 1
 COMPLETED = 4096  # units of a group up to which those without a mutual partner are assigned too
 SWEEPS = 2
+LARGE, SOME = 2**21, 512  # entries of a tensor of which only so many units of one side are looked at
+MOST_LARGE = 8  # of such tensors that match the units of a group
 SURE = 0.7  # share of units, and median cosine, of a tensor whose units are matched without any other
 
 
@@ -81,9 +93,9 @@ class Chains:
         for _ in range(SWEEPS):
             for groups in joined:
                 if groups not in self.known:
-                    close = self._close(groups, joined, (WRITTEN, READ))
-                    if close is not None:
-                        joined[groups] = _completed(close, match(close))
+                    units = self._units(groups, joined, (WRITTEN, READ))
+                    if units is not None:
+                        joined[groups] = _completed(*units, match_features(*units))
         return joined
 
     def _step(self, known: Known, side: int, pairs: Sequence[Pair]) -> bool:
@@ -91,9 +103,9 @@ class Chains:
         for pair in pairs:
             groups = groups_of(pair, side)
             if groups is not None and groups not in known and self._ready(pair, 1 - side, known):
-                close = self._close(groups, known, (side,))
-                if close is not None:
-                    known[groups] = match(close)
+                units = self._units(groups, known, (side,))
+                if units is not None:
+                    known[groups] = match_features(*units)
                     return True
         return False
 
@@ -119,9 +131,15 @@ class Chains:
                     return a.sides()[side].size, b.sides()[side].size
         raise KeyError(groups)
 
-    def _close(self, groups: Groups, known: Known, sides: Sequence[int]) -> Float[np.ndarray, "n m"] | None:
-        """Mean cosine of all units of a group of A and B over the tensors whose other side is known."""
-        total = None
+    def _units(
+        self, groups: Groups, known: Known, sides: Sequence[int]
+    ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "m features"]] | None:
+        """All units of a group of A and B by tensors whose other side is known; their products add up cosines.
+
+        Of large tensors some entries of the other side have to do, and of many large ones the first.
+        """
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        large = 0
         for pair in self.pairs:
             for side in sides:
                 if groups_of(pair, side) != groups:
@@ -130,14 +148,20 @@ class Chains:
                 if other is None or groups_of(pair, 1 - side) == groups:
                     continue
                 piece_a, piece_b = both(pair)
-                a, b = _both_kept(pair, 1 - side, other, *self._balanced(pair))
+                if max(piece_a.tensor.size, piece_b.tensor.size) > LARGE:
+                    large += 1
+                    if large > MOST_LARGE:
+                        continue
+                    a, b = (balanced(values) for values in _some(pair, 1 - side, other))
+                else:
+                    a, b = _both_kept(pair, 1 - side, other, *self._balanced(pair))
                 taps = min(a.shape[2], b.shape[2])
-                close = similarity(
-                    _features(a[..., :taps], piece_a.sides()[side], side),
-                    _features(b[..., :taps], piece_b.sides()[side], side),
-                )
-                total = close if total is None else total + close
-        return total
+                pieces = (a[..., :taps], piece_a), (b[..., :taps], piece_b)
+                x, y = (unit(_features(values, piece.sides()[side], side)) for values, piece in pieces)
+                found.append((x, y))
+        if not found:
+            return None
+        return np.concatenate([x for x, _ in found], 1), np.concatenate([y for _, y in found], 1)
 
     def _balanced(self, pair: Pair) -> tuple[Array, Array]:
         a, b = both(pair)
@@ -159,13 +183,22 @@ def balanced(values: Array) -> Array:
 
 
 def rescaled(a: Array, b: Array) -> Array:
-    """Returns b with its slices scaled along each axis as those of a are: from b = D a D' it makes a again."""
+    """Returns b with its slices scaled along each axis as those of a are: from b = D a D' it makes a again.
+
+    The scales that binormalization finds are then fitted, axis by axis, by least squares.
+    """
     scales = [binormalize(Squares(values)) for values in (a, b)] if sum(n > 1 for n in a.shape) > 1 else [None]
     if any(scale is None for scale in scales):
         return b
     ratios = [np.divide(y, x, out=np.zeros_like(x), where=x > 0) for x, y in zip(*scales, strict=True)]
     b = b * np.sqrt(outer(ratios)).reshape(b.shape).astype(np.float32)
-    return b * np.float32((a * b).sum(dtype=np.float64) / max(np.square(b, dtype=np.float64).sum(), TINY))
+    for axis in (*range(a.ndim), *range(a.ndim)):
+        others = tuple(other for other in range(a.ndim) if other != axis)
+        products = (a * b).sum(others, dtype=np.float64, keepdims=True)
+        b = b * (products / np.maximum(np.square(b, dtype=np.float64).sum(others, keepdims=True), TINY)).astype(
+            np.float32
+        )
+    return b
 
 
 def both(pair: Pair) -> tuple[Piece, Piece]:
@@ -215,6 +248,26 @@ def _both_kept(pair: Pair, side: int, matching: Matching, a: Array, b: Array) ->
         _kept(a, of_a, side, matching.a, np.ones(len(matching.a))),
         _kept(b, of_b, side, matching.b, matching.sign),
     )
+
+
+def _some(pair: Pair, side: int, matching: Matching) -> tuple[Array, Array]:
+    """Reads some matched units on one side of a pair of large tensors, B's in A's order and with its signs."""
+    places = spread(len(matching.a), SOME)
+    grouped = groups_of(pair, side) is not None
+    ones = np.ones(len(places))
+    kept = []
+    chosen = (matching.a[places], ones), (matching.b[places], matching.sign[places])
+    for piece, (units, sign) in zip(both(pair), chosen, strict=True):
+        own = piece.sides()[side]
+        if grouped:
+            grid = np.arange(own.length).reshape(own.outer, own.size, own.inner)
+            sign = np.broadcast_to(sign[:, None], (own.outer, len(sign), own.inner)).ravel()
+            units = grid[:, units].ravel()
+        values = piece.taken(side, units)
+        shape = [1, 1, 1]
+        shape[side] = -1
+        kept.append(values * sign.astype(np.float32).reshape(shape) if (sign < 0).any() else values)
+    return kept[0], kept[1]
 
 
 def _features(values: Array, units: Units, side: int) -> Float[np.ndarray, "units features"]:
@@ -273,13 +326,13 @@ def aligned(pair: Pair, known: Known, own: dict[int, Matching]) -> tuple[Array, 
     return a[..., :taps], b[..., :taps], moved
 
 
-def _completed(close: Float[np.ndarray, "n m"], found: Matching) -> Matching:
+def _completed(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"], found: Matching) -> Matching:
     """Adds an assignment of the units that have no mutual partner, so that all of the smaller group are matched."""
-    free_a = np.setdiff1d(np.arange(close.shape[0]), found.a)
-    free_b = np.setdiff1d(np.arange(close.shape[1]), found.b)
+    free_a = np.setdiff1d(np.arange(len(a)), found.a)
+    free_b = np.setdiff1d(np.arange(len(b)), found.b)
     if not min(len(free_a), len(free_b)) or max(len(free_a), len(free_b)) > COMPLETED:
         return found
-    rest = close[np.ix_(free_a, free_b)]
+    rest = a[free_a] @ b[free_b].T
     rows, columns = linear_sum_assignment(-np.abs(rest))
     a, b = np.concatenate([found.a, free_a[rows]]), np.concatenate([found.b, free_b[columns]])
     order = np.argsort(a)

@@ -7,33 +7,34 @@ are then compared entry by entry.
 """
 
 import filecmp
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.comparison.chain import Chains, Known, aligned, both, groups_of, matching_of, rematched, rescaled
-from wsrl.comparison.difference import Difference, measure
+from wsrl.comparison.alignment import align
+from wsrl.comparison.canonical_forms import canonical_forms
+from wsrl.comparison.chain import Chains, Known, both, groups_of
 from wsrl.comparison.formula import is_formula
-from wsrl.comparison.grid import Grid, find_grid, grid_of
-from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
-from wsrl.comparison.pieces import BLOCK, blocks, cut, spread
-from wsrl.comparison.relation import Kind, Relation
+from wsrl.comparison.pieces import cut
+from wsrl.comparison.relation import SAME, Kind, Relation
+from wsrl.comparison.same_numbers import same_numbers
 from wsrl.comparison.verdict import judge
 from wsrl.readers import open_checkpoint
-from wsrl.signature.digest import content_digest
+from wsrl.signature.digest import content_digest, tensor_digest
 
 SIGNIFICANT = 1e-5  # p-value below which networks are related
 AGREEING = 0.5  # share of the units of a tensor that stand in the same order, from which that is taken for right
 NEAR, ENTRIES = 0.9999, 16  # cosine of small tensors that are the same, and entries of all of them
+CLOSE = 0.9  # cosine of small tensors whose units all agree
 FEATURES = 4  # entries of a unit that is tested
-SCALED = 1e-3  # change from which on other scales of units are reckoned with
-EXACT, ROUNDED = 1e-5, 0.8  # changes between which a quantizer's lie
-LESS = 0.5  # of the change that is left if units have other scales
+CONVERTED = "all tensors hold the same numbers, some in an order that a converter gave them"
+NOT_SCALED = "with their scales taken out, the networks differ"
 
 Source = str | Path | Checkpoint
 
@@ -54,33 +55,71 @@ def compare(a: Source, b: Source) -> Relation:
     if _same_file(a, b):
         return Relation(Kind.SAME_FILE, related=True, reasons=("all bytes are the same",))
     first, second = (source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in (a, b))
+    relation = _compared(first, second)
+    if relation.kind is Kind.FINE_TUNED and _converted(first, second, relation):
+        return replace(relation, kind=Kind.SAME_WEIGHTS, reasons=(*relation.reasons, CONVERTED))
+    if relation.kind is Kind.SAME_SYMMETRY and any(layer.what == "scaled" for layer in relation.layers):
+        forms = canonical_forms(first, second)
+        proven = _compared(*forms, scales=False) if forms else relation
+        if proven.kind not in SAME:
+            return replace(proven, reasons=(*proven.reasons, NOT_SCALED))
+    return relation
+
+
+def _converted(first: Checkpoint, second: Checkpoint, relation: Relation) -> bool:
+    """Whether all that differs is the order in which a converter left the numbers of some tensors."""
+    others = [layer for layer in relation.layers if layer.what not in ("equal", "only in a", "only in b")]
+    pairs = [(first.tensors.get(layer.a or ""), second.tensors.get(layer.b or "")) for layer in others]
+    alike = all(a is not None and b is not None and a.size == b.size for a, b in pairs)
+    same = alike and all(tensor_digest(a) == tensor_digest(b) for a, b in pairs if a is not None and b is not None)
+    return same and same_numbers(first, second)
+
+
+def _compared(first: Checkpoint, second: Checkpoint, scales: bool = True) -> Relation:
+    """The relation of two checkpoints, whose units may have other scales or not."""
     sampled = [Sampled.of(cut(checkpoint)) for checkpoint in (first, second)]
     pairs = pair_up(*sampled)
     tests, pooled = _in_order(pairs)
     related = _significant(tests, pooled)
-    if not related and not _significant(tests, Agreement(pooled.units, pooled.units)):
-        related = _near(pairs)  # so few units that the test could not show it
+    small = not _significant(tests, Agreement(pooled.units, pooled.units))  # the test could show nothing
+    if not related and small:
+        related = _near(pairs, pooled)
     known = _proven(pairs, tests) if related else {}
     if not related or not all(_explained(pair, test) for pair, test in zip(pairs, tests, strict=True)):
         chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix], known)
         chains.run()
         own = chains.agreements()
         matched = sum(own.values(), Agreement(0, 0))
-        if not related and _significant(list(own.values()), matched):
+        if not related and (_significant(list(own.values()), matched) or (small and _near_matched(pairs, chains))):
             related, pooled, known = True, matched, chains.joined(own)
             tests = _of_pairs(pairs, own)
         elif related:
             known = chains.joined({groups: test for groups, test in own.items() if test.share > AGREEING})
         elif not pooled.units:
             pooled = matched
-    return judge(list(_layers(pairs, known if related else None, tests)), pooled, related)
+    return judge(align(pairs, known if related else None, tests, scales), pooled, related)
 
 
-def _near(pairs: list[Pair]) -> bool:
-    """Whether matrices of too few units for a test agree entry by entry, as training anew would not make them."""
+def _near(pairs: list[Pair], pooled: Agreement) -> bool:
+    """Whether matrices of too few units for a test agree entry by entry, as training anew would not make them.
+
+    If all units agree too, then rounding to few bits may have changed the entries.
+    """
+    least = CLOSE if pooled.units and pooled.share == 1 else NEAR
     matrices = [pair for pair in pairs if any(piece is not None and piece.is_matrix for piece in (pair.a, pair.b))]
     entries = sum(pair.a.tensor.size for pair in matrices if pair.a is not None)
-    return entries >= ENTRIES and all(pair.cosine > NEAR for pair in matrices)
+    return entries >= ENTRIES and all(pair.cosine > least for pair in matrices)
+
+
+def _near_matched(pairs: list[Pair], chains: Chains) -> bool:
+    """Whether both chains match all units of networks too small for a test alike, and their matrices agree then."""
+    own = chains.agreements()
+    if not own or any(test.share < 1 for test in own.values()):
+        return False
+    layers = align(pairs, chains.joined(own), [None] * len(pairs))
+    matrices = [layer for layer in layers if any(p is not None and p.is_matrix for p in (layer.pair.a, layer.pair.b))]
+    entries = sum(layer.difference.entries for layer in matrices if layer.difference)
+    return entries >= ENTRIES and all(layer.difference and layer.difference.cosine > CLOSE for layer in matrices)
 
 
 def _proven(pairs: list[Pair], tests: list[Agreement | None]) -> Known:
@@ -164,54 +203,3 @@ def _of_pairs(pairs: list[Pair], own: dict) -> list[Agreement | None]:
         groups = [groups_of(pair, side) for side in (0, 1)] if pair.a and pair.b else []
         tests.append(next((own[g] for g in groups if g in own), None))
     return tests
-
-
-def _layers(pairs: list[Pair], known: Known | None, tests: list[Agreement | None]) -> Iterator[Layer]:
-    for pair, test in zip(pairs, tests, strict=True):
-        if pair.a is None or pair.b is None or known is None:
-            yield Layer(pair, None, test)
-        else:
-            yield _layer(pair, known, test)
-
-
-def _layer(pair: Pair, known: Known, test: Agreement | None) -> Layer:
-    a, b = both(pair)
-    in_order = a.shape == b.shape and all(_is_ordered(pair, side, known) for side in (0, 1))
-    if in_order and prod(a.shape) > BLOCK:
-        found = measure(blocks((a, b)), a.shape[0])
-        return Layer(pair, found, test, grids=_grids(pair, found, None))
-    x, y, moved = aligned(pair, known, {})
-    found, unscaled = measure([(x, y)], len(x)), None
-    if a.is_matrix and found.cosine < AGREEING and (own := rematched(pair, known)):
-        x, y, moved = aligned(pair, known, own)
-        found = measure([(x, y)], len(x))
-    if a.is_matrix and found.change > SCALED and _has_other_scales(x, y):
-        y_scaled = rescaled(x, y)
-        scaled = measure([(x, y_scaled)], len(x))
-        if scaled.change < found.change * LESS:
-            found, unscaled, y = scaled, found.change, y_scaled
-    turned = y if (moved or unscaled) and y.shape == a.shape else None
-    return Layer(pair, found, test, moved, unscaled, _grids(pair, found, turned))
-
-
-def _has_other_scales(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether scales of units explain most of the difference, judged by a part."""
-    part = np.ix_(*(spread(n, SAMPLE) for n in x.shape))
-    x, y = x[part], y[part]
-    return bool(np.linalg.norm(x - rescaled(x, y)) < LESS * np.linalg.norm(x - y))
-
-
-def _grids(pair: Pair, found: Difference, moved: np.ndarray | None) -> tuple[Grid | None, Grid | None]:
-    """The grids of both; that of b in the order of a, since blocks that share a scale do not survive permutation."""
-    a, b = both(pair)
-    if not a.is_matrix or not EXACT < found.change < ROUNDED:
-        return None, None
-    of_b = find_grid(b.tensor)
-    if of_b is None and moved is not None:
-        of_b = grid_of(a.stored(moved))
-    return find_grid(a.tensor), of_b
-
-
-def _is_ordered(pair: Pair, side: int, known: Known) -> bool:
-    matching = matching_of(pair, side, known)
-    return matching is None or matching.ordered

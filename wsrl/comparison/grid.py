@@ -21,7 +21,7 @@ PASSED = 0.9  # of the lines
 DIVISORS = np.arange(1, 9)  # the least difference may be several steps
 FEWEST_BLOCKS = 8  # that show a code book
 CODES = 64  # distinct values, over the largest of its block, of a code book
-BITS = re.compile(r"(?:iq|tq|q|u?int|float)(\d)(?!\d)")
+BITS = re.compile(r"(?:iq|tq|q|q?u?int|float)(\d)(?!\d)")
 CODED_ERRORS = {8: 0.03, 6: 0.05, 5: 0.1, 4: 0.2, 3: 0.4, 2: 0.7}  # bits -> largest relative error of a format's codes
 
 

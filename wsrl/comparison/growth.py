@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wsrl.comparison.formula import is_formula
 from wsrl.comparison.layer import Layer
+from wsrl.comparison.pairing import SAMPLE
 from wsrl.comparison.pieces import Piece
 from wsrl.comparison.relation import Kind
 
@@ -91,10 +93,14 @@ def _only(layers: Sequence[Layer], side: str) -> list[Layer]:
 
 
 def _is_tied(layer: Layer) -> bool:
-    """Whether the tensor repeats one that has a counterpart, as a file does with the words of inputs and outputs."""
+    """Whether the tensor repeats one that has a counterpart, as a file does with the words of inputs and outputs.
+
+    What a formula fills, as a filter bank or the positions of words, another file need not hold at all.
+    """
     piece = _piece(layer)
     ends = any(units.fixed for units in piece.sides())
-    return layer.pair.like is not None and layer.pair.like[1] > TIED and ends
+    tied = layer.pair.like is not None and layer.pair.like[1] > TIED and ends
+    return tied or is_formula(piece.sample(SAMPLE), SAMPLE)
 
 
 def _entries(layers: Sequence[Layer], side: str) -> int:

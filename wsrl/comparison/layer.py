@@ -17,6 +17,7 @@ class Layer:
       difference: after alignment; None where nothing corresponds or the networks are unrelated.
       test: of the units' agreement.
       moved: whether units were brought into A's order.
+      shuffled: whether the units are those of the other, but in an order that other tensors of their group do not have.
       grids: on which a and b lie, if they differ and are no more different than rounding makes them.
       unscaled: the change before units were given A's scales, where they have others.
     """
@@ -27,3 +28,4 @@ class Layer:
     moved: bool = False
     unscaled: float | None = None
     grids: tuple[Grid | None, Grid | None] = (None, None)
+    shuffled: bool = False

@@ -10,6 +10,7 @@ from scipy.special import ndtr
 ALIKE = 0.1  # share of units that networks agree in which were trained alike from independent starts; see docs
 SMALLEST = 8  # units of a group that is tested
 TINY = 1e-30
+AT_ONCE = 2**24  # similarities that are held at a time
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,11 @@ class Agreement:
 
 def similarity(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> Float[np.ndarray, "n m"]:
     """Returns the cosines of units."""
-    return _unit(a) @ _unit(b).T
+    return unit(a) @ unit(b).T
 
 
-def _unit(x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n features"]:
+def unit(x: Float[np.ndarray, "n features"]) -> Float[np.ndarray, "n features"]:
+    """Returns rows of length 1; those that are 0 stay 0."""
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), TINY)
 
 
@@ -91,6 +93,30 @@ def match(close: Float[np.ndarray, "n m"]) -> Matching:
     mutual &= size[np.arange(len(size)), best] > 0
     a = np.flatnonzero(mutual)
     return Matching(a, best[a], np.where(close[a, best[a]] < 0, -1.0, 1.0))
+
+
+def match_features(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> Matching:
+    """Matches units whose rows are each other's nearest, as `match` does, some rows at a time if they are many.
+
+    Args:
+      a, b: rows whose scalar product is the similarity of two units.
+    """
+    if len(a) * len(b) <= AT_ONCE:
+        return match(a @ b.T)
+    best, size, sign = np.zeros(len(a), np.int64), np.zeros(len(a)), np.ones(len(a))
+    back, largest = np.zeros(len(b), np.int64), np.zeros(len(b))
+    step = max(AT_ONCE // len(b), 1)
+    for start in range(0, len(a), step):
+        close = a[start : start + step] @ b.T
+        sizes = np.abs(close)
+        rows, columns = np.arange(len(close)), np.arange(len(b))
+        own = best[start : start + step] = sizes.argmax(1)
+        size[start : start + step], sign[start : start + step] = sizes[rows, own], np.sign(close[rows, own])
+        first = sizes.argmax(0)
+        nearer = sizes[first, columns] > largest
+        back[nearer], largest[nearer] = first[nearer] + start, sizes[first, columns][nearer]
+    mutual = np.flatnonzero((back[best] == np.arange(len(a))) & (size > 0))
+    return Matching(mutual, best[mutual], np.where(sign[mutual] < 0, -1.0, 1.0))
 
 
 def agreement(first: Matching, second: Matching, size_a: int, size_b: int) -> Agreement:

@@ -11,12 +11,14 @@ from scipy.optimize import linear_sum_assignment
 from wsrl.comparison.matching import TINY
 from wsrl.comparison.pieces import Piece
 
-SAMPLE = 256  # units of either side of a tensor that are compared
+SAMPLE = 256  # units of either side of a matrix that are compared
+VECTOR = 2**16  # entries of a vector
 IN_ORDER = 0.05  # cosine that the same place among the tensors of a shape is worth, and the same form of both sides
 ALIKE = 0.5  # cosine of tensors that are taken for copies
 TRIALS = 1000  # of tensors with their axes turned
 CHANCE = 4.0  # standard deviations that the cosine of independent entries hardly exceeds
 EQUAL = 1e-6  # distance of vectors that are the same
+ROUNDED = 0.02  # distance of vectors that are the same entry by entry, but for rounding or a step of training
 SAME_ROLE = 0.3  # distance that the same role is worth to a vector
 SAME_PLACE = 0.1  # distance that the same place after the same matrix is worth to a vector
 
@@ -48,8 +50,8 @@ class Sampled:
 
     @classmethod
     def of(cls, pieces: tuple[Piece, ...]) -> "Sampled":
-        """Reads the samples."""
-        return cls(pieces, tuple(piece.sample(SAMPLE) for piece in pieces))
+        """Reads the samples; vectors as a whole, as their sorted entries are compared."""
+        return cls(pieces, tuple(piece.sample(SAMPLE if piece.is_matrix else VECTOR) for piece in pieces))
 
 
 def pair_up(a: Sampled, b: Sampled) -> list[Pair]:
@@ -158,7 +160,7 @@ def _unit(x: Float[np.ndarray, "n entries"]) -> Float[np.ndarray, "n entries"]:
 
 
 def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]:
-    """Pairs vectors of one length by their sorted values, and by the partner of the matrix before them."""
+    """Pairs vectors of one length by their entries, or sorted ones, and by the partner of the matrix before them."""
     before_a, before_b = _matrix_before(a.pieces), _matrix_before(b.pieces)
     found: dict[int, int] = {}
     lengths: dict[int, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
@@ -169,7 +171,8 @@ def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]
         if own and others:
             x, y = ([np.sort(n.samples[i].ravel()) for i in at] for n, at in ((a, own), (b, others)))
             far = _distances(np.stack(x), np.stack(y))
-            score = np.where(far < EQUAL, 1.0, -far)
+            in_order = _distances(*(np.stack([n.samples[i].ravel() for i in at]) for n, at in ((a, own), (b, others))))
+            score = np.where(in_order < ROUNDED, 1.0 - in_order, np.where(far < EQUAL, 1.0, -far))
             for m, i in enumerate(own):
                 matrix, offset = before_a[i]
                 for n, j in enumerate(others):

@@ -110,6 +110,27 @@ class Piece:
             return self._form(self.tensor.rows(start, stop))
         return self.whole()[start:stop]
 
+    def taken(self, side: int, places: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "written read taps"]:
+        """Reads some entries of one side (0: written, 1: read), signed as `signed`; a part at a time where that can be.
+
+        Raises:
+          CheckpointError: it cannot be read, or holds NaN or Inf.
+        """
+        if self.axes[side] == (0,):
+            held, order = np.unique(places, return_inverse=True)
+            values = self._form(_read_rows(self.tensor, held)).take(order, axis=side)
+        elif self.axes[1 - side] == (0,):
+            step = max(BLOCK * self.tensor.shape[0] // self.tensor.size, 1)
+            starts = range(0, self.tensor.shape[0], step)
+            rows = (self.tensor.rows(start, min(start + step, self.tensor.shape[0])) for start in starts)
+            values = np.concatenate([self._form(own).take(places, axis=side) for own in rows], axis=1 - side)
+        else:
+            values = self.whole().take(places, axis=side)
+        if self.gain is None or self.gain.size != self.shape[0]:
+            return values
+        signs = np.where(read_whole(self.gain).ravel() < 0, -1, 1).astype(np.float32)
+        return values * (signs if side else signs[places])[:, None, None]
+
     def sample(self, most: int) -> Float32[np.ndarray, "written read taps"]:
         """Reads at most `most` units of either side, and as many taps; which, depends on the shape alone."""
         written, read, taps = (spread(n, most) for n in self.shape)
@@ -238,6 +259,7 @@ def _piece(name: str, tensors: Mapping[str, LazyTensor], layout: _Layout) -> Pie
     tensor = tensors[name]
     written, read = layout.sides.get(name, ((), ()))
     free = [i for i in range(tensor.ndim) if i not in (*written, *read)]
+    free.sort(key=lambda i: tensor.shape[i] == 1)  # an axis of length 1 tells nothing
     if not written and free:
         written = (free.pop(0),)
         if not read and free:

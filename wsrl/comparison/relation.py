@@ -46,7 +46,8 @@ class LayerRelation:
     Attributes:
       a, b: names of the tensors; None where the other checkpoint has no counterpart.
       what: `equal`, `rounded` (to another floating-point type), `scaled` (units, by factors), `quantized`, `pruned`,
-        `noise`, `low rank`, `changed`, `combined` (of a merge), `independent`, `only in a` or `only in b`.
+        `noise`, `shuffled` (in an order that no other tensor has), `low rank`, `changed`, `combined` (of a merge),
+        `independent`, `only in a` or `only in b`.
       change: norm of the difference divided by the norm of A's tensor, after alignment and before any rescaling; None
         where there is no counterpart.
       rank: singular values that hold 99 % of the squared difference; None where they are too many, or it is no matrix.

@@ -17,7 +17,8 @@ from wsrl.comparison.relation import Kind, LayerRelation, Relation
 
 DOUBT = 0.01  # p-value below which networks are not called unrelated, though they are not proven related
 EXACT = 1e-5  # change that the arithmetic of a conversion makes
-UNSCALED = 1e-3  # change that is left of units with other scales
+UNSCALED = 3e-5  # change that is left of units with other scales
+NARROW = {"float16": 1e-3, "bfloat16": 3e-3}  # and where they were rounded, too
 INDEPENDENT = 0.2  # cosine below which a tensor of a related network is taken for trained anew
 PRUNED = 0.05  # share of the entries that are 0 in one network alone
 WHITE = 1.25  # largest singular value of noise, over its expectation
@@ -28,6 +29,7 @@ ENOUGH = 1000  # entries beyond which a tensor counts no more
 MOST = 0.9  # of the entries
 EVEN = 0.1  # spread of the size of noise over tensors, relative
 LIMITS = ("distillation leaves no trace in weights: a student of the other network counts as unrelated",)
+SHUFFLED = "of a group of units, tensors stand in different orders: not the same network"
 TOO_SMALL = "the networks are too small, or too little of them corresponds, for a test"
 
 
@@ -79,7 +81,9 @@ def _describe(layer: Layer) -> Described:
 def _what(layer: Layer, found: Difference) -> tuple[str, str | None, float | None]:
     """What one tensor is to the other, which side was made from the other, and bits of a grid."""
     a = both(layer.pair)[0]
-    if found.change <= (EXACT if layer.unscaled is None else UNSCALED):
+    if layer.shuffled:
+        return "shuffled", None, None
+    if found.change <= (EXACT if layer.unscaled is None else _rounding(layer)):
         return "equal" if layer.unscaled is None else "scaled", None, None
     if found.rounded_a or found.rounded_b:
         return "rounded", None if found.rounded_a and found.rounded_b else "a" if found.rounded_a else "b", None
@@ -93,6 +97,11 @@ def _what(layer: Layer, found: Difference) -> tuple[str, str | None, float | Non
     if a.is_matrix and found.rank is not None:
         return "low rank", None, None
     return "noise" if _is_white(found) else "changed", None, None
+
+
+def _rounding(layer: Layer) -> float:
+    """Change that is left of units with other scales, by the types in which both are stored."""
+    return max(NARROW.get(piece.tensor.dtype, UNSCALED) for piece in both(layer.pair))
 
 
 def _quantized(layer: Layer, found: Difference) -> tuple[str | None, float] | None:
@@ -129,6 +138,8 @@ def _kind(
     reasons = (", ".join(told),)
     if any(relation.reordered for relation, _ in described):
         reasons += ("units stand in another order",)
+    if any(layer.shuffled for layer in layers):
+        return Kind.FINE_TUNED, (*reasons, SHUFFLED), None, None
     more = growth(layers)
     if more.kind is not None:
         return more.kind, (*reasons, more.reason), more.derived, None
@@ -140,7 +151,12 @@ def _kind(
         reasons += ("units have other scales",)
         changed -= {"scaled"}
     folded = _vectors(layers, 0) != _vectors(layers, 1)  # norms, into the weights before them
-    vectors = set() if scales or folded else set(whats) - {"equal", "rounded", "only in a", "only in b"} - changed
+    vectors = (
+        set()
+        if scales or folded
+        else {r.what for layer, (r, _) in zip(layers, described, strict=True) if _counts(layer)}
+    )
+    vectors -= {"equal", "rounded", "only in a", "only in b", *changed}
     if not more.alike:
         return Kind.FINE_TUNED, (*reasons, "some layers of one have no counterpart in the other"), None, None
     if not changed and not vectors:
@@ -161,6 +177,12 @@ def _kind(
     if changed and "independent" not in changed and _is_noise(layers, scales):
         return Kind.NOISE, (*reasons, "the difference is white and of one relative size"), None, None
     return Kind.FINE_TUNED, reasons, None, None
+
+
+def _counts(layer: Layer) -> bool:
+    """Whether a change of the tensor is one of the network: converters compute constants anew, single numbers."""
+    pieces = [piece for piece in (layer.pair.a, layer.pair.b) if piece is not None]
+    return any(piece.role is not None or piece.tensor.size > 1 for piece in pieces)
 
 
 def _vectors(layers: Sequence[Layer], side: int) -> int:

@@ -1,4 +1,4 @@
-"""Duplicates in an index: candidates by digests and nearest vectors, proofs on the files, groups of one kind each."""
+"""Duplicates in an index: candidates by digests and nearest vectors, a sieve by signatures, proofs on the files."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -16,13 +16,15 @@ from wsrl.origins.disk import freed, on_disk
 from wsrl.origins.keeper import Copy, rank, why_first
 from wsrl.origins.proof import Compare, prove
 from wsrl.origins.rounding import largest_errors
+from wsrl.origins.sieve import Signatures, may_be_same
 from wsrl.origins.weight_files import bytes_digest, weight_files
+from wsrl.search.catalog import Model
 from wsrl.search.file_identity import HUB, file_stat, located
 from wsrl.search.index import Index
 from wsrl.search.store import Store
 
 KINDS = (Kind.SAME_FILE, Kind.SAME_WEIGHTS, Kind.SAME_SYMMETRY, Kind.SAME_PRECISION)
-MOST_COMPARED = 16  # models that one is compared with, the nearest first
+MOST_COMPARED = 16  # models that one is compared with by its file, the nearest first
 UNROUNDED = 32  # bits
 
 
@@ -70,8 +72,8 @@ def find_duplicates(
 ) -> Found:
     """Finds the models of an index that are the same, in one way or another.
 
-    Names are no evidence. Digests and vectors of the index only say which files to compare; files that have changed
-    since they were indexed are left out.
+    Names are no evidence. Digests, vectors and signatures of the index only say which files to compare; files that have
+    changed since they were indexed are left out.
 
     Args:
       directory: of the index.
@@ -102,6 +104,7 @@ class _Search:
         self.directory, self.store, self.index = directory, Store(directory), Index.open(directory)
         self.reference, self.keep = ([_folder(own) for own in own_list] for own_list in (reference, keep))
         self._compare = compare
+        self._signatures: dict[str, Signatures] = {}
         self.problems: list[InputError] = []
         self.compared = 0
 
@@ -167,9 +170,13 @@ class _Search:
         """
         asked: dict[str, Relation | None] = {}
         found: list[tuple[Copy, Relation]] = []
+        proofs = 0
         for standing, other in before:
             for model in {standing.model.id: standing, other.model.id: other}.values():
-                if model.model.id not in asked and len(asked) < MOST_COMPARED:
+                if model.model.id not in asked and not self.may_be_same(model, copy):
+                    asked[model.model.id] = None
+                elif model.model.id not in asked and proofs < MOST_COMPARED:
+                    proofs += 1
                     asked[model.model.id] = self.relation(model, copy)
                 relation = asked.get(model.model.id)
                 if relation is None or not relation.related:
@@ -185,6 +192,19 @@ class _Search:
         if strictest != Kind.SAME_PRECISION or len(found) == 1:
             return next(iter(found), None)
         return min(found, key=lambda own: largest_errors(own[0], copy, own[1]))
+
+    def may_be_same(self, first: Copy, second: Copy) -> bool:
+        """Whether a proof is needed: by digests and signatures of the index alone."""
+        if first.model.weights_digest == second.model.weights_digest:
+            return True
+        own, other = (self.signatures(copy.model) for copy in (first, second))
+        return may_be_same(own, other, min(first.stored[1], second.stored[1]))
+
+    def signatures(self, model: Model) -> Signatures:
+        """Of all tensors of a model, as the index holds them."""
+        if model.id not in self._signatures:
+            self._signatures[model.id] = self.store.signatures(model)
+        return self._signatures[model.id]
 
     def relation(self, first: Copy, second: Copy) -> Relation | None:
         """What two models are to each other, by their files; None if one cannot be read."""

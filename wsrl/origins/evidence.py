@@ -40,6 +40,17 @@ def edge_evidence(
     return found
 
 
+def named_bases(relatives: Relatives, number: int) -> list[int]:
+    """Returns the models that a model declares as its base."""
+    own = relatives.nodes[number]
+    names = [base.name for base in _declared(own)]
+    return [
+        other
+        for other, node in enumerate(relatives.nodes if names else ())
+        if other != number and any(names_model(name, node.path, own.path) for name in names)
+    ]
+
+
 def absent_bases(relatives: Relatives, node: Node) -> tuple[str, ...]:
     """Returns the base models that a model declares and that are not in the index."""
     names = dict.fromkeys(base.name for base in _declared(node))

@@ -1,6 +1,6 @@
 """The parents of models: families in an index, the tree of each, and directions where there is evidence for them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,15 +9,24 @@ from tqdm import tqdm
 
 from wsrl.comparison.relation import WORDS, Kind
 from wsrl.errors import InputError
-from wsrl.origins.evidence import Evidence, absent_bases, edge_evidence
+from wsrl.origins.evidence import Evidence, absent_bases, edge_evidence, named_bases
 from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
-from wsrl.origins.rooted import Edge, first_is_parent, root_probabilities, sides, spanning_tree
+from wsrl.origins.rooted import (
+    Edge,
+    drawn_to_hubs,
+    first_is_parent,
+    popularity,
+    root_probabilities,
+    sides,
+    spanning_tree,
+)
 from wsrl.search.index import Index
 
 CLAIMED = 0.85  # probability from which on a model is named as the parent
 BETWEEN = 0.25  # of the squared distance to a child: how far a parent may have moved on since the child left it
 NOTE = "lineage"  # key of the note
+HUBS = 2  # models of a family with which all others are compared
 MOST = 200  # models of the family of one that is asked about
 
 
@@ -104,25 +113,47 @@ def _components(relatives: Relatives, progress: bool) -> Iterator[tuple[list[int
     """Yields the models of each family and the distances of those that were compared."""
     asked = relatives.asked
     waiting = list(range(len(relatives.nodes))) if asked is None else [asked]
-    seen: set[int] = set()
+    edges: dict[Edge, float] = {}
+    around: dict[int, list[int]] = {number: [] for number in waiting}
     line = tqdm(total=len(waiting), desc="comparing", unit="model", disable=None if progress else True, mininterval=1.0)
     with line:
-        for start in waiting:
-            if start in seen:
-                continue
-            family, reached, edges = [], [start], {}
-            seen.add(start)
-            while reached:
-                own = reached.pop(0)
-                family.append(own)
-                line.update(asked is None)
-                for other in relatives.near([own])[0] if len(family) <= MOST or asked is None else ():
-                    if relatives.relation(own, other).related:
-                        edges[min(own, other), max(own, other)] = relatives.distance(own, other)
-                        if other not in seen:
-                            seen.add(other)
-                            reached.append(other)
-            yield family, edges
+        for own in waiting:  # of one that is asked about, relatives are added while there are any
+            line.update(asked is None)
+            near = {*relatives.near([own])[0], *named_bases(relatives, own)}
+            for other in sorted(near) if len(around) <= MOST or asked is None else ():
+                if relatives.relation(own, other).related:
+                    edges[min(own, other), max(own, other)] = relatives.distance(own, other)
+                    if other not in around:
+                        around[other] = []
+                        waiting.append(other)
+                    around[own].append(other)
+                    around[other].append(own)
+    seen: set[int] = set()
+    for start in waiting:
+        if start in seen:
+            continue
+        family = [start]
+        seen.add(start)
+        for own in family:
+            more = [other for other in dict.fromkeys(around[own]) if other not in seen]
+            seen.update(more)
+            family += more
+        members = set(family)
+        own_edges = {edge: distance for edge, distance in edges.items() if edge[0] in members}
+        yield family, own_edges | _to_hubs(relatives, family, own_edges)
+
+
+def _to_hubs(relatives: Relatives, family: Sequence[int], edges: Mapping[Edge, float]) -> dict[Edge, float]:
+    """Distances of all models of a family to those that most may come from: these need not be among their nearest."""
+    place = {number: i for i, number in enumerate(family)}
+    near = popularity(len(family), {(place[a], place[b]): distance for (a, b), distance in edges.items()})
+    found = {}
+    for hub in np.argsort(-near, kind="stable")[:HUBS].tolist():
+        for own in family:
+            edge = min(own, family[hub]), max(own, family[hub])
+            if own != family[hub] and edge not in edges and relatives.relation(*edge).related:
+                found[edge] = relatives.distance(*edge)
+    return found
 
 
 def _family(relatives: Relatives, numbers: Sequence[int], distances: dict[Edge, float]) -> Family:
@@ -131,7 +162,8 @@ def _family(relatives: Relatives, numbers: Sequence[int], distances: dict[Edge, 
     told = edge_evidence(relatives, numbers, distances)
     own = {(place[a], place[b]): distance for (a, b), distance in distances.items()}
     declared = {(place[a], place[b]) for (a, b), found in told.items() if any(one.declared for one in found)}
-    edges = spanning_tree(len(nodes), {edge: -1.0 if edge in declared else value for edge, value in own.items()})
+    drawn = drawn_to_hubs(len(nodes), own, _made(told, place))
+    edges = spanning_tree(len(nodes), {edge: -1.0 if edge in declared else value for edge, value in drawn.items()})
     evidence = [told.get((numbers[a], numbers[b]), ()) for a, b in edges]
     log_odds = np.array([sum(one.log_odds for one in found) for found in evidence], float)
     on_side = sides(len(nodes), edges)
@@ -149,6 +181,16 @@ def _family(relatives: Relatives, numbers: Sequence[int], distances: dict[Edge, 
         {node.id: node.copies for node in nodes if node.copies},
         _absent(relatives, nodes),
     )
+
+
+def _made(told: Mapping[Edge, Sequence[Evidence]], place: Mapping[int, int]) -> dict[Edge, int]:
+    """Pairs of which one model was made from the other, by their weights, with that model."""
+    made = {}
+    for (first, second), found in told.items():
+        odds = sum(one.log_odds for one in found if not one.declared)
+        if odds:
+            made[place[first], place[second]] = place[second if odds > 0 else first]
+    return made
 
 
 def _link(

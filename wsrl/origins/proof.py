@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from wsrl.checkpoint import Checkpoint
 from wsrl.comparison.relation import Kind, Relation
+from wsrl.comparison.same_numbers import same_numbers
 from wsrl.origins.keeper import Copy
 from wsrl.origins.rounding import rounded_from
-from wsrl.origins.same_numbers import same_numbers
 from wsrl.origins.same_units import same_units
 
 Compare = Callable[[Checkpoint, Checkpoint], Relation]

@@ -7,12 +7,13 @@ single edges multiplies in. With the root all directions are known, so the proba
 roots that give it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
 Edge = tuple[int, int]
+DRAWN = 0.25  # of the distance to the model that most others may come from
 
 
 def spanning_tree(count: int, distances: Mapping[Edge, float]) -> list[Edge]:
@@ -32,6 +33,51 @@ def spanning_tree(count: int, distances: Mapping[Edge, float]) -> list[Edge]:
             stands[first] = second
             chosen.append(edge)
     return chosen
+
+
+def popularity(
+    count: int, distances: Mapping[Edge, float], made: Collection[int] = ()
+) -> Float64[np.ndarray, "models"]:
+    """Returns of how many others each model may be the parent: those that are hardly nearer to any other model.
+
+    Args:
+      count: models of the family.
+      distances: of pairs.
+      made: models that were converted from another one, by what their weights show: hardly anyone goes on from these.
+    """
+    nearest, near = np.full(count, np.inf), np.zeros(count)
+    for (first, second), distance in distances.items():
+        nearest[[first, second]] = np.minimum(nearest[[first, second]], distance if distance > 0 else np.inf)
+    for (first, second), distance in distances.items():
+        for parent, child in ((first, second), (second, first)):
+            near[parent] += parent not in made and distance <= nearest[child] / (1 - DRAWN)
+    return near
+
+
+def drawn_to_hubs(count: int, distances: Mapping[Edge, float], made: Mapping[Edge, int]) -> dict[Edge, float]:
+    """Returns distances in which a model is nearer to its neighbors the more of them it may be the parent of.
+
+    Fine-tuned models move in part alike, whatever they are tuned for, so that one of them can lie nearer to another
+    than the base of both. But most models come from few.
+
+    Args:
+      count: models of the family.
+      distances: of pairs.
+      made: pairs of which one model was made from the other, by their weights -> that model, which is drawn to the
+        nearest of these alone.
+    """
+    near = popularity(count, distances, set(made.values()))
+    share = near / max(near.max(initial=0), 1)
+    source: dict[int, Edge] = {}
+    for edge, model in sorted(made.items(), key=lambda item: (distances[item[0]], item[0])):
+        source.setdefault(model, edge)
+    nearest = set(source.values())
+    converted = np.isin(np.arange(count), list(source))
+    drawn = {
+        edge: 1.0 if edge in nearest else 0.0 if converted[list(edge)].any() else max(share[list(edge)])
+        for edge in distances
+    }
+    return {edge: distance * (1 - DRAWN * drawn[edge]) for edge, distance in distances.items()}
 
 
 def sides(count: int, edges: Sequence[Edge]) -> Bool[np.ndarray, "edges models"]:

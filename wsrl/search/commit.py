@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ def writing(directory: Path) -> Iterator[None]:
     Raises:
       InputError: another process writes there, or the folder holds other things.
     """
+    made = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / MANIFEST).exists() and not all(OWN.fullmatch(path.name) for path in directory.iterdir()):
         raise InputError(directory, "is a folder with other things in it", "name a new folder for the index")
@@ -35,7 +36,13 @@ def writing(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise InputError(directory, "is being written by another process", "wait until that has ended") from error
-        yield
+        try:
+            yield
+        finally:
+            if made and not (directory / MANIFEST).exists():  # nothing came of it
+                (directory / LOCK).unlink(missing_ok=True)
+                with suppress(OSError):  # other files were left there
+                    directory.rmdir()
 
 
 def commit_neighbors(directory: Path, store: Store) -> Store:

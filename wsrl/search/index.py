@@ -27,6 +27,7 @@ from wsrl.search.searcher import Searcher
 from wsrl.search.sources import Named, Names, as_named
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, Update
+from wsrl.text import printable
 
 BY = ("auto", "weights", "function")
 ARCHITECTURES = ("any", "same", "other")
@@ -135,10 +136,9 @@ class Index:
         Raises:
           InputError: there is no model of an id, or another process writes.
         """
-        for name in ids:
-            self._model(name)
-        self._commit(Change(removed=list(dict.fromkeys(ids))))
-        self.changes = Changes(removed=len(set(ids)))
+        removed = list(dict.fromkeys(self._model(name).id for name in ids))
+        self._commit(Change(removed=removed))
+        self.changes = Changes(removed=len(removed))
 
     def annotate(self, name: str, notes: Mapping[str, str | None]) -> None:
         """Notes what the user knows of a model: it stands in the metadata of hits, above what came with the file.
@@ -155,13 +155,12 @@ class Index:
 
     def annotate_all(self, notes: Mapping[str, Mapping[str, str | None]]) -> None:
         """Notes something of many models at once, as `annotate` does; the keys of `notes` are ids."""
-        for name in notes:
-            self._model(name)
+        known = {self._model(name).id: own for name, own in notes.items()}
         for own in notes.values():
             for key, value in own.items():
                 if value is not None:
                     check_note(key, value)
-        changes = {(name, key): value for name, own in notes.items() for key, value in own.items()}
+        changes = {(name, key): value for name, own in known.items() for key, value in own.items()}
         self._commit(Change(annotations=changes))
 
     def _commit(self, change: Change) -> None:
@@ -297,12 +296,14 @@ class Index:
             return exclude if exclude.any() else None
         mask = np.zeros(len(self), bool)
         for name in exclude:
-            self._model(name)
-            mask[self._searcher.place[name]] = True
+            mask[self._searcher.place[self._model(name).id]] = True
         return mask if mask.any() else None
 
     def _model(self, name: str) -> Model:
+        """The model of an id, given as it is or as commands print it."""
         model = self._store.catalog.get(printable_id(name))
+        if model is None and (printed := [own for own in self.ids if printable(own) == name]):
+            model = self._store.catalog.get(printed[0]) if len(printed) == 1 else None
         if model is None:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return model

@@ -168,7 +168,8 @@ def _rebuild(directory: Path, encoder: Encoder, repaired: Repaired, progress: bo
     update.changes.embedded, repaired.changes = len(rows), update.changes
     there = {model.id for model, _ in rows}
     repaired.lost = [model.id for model in models if model.id not in there]
-    sources = manifest.sources if manifest else ()
+    paths = dict.fromkeys(model.path for model, _ in rows)  # all that is known where the manifest is lost
+    sources = manifest.sources if manifest else tuple((located(directory, path), path) for path in paths)
     committed = commit(directory, None, encoder.hash, rows, Change(annotations=notes), sources)
     commit_neighbors(directory, committed)
 

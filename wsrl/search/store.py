@@ -3,7 +3,7 @@
     manifest.json            which files make up the index, with their sizes and SHA-256; replaced last, atomically
     weights-000003.npy       [n, d] float32, vectors of length 1; a segment, never changed once written
     function-000003.npy      [m, d] float32, those of the models that have one
-    signatures-000003.npy    [tensors, 13] float32, of each model's tensors, one model after another
+    signatures-000003.npy    [tensors, 14] float32, of each model's tensors, one model after another
     neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
     expansion-000005.npy     [m, k + 2] float32, lengths and similarities that come with them
     models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
@@ -107,12 +107,16 @@ class Store:
         """Returns the id of each model, whether it has a function vector, and the segment that its vectors stand in."""
         return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), self._places[:, 0].tolist(), strict=True))
 
+    def signatures(self, model: Model) -> Float32[np.ndarray, "tensors numbers"]:
+        """Returns the signatures of a model's tensors, as its file of signatures shows them."""
+        return self._row("signatures", model.place.segment, model.place.signatures, len(model.tensors))
+
     def embedded(self, model: Model) -> Embedded:
         """Returns what the encoder said of a model."""
         place = model.place
         weights = np.array(self._row("weights", place.segment, place.weights, 1)[0])
         function = None if place.function is None else self._row("function", place.segment, place.function, 1)[0]
-        signatures = self._row("signatures", place.segment, place.signatures, len(model.tensors))
+        signatures = self.signatures(model)
         return Embedded(
             model.id, model.content_digest, model.weights_digest, model.architecture, model.parameters, weights,
             None if function is None else np.array(function), model.no_function, model.accuracy, model.assumed,

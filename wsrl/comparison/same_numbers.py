@@ -35,7 +35,11 @@ Digests = dict[TensorDigest, LazyTensor]
 
 
 def _digests(checkpoint: Checkpoint) -> Digests:
-    return {tensor_digest(tensor): tensor for tensor in checkpoint.tensors.values() if tensor.size > 1}  # pyright: ignore
+    lazy = (
+        tensor if isinstance(tensor, LazyTensor) else LazyTensor.of(tensor, checkpoint.path, name)
+        for name, tensor in checkpoint.tensors.items()
+    )
+    return {tensor_digest(tensor): tensor for tensor in lazy if tensor.size > 1}
 
 
 def _are_changed(own: Digests, other: Digests) -> bool:
