@@ -33,8 +33,9 @@ def resnet(m: Module, senet: bool = False) -> Value:
     """Writes a residual network down.
 
     Args:
-      senet: whether it is of the networks of Hu et al. 2018, whose first pooling counts windows that reach beyond the
-        map and whose bottlenecks without groups shrink the map in their first convolution.
+      senet: whether it is of the networks of Hu et al. 2018 as timm has them: the first pooling counts windows that
+        reach beyond the map, bottlenecks without groups shrink the map in their first convolution, and in blocks of two
+        an activation follows both.
     """
     act = m.net.activation = m.net.choose("activation", "relu", "hidden_act")
     for word in ("aa", "blur"):
@@ -90,7 +91,7 @@ def _block(m: Module, x: Value, act: str, stride: int, senet: bool) -> Value:
     skip = _shortcut(m["downsample"], x, stride) if "downsample" in m else x
     for name in convs:
         x = _norm(m, m.conv(x, name, stride if name == shrinks else 1), f"bn{name[-1]}")
-        x = activate(x, act) if name != convs[-1] else x
+        x = activate(x, act) if name != convs[-1] or (senet and len(convs) == 2) else x
     if "se.conv" in m:
         m.net.assume("attention of channels", "ECA")
         x = efficient_channels(m["se"], x)
