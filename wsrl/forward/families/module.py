@@ -7,7 +7,7 @@ import numpy as np
 from wsrl.forward.families.network import Network, children, numbers
 from wsrl.forward.families.value import Shape, Value
 
-Padding = int | tuple[int, int] | str | None
+Padding = int | tuple[int, ...] | str | None
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,9 @@ class Module:
         """A convolution of [channels, height, width], grouped as its shape tells.
 
         Args:
-          padding: pixels at each side; by default half the kernel, or what `Network.same` says. "same" pads by what the
-            last windows lack, the odd pixel at the end.
+          padding: pixels at each side, those of (top and bottom, left and right), or of (top, left, bottom, right); by
+            default half the kernel, or what `Network.same` says. "same" pads by what the last windows lack, the odd
+            pixel at the end.
           weight: instead of the tensor of that name.
 
         Raises:
@@ -185,8 +186,9 @@ def _pads(
         padding = (dilation * (kernel[0] - 1) // 2, dilation * (kernel[1] - 1) // 2)
     if isinstance(padding, str):
         raise ValueError(f"padding {padding!r} is not known")
-    height, width = (padding, padding) if isinstance(padding, int) else padding
-    return height, width, height, width
+    pads = (padding, padding) if isinstance(padding, int) else padding
+    top, left, bottom, right = pads if len(pads) == 4 else pads * 2
+    return top, left, bottom, right
 
 
 def _windows(
