@@ -43,16 +43,17 @@ class Kind:
     """What names and shapes of a network of separable convolutions do not tell.
 
     Attributes:
-      activation: of convolutions.
+      activation: of the convolutions of blocks; outer: of those before and after the blocks, "" for the same.
       early: stages at the beginning that have ReLUs instead.
       excite: activation within squeeze and excitation, "" for that of the block; gate: of it.
-      linear: whether no activation follows the last convolution of a block.
+      linear: whether no activation follows the last convolution of a block; where one does there are no shortcuts.
       epsilon: of norms.
       strides: of the first block of each stage; empty for those that are usual for the number of stages.
       first_skips: whether the first block may have a shortcut.
     """
 
     activation: str = "relu"
+    outer: str = ""
     early: int = 0
     excite: str = ""
     gate: str = "sigmoid"
@@ -90,16 +91,16 @@ def features(m: Module, layout: Layout, kind: Kind, usual: int, shrinking: dict[
     net.assume("strides", "2, " + ", ".join(map(str, strides)))
     net.assume("padding", "what the last window lacks" if net.same else "half the kernel")
     x = net.image(_fan_in(layout.stem), usual)
-    x = activate(_applied(layout.stem, x, 2), act)
+    x = activate(_applied(layout.stem, x, 2), kind.outer or act)
     number = 0
     for i, (stage, stride) in enumerate(zip(layout.stages, strides, strict=True)):
         own = "relu" if i < kind.early else act
         for j, block in enumerate(stage):
-            skips = kind.first_skips or i > 0
+            skips = kind.linear and (kind.first_skips or i > 0)
             padding = (shrinking or {}).get(number)
             x = _block(block, x, kind, own, stride if j == 0 else 1, skips, padding)
             number += 1
-    return x if layout.last is None else activate(_applied(layout.last, x, 1), act)
+    return x if layout.last is None else activate(_applied(layout.last, x, 1), kind.outer or act)
 
 
 def _block(

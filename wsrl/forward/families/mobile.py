@@ -14,16 +14,17 @@ USUAL = 224  # pixels a side
 TF_EPSILON = 1e-3  # TensorFlow's, in networks that were first trained there
 
 V2, MNASNET, EFFICIENTNET = Kind("relu6"), Kind("relu"), Kind("silu")
+MIXNET = Kind("silu", outer="relu", early=2)
 V3 = Kind("hard_swish", excite="relu", gate="hard_sigmoid")
 TIMM_KINDS = (  # names of architectures, the first that matches
     (r"(tf_)?efficientnet_(e[sml]|el)(_|$)|mobilenet_edgetpu", MNASNET),
     (r"(tf_)?efficientnet_lite|mobilenetv[12]", V2),
     (r"(tf_)?efficientnet|tinynet", EFFICIENTNET),
-    (r"(tf_)?mixnet", replace(EFFICIENTNET, early=2)),
+    (r"(tf_)?mixnet", MIXNET),
     (r"fbnetv3", replace(V3, excite="")),
     (r"lcnet", V3),
     (r"tf_mobilenetv3_.*minimal", MNASNET),
-    (r"mobilenetv3_rw", replace(V3, excite="", first_skips=False)),
+    (r"mobilenetv3_rw", replace(V3, excite="", first_skips=False, epsilon=TF_EPSILON)),
     (r"(tf_)?mobilenetv3|hardcorenas", V3),
     (r"(se)?mnasnet|spnasnet|fbnetc", MNASNET),
 )
@@ -92,7 +93,7 @@ def _timm_kind(m: Module, pooled_first: bool) -> Kind:
     if squeezes and ("blocks.0.0.se" in m or "blocks.1.0.conv_exp" in m):
         return EFFICIENTNET
     if any(re.search(r"conv_(dw|pw)\.\d", tensor) for tensor in m.net.shapes):
-        return replace(EFFICIENTNET, early=2)
+        return MIXNET
     if squeezes or "blocks.1.0.conv_exp" in m:
         return MNASNET
     expansion = m["blocks.1.0"]
