@@ -1,8 +1,7 @@
 """All families of image models."""
 
-from wsrl.forward.families import densenet, inception, mobile, resnet, sequential
+from wsrl.forward.families import convnext, densenet, inception, mobile, regnet, resnet, sequential, vit
 from wsrl.forward.families.family import Family
 
-FAMILIES: tuple[Family, ...] = tuple(
-    family for module in (resnet, sequential, densenet, inception, mobile) for family in module.FAMILIES
-)
+MODULES = (resnet, sequential, densenet, inception, mobile, regnet, convnext, vit)
+FAMILIES: tuple[Family, ...] = tuple(family for module in MODULES for family in module.FAMILIES)
