@@ -31,15 +31,16 @@ def perceptron(m: Module, x: Value, act: str, first: str = "fc1", second: str = 
     return m.linear(m.norm(x, "norm") if "norm" in m else x, second)
 
 
-def gated_perceptron(m: Module, x: Value, act: str, fused: bool) -> Value:
+def gated_perceptron(m: Module, x: Value, act: str, fused: bool, gates_last: bool = False) -> Value:
     """A perceptron whose hidden units are multiplied by gates (Shazeer 2020): SwiGLU where `act` is `silu`.
 
     Args:
-      fused: whether `fc1` holds gates and then hidden units; else `fc1_g` holds the gates and `fc1_x` the units.
+      fused: whether `fc1` holds gates and hidden units; else `fc1_g` holds the gates and `fc1_x` the units.
+      gates_last: whether gates come after the units.
     """
     if fused:
         hidden = m.shape("fc1.weight")[0] // 2
-        gates, units = m.linear(x, "fc1").split(-1, hidden, hidden)
+        gates, units = m.linear(x, "fc1").split(-1, hidden, hidden)[:: -1 if gates_last else 1]
     else:
         gates, units = m.linear(x, "fc1_g"), m.linear(x, "fc1_x")
     x = activate(gates, act) * units
@@ -55,11 +56,14 @@ def heads_apart(x: Value, heads: int) -> Value:
 
 
 def queries_keys_values(m: Module, x: Value) -> tuple[Value, ...]:
-    """[tokens, units] each, of one fused projection `qkv` or of three."""
+    """[tokens, units] each, of three projections or of a fused one, `qkv`, which may have biases `q_bias`, `v_bias`."""
     if "qkv" not in m:
         return tuple(m.linear(x, name) for name in "qkv")
     third = m.shape("qkv.weight")[0] // 3
-    return m.linear(x, "qkv").split(-1, third, third, third)
+    q, k, v = m.linear(x, "qkv").split(-1, third, third, third)
+    if "q_bias" in m:
+        q, v = q + m.tensor("q_bias"), v + m.tensor("v_bias")
+    return q, k, v
 
 
 def attend(q: Value, k: Value, v: Value, scale: float | None = None, bias: Value | None = None) -> Value:
@@ -67,11 +71,14 @@ def attend(q: Value, k: Value, v: Value, scale: float | None = None, bias: Value
 
     Args:
       scale: of the products; by default one over the square root of dim.
-      bias: added to them, [heads, queries, keys] or what is broadcast to it.
+      bias: added to them, [heads, queries, keys]; or, for windows in the batch, [windows, heads, queries, keys].
     """
     heads, tokens, dim = q.shape
     scores = (q * (dim**-0.5 if scale is None else scale)) @ k.transpose(0, 2, 1)
-    scores = scores if bias is None else scores + bias
+    if bias is not None and len(bias.shape) == 4:
+        scores = (scores.refold(bias.shape[0], *scores.shape) + bias).refold(*scores.shape)
+    elif bias is not None:
+        scores = scores + bias
     found = scores.then("Softmax", axis=-1) @ v
     return found.transpose(1, 0, 2).reshape(tokens, heads * v.shape[-1])
 

@@ -4,6 +4,8 @@ from wsrl.forward.families.family import Family
 from wsrl.forward.families.module import Module, activate
 from wsrl.forward.families.value import Value
 
+SIMPLE = 32  # units of the first stage of timm's smallest networks
+
 OF_TORCHVISION = (
     (r"^features\.0\.", "stem."),
     (r"^features\.([1357])\.", lambda m: f"stages.{int(m[1]) // 2}.blocks."),
@@ -55,11 +57,20 @@ def convnext(m: Module) -> Value:
 
 
 def _norm(m: Module, x: Value, name: str) -> Value:
-    """A layer norm of the last axis, or, without shifts, the division by the root of the mean square."""
+    """A layer norm of the last axis, or, without shifts, the division by the standard deviation, of timm's smallest, or
+    by the root of the mean square.
+    """
     if f"{name}.bias" in m:
         return m.norm(x, name)
-    m.net.assume("norm", "root mean square")
-    root = ((x * x).mean(-1, keep=True) + m.net.epsilon["norm"]).then("Sqrt")
+    units = x.shape[-1]
+    by_deviation = m.net.shapes["stem.0.weight"][0] == SIMPLE
+    m.net.assume("norm", "standard deviation" if by_deviation else "root mean square")
+    if by_deviation:
+        y = x - x.mean(-1, keep=True)
+        variance = (y * y).mean(-1, keep=True) * (units / (units - 1))
+    else:
+        variance = (x * x).mean(-1, keep=True)
+    root = (variance + m.net.epsilon["norm"]).then("Sqrt")
     return x / root * m.tensor(f"{name}.weight")
 
 
@@ -81,5 +92,12 @@ def _response_norm(m: Module, x: Value) -> Value:
     return x + scaled * gain + shift
 
 
-SIGNATURE = (r"stem\.0\.weight", r"stages\.0\.blocks\.0\.conv_dw\.weight", r"stages\.0\.blocks\.0\.mlp\.fc1\.weight", r"head\.fc\.weight")
-FAMILIES = tuple(Family("a ConvNeXt", SIGNATURE, convnext, renames) for renames in ((), OF_TORCHVISION, OF_TRANSFORMERS))
+SIGNATURE = (
+    r"stem\.0\.weight",
+    r"stages\.0\.blocks\.0\.conv_dw\.weight",
+    r"stages\.0\.blocks\.0\.mlp\.fc1\.weight",
+    r"head\.fc\.weight",
+)
+FAMILIES = tuple(
+    Family("a ConvNeXt", SIGNATURE, convnext, renames) for renames in ((), OF_TORCHVISION, OF_TRANSFORMERS)
+)

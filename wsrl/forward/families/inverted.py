@@ -103,9 +103,7 @@ def features(m: Module, layout: Layout, kind: Kind, usual: int, shrinking: dict[
     return x if layout.last is None else activate(_applied(layout.last, x, 1), kind.outer or act)
 
 
-def _block(
-    units: Block, x: Value, kind: Kind, act: str, stride: int, skips: bool, padding: Padding
-) -> Value:
+def _block(units: Block, x: Value, kind: Kind, act: str, stride: int, skips: bool, padding: Padding) -> Value:
     spatial = next((u for u in units if u.kernel > 1), units[0])
     skip = x
     for unit in units:

@@ -13,7 +13,9 @@ from wsrl.forward.graph import ForwardGraph
 from wsrl.program.hints import read_hints
 from wsrl.wiring.wiring import Fact, Wiring
 
-BUFFERS = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids)")
+BUFFERS = re.compile(
+    r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids)"
+)
 FIX = "leave it out, or export it with its graph (ONNX)"
 
 

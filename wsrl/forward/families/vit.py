@@ -163,7 +163,12 @@ def _answers(m: Module, x: Value, count: int) -> Value:
     return m.linear(m.norm(pooled, "fc_norm") if "fc_norm" in m else pooled, "head")
 
 
-SIGNATURE = (r"patch_embed\.proj\.weight", r"blocks\.0\.attn\.(qkv|q)\.weight", r"blocks\.0\.norm1\.weight", r"head\.weight")
+SIGNATURE = (
+    r"patch_embed\.proj\.weight",
+    r"blocks\.0\.attn\.(qkv|q)\.weight",
+    r"blocks\.0\.norm1\.weight",
+    r"head\.weight",
+)
 UNUSED = r"(embeddings\.)?mask_token|pooler\."
 FAMILIES = (
     Family("a vision transformer", SIGNATURE, vit, beside=UNUSED),
