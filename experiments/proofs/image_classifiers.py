@@ -31,9 +31,14 @@ TIMM = (
     *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "mixer_s16_224", "gmixer_12_224", "resmlp_12_224"),
     "convmixer_768_32",
 )
-SMALL = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 200}
+SMALL: dict[str, object] = {
+    "hidden_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 200,
+}
 SMALL |= {"image_size": 64, "patch_size": 8, "num_labels": 10}
-SWIN = {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+SWIN: dict[str, object] = {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 TRANSFORMERS: dict[str, tuple[str, dict[str, object]]] = {
     "resnet": ("ResNet", {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 2]}),
     "resnet-basic": (

@@ -135,7 +135,7 @@ def _fan_in(module: nn.Module, weight: Tensor) -> int:
 
 
 def measure_batch_norms(model: nn.Module, inputs: Inputs) -> None:
-    """Sets the statistics of batch norms near those of what reaches them, so that no layer saturates; ends in `eval`."""
+    """Sets the statistics of batch norms near those of what reaches them, so that none saturates; ends in `eval`."""
     norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return

@@ -1,1 +1,1 @@
-"""Image models of torchvision, timm and transformers, written down as operators from names, shapes and configuration."""
+"""Image models of torchvision, timm and transformers, written down as operators from what their files tell."""

@@ -40,7 +40,7 @@ def convnext(m: Module) -> Value:
     net = m.net
     act = net.choose("activation", "gelu", "hidden_act")
     net.epsilon["norm"] = net.choose("epsilon", 1e-6)
-    units, channels, patch, _ = m.shape("stem.0.weight")
+    _, channels, patch, _ = m.shape("stem.0.weight")
     if "stem.2" in m:
         raise ValueError("its stem is not known")
     x = net.image(channels, 224)

@@ -1,4 +1,7 @@
-"""MLP-Mixer, gMixer and ResMLP of timm, ConvMixer (Tolstikhin et al. 2021; Touvron et al. 2022; Trockman, Kolter 2022)."""
+"""MLP-Mixer, gMixer, ResMLP and ConvMixer of timm.
+
+Tolstikhin et al. 2021; Touvron et al. 2022; Trockman and Kolter 2022.
+"""
 
 from math import isqrt
 

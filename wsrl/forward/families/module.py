@@ -112,12 +112,6 @@ class Module:
             return x.then("GroupNormalization", gain, shift, epsilon=epsilon, num_groups=groups)
         return x.then("LayerNormalization", gain, shift, axis=-1, epsilon=epsilon)
 
-    def norm_of_channels(self, x: Value, name: str = "", epsilon: float | None = None) -> Value:
-        """A norm of the channels of each pixel of [channels, height, width]; a batch norm where there are statistics."""
-        if "running_var" in self[name]:
-            return self.norm(x, name, epsilon)
-        return self.norm(x.to_last(), name, epsilon).to_first()
-
     def _vector(self, role: str, fill: float, length: int) -> str:
         if role not in self:
             return self.net.trace.constant(np.full(length, fill, np.float32))

@@ -1,4 +1,4 @@
-"""A checkpoint whose network is being written down: tensors by usual names, configuration, and what had to be assumed."""
+"""A checkpoint whose network is being written down: tensors by usual names, configuration, what had to be assumed."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -52,7 +52,8 @@ class Network:
       stored: usual name of a tensor -> its name in the checkpoint.
       shapes: of tensors by their usual names.
       config: empty for a bare file.
-      input_shape: [height, width, channels] that a user or the file states; None if neither does.
+      input_shape: [height, width, channels] that a user or the file states; None if neither does; once the input has
+        been written down, its own.
       trace: the steps.
       facts: what names and shapes do not tell, with its source.
       used: usual names of tensors that steps read.
@@ -113,19 +114,20 @@ class Network:
         """
         stated = self.input_shape
         size = self.config.get("input_size") or self.config.get("image_size")
-        sides = [n for n in size if isinstance(n, int)] if isinstance(size, list | tuple) else [size]
+        sides = [n for n in (size if isinstance(size, list | tuple) else [size]) if isinstance(n, int)]
         if told is not None:
             height = width = told
             source = "shapes"
         elif stated is not None:
             height, width, source = *stated[:2], "metadata"
-        elif sides and isinstance(sides[-1], int):
+        elif sides:
             height, width, source = (sides[-2] if len(sides) > 1 else sides[-1]), sides[-1], "config"
         else:
             height, width, source = usual, usual, "assumed"
         if height % divisor or width % divisor or (stated and stated[2] != channels):
             raise ValueError(f"it cannot read images of {height} x {width} pixels and {channels} channels")
         self.facts["input"] = Fact((height, width, channels), source)
+        self.input_shape = (height, width, channels)
         return Value(self.trace, self.trace.input, (channels, height, width))
 
 

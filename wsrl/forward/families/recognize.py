@@ -75,7 +75,9 @@ def _written(net: Network, family: Family, ignored: set[str]) -> ForwardGraph:
     ]
     if rest:
         raise ValueError(f"{len(rest)} tensors have no part in it, such as {net.stored[rest[0]]!r}")
-    height, width, channels = net.facts["input"].value  # type: ignore[misc]
+    if net.input_shape is None:
+        raise ValueError("it reads no images")
+    height, width, channels = net.input_shape
     return ForwardGraph(
         tuple(net.trace.steps), net.trace.input, (channels, height, width), output.name, net.trace.constants
     )

@@ -3,7 +3,7 @@
 Simonyan and Zisserman 2015; Krizhevsky et al. 2012; Iandola et al. 2016. Names are torchvision's: `features.0`, ...
 """
 
-from itertools import pairwise
+from itertools import zip_longest
 from math import isqrt
 
 from wsrl.forward.families.family import Family
@@ -38,7 +38,7 @@ def _stages(m: Module) -> list[tuple[int, int | None, bool]]:
     numbers = [int(layer.path.rpartition(".")[2]) for layer in m.listed("features")]
     convs = [n for n in numbers if len(m.shape(f"features.{n}.weight")) == 4]
     found = []
-    for n, following in pairwise([*convs, None]):
+    for n, following in zip_longest(convs, convs[1:]):
         norm = n + 1 if n + 1 in numbers and n + 1 not in convs else None
         last = n if norm is None else norm
         found.append((n, norm, following is None or following - last > 2))

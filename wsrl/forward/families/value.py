@@ -71,7 +71,7 @@ class Value:
 
     def then(self, op: str, *inputs: str, shape: Shape | None = None, **attributes: object) -> "Value":
         """The result of an operator that reads this value first; of the same shape unless another is given."""
-        (name,) = self.trace.run(op, (self.name, *inputs), **attributes)
+        (name,) = self.trace.run(op, (self.name, *inputs), 1, **attributes)
         return Value(self.trace, name, self.shape if shape is None else shape, self.batched)
 
     def __add__(self, other: Union["Value", Number]) -> "Value":

@@ -154,10 +154,7 @@ def _answers(m: Module, x: Value, count: int) -> Value:
         both = (m.linear(x.slice(0, i, i + 1).flatten(), head) for i, head in enumerate(("head", "head_dist")))
         first, second = both
         return (first + second) * 0.5
-    if averaged:
-        pooled = x.slice(0, count, x.shape[0]).mean(0)
-    else:
-        pooled = x.slice(0, 0, 1).flatten()
+    pooled = x.slice(0, count, x.shape[0]).mean(0) if averaged else x.slice(0, 0, 1).flatten()
     if m.shape("head.weight")[1] == 2 * width:  # DINOv2's: the class token and the mean of the patches
         pooled = concat([pooled, x.slice(0, count, x.shape[0]).mean(0)], 0)
     return m.linear(m.norm(pooled, "fc_norm") if "fc_norm" in m else pooled, "head")
