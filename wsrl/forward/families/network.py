@@ -124,8 +124,10 @@ class Network:
             height, width, source = (sides[-2] if len(sides) > 1 else sides[-1]), sides[-1], "config"
         else:
             height, width, source = usual, usual, "assumed"
-        if height % divisor or width % divisor or (stated and stated[2] != channels):
-            raise ValueError(f"it cannot read images of {height} x {width} pixels and {channels} channels")
+        known = stated[2] if stated else channels
+        if height % divisor or width % divisor or known != channels:
+            reads = f"it reads images of {channels} channels whose sides are multiples of {divisor} pixels"
+            raise ValueError(f"{reads}, not of {height} x {width} pixels and {known}")
         self.facts["input"] = Fact((height, width, channels), source)
         self.input_shape = (height, width, channels)
         return Value(self.trace, self.trace.input, (channels, height, width))
