@@ -29,7 +29,8 @@ TIMM = (
     *("mobilenetv3_large_100", "mobilenetv3_rw", "regnetx_002", "regnety_002", "convnext_atto", "convnextv2_atto"),
     *("convnext_zepto_rms", "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224"),
     *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "mixer_s16_224", "gmixer_12_224", "resmlp_12_224"),
-    "convmixer_768_32",
+    *("convmixer_768_32", "repvgg_a0", "mobileone_s1", "resnetv2_18", "resnetv2_50x1_bit", "poolformer_s12"),
+    *("inception_next_atto", "cait_xxs24_224", "starnet_s050", "rexnetr_100", "legacy_xception", "res2next50"),
 )
 SMALL: dict[str, object] = {
     "hidden_size": 128,

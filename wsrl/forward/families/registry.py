@@ -1,13 +1,18 @@
 """All families of image models."""
 
 from wsrl.forward.families import (
+    cait,
     convnext,
     densenet,
     inception,
+    metaformer,
     mixer,
     mobile,
     regnet,
+    reparametrized,
     resnet,
+    resnetv2,
+    separable,
     sequential,
     shufflenet,
     swin,
@@ -15,5 +20,8 @@ from wsrl.forward.families import (
 )
 from wsrl.forward.families.family import Family
 
-MODULES = (resnet, sequential, densenet, inception, mobile, shufflenet, regnet, convnext, vit, swin, mixer)
+MODULES = (
+    *(resnet, resnetv2, sequential, densenet, inception, mobile, shufflenet, regnet, reparametrized, separable),
+    *(convnext, metaformer, vit, cait, swin, mixer),
+)
 FAMILIES: tuple[Family, ...] = tuple(family for module in MODULES for family in module.FAMILIES)

@@ -9,7 +9,7 @@ from functools import partial
 from wsrl.forward.families.blocks import efficient_channels, squeeze_excite
 from wsrl.forward.families.family import Family
 from wsrl.forward.families.module import Module, activate, pooled
-from wsrl.forward.families.value import Value
+from wsrl.forward.families.value import Value, concat
 
 SMALL, USUAL = 32, 224  # pixels a side of images for stems without and with strides
 GROUPS = 32  # of group norms, where there are any
@@ -85,6 +85,8 @@ def _deep_stem(m: Module, x: Value, act: str) -> Value:
 
 
 def _block(m: Module, x: Value, act: str, stride: int, senet: bool) -> Value:
+    if "convs" in m:
+        return _scaled_block(m, x, act, stride)
     convs = [name for name in ("conv1", "conv2", "conv3") if name in m]
     grouped = m.shape("conv2.weight")[1] != m.shape("conv1.weight")[0]
     shrinks = "conv1" if len(convs) == 2 or (senet and not grouped) else "conv2"
@@ -100,6 +102,21 @@ def _block(m: Module, x: Value, act: str, stride: int, senet: bool) -> Value:
     return activate(x + skip, act)
 
 
+def _scaled_block(m: Module, x: Value, act: str, stride: int) -> Value:
+    """A block whose 3 x 3 convolutions follow one another, each for a part of the channels (Gao et al. 2021)."""
+    skip, first = (_shortcut(m["downsample"], x, stride), True) if "downsample" in m else (x, False)
+    x = activate(m.norm(m.conv(x, "conv1"), "bn1"), act)
+    width = m.shape("convs.0.weight")[0]
+    parts = x.split(0, *[width] * (x.shape[0] // width))
+    found: list[Value] = []
+    for i, part in enumerate(parts[:-1]):
+        y = part if first or not found else found[-1] + part
+        found.append(activate(m.norm(m.conv(y, f"convs.{i}", stride), f"bns.{i}"), act))
+    last = pooled(parts[-1], "average", 3, stride, 1, count_include_pad=1) if first else parts[-1]
+    x = m.norm(m.conv(concat([*found, last], 0), "conv3"), "bn3")
+    return activate((squeeze_excite(m["se"], x) if "se" in m else x) + skip, act)
+
+
 def _shortcut(m: Module, x: Value, stride: int) -> Value:
     conv, norm = [layer.path.rpartition(".")[2] for layer in m.listed()]
     if conv == "0":
@@ -108,7 +125,7 @@ def _shortcut(m: Module, x: Value, stride: int) -> Value:
     return _norm(m, m.conv(x, conv), norm)
 
 
-SIGNATURE = (r"(conv1|conv1\.0)\.weight", r"layer1\.0\.conv2\.weight", r"fc\.weight")
+SIGNATURE = (r"(conv1|conv1\.0)\.weight", r"layer1\.0\.(conv2|convs\.0)\.weight", r"fc\.weight")
 FAMILIES = (
     Family("a ResNet", SIGNATURE, resnet),
     Family("a ResNet", SIGNATURE, resnet, OF_TRANSFORMERS),
