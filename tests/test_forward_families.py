@@ -1,6 +1,8 @@
 """Image models without a graph become operators that give what their libraries' modules give, or are refused."""
 
 import re
+import sys
+from importlib.util import find_spec
 from math import erf
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from experiments.proofs import families
 from experiments.proofs.onnx_model import onnx_model
 from tests.image_networks import (
     StateDict,
@@ -271,3 +274,27 @@ def test_windows_are_counted_as_pytorch_counts_them(side, kernel, stride, paddin
         assert y.shape[1 + axis] == len(starts)
     if padding == "same" and not ceil:
         assert y.shape[1:] == (-(-side // stride),) * 2
+
+
+@pytest.mark.filterwarnings("default")  # other projects' own
+@pytest.mark.parametrize("name", ["transformers/resnet-basic", "transformers/swin", "timm/lcnet_050"])
+def test_logits_are_those_of_the_library(name):
+    for package in ("torch", "timm", "transformers", "onnxruntime"):
+        if find_spec(package) is None:
+            pytest.skip(f"needs {package}")
+    verdicts = list(families.prove(name))
+    assert [v.file for v in verdicts] == ["config", "bare"]
+    for verdict in verdicts:
+        assert verdict.status == "same" and verdict.error < 0.01 * verdict.contrast
+
+
+def test_a_refused_model_is_shown_with_its_reason(capsys):
+    families.print_table([families.Verdict("timm/unknown", "bare", "refused", "no network that can be run (why)")])
+    shown = capsys.readouterr().out
+    assert "no network that can be run (why)" in shown and "0 of 1 models" in shown
+
+
+def test_a_proof_without_torch_says_which_extra_is_missing(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert families.main([]) == 1
+    assert "permcheck" in capsys.readouterr().err
