@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOLERANCE = 1e-4  # relative error of the logits
+ROUNDING = 3  # times the error that the library's own logits have in float32: so large an error tells nothing
 IMAGES = 2
 SEED = 0
 WIDTH = 180  # characters of a line of the table
@@ -54,7 +55,8 @@ class Verdict:
     """What became of one file.
 
     Attributes:
-      status: `same`, `other`, `assumed` (other, and a bare file) or `refused`.
+      status: `same`, `other`, `assumed` (other, and a bare file), `rounding` (other, but so are the library's own in
+        float32, against float64) or `refused`.
       told: why it was refused, or what was assumed and from where.
       error, own, contrast: see the module's docstring; None where it was refused or there is none.
     """
@@ -138,7 +140,10 @@ def _compared(name: str, file: str, model: Any, checkpoint: Checkpoint, start: f
         model.float()
     if right.shape != found.shape:
         raise RuntimeError(f"{name}: logits {found.shape} instead of {right.shape}")
+    own = None if exact is None else _error(right, exact)
     status = "same" if error < TOLERANCE else "assumed" if file == "bare" else "other"
+    if own is not None and TOLERANCE <= error < ROUNDING * own:
+        status = "rounding"
     told = ", ".join(f"{key} {fact.value}" for key, fact in facts.items() if fact.source == "assumed")
     return Verdict(
         model=name,
@@ -147,7 +152,7 @@ def _compared(name: str, file: str, model: Any, checkpoint: Checkpoint, start: f
         told=told,
         pixels=graph.input_shape[-1],
         error=error,
-        own=None if exact is None else _error(right, exact),
+        own=own,
         contrast=_error(right[0], right[1]),
         seconds=time.process_time() - start,
     )
@@ -179,7 +184,7 @@ def print_table(verdicts: Sequence[Verdict]) -> None:
     table.add_column("assumed, or why refused")
     for v in verdicts:
         figures = ("-" if n is None else f"{n:.0e}" for n in (v.error, v.own, v.contrast))
-        style = {"same": None, "assumed": "yellow"}.get(v.status, "red")
+        style = {"same": None, "assumed": "yellow", "rounding": "yellow"}.get(v.status, "red")
         row = (v.model, v.file, v.status, str(v.pixels or "-"), *figures, f"{v.seconds:.1f}", v.told)
         table.add_row(*row, style=style)
     console = Console(highlight=False, markup=False, width=WIDTH)
