@@ -245,6 +245,15 @@ def test_what_is_not_understood_is_refused_with_the_reason(change, reason):
         family_graph(checkpoint(state))
 
 
+def test_a_transformer_that_may_rotate_units_by_position_is_refused():
+    state = small_vit()
+    del state["pos_embed"]
+    with pytest.raises(CheckpointError, match="positions by other means"):
+        family_graph(checkpoint(state))
+    with pytest.raises(CheckpointError, match="positions by other means"):
+        family_graph(checkpoint(small_vit(), config={"architecture": "vit_small_patch16_rope_ape_224"}))
+
+
 def test_images_of_a_size_that_does_not_fit_are_refused():
     with pytest.raises(CheckpointError, match="not of 12 x 12 pixels and 1"):
         family_graph(checkpoint(small_vit(), input_shape=[12, 12, 1]))

@@ -23,6 +23,8 @@ from wsrl.forward.families.value import Value, concat
 
 USUAL = 224  # pixels a side
 SIXTEEN_HEADS = (1280, 1408, 1664)  # widths of huge, giant and gigantic networks; others have heads of 64 units
+UNKNOWN = ("rope", "_pe_", "naflex", "dinov3")  # in the names of networks whose positions rotate units
+CLIP_EPSILON = 1e-5  # of networks that were trained with captions, in timm
 PREFIX = ("cls_token", "dist_token", "reg_token")
 
 OF_TORCHVISION = (
@@ -67,8 +69,12 @@ OF_TRANSFORMERS = (
 
 def vit(m: Module, epsilon: float = 1e-6) -> Value:
     """Writes a vision transformer down; `epsilon` is that of norms where no configuration tells."""
-    net = m.net
-    act = net.choose("activation", "quick_gelu" if "quickgelu" in net.config.architecture else "gelu", "hidden_act")
+    net, name = m.net, m.net.config.architecture
+    if any(word in name for word in UNKNOWN) or not ("pos_embed" in m or _grid(m, 0)):
+        raise ValueError("it knows positions by other means than embeddings or a table")
+    if "clip" in name:
+        epsilon = CLIP_EPSILON
+    act = net.choose("activation", "quick_gelu" if "quickgelu" in name else "gelu", "hidden_act")
     net.epsilon["norm"] = net.choose("epsilon", epsilon, "layer_norm_eps")
     width, channels, patch, _ = m.shape("patch_embed.proj.weight")
     heads = net.choose("heads", usual_heads(width), "num_attention_heads", "num_heads")
