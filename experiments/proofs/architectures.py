@@ -108,7 +108,7 @@ def transformers_model(name: str, *arguments: str, **config: object) -> Architec
     """A model class of transformers with this configuration; `arguments` of it are tokens."""
 
     def build() -> nn.Module:
-        _declare_torchvision_operators()  # transformers imports torchvision where there is one
+        declare_torchvision_operators()  # transformers imports torchvision where there is one
         transformers = require("transformers", "permcheck")
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
@@ -119,11 +119,11 @@ def transformers_model(name: str, *arguments: str, **config: object) -> Architec
 
 
 def _timm() -> ModuleType:
-    _declare_torchvision_operators()
+    declare_torchvision_operators()
     return require("timm", "permcheck")
 
 
-def _declare_torchvision_operators() -> None:
+def declare_torchvision_operators() -> None:
     """Lets torchvision be imported where its compiled operators do not load: only its Python code is needed.
 
     That registers shape functions for two operators, which therefore must be known.

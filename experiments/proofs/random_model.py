@@ -37,9 +37,9 @@ class RandomModel:
         torch.manual_seed(SEED)
         model = architecture.build().float()
         self._inputs = architecture.feed()
-        _randomise(model)
+        randomise(model)
         with torch.no_grad():
-            _measure_batch_norms(model, self._inputs)
+            measure_batch_norms(model, self._inputs)
         self._model: Any = model.eval()  # models of transformers have methods that modules lack
         self.path = folder / FILE
         if self._of_transformers:
@@ -82,7 +82,7 @@ class RandomModel:
 
     def _run(self, model: nn.Module, gradients: bool = False) -> Tensor:
         with torch.set_grad_enabled(gradients), _all_double():
-            return _logits(model, self._inputs)
+            return logits_of(model, self._inputs)
 
     def _share_felt(self) -> float:
         """By the derivatives of the outputs in a random direction."""
@@ -100,16 +100,19 @@ class RandomModel:
         return sum(felt) / sum(p.numel() for p in parameters)
 
 
-def _logits(model: nn.Module, inputs: Inputs) -> Tensor:
+def logits_of(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Outputs of a model, in the precision of its parameters."""
+
     def typed(value: Tensor) -> Tensor:
         return value.to(next(model.parameters()).dtype) if value.is_floating_point() else value
 
     if isinstance(inputs, dict):
         return model(**{name: typed(value) for name, value in inputs.items()}).logits
-    return model(*map(typed, inputs))
+    outputs = model(*map(typed, inputs))
+    return getattr(outputs, "logits", outputs)
 
 
-def _randomise(model: nn.Module) -> None:
+def randomise(model: nn.Module) -> None:
     """Draws all parameters: matrices that keep the size of what they read, gains about 1, large vectors."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -131,15 +134,15 @@ def _fan_in(module: nn.Module, weight: Tensor) -> int:
     return weight.shape[0 if type(module).__name__ == "Conv1D" else -1]  # transformers' Conv1D is a transposed linear
 
 
-def _measure_batch_norms(model: nn.Module, inputs: Inputs) -> None:
-    """Sets the statistics of batch norms near those of what reaches them, so that no layer saturates."""
+def measure_batch_norms(model: nn.Module, inputs: Inputs) -> None:
+    """Sets the statistics of batch norms near those of what reaches them, so that none saturates; ends in `eval`."""
     norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
     for norm in norms:
         norm.train()
         norm.momentum = 1.0  # the statistics of this one batch
-    _logits(model, inputs)
+    logits_of(model, inputs)
     for norm in norms:
         mean, variance = norm.running_mean, norm.running_var
         if mean is None or variance is None:
@@ -147,6 +150,7 @@ def _measure_batch_norms(model: nn.Module, inputs: Inputs) -> None:
         variance.clamp_(min=0.1 * float(variance.mean()))  # of channels that a ReLU shuts
         mean.add_(0.3 * variance.sqrt() * torch.randn_like(variance))
         variance.mul_(0.5 + torch.rand_like(variance))
+    model.eval()
 
 
 class _Double(TorchFunctionMode):

@@ -1,0 +1,1 @@
+"""Image models of torchvision, timm and transformers, written down as operators from what their files tell."""
