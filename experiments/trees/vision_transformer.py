@@ -58,8 +58,7 @@ def initial(seed: int, classes: int) -> dict[str, np.ndarray]:
 
     tensors = {
         "vit.embeddings.cls_token": 0.02 * rng.standard_normal((1, 1, WIDTH)).astype(np.float32),
-        "vit.embeddings.position_embeddings": 0.02
-        * rng.standard_normal((1, PATCHES + 1, WIDTH)).astype(np.float32),
+        "vit.embeddings.position_embeddings": 0.02 * rng.standard_normal((1, PATCHES + 1, WIDTH)).astype(np.float32),
         "vit.embeddings.patch_embeddings.projection.weight": draw(WIDTH, 1, PATCH, PATCH),
         "vit.embeddings.patch_embeddings.projection.bias": np.zeros(WIDTH, np.float32),
     }

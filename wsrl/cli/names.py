@@ -27,9 +27,10 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_index(parser: argparse.ArgumentParser) -> None:
-    """Adds the option `--index`."""
-    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help="folder that `wsrl index` made")
+def add_index(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Adds the option `--index`; `more` is what its help says beside the usual."""
+    text = f"folder that `wsrl index` made{more}"
+    parser.add_argument("--index", metavar="DIR", type=Path, required=True, help=text)
 
 
 def given(names: Sequence[str]) -> list[str]:

@@ -22,10 +22,16 @@ PASSES = 2  # over a matrix, after the first, that sharpen its directions
 
 @dataclass(frozen=True)
 class Directions:
-    """Fixed directions on both sides of a matrix of the base, with orthonormal columns."""
+    """Fixed directions on both sides of a matrix of the base.
+
+    Attributes:
+      left, right: with orthonormal columns.
+      squares: sum of the squares of all entries of the matrix.
+    """
 
     left: Float64[np.ndarray, "outputs p"]
-    right: Float64[np.ndarray, "inputs q"]
+    right: Float64[np.ndarray, "inputs p"]
+    squares: float
 
 
 class Base:
@@ -91,11 +97,12 @@ class Base:
             if turn < PASSES:
                 probe = np.linalg.qr(back)[0]
         basis = np.linalg.qr(image)[0]
-        small = np.zeros((columns, inputs))
+        small, squares = np.zeros((columns, inputs)), 0.0
         for start, rows in matrix_rows(piece):
             small += basis[start : start + len(rows)].T @ rows
+            squares += float(np.square(rows, dtype=np.float64).sum())
         u, _, vt = np.linalg.svd(small, full_matrices=False)
-        return Directions(basis @ u[:, :rank], vt[:rank].T)
+        return Directions(basis @ u[:, :rank], vt[:rank].T, squares)
 
 
 def module_name(name: str) -> str:

@@ -75,7 +75,7 @@ class Dense:
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """A low-rank update after which each row gets a given length, as the product of DoRA: m (W + s B A) / ||W + s B A||."""
+    """A low-rank update after which each row gets a given length, as in DoRA: m (W + s B A) / ||W + s B A||."""
 
     low_rank: LowRank
     lengths: Float[np.ndarray, " outputs"]
