@@ -8,11 +8,12 @@ M^-1 A with any invertible M; of the others they are summed over blocks of rows.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
+from wsrl.comparison.difference import ROUNDINGS
 from wsrl.comparison.pieces import BLOCK, Piece
 
 TINY = 1e-30
@@ -32,18 +33,6 @@ class Projected(NamedTuple):
     squares: float
 
 
-class Change(Protocol):
-    """What is added to a matrix of the base, [outputs, inputs]."""
-
-    def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
-        """Multiplies the change with directions on both sides.
-
-        Raises:
-          CheckpointError: a tensor cannot be read, or holds NaN or Inf.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class LowRank:
     """The update scale * up @ down."""
@@ -53,7 +42,11 @@ class LowRank:
     scale: float
 
     def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
-        """See `Change`."""
+        """Multiplies the change with directions on both sides.
+
+        Raises:
+          CheckpointError: a tensor cannot be read, or holds NaN or Inf.
+        """
         up, down = self.up.astype(np.float64), self.down.astype(np.float64)
         squares = float(((up.T @ up) * (down @ down.T)).sum())
         scale = self.scale
@@ -62,15 +55,19 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Dense:
-    """The difference of two stored matrices of one form, read in blocks of rows."""
+    """The difference of two stored matrices of one form, read in blocks of rows.
+
+    Where the child is stored in half precision, the base is rounded likewise: what was not trained is no change.
+    """
 
     child: Piece
     base: Piece
 
     def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
-        """See `Change`."""
-        blocks = ((start, child - base) for start, child, base in _rows(self.child, self.base))
-        return _sum(blocks, left, right)
+        """As `LowRank.project`."""
+        stored = ROUNDINGS.get(self.child.tensor.dtype, np.float64)
+        rows = _rows(self.child, self.base)
+        return _sum(((start, child - base.astype(stored)) for start, child, base in rows), left, right)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Magnitudes:
     base: Piece
 
     def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
-        """See `Change`."""
+        """As `LowRank.project`."""
         return _sum(self._blocks(), left, right)
 
     def _blocks(self) -> Iterator[tuple[int, Float64[np.ndarray, "rows inputs"]]]:
@@ -92,6 +89,9 @@ class Magnitudes:
             moved = base + own.scale * own.up[rows].astype(np.float64) @ own.down
             lengths = np.maximum(np.linalg.norm(moved, axis=1), TINY)
             yield start, moved * (self.lengths[rows] / lengths)[:, None] - base
+
+
+Change = LowRank | Dense | Magnitudes  # of a matrix of the base, [outputs, inputs]
 
 
 def _sum(

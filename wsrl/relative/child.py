@@ -56,9 +56,11 @@ def read_child(checkpoint: Checkpoint, base: Base) -> Child:
         changes[found] = _adapted(module, down, up, tensors, checkpoint.adapter_scales, base.matrices[found])
     used = {name for names in pairs.values() for name in names}
     whole = {name: t for name, t in tensors.items() if name not in used and _is_matrix(name, t)}
+    if not pairs and not whole:
+        raise _unfit(checkpoint, "it holds no matrix")
     changed, rest = _by_name(whole, base)
     if not pairs and sum(t.size for t in rest.values()) > (1 - SHARE) * sum(t.size for t in whole.values()):
-        changed = dict(_by_value(checkpoint, base))
+        changed = dict(_by_value(checkpoint, base)) if _could_fit(whole, base) else {}
         if sum(own.base.tensor.size for own in changed.values()) < SHARE * sum(t.size for t in whole.values()):
             raise _unfit(checkpoint, "fewer than half of its numbers are in matrices that the base has in that shape")
         taken = {own.child.name for own in changed.values()}
@@ -113,6 +115,17 @@ def _by_name(tensors: Mapping[str, LazyTensor], base: Base) -> tuple[dict[str, D
         else:
             found[module] = Dense(replace(piece, name=name, tensor=tensor, gain=None), piece)
     return found, rest
+
+
+def _could_fit(tensors: Mapping[str, LazyTensor], base: Base) -> bool:
+    """Whether enough of the entries are in matrices with axes as long as those of one of the base, which is cheap."""
+    lengths = {_lengths(piece.tensor) for piece in base.matrices.values()}
+    fitting = sum(tensor.size for tensor in tensors.values() if _lengths(tensor) in lengths)
+    return fitting >= SHARE * sum(tensor.size for tensor in tensors.values())
+
+
+def _lengths(tensor: LazyTensor) -> tuple[int, ...]:
+    return tuple(sorted(n for n in tensor.shape if n > 1))
 
 
 def _by_value(checkpoint: Checkpoint, base: Base) -> Iterator[tuple[str, Dense]]:

@@ -21,7 +21,6 @@ from wsrl.relative.vector import RelativeEncoder
 from wsrl.search.file_identity import printable_id
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
-from wsrl.search.query_expansion import QueryExpansion
 
 BY = "relative"
 EQUAL = 1e-3  # distance of vectors of length 1, and share of the size of a change, up to which changes are the same
@@ -88,7 +87,6 @@ class RelativeSearch:
         self.children = Children(base, [own for own, _ in members], vectors, changes, problems, copies)
         self._by_id = {own.id: place for place, (own, _) in enumerate(members)}
         self._metric = Metric(vectors, self._encoder.blocks)
-        self._expansion = QueryExpansion.build(self._metric(vectors), [BY] * len(vectors), exact=True)
 
     def search(self, queries: Iterable[str], k: int = 10) -> list[Hit]:
         """Returns the children that do most nearly what the queries do, by the mean of their scores.
@@ -103,12 +101,12 @@ class RelativeSearch:
         asked = [self._query(name) for name in queries]
         if not asked:
             raise InputError("query", "none was given", "name a child of the base")
-        own = self._metric(np.stack([vector for vector, _ in asked]))
-        scores = self._expansion.similarities(own, [BY] * len(own)).mean(0)
+        vectors = np.stack([vector for vector, _ in asked])
+        scores = self._metric.similarities(vectors, self.children.vectors).mean(0)
         same = self._same(*asked[0]) if len(asked) == 1 else np.zeros(len(scores), bool)
         scores = np.where(same, 1.0, np.clip(scores, 0.0, 1.0))
-        order = np.lexsort((-scores, ~same))[:k]
-        return [self._hit(rank, place, scores[place], same[place]) for rank, place in enumerate(order.tolist(), 1)]
+        order = np.lexsort((-scores, ~same))[:k].tolist()
+        return [self._hit(i, place, float(scores[place]), bool(same[place])) for i, place in enumerate(order, 1)]
 
     def _query(self, name: str) -> tuple[Float32[np.ndarray, " dim"], float]:
         place = self._by_id.get(printable_id(name))
@@ -139,5 +137,5 @@ class RelativeSearch:
     def _hit(self, rank: int, place: int, score: float, same: bool) -> Hit:
         own = self.children.members[place]
         metadata = {**own.metadata, "change": round(self.children.changes[place], 6)}
-        told = (own.architecture, own.parameters, None, bool(same), own.path, metadata)
-        return Hit(rank, own.id, float(score), BY, *told)
+        told = (own.architecture, own.parameters, None, same, own.path, metadata)
+        return Hit(rank, own.id, score, BY, *told)
