@@ -156,8 +156,7 @@ def test_a_low_rank_update_is_what_its_product_is():
     up, down = factors(4, 13)["body.0.up"]
     left, right = np.eye(HIDDEN)[:, :5], np.eye(WIDTH)[:, :6]
     found, product = LowRank(up, down, 0.5).project(left, right), 0.5 * up @ down
-    np.testing.assert_allclose(found.on_left, product.T @ left)
-    np.testing.assert_allclose(found.on_right, product @ right)
+    np.testing.assert_allclose(found.product, left.T @ product @ right)
     assert found.squares == pytest.approx(np.square(product).sum())
 
 

@@ -10,7 +10,7 @@ ProbeX (Horwitz et al. 2024). Writes `tables/model_tree.csv` and `tables/model_t
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from experiments.command import finish
 from experiments.trees.class_readout import class_precision
-from experiments.trees.discriminant import fit_discriminant
 from experiments.trees.measured import MeasuredTree, measure_tree
 from experiments.trees.rank_tokens import fit_rank_transformer, tokens
 from wsrl.baselines.chance import chance_features
@@ -28,22 +27,24 @@ from wsrl.baselines.statistics import statistics_features
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
-from wsrl.relative.metric import WEIGHTS, Metric
+from wsrl.relative.fit_weights import fit_weights
+from wsrl.relative.metric import WEIGHTS, Metric, kind_weights
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 
 NAME, TITLE = "model_tree", "Inside a model tree"
 CLASSES_NAME, CLASSES_TITLE = "model_tree_classes", "Which classes a child was trained on"
 NOTE = (
-    "{children} children of {tasks} tasks on {sets} image sets that no method was trained on, from a vision transformer "
-    "of {parameters:,} parameters; {training} children of {training_tasks} other tasks to train on. Each child searches "
-    "all others. Brackets: 95 % intervals over children and seeds of trained methods."
+    "{children} children of {tasks} tasks on {sets} image sets that no method was trained on, from a vision "
+    "transformer of {parameters:,} parameters; {training} children of {training_tasks} other tasks to train on. Each "
+    "child searches all others. Brackets: 95 % intervals over children and seeds of trained methods."
 )
 CLASSES_NOTE = (
     "{children} children, each trained on {own} of {classes} classes of one image set. A ridge regression on half of "
     "them tells of the others which classes they know: mean over the classes of the average precision. Brackets: 95 % "
     "intervals over draws of the halves."
 )
+SKETCH = 2**14  # numbers that differences are projected to at random; cosines are off by about a hundredth
 METRICS = {"P@1": "precision_at_1", "mAP": "map"}
 Similarities = Float[np.ndarray, "n n"]
 
@@ -59,18 +60,21 @@ def methods(tree: MeasuredTree, seeds: int, steps: int) -> dict[str, list[Simila
     test, training = tree.places("test"), tree.places("train")
     vectors, blocks = tree.vectors[test], tree.blocks
 
-    def by(weights: Mapping[str, float]) -> list[Similarities]:
-        return [Metric(vectors, blocks, weights).similarities(vectors, vectors)]
+    def by(weights: Float[np.ndarray, " blocks"]) -> Similarities:
+        return Metric(vectors, blocks, weights).similarities(vectors, vectors)
 
     def cosine(features: Float[np.ndarray, "n dim"]) -> Similarities:
         return cosine_similarity(features[test], features[test])
 
+    trained = fit_weights(tree.vectors[training], tree.task[training], blocks)
+    heads = np.array([block.kind == "head" for block in blocks])
     found = {
-        "wsrl, trained": [fit_discriminant(tree.vectors[training], tree.task[training], blocks)(vectors)],
-        "wsrl": by(WEIGHTS),
-        "wsrl, without heads": by({**WEIGHTS, "head": 0.0}),
-        "wsrl, heads alone": by({**dict.fromkeys(WEIGHTS, 0.0), "head": 1.0}),
-        "cosine of differences": [cosine(raw_weight_features(tree.dense, max(map(_size, tree.dense))))],
+        "wsrl, trained": [by(trained)],
+        "wsrl, trained, without heads": [by(np.where(heads, 0, trained))],
+        "wsrl": [by(kind_weights(blocks))],
+        "wsrl, without heads": [by(kind_weights(blocks, {**WEIGHTS, "head": 0.0}))],
+        "wsrl, heads alone": [by(heads.astype(np.float32))],
+        "cosine of differences": [cosine(raw_weight_features(tree.dense, SKETCH))],
         "statistics of differences": [cosine(statistics_features(tree.dense, training, slots=len(tree.modules)))],
     }
     given = tokens(tree.dense, tree.modules)
@@ -80,10 +84,6 @@ def methods(tree: MeasuredTree, seeds: int, steps: int) -> dict[str, list[Simila
     ]
     found["chance"] = [cosine(chance_features(len(tree.task), seed)) for seed in range(seeds)]
     return found
-
-
-def _size(tensors: Mapping[str, np.ndarray]) -> int:
-    return sum(tensor.size for tensor in tensors.values())
 
 
 def retrieval_rows(tree: MeasuredTree, seeds: int, steps: int, resamples: int) -> list[Row]:

@@ -63,8 +63,7 @@ def measure_tree(workdir: Path) -> MeasuredTree:
         own = {}
         for module, change in child.changes.items():
             outputs, read, taps = encoder.base.matrices[module].shape
-            identity = np.eye(read * taps, dtype=np.float32)
-            own[module] = change.project(np.zeros((outputs, 1)), identity).on_right.astype(np.float32)
+            own[module] = change.project(np.eye(outputs), np.eye(read * taps)).product.astype(np.float32)
         dense.append(own)
     modules = [name for name in encoder.base.matrices if any(name in own for own in dense)]
     zeros = {name: next(np.zeros_like(own[name]) for own in dense if name in own) for name in modules}

@@ -22,7 +22,7 @@ from wsrl.training.sampling import Targets
 RANKS = 8  # triples of a module, the leading ones
 WIDTH, HEADS, EMBEDDING = 64, 4, 128
 TEMPERATURE, RATE, DROPOUT = 0.1, 1e-3, 0.1
-TASKS, EACH = 16, 4  # of a batch
+TASKS, EACH = 12, 4  # of a batch
 
 Tokens = Mapping[str, np.ndarray]
 

@@ -1,9 +1,9 @@
-"""What a child adds to one matrix of its base, and its products with fixed directions, without the whole difference.
+"""What a child adds to one matrix of its base, seen from fixed directions, without the whole difference.
 
 A change dW is a difference of two stored matrices, or a low-rank update s B A (Hu et al., LoRA, 2021), with or without
-magnitudes of the rows (Liu et al., DoRA, 2024). All that is asked of it are dW Q and dW^T P for thin matrices P and Q,
-and its sum of squares: of a low-rank update they follow from products with the factors, which are the same for B M and
-M^-1 A with any invertible M; of the others they are summed over blocks of rows.
+magnitudes of the rows (Liu et al., DoRA, 2024). All that is asked of it are P^T dW Q for thin matrices P and Q, and its
+sum of squares: of a low-rank update they follow from products with the factors, which are the same for B M and M^-1 A
+with any invertible M; of the others they are summed over blocks of rows.
 """
 
 from collections.abc import Iterator
@@ -20,16 +20,14 @@ TINY = 1e-30
 
 
 class Projected(NamedTuple):
-    """Products of a change with directions.
+    """A change, seen from directions.
 
     Attributes:
-      on_left: dW^T P, of the left directions P [outputs, p].
-      on_right: dW Q, of the right directions Q [inputs, q].
+      product: P^T dW Q.
       squares: sum of the squares of all entries of dW.
     """
 
-    on_left: Float64[np.ndarray, "inputs p"]
-    on_right: Float64[np.ndarray, "outputs q"]
+    product: Float64[np.ndarray, "p q"]
     squares: float
 
 
@@ -49,8 +47,7 @@ class LowRank:
         """
         up, down = self.up.astype(np.float64), self.down.astype(np.float64)
         squares = float(((up.T @ up) * (down @ down.T)).sum())
-        scale = self.scale
-        return Projected(scale * (down.T @ (up.T @ left)), scale * (up @ (down @ right)), scale**2 * max(squares, 0.0))
+        return Projected(self.scale * (left.T @ up) @ (down @ right), self.scale**2 * max(squares, 0.0))
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,11 @@ def _sum(
     left: Float[np.ndarray, "outputs p"],
     right: Float[np.ndarray, "inputs q"],
 ) -> Projected:
-    on_left = np.zeros((len(right), left.shape[1]))
-    on_right = np.zeros((len(left), right.shape[1]))
-    squares = 0.0
+    product, squares = np.zeros((left.shape[1], right.shape[1])), 0.0
     for start, rows in blocks:
-        own = slice(start, start + len(rows))
-        on_left += rows.T @ left[own]
-        on_right[own] = rows @ right
+        product += left[start : start + len(rows)].T @ (rows @ right)
         squares += float(np.vdot(rows, rows))
-    return Projected(on_left, on_right, squares)
+    return Projected(product, squares)
 
 
 def matrix_rows(piece: Piece) -> Iterator[tuple[int, Float32[np.ndarray, "rows inputs"]]]:

@@ -3,7 +3,7 @@
 Whatever the task, fine-tuning changes some directions of a base: the blocks of all children have a mean, which says
 nothing of any of them. It is subtracted, and blocks are brought to length 1 again. The similarity of two children is
 the mean of the cosines of the blocks that both have, weighted by their kind: an adapter of two modules can be as near
-to a fully fine-tuned model as to another adapter. Nothing here is trained.
+to a fully fine-tuned model as to another adapter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,13 @@ from wsrl.relative.vector import Block
 from wsrl.search.query_expansion import CENTERED_FROM, SMALL
 
 # Weight of all blocks of a kind together, chosen on training tasks (`experiments.tables.model_tree`)
-WEIGHTS = {"product": 1.0, "outputs": 1.0, "inputs": 1.0, "head": 2.0}
+WEIGHTS = {"product": 1.0, "head": 0.5}
+
+
+def kind_weights(blocks: Sequence[Block], weights: Mapping[str, float] = WEIGHTS) -> Float32[np.ndarray, " blocks"]:
+    """Returns the weight of each block, where those of a kind share what the kind has."""
+    kinds = [block.kind for block in blocks]
+    return np.array([weights[kind] / kinds.count(kind) for kind in kinds], np.float32)
 
 
 class Metric:
@@ -24,15 +30,17 @@ class Metric:
     Args:
       vectors: of the children that are searched, of which the means are taken.
       blocks: of the vectors; see `wsrl.relative.vector.RelativeEncoder`.
-      weights: by kind.
+      weights: of the blocks; by default those of their kinds. `wsrl.relative.fit_weights` learns others.
     """
 
     def __init__(
-        self, vectors: Float[np.ndarray, "n dim"], blocks: Sequence[Block], weights: Mapping[str, float] = WEIGHTS
+        self,
+        vectors: Float[np.ndarray, "n dim"],
+        blocks: Sequence[Block],
+        weights: Float[np.ndarray, " blocks"] | None = None,
     ):
         self._blocks = blocks
-        kinds = [block.kind for block in blocks]
-        self._weights = np.array([weights[kind] / kinds.count(kind) for kind in kinds], np.float32)
+        self._weights = kind_weights(blocks) if weights is None else np.asarray(weights, np.float32)
         self._means = np.zeros(vectors.shape[1], np.float32)
         for block in blocks:
             own = vectors[:, block.entries]

@@ -1,10 +1,9 @@
 """The vector of a child: for each matrix that it changes, what the change does to fixed directions of the base.
 
-With the leading singular vectors P and Q of a base's matrix and the change dW, a matrix has three blocks: P^T dW Q, and
-the Gram matrices P^T dW dW^T P and Q^T dW^T dW Q, which say where the change writes and what it reads whatever it does
-in between (MVProbe, ICML 2026, adds such views to first-order ones). A new head has one block more: the smoothed
-projection onto what its rows span, which is blind to the order and the number of classes. Each block has length 1, or
-is zero where the child does not change the matrix, so that children of any rank and learning rate can be compared.
+With the leading singular vectors P and Q of a base's matrix and the change dW, a matrix has the block P^T dW Q. A new
+head has a block of its own: the smoothed projection onto what its rows span, which is blind to the order and the number
+of classes. Each block has length 1, or is zero where the child does not change the matrix, so that children of any rank
+and learning rate can be compared.
 """
 
 from functools import cache
@@ -14,13 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float32
 
-from wsrl.relative.base import Base, Directions
-from wsrl.relative.change import Projected
+from wsrl.relative.base import Base
 from wsrl.relative.child import Child
 
-KINDS = ("product", "outputs", "inputs", "head")
-BUDGET = 2**15  # numbers of a vector, about
-MOST, FEWEST = 24, 4  # directions of a matrix on each side
+KINDS = ("product", "head")
+BUDGET = 2**16  # numbers of a vector, about
+MOST, FEWEST = 48, 4  # directions of a matrix on each side
 HEAD_DIRECTIONS = 64
 SMOOTHING = 0.1  # of the projection onto the rows of a head; see `wsrl.encoder.readout.second_order`
 TINY = 1e-30
@@ -54,16 +52,14 @@ class RelativeEncoder:
 
     def __init__(self, base: Base):
         self.base = base
-        self._most = min(max(isqrt(BUDGET // (2 * len(base.matrices))), FEWEST), MOST)
+        self._most = min(max(isqrt(BUDGET // len(base.matrices)), FEWEST), MOST)
         self._directions = cache(lambda module: base.directions(module, self._most))
-        sizes: list[tuple[str, str, int]] = []
-        for module, piece in base.matrices.items():
-            n = min(self._most, piece.shape[0], piece.shape[1] * piece.shape[2])
-            sizes += [(kind, module, size) for kind, size in zip(KINDS, (n * n, *[_triangle(n)] * 2), strict=False)]
-        sizes.append((KINDS[-1], "", _triangle(HEAD_DIRECTIONS)))
+        sides = {m: min(self._most, p.shape[0], p.shape[1] * p.shape[2]) for m, p in base.matrices.items()}
+        sizes = [(KINDS[0], module, side**2) for module, side in sides.items()]
+        sizes.append((KINDS[1], "", _triangle(HEAD_DIRECTIONS)))
         stops = np.cumsum([size for *_, size in sizes]).tolist()
         self.blocks = [Block(k, m, slice(stop - size, stop)) for (k, m, size), stop in zip(sizes, stops, strict=True)]
-        self._entries = {(block.kind, block.module): block.entries for block in self.blocks}
+        self._entries = {block.module: block.entries for block in self.blocks}
         self.dim = stops[-1]
 
     def embed(self, child: Child) -> tuple[Float32[np.ndarray, " dim"], float]:
@@ -80,18 +76,11 @@ class RelativeEncoder:
         for module, change in child.changes.items():
             directions = self._directions(module)
             found = change.project(directions.left, directions.right)
-            for kind, values in zip(KINDS, _features(found, directions), strict=False):
-                vector[self._entries[kind, module]] = values
+            vector[self._entries[module]] = _unit(found.product.ravel())
             changed, whole = changed + found.squares, whole + directions.squares
         if child.heads:
-            vector[self._entries[KINDS[-1], ""]] = _unit(np.sum([_head(rows) for rows in child.heads], 0))
+            vector[self._entries[""]] = _unit(np.sum([_head(rows) for rows in child.heads], 0))
         return vector, float(np.sqrt(changed / max(whole, TINY)))
-
-
-def _features(found: Projected, directions: Directions) -> tuple[Float[np.ndarray, " entries"], ...]:
-    product = directions.left.T @ found.on_right
-    grams = (upper_triangle(side.T @ side) for side in (found.on_left, found.on_right))
-    return tuple(map(_unit, (product.ravel(), *grams)))
 
 
 def _head(rows: Float[np.ndarray, "classes features"]) -> Float[np.ndarray, " entries"]:
@@ -102,7 +91,8 @@ def _head(rows: Float[np.ndarray, "classes features"]) -> Float[np.ndarray, " en
     classes = SMOOTHING * np.eye(len(rows))
     own = projected.T @ np.linalg.solve(projected @ projected.T + classes, projected)
     missing = HEAD_DIRECTIONS - len(own)
-    return upper_triangle(np.pad(own, (0, missing)))
+    i, j = np.triu_indices(HEAD_DIRECTIONS)
+    return np.pad(own, (0, missing))[i, j] * np.where(i == j, 1.0, np.sqrt(2.0))  # as long as the whole matrix
 
 
 @cache
@@ -112,12 +102,6 @@ def _head_directions(features: int) -> Float[np.ndarray, "features directions"]:
         return np.eye(features)
     drawn = np.random.default_rng([features, 62]).standard_normal((features, HEAD_DIRECTIONS))
     return np.linalg.qr(drawn)[0]
-
-
-def upper_triangle(gram: Float[np.ndarray, "size size"]) -> Float[np.ndarray, " entries"]:
-    """The entries on and above the diagonal, the latter times the root of 2, as long as the whole matrix."""
-    rows, columns = np.triu_indices(len(gram))
-    return gram[rows, columns] * np.where(rows == columns, 1.0, np.sqrt(2.0))
 
 
 def _triangle(size: int) -> int:
