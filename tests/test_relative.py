@@ -24,6 +24,9 @@ SHAPES = {"body.0.attn.query": (WIDTH, WIDTH), "body.0.up": (HIDDEN, WIDTH), "bo
 SHAPES |= {name.replace("0", "1"): shape for name, shape in SHAPES.items()}
 
 
+Pairs = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
 def base_tensors() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     tensors = {f"{name}.weight": rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
@@ -34,7 +37,7 @@ def base_tensors() -> dict[str, np.ndarray]:
 ENCODER = RelativeEncoder(Base(Checkpoint("base", base_tensors(), {})))
 
 
-def factors(rank: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def factors(rank: int, seed: int) -> Pairs:
     rng = np.random.default_rng([seed, 2])
     return {
         name: (rng.standard_normal((shape[0], rank)) / 10, rng.standard_normal((rank, shape[1])))
@@ -42,19 +45,19 @@ def factors(rank: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
-def adapter(pairs: dict[str, tuple[np.ndarray, np.ndarray]], alpha: float = 8.0, **more: np.ndarray) -> Checkpoint:
-    tensors = dict(more)
+def adapter(pairs: Pairs, alpha: float = 8.0, more: dict[str, np.ndarray] | None = None) -> Checkpoint:
+    tensors = dict(more or {})
     for name, (up, down) in pairs.items():
         tensors |= {f"base_model.model.{name}.lora_A.weight": down, f"base_model.model.{name}.lora_B.weight": up}
     scales = {f"base_model.model.{name}": alpha / len(down) for name, (_, down) in pairs.items()}
     return Checkpoint("adapter", tensors, {"adapter_scales": scales})
 
 
-def merged(pairs: dict[str, tuple[np.ndarray, np.ndarray]], alpha: float = 8.0, **more: np.ndarray) -> Checkpoint:
+def merged(pairs: Pairs, alpha: float = 8.0) -> Checkpoint:
     tensors = base_tensors()
     for name, (up, down) in pairs.items():
         tensors[f"{name}.weight"] = (tensors[f"{name}.weight"] + alpha / len(down) * up @ down).astype(np.float32)
-    return Checkpoint("merged", tensors | more, {})
+    return Checkpoint("merged", tensors, {})
 
 
 def embed(checkpoint: Checkpoint) -> np.ndarray:
@@ -95,7 +98,7 @@ def test_magnitudes_equal_the_merged_weights():
         dense[f"{name}.weight"] = weight * (own / np.linalg.norm(weight, axis=1))[:, None].astype(np.float32)
     for end in ("", ".weight"):
         more = {f"base_model.model.{name}.lora_magnitude_vector{end}": own for name, own in lengths.items()}
-        vector = embed(adapter(pairs, **more))
+        vector = embed(adapter(pairs, more=more))
         expected = embed(dataclasses.replace(whole, tensors=dense))
         assert np.linalg.norm(vector - embed(adapter(pairs))) > 1
         np.testing.assert_allclose(vector, expected, atol=2e-4)
@@ -107,9 +110,9 @@ def test_order_scale_and_common_shift_of_classes_do_not_matter(classes: int, see
     rng = np.random.default_rng([seed, 7])
     head = rng.standard_normal((classes, WIDTH)).astype(np.float32)
     moved = 3 * head[rng.permutation(classes)] + rng.standard_normal(WIDTH).astype(np.float32)
-    own, other = (embed(adapter(factors(2, 1), **{"base_model.model.score.weight": h})) for h in (head, moved))
+    own, other = (embed(adapter(factors(2, 1), more={"base_model.model.score.weight": h})) for h in (head, moved))
     np.testing.assert_allclose(own, other, atol=1e-5)
-    third = embed(adapter(factors(2, 1), **{"base_model.model.score.weight": head * rng.uniform(0, 2, WIDTH)}))
+    third = embed(adapter(factors(2, 1), more={"base_model.model.score.weight": head * rng.uniform(0, 2, WIDTH)}))
     assert np.linalg.norm(own - third) > 0.1
 
 
@@ -208,7 +211,7 @@ def test_what_all_children_share_does_not_count():
     assert np.abs(far - np.eye(30)).max() < 0.6 and few.min() > 0.9
 
 
-def write_adapter(folder: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]], alpha: float) -> None:
+def write_adapter(folder: Path, pairs: Pairs, alpha: float) -> None:
     """Writes an adapter as PEFT does."""
     folder.mkdir(parents=True)
     tensors = {name: np.asarray(t, np.float32) for name, t in adapter(pairs).tensors.items()}

@@ -64,25 +64,26 @@ def load(name: str, data_dir: Path) -> ImageSet:
     return load_image_set(str(found[0]), None, PIXELS, IMAGES)
 
 
-def base_of(workdir: Path, data_dir: Path, steps: int, seed: int) -> dict[str, np.ndarray]:
+def base_of(workdir: Path, sets: Sequence[ImageSet], steps: int, seed: int) -> dict[str, np.ndarray]:
     """Returns the base's tensors; trains and writes it if it is not there."""
     folder = workdir / "base"
     if not (folder / "model.safetensors").is_file():
-        tensors, accuracy = train_base([load(name, data_dir) for name in BASE], steps, seed)
+        tensors, accuracy = train_base(sets, steps, seed)
         write_atomically(folder / "config.json", json.dumps(CONFIG, indent=1).encode())
         write_atomically(folder / "accuracy.json", json.dumps({"accuracy": accuracy, "steps": steps}).encode())
         write_atomically(folder / "model.safetensors", safetensors.numpy.save(tensors))
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def all_tasks(data_dir: Path, subsets: int, seed: int) -> dict[str, Task]:
+def all_tasks(args: argparse.Namespace) -> dict[str, Task]:
     """Returns all tasks by their names."""
     found: list[Task] = []
-    for split, names in (("train", TRAIN), ("test", TEST)):
+    for split, names in (("train", args.train_sets), ("test", args.test_sets)):
         for name in names:
-            found += tasks_of(load(name, data_dir), name, split, RULES, seed)
-    if subsets:
-        found += subset_tasks(load(SUBSETS, data_dir), SUBSETS, subsets, MOST_CLASSES, seed)
+            found += tasks_of(load(name, args.data_dir), name, split, RULES, args.seed)
+    if args.subsets:
+        image_set = load(args.subset_set, args.data_dir)
+        found += subset_tasks(image_set, args.subset_set, args.subsets, MOST_CLASSES, args.seed)
     return {task.name: task for task in found}
 
 
@@ -145,8 +146,9 @@ def build(args: argparse.Namespace) -> None:
     Raises:
       InputError: an image set is missing.
     """
-    base = base_of(args.workdir, args.data_dir, args.base_steps, args.seed)
-    tasks = all_tasks(args.data_dir, args.subsets, args.seed)
+    sets = [load(name, args.data_dir) for name in args.base_sets]
+    base = base_of(args.workdir, sets, args.base_steps, args.seed)
+    tasks = all_tasks(args)
     recipes = draw_recipes([name for name, task in tasks.items() if task.rule != "subset"], args.children, args.seed)
     recipes += draw_recipes([name for name, task in tasks.items() if task.rule == "subset"], 1, args.seed + 1)
     zoo = args.workdir / "zoo"
@@ -169,6 +171,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=80, help="of a child")
     parser.add_argument("--base-steps", type=int, default=4000, help="of the base")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
+    for option, names, what in (
+        ("--base-sets", BASE, "the base is trained on"),
+        ("--train-sets", TRAIN, "tasks to learn from are made of"),
+        ("--test-sets", TEST, "unseen tasks are made of"),
+    ):
+        parser.add_argument(option, nargs="+", default=names, metavar="NAME", help=f"image sets that {what}")
+    parser.add_argument("--subset-set", default=SUBSETS, metavar="NAME", help="image set of the subsets")
     args = parser.parse_args(argv)
     return finish(lambda: build(args))
 

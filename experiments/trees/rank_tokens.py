@@ -107,13 +107,13 @@ def fit_rank_transformer(
     rng = np.random.default_rng([seed, 62])
 
     @jax.jit
-    def step(params: Any, state: Any, rows: Array, label: Array, key: Array) -> tuple[Any, Any]:
+    def step(params: Any, state: Any, rows: Any, label: Any, key: Array) -> tuple[Any, Any]:
         sign = jax.random.rademacher(key, data["sigma"][rows].shape, jnp.float32)[..., None]
 
         def loss(params: Any) -> Float[Array, ""]:
             own = data["u"][rows] * sign, data["v"][rows] * sign, data["sigma"][rows]
             embedding = jnp.asarray(model.apply(params, *own, True, rngs={"dropout": key}))
-            targets = Targets(label=label, lineage=rows, architecture=jnp.zeros(len(rows), int))
+            targets = Targets(label=label, lineage=rows, architecture=np.zeros(len(rows), int))
             return supervised_contrastive(embedding, targets, TEMPERATURE, 1.0)
 
         updates, state = optimizer.update(jax.grad(loss)(params), state, params)

@@ -1,5 +1,6 @@
 """Search among the children of a base: which of them do what a given one does."""
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -70,8 +71,9 @@ class RelativeSearch:
         found: dict[str, Measured] = {}
         for candidate in tqdm(candidates, desc="children", unit="model", disable=None if progress else True):
             kept = known.get(candidate.id)
-            new = kept is None or kept.state != candidate.state
-            found[candidate.id] = self._measure(candidate) if new else kept
+            if kept is None or kept.state != candidate.state:
+                kept = self._measure(candidate)
+            found[candidate.id] = kept
         if file and found != known:
             with suppress(OSError):  # a folder that cannot be written: they are made anew next time
                 write_kept(file, found, self._encoder.dim)
@@ -86,6 +88,7 @@ class RelativeSearch:
         changes = [m.change for _, m in members]
         self.children = Children(base, [own for own, _ in members], vectors, changes, problems, copies)
         self._by_id = {own.id: place for place, (own, _) in enumerate(members)}
+        self._by_path = {os.path.realpath(own.path): place for place, (own, _) in enumerate(members)}
         self._metric = Metric(vectors, self._encoder.blocks)
 
     def search(self, queries: Iterable[str], k: int = 10) -> list[Hit]:
@@ -109,8 +112,9 @@ class RelativeSearch:
         return [self._hit(i, place, float(scores[place]), bool(same[place])) for i, place in enumerate(order, 1)]
 
     def _query(self, name: str) -> tuple[Float32[np.ndarray, " dim"], float]:
-        place = self._by_id.get(printable_id(name))
-        if place is not None and not Path(name).exists():
+        is_file = Path(name).exists()
+        place = self._by_path.get(os.path.realpath(name)) if is_file else self._by_id.get(printable_id(name))
+        if place is not None:
             return self.children.vectors[place], self.children.changes[place]
         measured = self._measure(candidate_of(name))
         if measured.vector is None:
