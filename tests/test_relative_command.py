@@ -113,6 +113,15 @@ def test_vectors_are_kept_beside_an_index(tree, capsys, monkeypatch):
     assert "loras/birds-1" not in {hit["id"] for hit in asked(capsys, "loras/birds-0", "--index", "zoo.index")}
 
 
+def test_what_counts_is_learned_from_notes(tree, capsys):
+    assert main(["index", "loras", "--out", "zoo.index"]) == 0
+    for name in ("letters-0", "letters-1", "roads-0", "roads-1"):
+        assert main(["annotate", f"loras/{name}", f"task={name[:-2]}", "--index", "zoo.index"]) == 0
+    capsys.readouterr()
+    found = asked(capsys, "loras/birds-0", "--index", "zoo.index", "--learn", "task", "-k", "3")
+    assert {hit["id"] for hit in found} == {"loras/birds-0", "loras/birds-1", "loras/merged.safetensors"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -122,6 +131,7 @@ def test_vectors_are_kept_beside_an_index(tree, capsys, monkeypatch):
         (["loras/none"], "error: loras/none: "),
         (["loras/birds-0", "--by", "weights"], "error: --by: cannot be used with --relative-to; leave one of them out"),
         (["loras/birds-0", "--not", "loras/birds-1"], "error: --not: cannot be used with --relative-to"),
+        (["loras/birds-0", "--learn", "task"], "error: tasks: are too few to learn from; name a key that two children"),
         (["loras/birds-0", "--index", "empty"], "error: empty: is a folder without checkpoints"),
         (["loras/birds-0", "--index", "strangers"], "error: strangers: holds no child of base.safetensors ("),
     ],

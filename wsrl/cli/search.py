@@ -51,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BASE",
         help="rank children of this checkpoint, adapters and fine-tuned models, by what they change of it",
     )
+    parser.add_argument(
+        "--learn",
+        metavar="KEY",
+        help="with --relative-to: learn from children that have this key in their metadata, such as task, which of the"
+        " matrices tell its values apart",
+    )
     add_encoder(parser)
     parser.add_argument("-k", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(
@@ -91,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(option, f"{value} is too small", "give 1 or more")
     if args.relative_to is not None:
         return _run_relative(args)
+    if args.learn is not None:
+        raise InputError("--learn", "needs --relative-to", "name the base, or leave it out")
     from wsrl.search.index import Index  # not needed for `--help`
 
     encoder = None
@@ -125,7 +133,7 @@ def _run_relative(args: argparse.Namespace) -> int:
             raise InputError(option, "cannot be used with --relative-to", "leave one of them out")
     from wsrl.relative.search import RelativeSearch
 
-    search = RelativeSearch(args.relative_to, args.index, progress=True)
+    search = RelativeSearch(args.relative_to, args.index, args.learn, progress=True)
     tell_left_out(search.children.problems)
     queries, count = given(args.queries), len(search.children.members)
     with Output.of(args) as output:

@@ -1,5 +1,1 @@
 """Search inside a model tree: children of one base are compared by what they change of it."""
-
-from wsrl.relative.search import RelativeSearch
-
-__all__ = ["RelativeSearch"]

@@ -39,7 +39,8 @@ def fit_weights(
     vectors, label = vectors[chosen], task[chosen]
     positive = (label[:, None] == label) & ~np.eye(len(label), dtype=bool)
     if not positive.any() or len(np.unique(label)) < 2:
-        raise InputError("tasks", "are too few to learn from", "give two tasks, one of them with two children")
+        mend = "name a key that two children have the same value of, and others another one"
+        raise InputError("tasks", "are too few to learn from", mend)
     start = kind_weights(blocks)
     metric = Metric(vectors, blocks, np.ones(len(blocks), np.float32))
     centered, there = metric.centered(vectors), metric.presence(vectors)
@@ -68,7 +69,7 @@ def _train(
         likelihood = jnp.where(positive, logits - partition[:, None], 0.0).sum(1) / jnp.maximum(count, 1)
         return -likelihood.sum() / (count > 0).sum()
 
-    def step(number: int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def step(number: Int[Array, ""], state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         params, first, second = state  # Adam (Kingma and Ba 2015)
         gradient = jax.grad(loss)(params)
         first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2

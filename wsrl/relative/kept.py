@@ -44,7 +44,7 @@ def kept_file(index: Path, base_state: str) -> Path:
 def read_kept(file: Path, dim: int) -> dict[str, Measured]:
     """Returns what is known of candidates by their ids; nothing if the file is missing or cannot be used."""
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             vectors, changes = np.asarray(arrays["vectors"], np.float32), np.asarray(arrays["changes"], float)
             texts = [arrays[name].tolist() for name in ("ids", "states", "reasons", "fixes")]
             rows = np.asarray(arrays["rows"], np.int64)

@@ -54,6 +54,8 @@ class RelativeSearch:
     Args:
       base: a checkpoint: a file, a folder or hf://owner/name.
       directory: of an index, beside which vectors are kept, or a folder of checkpoints.
+      learn: a key of the candidates' metadata, such as `task`, whose values tell what children do: which matrices
+        count is learned from those that have it; see `wsrl.relative.fit_weights`. None: nothing is learned.
       progress: show a progress line on stderr.
 
     Attributes:
@@ -63,7 +65,7 @@ class RelativeSearch:
       InputError: the base or the folder cannot be used, or holds no child of the base.
     """
 
-    def __init__(self, base: str, directory: Path, progress: bool = False):
+    def __init__(self, base: str, directory: Path, learn: str | None = None, progress: bool = False):
         self._encoder = RelativeEncoder(Base(open_checkpoint(base)))
         candidates, problems = find_candidates(directory)
         file = kept_file(directory, state_of(base)) if (directory / MANIFEST).is_file() else None
@@ -89,7 +91,8 @@ class RelativeSearch:
         self.children = Children(base, [own for own, _ in members], vectors, changes, problems, copies)
         self._by_id = {own.id: place for place, (own, _) in enumerate(members)}
         self._by_path = {os.path.realpath(own.path): place for place, (own, _) in enumerate(members)}
-        self._metric = Metric(vectors, self._encoder.blocks)
+        weights = None if learn is None else self._learned(learn)
+        self._metric = Metric(vectors, self._encoder.blocks, weights)
 
     def search(self, queries: Iterable[str], k: int = 10) -> list[Hit]:
         """Returns the children that do most nearly what the queries do, by the mean of their scores.
@@ -110,6 +113,14 @@ class RelativeSearch:
         scores = np.where(same, 1.0, np.clip(scores, 0.0, 1.0))
         order = np.lexsort((-scores, ~same))[:k].tolist()
         return [self._hit(i, place, float(scores[place]), bool(same[place])) for i, place in enumerate(order, 1)]
+
+    def _learned(self, key: str) -> Float32[np.ndarray, " blocks"]:
+        from wsrl.relative.fit_weights import fit_weights  # JAX, which search does without
+
+        values = [own.metadata.get(key) for own in self.children.members]
+        known = [place for place, value in enumerate(values) if value is not None]
+        label = np.unique([str(values[place]) for place in known], return_inverse=True)[1]
+        return fit_weights(self.children.vectors[known], label, self._encoder.blocks)
 
     def _query(self, name: str) -> tuple[Float32[np.ndarray, " dim"], float]:
         is_file = Path(name).exists()
