@@ -31,7 +31,7 @@ Modules = Mapping[str, tuple[int, int]]
 
 
 def low_rank_pairs(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[str, str]]:
-    """Returns the names of the two matrices of each low-rank pair, [rank, inputs] and [outputs, rank], by its module."""
+    """Returns the names of the two matrices of each low-rank pair, [rank, inputs], [outputs, rank], by its module."""
     found = {}
     for name, down in tensors.items():
         for first, second in PAIRS:
