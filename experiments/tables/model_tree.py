@@ -10,12 +10,11 @@ ProbeX (Horwitz et al. 2024). Writes `tables/model_tree.csv` and `tables/model_t
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
 from experiments.command import finish
 from experiments.trees.class_readout import class_precision
@@ -79,8 +78,7 @@ def methods(tree: MeasuredTree, seeds: int, steps: int) -> dict[str, list[Simila
     }
     given = tokens(tree.dense, tree.modules)
     found["token transformer on canonical ranks"] = [
-        cosine(fit_rank_transformer(given, tree.task, training, steps, seed))
-        for seed in tqdm(range(seeds), desc="token transformer", unit="seed")
+        cosine(fit_rank_transformer(given, tree.task, training, steps, seed)) for seed in range(seeds)
     ]
     found["chance"] = [cosine(chance_features(len(tree.task), seed)) for seed in range(seeds)]
     return found
@@ -109,17 +107,17 @@ def class_rows(tree: MeasuredTree, draws: int) -> list[Row]:
     known = known[:, known.any(0)]
     heads = [block for block in tree.blocks if block.kind == "head"]
     bodies = np.concatenate([tree.vectors[subset][:, b.entries] for b in tree.blocks if b not in heads], 1)
-    features: dict[str, Callable[[int], np.ndarray]] = {
-        "wsrl": lambda seed: Metric(tree.vectors[subset], tree.blocks).centered(tree.vectors[subset]),
-        "wsrl, without heads": lambda seed: bodies,
-        "statistics of differences": lambda seed: statistics_features(
-            [tree.dense[i] for i in subset], np.arange(len(subset)), slots=len(tree.modules)
-        ),
-        "chance": lambda seed: chance_features(len(subset), seed),
+    chance = [chance_features(len(subset), seed) for seed in range(draws)]
+    dense = [tree.dense[place] for place in subset]
+    features: dict[str, Sequence[np.ndarray]] = {
+        "wsrl": [Metric(tree.vectors[subset], tree.blocks).centered(tree.vectors[subset])] * draws,
+        "wsrl, without heads": [bodies] * draws,
+        "statistics of differences": [statistics_features(dense, np.arange(len(dense)), len(tree.modules))] * draws,
+        "chance": chance,
     }
     rows: list[Row] = []
-    for method, make in features.items():
-        found = np.array([class_precision(make(draw), known, draw) for draw in range(draws)])
+    for method, own in features.items():
+        found = np.array([class_precision(each, known, draw) for draw, each in enumerate(own)])
         low, high = np.quantile(found, [0.025, 0.975])
         rows.append({"method": method, "mAP": {"value": found.mean(), "low": low, "high": high}})
     return rows

@@ -3,7 +3,8 @@
 Each change is decomposed into singular triples (u, sigma, v), which are the same for B M and M^-1 A. A triple is a
 token: two projections, of u and of v, that belong to the changed module, and log sigma. A transformer layer mixes the
 tokens of a module, attention pools them, a second one mixes the modules, attention pools these. u and v are free up to
-a common sign, which training draws at random. Trained by the supervised contrastive loss (Khosla et al. 2020).
+a common sign, which is chosen so that a fixed random direction of u is positive. Trained by the supervised contrastive
+loss (Khosla et al. 2020).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Float32, Int
+from tqdm import tqdm
 
 from wsrl.training.losses import supervised_contrastive
 from wsrl.training.sampling import Targets
 
-RANKS = 8  # triples of a module, the leading ones
+RANKS = 4  # triples of a module, the leading ones
 WIDTH, HEADS, EMBEDDING = 64, 4, 128
-TEMPERATURE, RATE, DROPOUT = 0.1, 1e-3, 0.1
+TEMPERATURE, RATE, DROPOUT = 0.1, 2e-3, 0.1
 TASKS, EACH = 12, 4  # of a batch
 
 Tokens = Mapping[str, np.ndarray]
@@ -40,12 +42,14 @@ def tokens(
     shape = (len(changes), len(modules), RANKS)
     u, v = np.zeros((*shape, longest), np.float32), np.zeros((*shape, longest), np.float32)
     sigma = np.zeros(shape, np.float32)
+    direction = np.random.default_rng(66).standard_normal(longest)
     for i, own in enumerate(changes):
         for j, module in enumerate(modules):
             if module in own:
                 left, values, right = np.linalg.svd(own[module], full_matrices=False)
                 n = min(RANKS, int((values > 1e-5 * values[0]).sum())) if values[0] else 0
-                u[i, j, :n, : len(left)], v[i, j, :n, : right.shape[1]] = left.T[:n], right[:n]
+                sign = np.where(direction[: len(left)] @ left[:, :n] < 0, -1.0, 1.0)[:, None]
+                u[i, j, :n, : len(left)], v[i, j, :n, : right.shape[1]] = sign * left.T[:n], sign * right[:n]
                 sigma[i, j, :n] = values[:n]
     return {"u": u, "v": v, "sigma": sigma}
 
@@ -107,24 +111,26 @@ def fit_rank_transformer(
     rng = np.random.default_rng([seed, 62])
 
     @jax.jit
-    def step(params: Any, state: Any, rows: Any, label: Any, key: Array) -> tuple[Any, Any]:
-        sign = jax.random.rademacher(key, data["sigma"][rows].shape, jnp.float32)[..., None]
-
+    def step(params: Any, state: Any, rows: Any, label: Any, key: Array) -> tuple[Any, Any, Array]:
         def loss(params: Any) -> Float[Array, ""]:
-            own = data["u"][rows] * sign, data["v"][rows] * sign, data["sigma"][rows]
+            own = data["u"][rows], data["v"][rows], data["sigma"][rows]
             embedding = jnp.asarray(model.apply(params, *own, True, rngs={"dropout": key}))
             targets = Targets(label=label, lineage=rows, architecture=np.zeros(len(rows), int))
             return supervised_contrastive(embedding, targets, TEMPERATURE, 1.0)
 
-        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return optax.apply_updates(params, updates), state
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state, value
 
     members = [training[task[training] == label] for label in np.unique(task[training])]
-    for number in range(steps):
+    bar = tqdm(range(steps), desc="token transformer", unit="step")
+    for number in bar:
         drawn = rng.permutation(len(members))[:TASKS]
         rows = np.concatenate([rng.permutation(members[i])[:EACH] for i in drawn])
         rows = np.resize(rows, TASKS * EACH)
-        params, state = step(params, state, rows, task[rows], jax.random.fold_in(jax.random.key(seed), number))
+        params, state, loss = step(params, state, rows, task[rows], jax.random.fold_in(jax.random.key(seed), number))
+        if number % 20 == 19:
+            bar.set_postfix(loss=f"{float(loss):.2f}")
     embed = jax.jit(lambda *own: model.apply(params, *own, False))
     parts = [[data[name][i : i + 64] for name in ("u", "v", "sigma")] for i in range(0, len(task), 64)]
     return np.concatenate([np.asarray(embed(*part)) for part in parts])
