@@ -79,13 +79,8 @@ def test_the_vector_depends_on_the_product_alone(rank: int, seed: int):
 def test_merged_equals_adapter(rank: int, seed: int):
     vector, change = ENCODER.embed(read_child(adapter(factors(rank, seed)), ENCODER.base))
     other, size = ENCODER.embed(read_child(merged(factors(rank, seed)), ENCODER.base))
-    here = np.concatenate([vector[b.entries] for b in ENCODER.blocks if b.module != "head"])
-    there = np.concatenate([other[b.entries] for b in ENCODER.blocks if b.module != "head"])
-    np.testing.assert_allclose(here, there, atol=2e-4)
-    norms = [np.linalg.norm(t) for name, t in base_tensors().items() if name.endswith("weight") and "head" not in name]
-    assert change > 0.1 and size * np.linalg.norm([*norms, *[np.linalg.norm(base_tensors()["head.weight"])]]) == (
-        pytest.approx(change * np.linalg.norm(norms), rel=1e-4)
-    )
+    np.testing.assert_allclose(vector, other, atol=2e-4)
+    assert change > 0.1 and size == pytest.approx(change, rel=1e-4)
 
 
 def test_magnitudes_equal_the_merged_weights():

@@ -106,7 +106,9 @@ def fit_rank_transformer(
     model = RankTransformer(given["u"].shape[1])
     data = {name: jnp.asarray(values) for name, values in given.items()}
     params = model.init(jax.random.key(seed), *(data[name][:1] for name in ("u", "v", "sigma")), False)
-    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 10 + 1, steps), weight_decay=0.05)
+    optimizer = optax.adamw(
+        optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 10 + 1, steps + 1), weight_decay=0.05
+    )
     state = optimizer.init(params)
     rng = np.random.default_rng([seed, 62])
 

@@ -66,7 +66,7 @@ class RelativeEncoder:
         """Returns the vector of a child, and how large its change is.
 
         Blocks have length 1, or are zero where there is nothing to tell. The size is the norm of what is added to
-        matrices of the base over the norm of these matrices.
+        matrices of the base over the norm of these matrices; those that stay as they are do not count.
 
         Raises:
           CheckpointError: a tensor cannot be read, or holds NaN or Inf.
@@ -76,6 +76,8 @@ class RelativeEncoder:
         for module, change in child.changes.items():
             directions = self._directions(module)
             found = change.project(directions.left, directions.right)
+            if not found.squares:  # as it is in the base
+                continue
             vector[self._entries[module]] = _unit(found.product.ravel())
             changed, whole = changed + found.squares, whole + directions.squares
         if child.heads:
