@@ -25,6 +25,7 @@ from wsrl.baselines.raw_weights import raw_weight_features
 from wsrl.baselines.statistics import statistics_features
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.relative.fit_weights import fit_weights
 from wsrl.relative.metric import WEIGHTS, Metric, kind_weights
@@ -119,7 +120,7 @@ def class_rows(tree: MeasuredTree, draws: int) -> list[Row]:
     for method, own in features.items():
         found = np.array([class_precision(each, known, draw) for draw, each in enumerate(own)])
         low, high = np.quantile(found, [0.025, 0.975])
-        rows.append({"method": method, "mAP": {"value": found.mean(), "low": low, "high": high}})
+        rows.append({"method": method, "mAP": Interval(float(found.mean()), float(low), float(high))})
     return rows
 
 
