@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from fake_encoder import FakeEncoder, write_model
+from test_relative_command import base_tensors, write_adapter
 
 from experiments import commands_page
 from wsrl.cli import main as command_line
@@ -45,6 +47,10 @@ def folder(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(query_rows, "load_encoder", lambda directory=None: FakeEncoder())
     for seed, name in enumerate(("model", "mlp", "other", "checkpoints/a", "checkpoints/old")):
         write_model(Path(f"{name}.safetensors"), seed)
+    safetensors.numpy.save_file(base_tensors(), "base.safetensors")
+    for child in range(2):
+        write_adapter(Path("loras") / str(child), 0, child, 2)
+    shutil.copy("loras/0/adapter_model.safetensors", "adapter.safetensors")
     assert main(["index", "checkpoints", "--out", "zoo.index"]) == 0
     capsys.readouterr()
     return tmp_path

@@ -120,6 +120,10 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         lambda words: check_module(words[2]),
     ),
     (
+        r"python -m experiments\.(trees\.build|tables\.model_tree) .*",
+        lambda words: check_module("experiments.tables.model_tree"),  # whose test builds a tree
+    ),
+    (
         r"python -m experiments\.tables\.(ablations|oracle|accuracy) --workdir=\S+",
         lambda words: check_table(words[2].rpartition(".")[2]),
     ),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers, which do not look into EXPORTS
     from wsrl.origins.lineage import find_lineage as find_lineage
     from wsrl.readers import open_checkpoint as open_checkpoint
     from wsrl.recommendation.recommend import recommend as recommend
+    from wsrl.relative.search import RelativeSearch as RelativeSearch
     from wsrl.search.hit import Hit as Hit
     from wsrl.search.index import Index as Index
     from wsrl.wiring.infer_wiring import infer_wiring as infer_wiring
@@ -39,6 +40,7 @@ EXPORTS = {  # name -> module
     "Hit": "wsrl.search.hit",
     "Index": "wsrl.search.index",
     "InputError": "wsrl.errors",
+    "RelativeSearch": "wsrl.relative.search",
     "Wiring": "wsrl.wiring.wiring",
     "canonicalize": "wsrl.canonical",
     "find_duplicates": "wsrl.origins.duplicates",

@@ -16,14 +16,15 @@ Row = Mapping[str, str]  # cells by heading; a heading that no row has a text fo
 
 def hit_row(hit: "Hit") -> Row:
     """Returns the cells of a hit."""
-    measured = hit.metadata.get("accuracy")
+    measured, change = hit.metadata.get("accuracy"), hit.metadata.get("change")
     return {
         "rank": str(hit.rank),
         "score": f"{hit.score:.3f}",
         "weights": "same" if hit.same_weights else "",
+        "change": f"{change:.2g}" if hit.by == "relative" and isinstance(change, float) else "",
         "task": str(hit.metadata.get("task", "")),
         "architecture": hit.architecture,
-        "parameters": f"{hit.parameters:,}",
+        "parameters": f"{hit.parameters:,}" if hit.parameters else "",
         "accuracy": f"{measured:.2f}" if isinstance(measured, float) else "",
         "predicted accuracy": "" if hit.accuracy is None else f"{hit.accuracy:.2f}",
         "model": hit.id,

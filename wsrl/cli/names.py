@@ -27,10 +27,17 @@ def add_encoder(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_index(parser: argparse.ArgumentParser, stores: bool = False) -> None:
-    """Adds the option `--index`; with `stores`, for commands that work on a vector store too."""
+def add_index(parser: argparse.ArgumentParser, stores: bool = False, more: str = "") -> None:
+    """Adds the option `--index`.
+
+    Args:
+      parser: of the command.
+      stores: the command works on a vector store too.
+      more: what its help says beside the usual.
+    """
     also, kind = (", or a vector store: milvus://..., FILE.db, qdrant://...", index_place) if stores else ("", Path)
-    parser.add_argument("--index", metavar="DIR", type=kind, required=True, help=f"folder that `wsrl index` made{also}")
+    text = f"folder that `wsrl index` made{also}{more}"
+    parser.add_argument("--index", metavar="DIR", type=kind, required=True, help=text)
 
 
 def index_place(name: str) -> str | Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import hit_row, print_rows
 from wsrl.cli.names import add_encoder, add_index, given
-from wsrl.cli.output import Output, add_format, tell
+from wsrl.cli.output import Output, add_format, tell, tell_left_out
 from wsrl.errors import InputError
 from wsrl.text import counted
 
@@ -20,6 +20,11 @@ EXAMPLES = (
     "wsrl search model.safetensors --index zoo.index --by weights -k 5 --json",
     "wsrl search mlp.safetensors model.safetensors --not other.safetensors --index zoo.index",
     "wsrl search model.safetensors --index zoo.index --where 'parameters<1M' --sort parameters:desc",
+    "wsrl search adapter.safetensors --relative-to base.safetensors --index loras",
+)
+WITHOUT_BASE = (
+    *("--encoder", "--by", "--not", "--where", "--same-architecture", "--other-architectures", "--group-by", "--sort"),
+    "--explain",
 )
 QUERY = "a checkpoint (a file, a folder or hf://owner/name), or the id of a model in the index"
 
@@ -41,7 +46,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a counter-example: models that are no less like it than like the queries are left out; may be repeated",
     )
     parser.add_argument("--each", action="store_true", help="rank for each query by itself")
-    add_index(parser, stores=True)
+    add_index(parser, stores=True, more="; with --relative-to, any folder of checkpoints")
+    parser.add_argument(
+        "--relative-to",
+        metavar="BASE",
+        help="rank children of this checkpoint, adapters and fine-tuned models, by what they change of it",
+    )
+    parser.add_argument(
+        "--learn",
+        metavar="KEY",
+        help="with --relative-to: learn from children that have this key in their metadata, such as task, which of the"
+        " matrices tell its values apart",
+    )
     add_encoder(parser)
     parser.add_argument("-k", metavar="N", type=int, default=10, help="models shown (default 10)")
     parser.add_argument(
@@ -80,6 +96,10 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("-k", args.k), ("--per-group", args.per_group)):
         if value < 1:
             raise InputError(option, f"{value} is too small", "give 1 or more")
+    if args.relative_to is not None:
+        return _run_relative(args)
+    if args.learn is not None:
+        raise InputError("--learn", "needs --relative-to", "name the base, or leave it out")
     from wsrl.search.index import Index  # not needed for `--help`
 
     encoder = None
@@ -105,6 +125,25 @@ def run(args: argparse.Namespace) -> int:
             output.table(records, partial(_show, name, hits, explanation), about)
             if args.explain:
                 tell(_explained(explanation))
+    return 0
+
+
+def _run_relative(args: argparse.Namespace) -> int:
+    for option in WITHOUT_BASE:
+        if getattr(args, option.strip("-").replace("-", "_").replace("not", "against")):
+            raise InputError(option, "cannot be used with --relative-to", "leave one of them out")
+    from wsrl.relative.search import RelativeSearch
+
+    search = RelativeSearch(args.relative_to, args.index, args.learn, progress=True)
+    tell_left_out(search.children.problems)
+    queries, count = given(args.queries), len(search.children.members)
+    with Output.of(args) as output:
+        for asked in [[query] for query in queries] if args.each else [queries]:
+            hits = search.search(asked, args.k)
+            name = " + ".join(asked)
+            heading = f"{name}: nearest of {count:,} children of {args.relative_to}, by what they change"
+            rows = [hit_row(hit) for hit in hits]
+            output.table([{"query": name, **hit.record()} for hit in hits], partial(print_rows, [heading], rows))
     return 0
 
 

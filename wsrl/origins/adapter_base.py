@@ -30,18 +30,29 @@ class Candidate(NamedTuple):
 Modules = Mapping[str, tuple[int, int]]
 
 
-def adapted_modules(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, int]]:
-    """Returns the weights that low-rank pairs change, by the name they have in the base, with outputs and inputs."""
+def low_rank_pairs(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[str, str]]:
+    """Returns the names of the two matrices of each low-rank pair, [rank, inputs], [outputs, rank], by its module."""
     found = {}
     for name, down in tensors.items():
         for first, second in PAIRS:
-            up = tensors.get(name.removesuffix(first) + second) if name.endswith(first) else None
-            if up is not None and down.ndim >= 2 and up.ndim >= 2:
-                module = name.removesuffix(first)
-                for prefix in PREFIXES:
-                    module = module.removeprefix(prefix)
-                found[f"{module}.weight"] = (up.shape[0], down.shape[1])
+            if name.endswith(first):
+                up = name.removesuffix(first) + second
+                if up in tensors and down.ndim >= 2 and tensors[up].ndim >= 2:
+                    found[name.removesuffix(first)] = (name, up)
     return found
+
+
+def name_in_base(module: str) -> str:
+    """Returns a module's name without what libraries of adapters put before it."""
+    for prefix in PREFIXES:
+        module = module.removeprefix(prefix)
+    return module
+
+
+def adapted_modules(tensors: Mapping[str, LazyTensor]) -> dict[str, tuple[int, int]]:
+    """Returns the weights that low-rank pairs change, by the name they have in the base, with outputs and inputs."""
+    pairs = low_rank_pairs(tensors).items()
+    return {f"{name_in_base(m)}.weight": (tensors[up].shape[0], tensors[down].shape[1]) for m, (down, up) in pairs}
 
 
 def find_bases(directory: Path, modules: Modules) -> list[Candidate]:

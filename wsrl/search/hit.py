@@ -13,8 +13,9 @@ class Hit:
       id: of the model in the index.
       score: how similar it is, 0 to 1. By `weights`, the cosine of the two weights vectors. By `function`, the mean of
         the cosines of the two function vectors and of the two expanded ones (see `wsrl.search.query_expansion`).
-        Negative similarities count as 0; 1 if the weights are the same.
-      by: the vector that the score rests on, "weights" or "function".
+        By `relative`, the mean cosine of what two children change of their base (see `wsrl.relative.metric`). Negative
+        similarities count as 0; 1 if the weights are the same.
+      by: the vector that the score rests on, "weights", "function" or "relative".
       architecture, parameters: see `wsrl.embedded.Embedded`.
       accuracy: predicted, 0 to 1, smoothed over the model's neighbors in the index; None without a function vector.
       same_weights: whether all its weights equal the query's, whatever the format, names and order of units.

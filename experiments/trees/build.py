@@ -1,0 +1,186 @@
+"""Builds a model tree: a base and its children, as files that people have.
+
+    python -m experiments.trees.build --workdir=runs/tree --data-dir=DATA_DIR [--children=8] [--subsets=160]
+
+A vision transformer of 210,000 parameters is trained on the image sets of `BASE`; children are trained from it on
+tasks made of other sets, as full fine-tunes, as merged or separate low-rank adapters in PEFT's layout, and with DoRA's
+magnitudes. Each has a new head, classes in an order of its own, and its own draw of images. `subset` children are
+trained on random classes of one set, for the question which classes those were. What is there already is not trained
+again: an interrupted build goes on where it ended. DATA_DIR holds the `.npz` files with arrays `x` and `y`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from tqdm import tqdm
+
+from experiments.command import finish
+from experiments.trees.base import train_base
+from experiments.trees.children import RANKS, Recipe, Trained, draw_recipes, train_children
+from experiments.trees.tasks import MOST_CLASSES, Task, subset_tasks, tasks_of
+from experiments.trees.vision_transformer import CONFIG, PIXELS
+from wsrl.data import ImageSet, load_image_set
+from wsrl.errors import InputError
+from wsrl.files import write_atomically
+from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest
+
+TIN = tuple(
+    f"tin_{part}" for part in ("food", "household", "invertebrates", "mammals", "structures", "vehicles", "vertebrates")
+)
+BASE = (
+    *(*TIN, "crawl_tiles", "wesnoth_terrain", "wesnoth_units", "font_id", "script_id", "mdi_icons", "dtd_textures"),
+    *("omniglot_sanskrit", "omniglot_korean", "coil20"),
+)
+TRAIN = (
+    *("asl_letters", "bhmsds_math_symbols", "cmater_bangla_digits", "cmater_devanagari_digits", "clothing_photos"),
+    *("fruit_outlines", "chess_pieces", "dirt_samples", "file_fragments", "gtsrb_signs", "natural_images"),
+    *("neu_steel_defects", "language_bigrams"),
+)
+TEST = (
+    *("sign_digits", "notmnist10k", "opencv_digits20", "binary_alphadigits", "fsdd_spec28", "grocery_store"),
+    *("flowers5", "trashnet", "chula_red_cells", "muscima_symbols", "emodb_emotion", "wake_words"),
+    *("japanese_vowels", "dna_chaos_game", "elpv_solar_cells", "desktop_icons"),
+)
+SUBSETS = "omniglot_japanese_katakana"  # whose classes the subset children are trained on
+RULES = ("first", "second", "merged", "turned")
+IMAGES = 2000  # of a set, at most
+TOGETHER = 16  # children that are trained at once
+
+
+def load(name: str, data_dir: Path) -> ImageSet:
+    """Loads an image set of the data folder by its short name, from the folder itself or from one below it.
+
+    Raises:
+      InputError: there is none.
+    """
+    found = sorted(data_dir.rglob(f"{name}.npz"))
+    if not found:
+        raise InputError(data_dir, f"holds no {name}.npz", "name the folder with the image sets")
+    return load_image_set(str(found[0]), None, PIXELS, IMAGES)
+
+
+def base_of(workdir: Path, sets: Sequence[ImageSet], steps: int, seed: int) -> dict[str, np.ndarray]:
+    """Returns the base's tensors; trains and writes it if it is not there."""
+    folder = workdir / "base"
+    if not (folder / "model.safetensors").is_file():
+        tensors, accuracy = train_base(sets, steps, seed)
+        write_atomically(folder / "config.json", json.dumps(CONFIG, indent=1).encode())
+        write_atomically(folder / "accuracy.json", json.dumps({"accuracy": accuracy, "steps": steps}).encode())
+        write_atomically(folder / "model.safetensors", safetensors.numpy.save(tensors))
+    return safetensors.numpy.load_file(folder / "model.safetensors")
+
+
+def all_tasks(args: argparse.Namespace) -> dict[str, Task]:
+    """Returns all tasks by their names."""
+    found: list[Task] = []
+    for split, names in (("train", args.train_sets), ("test", args.test_sets)):
+        for name in names:
+            found += tasks_of(load(name, args.data_dir), name, split, RULES, args.seed)
+    if args.subsets:
+        image_set = load(args.subset_set, args.data_dir)
+        found += subset_tasks(image_set, args.subset_set, args.subsets, MOST_CLASSES, args.seed)
+    return {task.name: task for task in found}
+
+
+def batches(recipes: Sequence[Recipe], done: set[str], seed: int) -> list[list[Recipe]]:
+    """Returns what is trained together: full children, and adapters of low and of high ranks.
+
+    The order is random, so that an unfinished tree has some children of every kind and task.
+    """
+    rng = np.random.default_rng([seed, 59])
+    middle = RANKS[len(RANKS) // 2]
+    groups: dict[tuple, list[Recipe]] = {}
+    for place in rng.permutation(len(recipes)):
+        recipe = recipes[place]
+        if recipe.id not in done:
+            groups.setdefault((recipe.kind == "full", recipe.rank > middle), []).append(recipe)
+    found = [own[i : i + TOGETHER] for own in groups.values() for i in range(0, len(own), TOGETHER)]
+    return [found[place] for place in rng.permutation(len(found))]
+
+
+def write(zoo: Path, child: Trained, task: Task, steps: int) -> Record:
+    """Writes a child's folder and returns its line of the manifest."""
+    recipe = child.recipe
+    folder = zoo / recipe.id
+    adapter = recipe.kind in ("lora", "dora")
+    config = {
+        "base_model_name_or_path": "base",
+        "lora_alpha": recipe.alpha,
+        "modules_to_save": ["classifier"],
+        "peft_type": "LORA",
+        "r": recipe.rank,
+        "target_modules": sorted({module.split(".", 4)[-1] for module in recipe.adapted()}),
+        "use_dora": recipe.kind == "dora",
+    }
+    file = "adapter_model.safetensors" if adapter else "model.safetensors"
+    name, content = ("adapter_config.json", config) if adapter else ("config.json", CONFIG)
+    write_atomically(folder / name, json.dumps(content, indent=1).encode())
+    tensors = {name: np.ascontiguousarray(values) for name, values in child.tensors.items()}
+    write_atomically(folder / file, safetensors.numpy.save(tensors))
+    extra = {key: value for key, value in recipe.record.items() if key not in ("id", "task", "seed")}
+    extra |= {"classes": task.classes, "sources": list(task.sources), "rule": task.rule}
+    return Record(
+        id=recipe.id,
+        path=f"{recipe.id}/{file}",
+        task=task.name,
+        dataset=task.dataset,
+        architecture="vit",
+        activation="gelu",
+        seed=recipe.seed,
+        parent=None,
+        step=steps,
+        accuracy=child.accuracy,
+        split=task.split if task.split in ("train", "test") else None,
+        extra=extra,
+    )
+
+
+def build(args: argparse.Namespace) -> None:
+    """Trains what is missing.
+
+    Raises:
+      InputError: an image set is missing.
+    """
+    sets = [load(name, args.data_dir) for name in args.base_sets]
+    base = base_of(args.workdir, sets, args.base_steps, args.seed)
+    tasks = all_tasks(args)
+    recipes = draw_recipes([name for name, task in tasks.items() if task.rule != "subset"], args.children, args.seed)
+    recipes += draw_recipes([name for name, task in tasks.items() if task.rule == "subset"], 1, args.seed + 1)
+    zoo = args.workdir / "zoo"
+    done = {record.id for record in read_manifest(zoo)[0]} if (zoo / MANIFEST).is_file() else set()
+    with tqdm(total=len(recipes), initial=len(done), desc="children", unit="child") as bar:
+        for own in batches(recipes, done, args.seed):
+            trained = train_children(base, own, tasks, args.steps)
+            append_records(zoo, [write(zoo, child, tasks[child.recipe.task], args.steps) for child in trained])
+            bar.set_postfix(accuracy=f"{np.mean([child.accuracy for child in trained]):.2f}")
+            bar.update(len(own))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Builds the tree; bad input ends it with one line and exit status 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the tree")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the image sets as .npz files")
+    parser.add_argument("--children", type=int, default=8, help="of each task")
+    parser.add_argument("--subsets", type=int, default=160, help="children of random classes of one set")
+    parser.add_argument("--steps", type=int, default=80, help="of a child")
+    parser.add_argument("--base-steps", type=int, default=4000, help="of the base")
+    parser.add_argument("--seed", type=int, default=0, help="of all draws")
+    for option, names, what in (
+        ("--base-sets", BASE, "the base is trained on"),
+        ("--train-sets", TRAIN, "tasks to learn from are made of"),
+        ("--test-sets", TEST, "unseen tasks are made of"),
+    ):
+        parser.add_argument(option, nargs="+", default=names, metavar="NAME", help=f"image sets that {what}")
+    parser.add_argument("--subset-set", default=SUBSETS, metavar="NAME", help="image set of the subsets")
+    args = parser.parse_args(argv)
+    return finish(lambda: build(args))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
