@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from wsrl.wiring.dims import Dim, Value, fix, tie_values
+from wsrl.wiring.joining import join_skips
 from wsrl.wiring.order import (
     CROSS,
     EARLY,
@@ -44,8 +45,23 @@ class Flow(Record):
       embedded: values that token embeddings return, with their tensors.
     """
 
-    def __init__(self, root: Node, special: Sequence[Rule], special_leaves: Sequence[Rule], run_leaf: Callable):
+    def __init__(
+        self,
+        root: Node,
+        special: Sequence[Rule],
+        special_leaves: Sequence[Rule],
+        run_leaf: Callable,
+        rescue: Callable[["Flow", Node, Env], bool],
+    ):
+        """See the class.
+
+        Args:
+          special, special_leaves: rules that are tried before others, for containers and for other modules.
+          run_leaf: runs modules with tensors.
+          rescue: tries to wire a module whose order is not understood.
+        """
         super().__init__(root)
+        self.rescue = rescue
         self.special = special
         self.special_leaves = special_leaves
         self._plans: dict[Node, Plan] = {}
@@ -176,6 +192,8 @@ class Flow(Record):
             if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
+                if self.saved(member, inner):
+                    continue
                 if not branches or may_be_grouped(member, before) or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
                     self.run_lost([member], inner)
@@ -185,6 +203,13 @@ class Flow(Record):
                 self.trace.run_beside(count)
         self.export(inner, env, node)
         return True
+
+    def saved(self, node: Node, env: Env) -> bool:
+        """Tries to wire a module that could not run in the usual way."""
+        self.trace.open(node, certain=False)
+        ran = node.kind == "container" and self.rescue(self, node, env)
+        self.trace.close(ran)
+        return ran
 
     def run_next(self, node: Node, env: Env, parts: bool) -> bool:
         """Runs the next of several modules in a known order."""
@@ -241,6 +266,7 @@ class Flow(Record):
             self.run(child, inner)
         if not chain:
             self.merge(inner.entries)
+        join_skips(node, inner)
         if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts together
             both = env.add(inner.entries[-1].value * 2, spatial=True)
             both.read = True
@@ -290,8 +316,15 @@ class Flow(Record):
                 ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
                 pending.remove(ready)
             elif not (root and feed(self, inner)):
+                saved = next((c for c in pending if not waits(c, pending) and self.saved(c, inner)), None)
+                if saved is not None:
+                    ran_any = True
+                    pending.remove(saved)
+                    continue
                 if not ran_any and not inner.is_unknown() and not root:
                     return False
+                if not root and inner.node is not None and self.rescue(self, inner.node, inner):
+                    break
                 self.lost(inner, pending[0])
                 self.run_lost(pending, inner)
                 break
@@ -393,8 +426,8 @@ class Flow(Record):
         for entry in first.values():
             if inner.unknown:
                 fix(entry.value)
-            env.add(
-                entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage, source=entry
-            )
+            kinds = {"spatial": entry.spatial, "dense": entry.dense, "heads": entry.heads, "widened": entry.widened}
+            made = env.add(entry.value, returned=stage, source=entry, loose=entry.loose, **kinds)
+            made.read = entry.loose is not None
         if inner.unknown:
             env.unknown = True

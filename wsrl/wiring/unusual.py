@@ -2,6 +2,7 @@
 
 import re
 
+from wsrl.wiring.blockwise import run_blockwise
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
 from wsrl.wiring.unknown import run_unknown
@@ -44,5 +45,5 @@ def run_unusual(flow: Flow, node: Node, env: Env) -> bool | None:
     """Fixes what such a module reads; None for any other module."""
     for pattern, children in UNUSUAL:
         if node.kind == "container" and pattern.fullmatch(node.dotted) and children <= node.children.keys():
-            return run_unknown(flow, node, env)
+            return run_blockwise(flow, node, env) or run_unknown(flow, node, env)
     return None

@@ -2,8 +2,29 @@
 
 from dataclasses import dataclass, field
 
-from wsrl.wiring.dims import Value, size_of
+from wsrl.wiring.dims import Dim, Value, size_of, view
 from wsrl.wiring.tree import Node
+
+
+@dataclass(frozen=True)
+class Loose:
+    """What a module returns of which only the parts are known: channels that are permuted alike in blocks.
+
+    Attributes:
+      base: units of a block.
+      parts: sizes of which one or several, one after the other, are returned.
+    """
+
+    base: Dim
+    parts: tuple[int, ...]
+
+    def value(self, size: int) -> Value | None:
+        """The value of a size; None if the parts do not add up to it."""
+        block = self.base.find()[0].size
+        sums = {0}
+        for part in self.parts:
+            sums |= {total + part for total in sums if total + part <= size}
+        return (view(self.base, outer=size // self.base.size),) if size in sums and size % block == 0 else None
 
 
 @dataclass(eq=False)
@@ -18,6 +39,8 @@ class Entry:
       returned: whether a member of a list returns it.
       env: where it was put in reach.
       looked_up: whether it comes from an embedding.
+      widened: whether it comes from a transposed convolution.
+      loose: of what it may be made up, where its size is not known.
       source: the value within a block that the block returned as this one.
       size: entries of the value.
     """
@@ -29,6 +52,8 @@ class Entry:
     heads: bool = False
     returned: bool = False
     looked_up: bool = False
+    widened: bool = False
+    loose: Loose | None = None
     env: "Env | None" = None
     source: "Entry | None" = None
     size: int = field(init=False)
@@ -70,6 +95,7 @@ class Env:
     def visible(self, size: int) -> list[Entry]:
         """Entries of a size here, or else further up."""
         env: Env = self
+        nearest = True  # whether nothing nearer may be meant
         while True:
             if env.only_last:
                 found = [e for e in env.entries[-1:] if e.size == size]
@@ -79,9 +105,21 @@ class Env:
                     found += [e for e in env.inputs if e.size == size]
             else:
                 found = [e for e in env.inputs if e.size == size] if env.inputs else []
+            found = found or (env._loosened(size) if nearest else [])
             if found or (env.only_last and env.entries) or env.unknown or env.parent is None:
                 return found
+            nearest = nearest and not env.entries
             env = env.parent
+
+    def _loosened(self, size: int) -> list[Entry]:
+        """The newest entry, in another size that it may have."""
+        last = self.entries[-1] if self.entries else None
+        value = last.loose.value(size) if last is not None and last.loose is not None else None
+        if last is None or value is None:
+            return []
+        found = self.add(value, spatial=True, loose=last.loose)
+        found.read = True
+        return [found]
 
     def everywhere(self, size: int) -> list[Entry]:
         """Entries of a size here and all the way up."""
@@ -107,9 +145,9 @@ class Env:
             env = env.parent
         return env is not None
 
-    def add(self, value: Value, source: Entry | None = None, **more: bool) -> Entry:
+    def add(self, value: Value, source: Entry | None = None, loose: Loose | None = None, **more: bool) -> Entry:
         """Puts a new value in reach."""
-        entry = Entry(value, env=self, source=source, **more)
+        entry = Entry(value, env=self, source=source, loose=loose, **more)
         self.entries.append(entry)
         self.made.append(entry)
         return entry
