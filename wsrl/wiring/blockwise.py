@@ -13,11 +13,11 @@ from math import gcd
 from wsrl.wiring.dims import Value, tie, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.joining import adds_up, all_of, in_blocks
-from wsrl.wiring.order import GATE
+from wsrl.wiring.order import GATE, first_read
 from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Entry, Env, Loose
 
-ATTENDS = re.compile(r"(^|[._])(to_)?(q|k|v|qk|kv|qkv|query|key|value|attn_?\w*)(_|\d|\.|$)", re.I)
+OTHERS = re.compile(r"(^|[._])(to_)?(q|k|v|qk|kv|qkv|query|key|value|attn_?\w*|cheap\w*)(_|\d|\.|$)", re.I)
 SKIPS = re.compile(r"(^|[._])(up|dec|skip|fus|neck|fpn|head|lateral|merge)", re.I)
 PLACES = (4, 9, 16)  # channels that a shuffle of pixels trades for places
 REPEATED = 4  # times that one value may be read beside itself
@@ -30,9 +30,9 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     leaves = [leaf for leaf in node.leaves() if leaf not in gated]
     given = _given(env, node)
     layers = [leaf for leaf in leaves if leaf.kind == "conv"]
-    if not layers or not given or env.is_unknown() or not all(map(_is_plain, leaves)):
+    if not layers or not given or env.is_unknown() or flow.unknown_sizes or not all(map(_is_plain, leaves)):
         return False
-    if ATTENDS.search(".".join(name for leaf in layers for name in leaf.path[len(node.path) :])):
+    if OTHERS.search(".".join(name for leaf in layers for name in leaf.path[len(node.path) :])):
         return False
     made = [leaf.units for leaf in layers if leaf.fan_in > 1]
     sizes = [e.size for e in given]
@@ -40,7 +40,10 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     joins = within or env.only_last or node.parent is None
     if not joins and any(leaf.fan_in > max(*sizes, *made, 1) for leaf in layers):
         return False  # what has run beside it may be read together
-    if not all(_explained(leaf, layers, sizes, made) for leaf in layers):
+    if not _are_explained(layers, sizes):
+        return False
+    ends = _ends(node)
+    if _may_shuffle(layers, ends, sizes):
         return False
     lengths = {n for leaf in leaves for _, shape in leaf.tensors.values() for n in shape[:1]}
     lengths |= {leaf.fan_in for leaf in layers if leaf.fan_in > 1} | {n for leaf in layers for n in _in_groups(leaf, [*sizes, *made])}
@@ -77,13 +80,19 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     flow.warnings.append(
         f"{node.dotted} joins or cuts channels in a way that nothing tells: they are permuted alike in blocks of {base.size}"
     )
-    ends = _ends(node)
     size = sizes[-1] if sizes[-1] in ends or not ends else ends[-1]
     if within:
         env.entries.clear()
     env.add(along(size), spatial=True, loose=Loose(base, (*ends, *sizes)))
     env.entries[-1].read = True
     return True
+
+
+def _may_shuffle(layers: Sequence[Node], ends: Sequence[int], given: Sequence[int]) -> bool:
+    """Whether a depthwise convolution makes half of what is returned: the halves may be shuffled into each other."""
+    depthwise = {leaf.units for leaf in layers if leaf.fan_in == 1}
+    made, reads = {leaf.units for leaf in layers if leaf.fan_in > 1}, {leaf.fan_in for leaf in layers}
+    return any(n in depthwise & made and n not in reads and n not in given for n in ends)
 
 
 def _ends(node: Node) -> list[int]:
@@ -94,12 +103,14 @@ def _ends(node: Node) -> list[int]:
 
 def _given(env: Env, node: Node) -> list[Entry]:
     """Maps that a module may read: the newest of a list, else all of the block around it."""
+    first = first_read(node)
+    told = env.visible(first) if first is not None and env.node is not node else []
     scope: Env | None = env
     while scope is not None and not scope.entries and not scope.inputs and not scope.unknown:
         scope = scope.parent
     if scope is None:
         return []
-    found = scope.entries[-1:] if scope.only_last else [*scope.entries, *scope.inputs]
+    found = told or (scope.entries[-1:] if scope.only_last else [*scope.entries, *scope.inputs])
     return [e for e in found if e.spatial and all(dim.find()[0].role != "input" for dim in e.value)]
 
 
@@ -124,30 +135,42 @@ def _is_batch_norm(leaf: Node) -> bool:
     return leaf.kind != "norm" or "mean" in leaf.tensors
 
 
-def _explained(leaf: Node, layers: Sequence[Node], given: Sequence[int], made: Sequence[int]) -> bool:
-    """Whether what a convolution reads is a value, several side by side or a part of one, and certainly no places."""
+def _are_explained(layers: Sequence[Node], given: Sequence[int]) -> bool:
+    """Whether every layer reads a value that is there, several side by side or a part of one, and certainly no places."""
+    waiting, made = list(layers), []
+    while waiting:
+        ready = [leaf for leaf in waiting if _is_explained(leaf, layers, given, made)]
+        if not ready:
+            return False
+        made += [leaf.units for leaf in ready if leaf.fan_in > 1]
+        waiting = [leaf for leaf in waiting if leaf not in ready]
+    return True
+
+
+def _is_explained(leaf: Node, layers: Sequence[Node], given: Sequence[int], made: Sequence[int]) -> bool:
     size, known = leaf.fan_in if leaf.fan_in > 1 else leaf.units, {*given, *made}
     if size in known:
         return True
-    pointwise = max(leaf.weight[2:]) == 1
-    if size > max(given) or size > min(known):
-        beside = [*made, *given, *(n for n in known if n < max(given) for _ in range(REPEATED - 1))]
-        if adds_up(size, beside) and leaf.fan_in > 1 and not SKIPS.search(leaf.dotted):
-            return True
+    if any(size == n * other for n in PLACES for other in known if other >= max(given)):
+        return False
+    beside = [*made, *given, *(n for n in known if n < max(given) for _ in range(REPEATED - 1))]
+    if size > min(known) and leaf.fan_in > 1 and not SKIPS.search(leaf.dotted) and adds_up(size, beside):
+        return True
     if size >= max(known):
         return False
-    alike = [other for other in layers if other.fan_in == leaf.fan_in and other.parent.parent is leaf.parent.parent] if leaf.parent else []
-    places = any(size * n in known for n in PLACES)
-    if places and leaf.units != size and len(alike) < 2:
+    alike = [other for other in layers if other.fan_in == leaf.fan_in]
+    if any(size * n in known for n in PLACES) and leaf.units != size and len(alike) < 2:
         return False
-    if pointwise and leaf.fan_in > 1:  # other channels are shuffled in between, or meet in a later layer
+    if max(leaf.weight[2:]) == 1 and leaf.fan_in > 1:  # else channels are shuffled in between, before they meet again
         return any(other.fan_in >= 2 * size for other in layers)
     return True
 
 
 def _in_groups(leaf: Node, known: Sequence[int]) -> list[int]:
     """Units of each group that a convolution may have."""
-    counts = {size // leaf.fan_in for size in known if size % leaf.fan_in == 0} if leaf.fan_in > 1 else set()
+    if leaf.fan_in in (1, leaf.units):  # depthwise, or of a part of the channels
+        return []
+    counts = {size // leaf.fan_in for size in known if size % leaf.fan_in == 0}
     return [leaf.units // n for n in counts if leaf.units % n == 0]
 
 

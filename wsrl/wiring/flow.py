@@ -206,6 +206,9 @@ class Flow(Record):
 
     def saved(self, node: Node, env: Env) -> bool:
         """Tries to wire a module that could not run in the usual way."""
+        first = first_read(node)
+        if env.node is not None and not env.only_last and first is not None and env.visible(first):
+            return False  # it waits for another
         self.trace.open(node, certain=False)
         ran = node.kind == "container" and self.rescue(self, node, env)
         self.trace.close(ran)
