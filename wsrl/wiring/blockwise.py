@@ -7,7 +7,7 @@ sizes that such a module would have are left alone.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import gcd
 
 from wsrl.wiring.dims import Value, tie, view
@@ -35,8 +35,13 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     if OTHERS.search(".".join(name for leaf in layers for name in leaf.path[len(node.path) :])):
         return False
     made = [leaf.units for leaf in layers if leaf.fan_in > 1]
-    sizes = [e.size for e in given]
     within = env.node is node  # some of its modules have run
+    if not within and not env.only_last:  # what stands beside it tells what the block is given
+        beside = _lengths(leaf for leaf in (env.node or node).leaves() if leaf not in node.leaves())
+        given = [e for e in given if e.size in beside]
+    sizes = [e.size for e in given]
+    if not sizes:
+        return False
     joins = within or env.only_last or node.parent is None
     if not joins and any(leaf.fan_in > max(*sizes, *made, 1) for leaf in layers):
         return False  # what has run beside it may be read together
@@ -86,6 +91,12 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     env.add(along(size), spatial=True, loose=Loose(base, (*ends, *sizes)))
     env.entries[-1].read = True
     return True
+
+
+def _lengths(leaves: Iterable[Node]) -> set[int]:
+    """Channels that layers and norms read or return."""
+    shapes = [leaf.weight for leaf in leaves if leaf.kind in ("conv", "linear", "norm") and "weight" in leaf.tensors]
+    return {n for shape in shapes for n in shape[:2]}
 
 
 def _may_shuffle(layers: Sequence[Node], ends: Sequence[int], given: Sequence[int]) -> bool:

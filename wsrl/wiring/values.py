@@ -8,23 +8,19 @@ from wsrl.wiring.tree import Node
 
 @dataclass(frozen=True)
 class Loose:
-    """What a module returns of which only the parts are known: channels that are permuted alike in blocks.
+    """What a module returns of which only the possible sizes are known: channels that are permuted alike in blocks.
 
     Attributes:
       base: units of a block.
-      parts: sizes of which one or several, one after the other, are returned.
+      sizes: one of which is the size of what is returned.
     """
 
     base: Dim
-    parts: tuple[int, ...]
+    sizes: tuple[int, ...]
 
     def value(self, size: int) -> Value | None:
-        """The value of a size; None if the parts do not add up to it."""
-        block = self.base.find()[0].size
-        sums = {0}
-        for part in self.parts:
-            sums |= {total + part for total in sums if total + part <= size}
-        return (view(self.base, outer=size // self.base.size),) if size in sums and size % block == 0 else None
+        """The value of a size; None if it has another."""
+        return (view(self.base, outer=size // self.base.size),) if size in self.sizes else None
 
 
 @dataclass(eq=False)
@@ -40,7 +36,7 @@ class Entry:
       env: where it was put in reach.
       looked_up: whether it comes from an embedding.
       widened: whether it comes from a transposed convolution.
-      loose: of what it may be made up, where its size is not known.
+      loose: what else it may be, where its size is not certain.
       source: the value within a block that the block returned as this one.
       size: entries of the value.
     """
