@@ -20,6 +20,7 @@ from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.reading import read_value
+from wsrl.wiring.separable_attention import is_separable, wire_separable
 from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
@@ -87,6 +88,12 @@ class Attention:
             return False
         self.streams.append(read)
         self._tensors |= {tensor for leaf in node.leaves() for tensor, _ in leaf.tensors.values()}
+        if is_separable(parts) and not rest:
+            result = wire_separable(flow, parts, read)
+            if size_of(result) == size_of(read):
+                tie_values(result, read)
+            env.add(result)
+            return True
         site = Site(flow, node, parts, rest, read, memory)
         sizes = widths(parts, self.settings)
         by_head = any(rows_by_head(leaf, rest) and leaf.name != "query_key_value" for leaf in parts.values())

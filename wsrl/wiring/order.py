@@ -124,7 +124,7 @@ def rank(child: Node) -> tuple[int, int]:
     if child.kind == "parameter":
         return (4, 0)
     early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
-    if re.fullmatch(r"down_?proj", child.name):
+    if re.fullmatch(r"(down|conv)_?proj(ection)?", child.name):
         return (2, 0)
     return (
         3 if late else 0 if early else 1,
