@@ -94,6 +94,22 @@ def listed_heads(node: Node) -> tuple[list[Node], Node] | None:
     return (heads, outs[0]) if width == fan_in(outs[0]) else None
 
 
+def convolves_places(node: Node) -> bool:
+    """Whether attention lies in a member of a list that has convolutions over the places of a map: their padding tells
+    places apart, and no network of this kind has position codes beside them."""
+    scope = node
+    while scope.parent is not None and scope.parent.parent is not None:
+        scope = scope.parent
+        if scope.name.isdigit() and any(_is_local(leaf) for leaf in scope.leaves()):
+            return True
+    return False
+
+
+def _is_local(leaf: Node) -> bool:
+    """Whether a layer is a convolution of odd width over a map."""
+    return leaf.kind == "conv" and len(leaf.weight) == 4 and max(leaf.weight[2:]) > 1 and max(leaf.weight[2:]) % 2 == 1
+
+
 def is_cross(node: Node) -> bool:
     """Whether keys and values come from elsewhere."""
     return bool(CROSS.search(node.dotted))

@@ -13,7 +13,7 @@ from math import gcd
 from wsrl.wiring.dims import Value, tie, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.joining import adds_up, all_of, in_blocks
-from wsrl.wiring.order import GATE, first_read
+from wsrl.wiring.order import GATE, first_read, numbered
 from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Entry, Env, Loose
 
@@ -21,6 +21,21 @@ OTHERS = re.compile(r"(^|[._])(to_)?(q|k|v|qk|kv|qkv|query|key|value|attn_?\w*|c
 SKIPS = re.compile(r"(^|[._])(up|dec|skip|fus|neck|fpn|head|lateral|merge)", re.I)
 PLACES = (4, 9, 16)  # channels that a shuffle of pixels trades for places
 REPEATED = 4  # times that one value may be read beside itself
+
+
+def rescue(flow: Flow, node: Node, env: Env) -> bool:
+    """Wires a module that could not run in the usual way, if it is one of these; `env` is its own if it has begun."""
+    if node.kind != "container" or numbered(node):
+        return False
+    if env.node is node:
+        return run_blockwise(flow, node, env)
+    first = first_read(node)
+    if not env.only_last and env.node is not None and first is not None and env.visible(first):
+        return False  # it waits for another
+    flow.trace.open(node, certain=False)
+    ran = run_blockwise(flow, node, env)
+    flow.trace.close(ran)
+    return ran
 
 
 def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
@@ -51,7 +66,9 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     if _may_shuffle(layers, ends, sizes):
         return False
     lengths = {n for leaf in leaves for _, shape in leaf.tensors.values() for n in shape[:1]}
-    lengths |= {leaf.fan_in for leaf in layers if leaf.fan_in > 1} | {n for leaf in layers for n in _in_groups(leaf, [*sizes, *made])}
+    lengths |= {leaf.fan_in for leaf in layers if leaf.fan_in > 1} | {
+        n for leaf in layers for n in _in_groups(leaf, [*sizes, *made])
+    }
     lengths |= {gate.leaves()[0].fan_in for gate in gates}
     if gcd(*lengths, *sizes) < 2:
         return False
@@ -83,7 +100,7 @@ def run_blockwise(flow: Flow, node: Node, env: Env) -> bool:
     for gate in gates:
         flow.run(gate, _alone(env, along(gate.leaves()[0].fan_in)))
     flow.warnings.append(
-        f"{node.dotted} joins or cuts channels in a way that nothing tells: they are permuted alike in blocks of {base.size}"
+        f"how {node.dotted} joins or cuts channels is not understood: they are permuted alike in blocks of {base.size}"
     )
     size = sizes[-1] if sizes[-1] in ends or not ends else ends[-1]
     if within:
@@ -137,7 +154,12 @@ def _is_gate(node: Node) -> bool:
 
 def _is_plain(leaf: Node) -> bool:
     if leaf.kind == "conv":
-        return not leaf.transposed and len(leaf.weight) == 4 and leaf.tensors.keys() <= {"weight", "bias"} and leaf.units > 1
+        return (
+            not leaf.transposed
+            and len(leaf.weight) == 4
+            and leaf.tensors.keys() <= {"weight", "bias"}
+            and leaf.units > 1
+        )
     long = [[n for n in shape if n > 1] for _, shape in leaf.tensors.values()]
     return leaf.kind in ("norm", "parameter") and all(len(axes) <= 1 for axes in long) and _is_batch_norm(leaf)
 
@@ -147,7 +169,7 @@ def _is_batch_norm(leaf: Node) -> bool:
 
 
 def _are_explained(layers: Sequence[Node], given: Sequence[int]) -> bool:
-    """Whether every layer reads a value that is there, several side by side or a part of one, and certainly no places."""
+    """Whether every layer reads a value that is there, several side by side or a part of one, and no places."""
     waiting, made = list(layers), []
     while waiting:
         ready = [leaf for leaf in waiting if _is_explained(leaf, layers, given, made)]

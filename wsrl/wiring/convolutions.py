@@ -64,7 +64,7 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     unflattened = _unflattened(flow, env, fan_in) if may_unflatten else None
     widened = env.last()
     skips = widened is not None and widened.widened and not widened.read and fan_in > widened.size
-    joined = read_joined_maps(flow, env, fan_in, beyond=True) if skips and not env.is_unknown() else None
+    joined = read_joined_maps(flow, env, node, fan_in, beyond=True) if skips and not env.is_unknown() else None
     if joined is not None:
         value: Value | None = joined
     elif unflattened is not None:
@@ -167,7 +167,7 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
 
 
 def _beside_others_in_groups(node: Node) -> bool:
-    """Whether other convolutions of the same block are grouped, as far as shapes tell (Zhang et al., ShuffleNet, 2018)."""
+    """Whether other convolutions of the block are grouped, as far as shapes tell (Zhang et al., ShuffleNet, 2018)."""
     block = _block_of(node)
     layers = [leaf for leaf in block.leaves() if leaf.kind == "conv"] if block is not None else []
     made = {leaf.units for leaf in layers}

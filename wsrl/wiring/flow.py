@@ -6,7 +6,6 @@ are several. A block that returns the size that it read may be residual, so its 
 nothing fits, what flows in and out is fixed and the modules below are looked at on their own.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,11 +21,14 @@ from wsrl.wiring.order import (
     SEVERAL,
     Plan,
     first_read,
+    has_halves,
     may_be_grouped,
     norm_first_by_names,
     numbered,
     plan_of,
     signature,
+    sizes_made,
+    sizes_made_early,
     waits,
 )
 from wsrl.wiring.record import Record
@@ -46,20 +48,9 @@ class Flow(Record):
     """
 
     def __init__(
-        self,
-        root: Node,
-        special: Sequence[Rule],
-        special_leaves: Sequence[Rule],
-        run_leaf: Callable,
-        rescue: Callable[["Flow", Node, Env], bool],
+        self, root: Node, special: Sequence[Rule], special_leaves: Sequence[Rule], run_leaf: Callable, rescue: Rule
     ):
-        """See the class.
-
-        Args:
-          special, special_leaves: rules that are tried before others, for containers and for other modules.
-          run_leaf: runs modules with tensors.
-          rescue: tries to wire a module whose order is not understood.
-        """
+        """`special` and `special_leaves` are tried before others; `rescue` where a module's order is not understood."""
         super().__init__(root)
         self.rescue = rescue
         self.special = special
@@ -75,23 +66,12 @@ class Flow(Record):
         self.far = False  # whether what blocks returned further back is in reach
         self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
-        self.made: set[int] = set()  # sizes that some module returns
-        self.made_early = {  # sizes that modules return which do not run late
-            leaf.units
-            for name, child in root.children.items()
-            if not LATE.search(name)
-            for leaf in child.leaves()
-            if leaf.kind in ("linear", "conv", "embedding")
-        }
+        self.made = sizes_made(root)  # sizes that some module returns
+        self.made_early = sizes_made_early(root)  # sizes that modules return which do not run late
         self.group_norms = False  # whether norms have been taken for group norms
         self.transposes = False  # whether there are transposed convolutions
         self.cyclic = False  # whether the first module was guessed
-        for leaf in root.leaves():
-            if leaf.kind in ("linear", "conv", "embedding"):
-                self.made |= {leaf.weight[-1] if leaf.transposed or leaf.kind == "embedding" else leaf.weight[0]}
-            elif leaf.kind == "recurrent":
-                widths = {shape[-1] for name, (_, shape) in leaf.tensors.items() if re.match("weight_(hh|hr)", name)}
-                self.made |= widths | {2 * n for n in widths}
+        self.halves = has_halves(root)  # whether blocks may shuffle halves of their channels into each other
         self.norm_first = norm_first_by_names(root)
 
     # what modules read
@@ -192,7 +172,7 @@ class Flow(Record):
             if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
-                if self.saved(member, inner):
+                if self.rescue(self, member, inner):
                     continue
                 if not branches or may_be_grouped(member, before) or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
@@ -203,16 +183,6 @@ class Flow(Record):
                 self.trace.run_beside(count)
         self.export(inner, env, node)
         return True
-
-    def saved(self, node: Node, env: Env) -> bool:
-        """Tries to wire a module that could not run in the usual way."""
-        first = first_read(node)
-        if env.node is not None and not env.only_last and first is not None and env.visible(first):
-            return False  # it waits for another
-        self.trace.open(node, certain=False)
-        ran = node.kind == "container" and self.rescue(self, node, env)
-        self.trace.close(ran)
-        return ran
 
     def run_next(self, node: Node, env: Env, parts: bool) -> bool:
         """Runs the next of several modules in a known order."""
@@ -319,7 +289,7 @@ class Flow(Record):
                 ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
                 pending.remove(ready)
             elif not (root and feed(self, inner)):
-                saved = next((c for c in pending if not waits(c, pending) and self.saved(c, inner)), None)
+                saved = next((c for c in pending if not waits(c, pending) and self.rescue(self, c, inner)), None)
                 if saved is not None:
                     ran_any = True
                     pending.remove(saved)

@@ -9,8 +9,8 @@ from math import prod
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.errors import InputError
 from wsrl.wiring.attention import Attention
-from wsrl.wiring.blockwise import run_blockwise
 from wsrl.wiring.blocks import run_dense_block, run_dense_stages, run_position_features, run_token_mixing
+from wsrl.wiring.blockwise import rescue
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.experts import run_experts
 from wsrl.wiring.facts import with_facts
@@ -66,7 +66,13 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         run_state_space,
         run_transform,
     )
-    flow = Flow(root, (run_unusual, *blocks, attention.run), (run_token_mixing, run_position_features), run_module, run_blockwise)
+    flow = Flow(
+        root,
+        (run_unusual, *blocks, attention.run),
+        (run_token_mixing, run_position_features),
+        run_module,
+        rescue,
+    )
     env = Env()
     if adapters.base:
         _run_root(flow, env)

@@ -5,6 +5,7 @@ of a common length: of the values that may be joined, and of what reads them. So
 of them are meant and whatever their order. This claims less than there is, but nothing that is wrong.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from math import gcd
 
@@ -13,6 +14,7 @@ from wsrl.wiring.order import GATE, first_read
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
 
+SKIPS = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc|root|aggr", re.I)
 MOST_SUMMED = 2**12  # sums that are looked at
 
 
@@ -46,18 +48,23 @@ def adds_up(size: int, parts: Sequence[int]) -> bool:
     return (size, 2) in sums
 
 
-def joined_maps(env: Env, size: int, beyond: bool) -> list[Entry]:
+def joined_maps(env: Env, size: int, path: str, beyond: bool) -> list[Entry]:
     """Maps that a convolution may read one after the other, some of which add up to a size; empty where none do.
 
     They are those of its block, at any depth, and what the block was given, else all that blocks have returned; inputs
     of the network are among them only where the others do not add up.
 
     Args:
+      path: of the convolution.
       beyond: whether maps from further back are certainly among them.
     """
     block = env
     while not block.entries and block.parent is not None and not block.unknown:
         block = block.parent
+    newest = block.last()
+    alike = [e for e in block.entries if newest is not None and (not e.read or e.size == newest.size)]
+    if not beyond and newest is not None and size == 2 * newest.size and len(alike) < 2 and not SKIPS.search(path):
+        return []  # it may be one of two halves, and these may be shuffled into each other
     near = [e for e in env.made if e.spatial and _lies_in(e, block)] + [e for e in block.inputs if e.spatial]
     last = block.parent.last() if block.parent is not None else None
     near = [*dict.fromkeys(near + [e for e in (last,) if e is not None and e.spatial])]

@@ -2,7 +2,7 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, Value, fix, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, tie, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.joining import all_of, in_blocks, joined_maps
 from wsrl.wiring.tree import Node
@@ -61,7 +61,7 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
                 return flat
         joined = joined_values(flow, env, size) or repeated(flow, node, env, last, size)
         if joined is None and node.kind == "conv":
-            joined = read_joined_maps(flow, env, size)
+            joined = read_joined_maps(flow, env, node, size)
         if joined is not None:
             return joined
     entry = flow.pick(env, size, node, newest)
@@ -96,14 +96,14 @@ def repeated(flow: Flow, node: Node, env: Env, last: Entry, size: int) -> Value 
     return last.value * times
 
 
-def read_joined_maps(flow: Flow, env: Env, size: int, beyond: bool = False) -> Value | None:
+def read_joined_maps(flow: Flow, env: Env, node: Node, size: int, beyond: bool = False) -> Value | None:
     """Maps one after the other that are tied in blocks, for neither their order nor which of them are read is known.
 
     Args:
       beyond: see `joined_maps`.
     """
-    found = joined_maps(env, size, beyond)
-    if not found:
+    found = joined_maps(env, size, node.dotted, beyond)
+    if not found or flow.halves:
         return None
     for entry in found:
         flow.read(env, [entry])

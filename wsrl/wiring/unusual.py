@@ -41,6 +41,8 @@ UNUSUAL = (
     # NesT's output projection reads heads' entries before heads
     (re.compile(r"levels\.\d+\.transformer_encoder\.\d+\.attn"), {"qkv", "proj"}),
 )
+
+
 def run_unusual(flow: Flow, node: Node, env: Env) -> bool | None:
     """Fixes what such a module reads; None for any other module."""
     for pattern, children in UNUSUAL:
