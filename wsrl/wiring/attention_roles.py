@@ -95,12 +95,14 @@ def listed_heads(node: Node) -> tuple[list[Node], Node] | None:
 
 
 def convolves_places(node: Node) -> bool:
-    """Whether attention lies in a member of a list that has convolutions over the places of a map: their padding tells
+    """Whether attention lies in a list between convolutions over the places of a map (MobileViT): their padding tells
     places apart, and no network of this kind has position codes beside them."""
-    scope = node
+    scope, listed = node, False
     while scope.parent is not None and scope.parent.parent is not None:
+        listed = listed or numbered(scope)
         scope = scope.parent
-        if scope.name.isdigit() and any(_is_local(leaf) for leaf in scope.leaves()):
+        layers = [leaf for child in scope.children.values() if len(child.leaves()) <= 2 for leaf in child.leaves()]
+        if listed and not numbered(scope) and any(map(_is_local, layers)):
             return True
     return False
 

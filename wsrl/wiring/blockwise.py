@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from math import gcd
 
+from wsrl.wiring.convolutions import is_named_transposed
 from wsrl.wiring.dims import Value, tie, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.joining import adds_up, all_of, in_blocks
@@ -153,13 +154,10 @@ def _is_gate(node: Node) -> bool:
 
 
 def _is_plain(leaf: Node) -> bool:
+    """Whether a module is a convolution over a map, a norm with statistics or one number for each channel."""
     if leaf.kind == "conv":
-        return (
-            not leaf.transposed
-            and len(leaf.weight) == 4
-            and leaf.tensors.keys() <= {"weight", "bias"}
-            and leaf.units > 1
-        )
+        known = leaf.tensors.keys() <= {"weight", "bias"} and leaf.shape("bias") in (None, (leaf.units,))
+        return known and len(leaf.weight) == 4 and leaf.units > 1 and not (leaf.transposed or is_named_transposed(leaf))
     long = [[n for n in shape if n > 1] for _, shape in leaf.tensors.values()]
     return leaf.kind in ("norm", "parameter") and all(len(axes) <= 1 for axes in long) and _is_batch_norm(leaf)
 

@@ -98,6 +98,11 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     return True
 
 
+def is_named_transposed(node: Node) -> bool:
+    """Whether its name says that a convolution is transposed."""
+    return bool(TRANSPOSE.search(node.name))
+
+
 def _normed_after(node: Node) -> int:
     """Units of the norm that comes next in a list and tells its axes apart, else 0."""
     after = node.parent.children.get(str(int(node.name) + 1)) if node.parent and node.name.isdigit() else None

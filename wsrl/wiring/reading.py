@@ -102,8 +102,8 @@ def read_joined_maps(flow: Flow, env: Env, node: Node, size: int, beyond: bool =
     Args:
       beyond: see `joined_maps`.
     """
-    found = joined_maps(env, size, node.dotted, beyond)
-    if not found or flow.halves:
+    found = [] if flow.halves or flow.unknown_sizes else joined_maps(env, size, node.dotted, beyond)
+    if not found:
         return None
     for entry in found:
         flow.read(env, [entry])
