@@ -74,8 +74,6 @@ class Flow(Record):
         self.halves = has_halves(root)  # whether blocks may shuffle halves of their channels into each other
         self.norm_first = norm_first_by_names(root)
 
-    # what modules read
-
     def pick(self, env: Env, size: int, node: Node, newest: bool = False) -> Entry | None:
         """Returns the value of a size that a module reads; None if there is none yet.
 
@@ -212,7 +210,7 @@ class Flow(Record):
         inner = Env(env, node=node)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
-        bare, pending = plan.bare, list(plan.layers)
+        pending = list(plan.layers)
         ran_any = not pending
         for child in plan.shortcuts:
             count = len(self.trace.scope.items)
@@ -235,14 +233,13 @@ class Flow(Record):
             ran_any = ran_any or bool(given)
         if not self.run_pending(pending, inner, ran_any):
             return False
-        for child in bare:
+        for child in plan.bare:
             self.run(child, inner)
         if not chain:
             self.merge(inner.entries)
         join_skips(node, inner)
         if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts together
-            both = env.add(inner.entries[-1].value * 2, spatial=True)
-            both.read = True
+            env.add(inner.entries[-1].value * 2, spatial=True).read = True
         if not (gate and self.is_scale(inner, read_before)):
             self.export(inner, env, node)
         return True
@@ -305,9 +302,8 @@ class Flow(Record):
 
     def is_scale(self, inner: Env, read_before: dict[int, bool]) -> bool:
         """Whether a block only scales what it reads; then its value is tied to that, and nothing counts as read."""
-        if not (inner.inputs and inner.entries) or inner.is_unknown():
-            return False
-        sources = [e for e in inner.inputs if e.size == inner.entries[-1].size]
+        known = inner.entries and not inner.is_unknown()
+        sources = [e for e in inner.inputs if e.size == inner.entries[-1].size] if known else []
         if not sources:
             return False
         tie_values(sources[0].value, inner.entries[-1].value)
@@ -341,8 +337,7 @@ class Flow(Record):
 
     def run_first(self, node: Node, inner: Env, env: Env) -> bool:
         """Runs a dense layer on what its block is given, if it fits: the others of its block follow."""
-        own, inner.entries = inner.entries, []
-        waiting = len(self.wanted)
+        own, inner.entries, waiting = inner.entries, [], len(self.wanted)
         ran = self.run(node, inner) if env.visible(node.fan_in) else False
         del self.wanted[waiting:]
         inner.entries = own + inner.entries
@@ -360,9 +355,7 @@ class Flow(Record):
     def lost(self, env: Env, node: Node) -> None:
         """Fixes what flows in and out of modules that are not understood."""
         self.warnings.append(f"what {node.dotted or 'the network'} reads is not understood")
-        wanted = first_read(node)
-        if wanted is not None:
-            self.unknown_sizes.add(wanted)
+        self.unknown_sizes |= {n for n in (first_read(node),) if n is not None}
         outer = env.parent
         beyond = outer.entries[-1:] if outer and outer.only_last else outer.entries if outer else []
         several = [e for e in env.made if e.returned] if SEVERAL.search(node.dotted) else []
@@ -401,6 +394,6 @@ class Flow(Record):
                 fix(entry.value)
             kinds = {"spatial": entry.spatial, "dense": entry.dense, "heads": entry.heads, "widened": entry.widened}
             made = env.add(entry.value, returned=stage, source=entry, loose=entry.loose, **kinds)
-            made.read = entry.loose is not None
+            made.read = made.loose is not None
         if inner.unknown:
             env.unknown = True

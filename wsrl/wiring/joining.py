@@ -85,7 +85,8 @@ def join_skips(node: Node, env: Env) -> None:
     """
     widened = [e for e in env.entries if e.widened]
     sizes = {e.size for e in widened}
-    reads = {first_read(c) for c in node.children.values() if c.kind != "norm"} - sizes - {None}
+    first = [first_read(child) for child in node.children.values() if child.kind != "norm"]
+    reads = {n for n in first if n is not None and n not in sizes}
     if not widened or not any(n > size for n in reads for size in sizes):
         return
     env.entries = widened + [e for e in env.entries if not e.widened]
