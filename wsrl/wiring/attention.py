@@ -17,13 +17,22 @@ from wsrl.wiring.attention_heads import (
     turned,
     widths,
 )
-from wsrl.wiring.attention_roles import fan_in, is_cross, listed_heads, looks_like_attention, sort_by_role, units
+from wsrl.wiring.attention_roles import (
+    convolves_places,
+    fan_in,
+    is_cross,
+    listed_heads,
+    looks_like_attention,
+    sort_by_role,
+    units,
+)
 from wsrl.wiring.dims import Dim, Value, fix, size_of, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.head_axes import run_head_axes
 from wsrl.wiring.latent_attention import run_latent_attention
 from wsrl.wiring.reading import read_value
 from wsrl.wiring.rim import run_rim
+from wsrl.wiring.separable_attention import is_separable, wire_separable
 from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Fact, Product
@@ -55,6 +64,7 @@ class Attention:
         self._streams: dict[str, tuple[Dim, Dim, Dim]] = {}  # query, key and value, by paths without names of streams
         self._roles: dict[Node, tuple[dict[str, Node], list[Node]] | None] = {}
         self._tensors: set[str] = set()  # of attention layers
+        self._on_maps = False  # whether all blocks with attention have convolutions over places, which tell them apart
 
     def run(self, flow: Flow, node: Node, env: Env) -> bool | None:
         """Runs a container that is attention; None for any other module."""
@@ -93,8 +103,15 @@ class Attention:
         memory = read if same else read_value(flow, source, env, fan_in(source))
         if memory is None:
             return False
+        self._on_maps = (self._on_maps or not self.streams) and convolves_places(node)
         self.streams.append(read)
         self._tensors |= {tensor for leaf in node.leaves() for tensor, _ in leaf.tensors.values()}
+        if is_separable(parts) and not rest:
+            result = wire_separable(flow, parts, read)
+            if size_of(result) == size_of(read):
+                tie_values(result, read)
+            env.add(result)
+            return True
         site = Site(flow, node, parts, rest, read, memory)
         sizes = widths(parts, self.settings)
         by_head = any(rows_by_head(leaf, rest) and leaf.name != "query_key_value" for leaf in parts.values())
@@ -269,7 +286,7 @@ class Attention:
           reads_tokens: whether the network begins with an embedding.
         """
         settings = self.settings
-        if not self.streams or settings.alibi or settings.positions:
+        if not self.streams or settings.alibi or settings.positions or self._on_maps:
             return False
         if settings.config:
             return not ((settings.rotary and not settings.other_codes) or settings.recurrent)

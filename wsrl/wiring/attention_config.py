@@ -7,7 +7,8 @@ from wsrl.wiring.tree import Node, Shape
 
 ROTARY = re.compile(r"rope|rotary", re.I)
 RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these turns nothing
-    r"rel_pos|r_kernel|r_w_bias|rel_emb|relative|pos_bias_u|distance_embedding|attention_bias|pos_block|cpe|dwconv|conv_dw|sr\.",
+    r"rel_pos|meta_mlp|cpb_mlp|r_kernel|r_w_bias|rel_emb|relative|pos_bias_u|distance_embedding|attention_bias|pos_block"
+    r"|cpe|dwconv|conv_dw|sr\.",
     re.I,
 )
 ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc|pos_conv", re.I)

@@ -99,6 +99,24 @@ def listed_heads(node: Node) -> tuple[list[Node], Node] | None:
     return (heads, outs[0]) if width == fan_in(outs[0]) else None
 
 
+def convolves_places(node: Node) -> bool:
+    """Whether attention lies in a list between convolutions over the places of a map (MobileViT): their padding tells
+    places apart, and no network of this kind has position codes beside them."""
+    scope, listed = node, False
+    while scope.parent is not None and scope.parent.parent is not None:
+        listed = listed or numbered(scope)
+        scope = scope.parent
+        layers = [leaf for child in scope.children.values() if len(child.leaves()) <= 2 for leaf in child.leaves()]
+        if listed and not numbered(scope) and any(map(_is_local, layers)):
+            return True
+    return False
+
+
+def _is_local(leaf: Node) -> bool:
+    """Whether a layer is a convolution of odd width over a map."""
+    return leaf.kind == "conv" and len(leaf.weight) == 4 and max(leaf.weight[2:]) > 1 and max(leaf.weight[2:]) % 2 == 1
+
+
 def is_cross(node: Node) -> bool:
     """Whether keys and values come from elsewhere."""
     return bool(CROSS.search(node.dotted))

@@ -5,7 +5,7 @@ import re
 from wsrl.wiring.dims import Dim, Value, fix, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.order import SECOND, SHORTCUT
-from wsrl.wiring.reading import read_value
+from wsrl.wiring.reading import read_joined_maps, read_value
 from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.values import Env
 from wsrl.wiring.wiring import Fact
@@ -24,6 +24,7 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     if not node.transposed:
         swapped = bias is not None and bias[0] == shape[1] != shape[0]
         named = (bias is None or bias[0] == shape[1]) and bool(TRANSPOSE.search(node.dotted))
+        named = named and _normed_after(node) != shape[0]
         if swapped or (named and (TRANSPOSE.search(node.name) or _reads_first_axis(env, shape))):
             axis_in, axis_out = 0, 1
             flow.transposes = True
@@ -61,8 +62,13 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     follows = (bool(env.entries) and (flow.ordered or newest)) or bool(SECOND.search(node.dotted))
     may_unflatten = follows and all(e.read for e in env.visible(fan_in)) and not env.is_unknown()
     unflattened = _unflattened(flow, env, fan_in) if may_unflatten else None
-    if unflattened is not None:
-        value: Value | None = unflattened
+    widened = env.last()
+    skips = widened is not None and widened.widened and not widened.read and fan_in > widened.size
+    joined = read_joined_maps(flow, env, node, fan_in, beyond=True) if skips and not env.is_unknown() else None
+    if joined is not None:
+        value: Value | None = joined
+    elif unflattened is not None:
+        value = unflattened
     elif env.visible(fan_in) or env.is_unknown():
         entry = flow.pick(env, fan_in, node, newest)
         assert entry is not None
@@ -88,8 +94,21 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     flow.writes_vectors(node, out)
     if flow.transposes and fan_in == units and max(shape[2:], default=1) > 1 and not node.transposed:
         tie_values(value, out)  # which axis is which cannot be told
-    env.add(out, spatial=True)
+    env.add(out, spatial=True, widened=step.type == "transposed conv")
     return True
+
+
+def is_named_transposed(node: Node) -> bool:
+    """Whether its name says that a convolution is transposed."""
+    return bool(TRANSPOSE.search(node.name))
+
+
+def _normed_after(node: Node) -> int:
+    """Units of the norm that comes next in a list and tells its axes apart, else 0."""
+    after = node.parent.children.get(str(int(node.name) + 1)) if node.parent and node.name.isdigit() else None
+    if after is None or after.kind != "norm" or after.shape("weight") is None:
+        return 0
+    return after.weight[0] if node.weight[0] != node.weight[1] else 0
 
 
 def _reads_first_axis(env: Env, shape: Shape) -> bool:
@@ -139,6 +158,9 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
     if fan_in in _made_beside(node if known and not pointwise else flow.root, pointwise):
         return None  # it waits for another layer
     flow.read(env, [last])
+    if pointwise and _beside_others_in_groups(node):  # channels may be shuffled between the groups of both
+        fix(last.value)
+        return (Dim(units, fixed=True),)
     if fan_in >= 8 and units // groups >= 8:  # wide groups: entries within each are permuted alike
         within = Dim(fan_in)
         tie(last.value[0], view(within, outer=groups))
@@ -149,6 +171,14 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
     return (view(blocks, inner=units // groups),)
 
 
+def _beside_others_in_groups(node: Node) -> bool:
+    """Whether other convolutions of the block are grouped, as far as shapes tell (Zhang et al., ShuffleNet, 2018)."""
+    block = _block_of(node)
+    layers = [leaf for leaf in block.leaves() if leaf.kind == "conv"] if block is not None else []
+    made = {leaf.units for leaf in layers}
+    return any(leaf.weight[1] == 1 or leaf.weight[1] not in made for leaf in layers if leaf is not node)
+
+
 def weight_axis(node: Node) -> tuple[str, int]:
     """The tensor and the axis along which a convolution reads."""
     name, shape = node.tensors["weight"]
@@ -157,13 +187,19 @@ def weight_axis(node: Node) -> tuple[str, int]:
 
 def _made_beside(node: Node, squeezed: bool) -> set[int]:
     """Sizes that other layers of the same block return, those of squeeze-and-excitation only if asked for."""
-    scope = node.parent or node
-    while scope is not None and scope.parent is not None and sum(1 for _ in scope.leaves()) <= 3:
-        scope = scope.parent
+    scope = _block_of(node)
     if scope is None:
         return set()
     layers = (leaf for leaf in scope.leaves() if leaf.kind in ("linear", "conv") and leaf is not node)
     return {leaf.units for leaf in layers if squeezed or not SQUEEZE.search(leaf.dotted)}
+
+
+def _block_of(node: Node) -> Node | None:
+    """The module around a layer that holds more than it and its norm."""
+    scope = node.parent or node
+    while scope is not None and scope.parent is not None and sum(1 for _ in scope.leaves()) <= 3:
+        scope = scope.parent
+    return scope
 
 
 def _unflattened(flow: Flow, env: Env, channels: int) -> Value | None:

@@ -6,12 +6,12 @@ are several. A block that returns the size that it read may be residual, so its 
 nothing fits, what flows in and out is fixed and the modules below are looked at on their own.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from wsrl.wiring.attention_roles import role_of
 from wsrl.wiring.dims import Dim, Value, fix, tie_values
+from wsrl.wiring.joining import join_skips
 from wsrl.wiring.order import (
     CROSS,
     EARLY,
@@ -23,11 +23,14 @@ from wsrl.wiring.order import (
     Plan,
     codes_sound,
     first_read,
+    has_halves,
     may_be_grouped,
     norm_first_by_names,
     numbered,
     plan_of,
     signature,
+    sizes_made,
+    sizes_made_early,
     waits,
 )
 from wsrl.wiring.record import Record
@@ -46,8 +49,12 @@ class Flow(Record):
       embedded: values that token embeddings return, with their tensors.
     """
 
-    def __init__(self, root: Node, special: Sequence[Rule], special_leaves: Sequence[Rule], run_leaf: Callable):
+    def __init__(
+        self, root: Node, special: Sequence[Rule], special_leaves: Sequence[Rule], run_leaf: Callable, rescue: Rule
+    ):
+        """`special` and `special_leaves` are tried before others; `rescue` where a module's order is not understood."""
         super().__init__(root)
+        self.rescue = rescue
         self.special = special
         self.special_leaves = special_leaves
         self._plans: dict[Node, Plan] = {}
@@ -64,26 +71,13 @@ class Flow(Record):
         self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.unmet: set[int] = set()  # of norms that have met no value: a value of that size flows where nothing tells
-        self.made: set[int] = set()  # sizes that some module returns
-        self.made_early = {  # sizes that modules return which do not run late
-            leaf.units
-            for name, child in root.children.items()
-            if not LATE.search(name)
-            for leaf in child.leaves()
-            if leaf.kind in ("linear", "conv", "embedding")
-        }
+        self.made = sizes_made(root)  # sizes that some module returns
+        self.made_early = sizes_made_early(root)  # sizes that modules return which do not run late
         self.group_norms = False  # whether norms have been taken for group norms
         self.transposes = False  # whether there are transposed convolutions
         self.cyclic = False  # whether the first module was guessed
-        for leaf in root.leaves():
-            if leaf.kind in ("linear", "conv", "embedding"):
-                self.made |= {leaf.weight[-1] if leaf.transposed or leaf.kind == "embedding" else leaf.weight[0]}
-            elif leaf.kind == "recurrent":
-                widths = {shape[-1] for name, (_, shape) in leaf.tensors.items() if re.match("weight_(hh|hr)", name)}
-                self.made |= widths | {2 * n for n in widths}
+        self.halves = has_halves(root)  # whether blocks may shuffle halves of their channels into each other
         self.norm_first = norm_first_by_names(root)
-
-    # what modules read
 
     def pick(self, env: Env, size: int, node: Node, newest: bool = False) -> Entry | None:
         """Returns the value of a size that a module reads; None if there is none yet.
@@ -183,6 +177,8 @@ class Flow(Record):
             if not self.run_next(member, inner, i > 0):
                 if i == 0:
                     return False
+                if self.rescue(self, member, inner):
+                    continue
                 if not branches or may_be_grouped(member, before) or not self.run_branch(member, inner, env):
                     self.lost(inner, member)
                     self.run_lost([member], inner)
@@ -221,7 +217,7 @@ class Flow(Record):
         inner = Env(env, node=node)
         gate = GATE.search(node.name)
         read_before = {id(e): e.read for e in env.made} if gate else {}
-        bare, pending = plan.bare, list(plan.layers)
+        pending = list(plan.layers)
         ran_any = not pending
         for child in plan.shortcuts:
             count = len(self.trace.scope.items)
@@ -244,13 +240,13 @@ class Flow(Record):
             ran_any = ran_any or bool(given)
         if not self.run_pending(pending, inner, ran_any):
             return False
-        for child in bare:
+        for child in plan.bare:
             self.run(child, inner)
         if not chain:
             merge(inner.entries)
+        join_skips(node, inner)
         if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts together
-            both = env.add(inner.entries[-1].value * 2, spatial=True)
-            both.read = True
+            env.add(inner.entries[-1].value * 2, spatial=True).read = True
         if not (gate and only_scales(inner, read_before)):
             self.export(inner, env, node)
         return True
@@ -297,8 +293,15 @@ class Flow(Record):
                 ran_any = ran_any or any(leaf.kind not in ("norm", "embedding", "parameter") for leaf in ready.leaves())
                 pending.remove(ready)
             elif not (root and feed(self, inner)):
+                saved = next((c for c in pending if not waits(c, pending) and self.rescue(self, c, inner)), None)
+                if saved is not None:
+                    ran_any = True
+                    pending.remove(saved)
+                    continue
                 if not ran_any and not inner.is_unknown() and not root:
                     return False
+                if not root and inner.node is not None and self.rescue(self, inner.node, inner):
+                    break
                 self.lost(inner, pending[0])
                 self.run_lost(pending, inner)
                 break
@@ -330,8 +333,7 @@ class Flow(Record):
 
     def run_first(self, node: Node, inner: Env, env: Env) -> bool:
         """Runs a dense layer on what its block is given, if it fits: the others of its block follow."""
-        own, inner.entries = inner.entries, []
-        waiting = len(self.wanted)
+        own, inner.entries, waiting = inner.entries, [], len(self.wanted)
         ran = self.run(node, inner) if env.visible(node.fan_in) else False
         del self.wanted[waiting:]
         inner.entries = own + inner.entries
@@ -383,8 +385,8 @@ class Flow(Record):
         for entry in first.values():
             if inner.unknown:
                 fix(entry.value)
-            env.add(
-                entry.value, spatial=entry.spatial, dense=entry.dense, heads=entry.heads, returned=stage, source=entry
-            )
+            kinds = {"spatial": entry.spatial, "dense": entry.dense, "heads": entry.heads, "widened": entry.widened}
+            made = env.add(entry.value, returned=stage, source=entry, loose=entry.loose, **kinds)
+            made.read = made.loose is not None
         if inner.unknown:
             env.unknown = True

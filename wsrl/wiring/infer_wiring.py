@@ -17,6 +17,7 @@ from wsrl.wiring.blocks import (
     run_position_features,
     run_token_mixing,
 )
+from wsrl.wiring.blockwise import rescue
 from wsrl.wiring.dims import Value, fix
 from wsrl.wiring.dual_state_space import run_dual_state_space
 from wsrl.wiring.experts import Experts
@@ -88,6 +89,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         (run_unusual, *blocks, attention.run),
         (run_token_mixing, run_position_features, experts.run_router),
         run_module,
+        rescue,
     )
     env = Env()
     if adapters.base:

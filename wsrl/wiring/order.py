@@ -131,7 +131,7 @@ def rank(child: Node) -> tuple[int, int]:
     if child.kind == "parameter":
         return (4, 0)
     early, late = bool(EARLY.search(child.name)), bool(LATE.search(child.name))
-    if re.fullmatch(r"down_?proj", child.name):
+    if re.fullmatch(r"(down|conv)_?proj(ection)?", child.name):
         return (2, 0)
     return (
         3 if late else 0 if early else 1,
@@ -169,6 +169,25 @@ def codes_sound(node: Node) -> bool:
     return decoder is not None and bool(convs) and not any(leaf.kind == "embedding" for leaf in both)
 
 
+def sizes_made(node: Node) -> set[int]:
+    """Sizes that layers within a module return."""
+    found: set[int] = set()
+    for leaf in node.leaves():
+        if leaf.kind in ("linear", "conv", "embedding"):
+            found.add(leaf.weight[-1] if leaf.transposed or leaf.kind == "embedding" else leaf.weight[0])
+        elif leaf.kind == "recurrent":
+            widths = {shape[-1] for name, (_, shape) in leaf.tensors.items() if re.match("weight_(hh|hr)", name)}
+            found |= widths | {2 * n for n in widths}
+    return found
+
+
+def sizes_made_early(root: Node) -> set[int]:
+    """Sizes that layers return which do not lie in a module that runs late."""
+    children = [child for name, child in root.children.items() if not LATE.search(name)]
+    leaves = [leaf for child in children for leaf in child.leaves()]
+    return {leaf.units for leaf in leaves if leaf.kind in ("linear", "conv", "embedding")}
+
+
 def first_read(node: Node) -> int | None:
     """What the first layer of a module reads."""
     for leaf in node.leaves():
@@ -195,6 +214,17 @@ def _containers(node: Node) -> Iterable[Node]:
     yield node
     for child in node.children.values():
         yield from _containers(child)
+
+
+def has_halves(root: Node) -> bool:
+    """Whether blocks have one or two branches of which a depthwise one is called the second (Ma et al., ShuffleNet V2,
+    2018)."""
+    pairs = [
+        node
+        for node in _containers(root)
+        if "branch2" in node.children and node.children.keys() <= {"branch1", "branch2"}
+    ]
+    return any(leaf.kind == "conv" and leaf.fan_in == 1 for node in pairs for leaf in node.leaves())
 
 
 def chain_of(node: Node, norm_first: bool | None) -> list[Node] | None:

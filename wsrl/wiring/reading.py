@@ -2,8 +2,9 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, Value, fix, tie, tie_values, view
+from wsrl.wiring.dims import Dim, Value, fix, tie, view
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.joining import all_of, in_blocks, joined_maps
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
 
@@ -13,7 +14,6 @@ NARROWING = re.compile(
     re.I,
 )
 MERGED = re.compile(r"reduction|down_?sample|merg|readout|head|classif|\bfc\b|norm|score|proj", re.I)
-SKIPPED = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc", re.I)
 
 PYRAMIDS = (5, 14, 21, 30, 50, 85)  # places of several maps together: 1 and 4, 1 and 4 and 9, 1 and 4 and 16, ...
 
@@ -64,8 +64,8 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
                 env.add(flat, dense=True).read = True  # other layers may read it as well
                 return flat
         joined = joined_values(flow, env, size) or repeated(flow, node, env, last, size)
-        if joined is None and SKIPPED.search(node.dotted):
-            joined = _skipped(flow, env, size)
+        if joined is None and node.kind == "conv":
+            joined = read_joined_maps(flow, env, node, size)
         if joined is not None:
             return joined
     entry = flow.pick(env, size, node, newest)
@@ -74,7 +74,7 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
 
 def _unsure_places(flow: Flow, env: Env, last: Entry, places: int) -> list[Entry]:
     """Maps that a dense layer may read side by side, rather than so many places of the newest ones."""
-    if places in PYRAMIDS:
+    if places in PYRAMIDS or places == last.size:  # the products of all pairs of channels
         return [last]
     maps = [e for e in env.entries if e.spatial]
     sums = {last.size}
@@ -100,27 +100,22 @@ def repeated(flow: Flow, node: Node, env: Env, last: Entry, size: int) -> Value 
     return last.value * times
 
 
-def _skipped(flow: Flow, env: Env, size: int) -> Value | None:
-    """The newest value and one from further back; their order is not known, so both are fixed unless they are alike."""
-    last = env.last()
-    if last is None or last.read or not last.spatial:
-        return None
-    rest = size - last.size
-    found = [e for e in env.everywhere(rest) if e is not last and e.spatial] if rest > 0 else []
+def read_joined_maps(flow: Flow, env: Env, node: Node, size: int, beyond: bool = False) -> Value | None:
+    """Maps one after the other that are tied in blocks, for neither their order nor which of them are read is known.
+
+    Args:
+      beyond: see `joined_maps`.
+    """
+    found = [] if flow.halves or flow.unknown_sizes else joined_maps(env, size, node.dotted, beyond)
     if not found:
         return None
-    flow.read(env, found)
-    flow.read(env, [last])
-    if rest == last.size:
-        tie_values(last.value, found[-1].value)
-        return last.value * 2
-    fix(last.value)
-    fix(found[-1].value)
-    return (Dim(size, fixed=True),)
+    for entry in found:
+        flow.read(env, [entry])
+    return all_of(in_blocks([e.value for e in found], [size]), size)
 
 
 def joined_values(flow: Flow, env: Env, size: int) -> Value | None:
-    """The unread values one after the other, if they add up; where their order matters they are fixed."""
+    """The unread values one after the other, if they add up; where their order matters they are tied in blocks."""
     unread = [e for e in env.entries if not e.read]
     scope = env.parent
     while len(unread) < 2 and scope is not None and not env.entries:
@@ -132,5 +127,6 @@ def joined_values(flow: Flow, env: Env, size: int) -> Value | None:
         return tuple(dim for e in unread for dim in e.value)
     for entry in unread:
         flow.read(env, [entry])
-        fix(entry.value)
-    return (Dim(size, fixed=True),)
+        if entry.looked_up:
+            fix(entry.value)
+    return all_of(in_blocks([e.value for e in unread], [size]), size)

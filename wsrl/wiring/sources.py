@@ -3,7 +3,7 @@
 import re
 from typing import TYPE_CHECKING
 
-from wsrl.wiring.dims import Dim
+from wsrl.wiring.dims import Dim, fix
 from wsrl.wiring.order import EARLY, INPUTS, LATE, STEM, order, rank
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
@@ -25,12 +25,16 @@ def feed(flow: "Flow", env: Env) -> bool:
         if n.kind == "conv"
         and s not in produced
         and (1 < s <= 4 or (s == 1 and not env.entries and not re.search("depthwise|dw", n.name)))
+        and not (env.entries and any(name.isdigit() for name in n.path))  # else it may be grouped
     ]
     sources = [(s, n) for s, n in wanted if s not in _made_before(flow, n) and s > 1 and not LATE.search(n.path[0])]
     images.sort(key=lambda image: -image[0])  # what reads one channel may be depthwise
     first = wanted if not env.entries else []
     for size, node in images + [(s, n) for s, n in sources if not env.entries or s not in sums] + first:
         if size not in produced:
+            for entry in env.entries:  # it may be read with what comes back from later layers (iterations, actions)
+                if not entry.read and entry.size < size < 2 * entry.size:
+                    fix(entry.value)
             env.add((Dim(size, role="input"),), spatial=node.kind == "conv")
             flow.cyclic |= size in flow.made and (size, node) not in images and not _surely_first(flow, node)
             return True

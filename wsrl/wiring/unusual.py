@@ -2,10 +2,13 @@
 
 import re
 
+from wsrl.wiring.blockwise import run_blockwise
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.tree import Node
 from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
+
+CROSS_STAGE = re.compile(r".*?")
 
 UNUSUAL = (
     # ReXNet adds a narrow input to the first units of a wider output
@@ -25,7 +28,7 @@ UNUSUAL = (
     (re.compile(r".*"), {"conv", "bn0", "fc1", "fc2"}),
     (re.compile(r".*"), {"paths", "attn"}),
     # CSPNet's stages run blocks on half of the maps
-    (re.compile(r".*"), {"conv_exp", "conv_transition"}),
+    (CROSS_STAGE, {"conv_exp", "conv_transition"}),
     # Inception joins branches of several widths
     (re.compile(r"Mixed_\w+"), set()),
     (re.compile(r".*"), {"branch0", "branch1"}),
@@ -48,5 +51,5 @@ def run_unusual(flow: Flow, node: Node, env: Env) -> bool | None:
     """Fixes what such a module reads; None for any other module."""
     for pattern, children in UNUSUAL:
         if node.kind == "container" and pattern.fullmatch(node.dotted) and children <= node.children.keys():
-            return run_unknown(flow, node, env)
+            return (pattern is CROSS_STAGE and run_blockwise(flow, node, env)) or run_unknown(flow, node, env)
     return None

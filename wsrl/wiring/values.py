@@ -3,8 +3,25 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from wsrl.wiring.dims import Value, size_of, tie_values
+from wsrl.wiring.dims import Dim, Value, size_of, tie_values, view
 from wsrl.wiring.tree import Node
+
+
+@dataclass(frozen=True)
+class Loose:
+    """What a module returns of which only the possible sizes are known: channels that are permuted alike in blocks.
+
+    Attributes:
+      base: units of a block.
+      sizes: one of which is the size of what is returned.
+    """
+
+    base: Dim
+    sizes: tuple[int, ...]
+
+    def value(self, size: int) -> Value | None:
+        """The value of a size; None if it has another."""
+        return (view(self.base, outer=size // self.base.size),) if size in self.sizes else None
 
 
 @dataclass(eq=False)
@@ -19,6 +36,8 @@ class Entry:
       returned: whether a member of a list returns it.
       env: where it was put in reach.
       looked_up: whether it comes from an embedding.
+      widened: whether it comes from a transposed convolution.
+      loose: what else it may be, where its size is not certain.
       source: the value within a block that the block returned as this one.
       size: entries of the value.
     """
@@ -30,6 +49,8 @@ class Entry:
     heads: bool = False
     returned: bool = False
     looked_up: bool = False
+    widened: bool = False
+    loose: Loose | None = None
     env: "Env | None" = None
     source: "Entry | None" = None
     size: int = field(init=False)
@@ -71,6 +92,7 @@ class Env:
     def visible(self, size: int) -> list[Entry]:
         """Entries of a size here, or else further up."""
         env: Env = self
+        nearest = True  # whether nothing nearer may be meant
         while True:
             if env.only_last:
                 found = [e for e in env.entries[-1:] if e.size == size]
@@ -80,9 +102,21 @@ class Env:
                     found += [e for e in env.inputs if e.size == size]
             else:
                 found = [e for e in env.inputs if e.size == size] if env.inputs else []
+            found = found or (env._loosened(size) if nearest else [])
             if found or (env.only_last and env.entries) or env.unknown or env.parent is None:
                 return found
+            nearest = nearest and not env.entries
             env = env.parent
+
+    def _loosened(self, size: int) -> list[Entry]:
+        """The newest entry, in another size that it may have."""
+        last = self.entries[-1] if self.entries else None
+        value = last.loose.value(size) if last is not None and last.loose is not None else None
+        if last is None or value is None:
+            return []
+        found = self.add(value, spatial=True, loose=last.loose)
+        found.read = True
+        return [found]
 
     def everywhere(self, size: int) -> list[Entry]:
         """Entries of a size here and all the way up."""
@@ -108,9 +142,9 @@ class Env:
             env = env.parent
         return env is not None
 
-    def add(self, value: Value, source: Entry | None = None, **more: bool) -> Entry:
+    def add(self, value: Value, source: Entry | None = None, loose: Loose | None = None, **more: bool) -> Entry:
         """Puts a new value in reach."""
-        entry = Entry(value, env=self, source=source, **more)
+        entry = Entry(value, env=self, source=source, loose=loose, **more)
         self.entries.append(entry)
         self.made.append(entry)
         return entry
