@@ -37,15 +37,17 @@ class ForwardGraph:
       steps: every input of a step is known before it.
       input: name of the one value that a caller gives.
       input_shape: of `input` without the batch, as the first step takes it: (channels, height, width) where
-        `channels_last` is false, (height, width, channels) where it is true.
+        `channels_last` is false, (height, width, channels) where it is true. None is a length that the file leaves open.
       output: name of the value that holds the answers, [batch, outputs].
       constants: small arrays that are no tensors of the checkpoint, such as shapes and axes.
       channels_last: see `input_shape`.
+      batch: how many inputs it takes at a time; None for any number.
     """
 
     steps: tuple[Step, ...]
     input: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int | None, ...]
     output: str
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     channels_last: bool = False
+    batch: int | None = None
