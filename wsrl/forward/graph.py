@@ -37,7 +37,7 @@ class ForwardGraph:
       steps: every input of a step is known before it.
       input: name of the one value that a caller gives.
       input_shape: of `input` without the batch, as the first step takes it: (channels, height, width) where
-        `channels_last` is false, (height, width, channels) where it is true. None is a length that the file leaves open.
+        `channels_last` is false, (height, width, channels) where it is true. None is a length left open.
       output: name of the value that holds the answers, [batch, outputs].
       constants: small arrays that are no tensors of the checkpoint, such as shapes and axes.
       channels_last: see `input_shape`.

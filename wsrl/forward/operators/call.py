@@ -37,10 +37,10 @@ class Call:
         """Returns an input, None where it is not given."""
         return self.inputs[place] if place < len(self.inputs) else None
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float | int) -> float:
         """Returns an attribute of one number."""
         value = self.attributes.get(name)
-        return default if value is None else float(value)  # pyright: ignore[reportArgumentType]
+        return float(default if value is None else value)  # pyright: ignore[reportArgumentType]
 
     def integer(self, name: str, default: int) -> int:
         """Returns an attribute of one integer."""
@@ -61,7 +61,7 @@ class Call:
             return None
         return tuple(map(int, np.asarray(value).reshape(-1)))
 
-    def scalar(self, name: str, place: int) -> float | None:
+    def scalar(self, name: str, place: int) -> float | int | None:
         """Returns one number that is an attribute in older versions of an operator and an input in newer ones."""
         given = self.get(place)
         if given is not None and given.size:

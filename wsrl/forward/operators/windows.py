@@ -93,9 +93,7 @@ class _Windows:
         found = []
         for place in np.ndindex(*self.kernel):
             starts = [p * d for p, d in zip(place, self.dilations, strict=True)]
-            slices = [
-                slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, self.out, self.strides, strict=True)
-            ]
+            slices = [slice(a, a + (n - 1) * s + 1, s) for a, n, s in zip(starts, self.out, self.strides, strict=True)]
             found.append(x[:, *slices])
         return found
 

@@ -1,0 +1,205 @@
+"""Function vectors of networks of any size: what they answer to natural images when their operators are run.
+
+A file does not tell how images are scaled. Its graph does in part, where it begins by scaling them itself; else they
+are fed standardized, as most networks are trained.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+from threadpoolctl import threadpool_limits
+
+from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.encoder.answer_vector import answer_vector, probe_order
+from wsrl.encoder.files import read_encoder
+from wsrl.encoder.swept import fit_inputs
+from wsrl.forward.cost import Cost
+from wsrl.forward.from_checkpoint import forward_graph
+from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.kind import graph_kind
+from wsrl.forward.run import run
+
+SIDE = 224  # pixels of images where the graph takes any size
+COLORS = 3  # channels where it takes any number
+SMALLEST = 8  # pixels of an image
+PROBES = (128, 64, 32)  # images that a network is run on: the most that the work allows
+MOST_WORK = 1.5e12  # for all images; about half a minute on two cores
+MOST_BYTES = 2**31  # for one image
+BATCH_BYTES, BATCH = 2**27, 16  # for the images that are run together
+WORKERS = 4  # that run images at a time
+PROBABILITIES = ("Softmax", "LogSoftmax", "Sigmoid")
+PASSING = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze")
+WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose", "Einsum")
+SCALING = ("Add", "Sub", "Mul", "Div", "BatchNormalization")  # of pixels, where they come before all weights
+SCALES = {  # images of mean 0.5 and deviation 0.25, before and after what is done to them
+    **{"standardized": (2.0, 0.0), "-1 to 1": (1.0, 0.0), "0 to 1": (0.5, 0.5), "0 to 255": (127.5, 127.5)},
+}
+
+
+@dataclass(frozen=True)
+class AnswerVector:
+    """What is said of a network that was run by its operators.
+
+    Attributes:
+      vector: of length 1; see `wsrl.encoder.answer_vector`.
+      kind: of the network, see `wsrl.forward.kind`.
+      assumed: what the file does not tell.
+    """
+
+    vector: Float32[np.ndarray, " dim"]
+    kind: str
+    assumed: tuple[str, ...]
+
+
+class AnswerEncoder:
+    """Describes networks by their answers to the natural images of an encoder.
+
+    Args:
+      directory: of the encoder, see `wsrl.encoder.files`.
+
+    Raises:
+      InputError: the encoder cannot be read.
+    """
+
+    def __init__(self, directory: Path):
+        shape, params = read_encoder(directory)
+        self.dim = shape.dim
+        self.images = params["inputs"][probe_order(shape.probes, PROBES[0])]
+
+    def __call__(self, checkpoint: Checkpoint) -> AnswerVector | None:
+        """Runs a network; None where its file does not tell its operators.
+
+        Raises:
+          CheckpointError: see `answers`; or it answers all images alike.
+        """
+        graph = forward_graph(checkpoint)
+        if graph is None:
+            return None
+        found = answers(graph, checkpoint, self.images)
+        vector = answer_vector(found.logits, self.images[: len(found.logits)], self.dim)
+        if vector is None:
+            raise CheckpointError(checkpoint.path, "its answers do not depend on the image", "search by weights")
+        return AnswerVector(vector, graph_kind(graph), found.assumed)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a network answers.
+
+    Attributes:
+      logits: of each image.
+      assumed: what the file does not tell, e.g. `pixels: standardized`.
+    """
+
+    logits: Float32[np.ndarray, "images outputs"]
+    assumed: tuple[str, ...]
+
+
+def answers(
+    graph: ForwardGraph, checkpoint: Checkpoint, images: Float32[np.ndarray, "images height width channels"]
+) -> Answers:
+    """Runs a network on images.
+
+    Args:
+      graph: of the network.
+      checkpoint: holds its weights.
+      images: natural ones, from -1 to 1, the most telling first; as many of them are taken as `PROBES` and the work
+        for each allow.
+
+    Raises:
+      CheckpointError: it does not take images or does not give several answers for each, it cannot be run, or it takes
+        too much memory or work.
+    """
+    graph = before_probabilities(graph)
+    size, last, assumed = image_shape(graph, checkpoint)
+    count = max(n for n in PROBES if n <= len(images))
+    fed = fit_inputs(images[:count], size)
+    fed = fed if last else np.moveaxis(fed, 3, 1)
+    name, (factor, offset) = _scale(graph, checkpoint, fed[: graph.batch or 1])
+    fed = fed * np.float32(factor) + np.float32(offset)
+    first = graph.batch or 1
+    cost = Cost(most_bytes=MOST_BYTES, most_work=int(first * MOST_WORK / PROBES[-1]))
+    with threadpool_limits(1, "blas"):  # images in parallel take less time than threads that wait for one another
+        begin = _run(graph, checkpoint, fed[:first], cost)
+        count = max(n for n in PROBES if n <= count and (n == PROBES[-1] or n * cost.work / first <= MOST_WORK))
+        batch = graph.batch or int(np.clip(BATCH_BYTES // max(cost.peak, 1), 1, BATCH))
+
+        def run_from(start: int) -> Float32[np.ndarray, "part outputs"]:
+            part = fed[start : min(start + batch, count)]
+            missing = (graph.batch or len(part)) - len(part)  # a graph for a fixed number of images gets some twice
+            padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
+            return _run(graph, checkpoint, padded, Cost(most_bytes=MOST_BYTES))[: len(part)]
+
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, WORKERS)) as pool:
+            found = [begin, *pool.map(run_from, range(first, count, batch))]
+    logits = np.concatenate(found)[:count]
+    return Answers(np.nan_to_num(logits), (*assumed, f"pixels: {name}"))
+
+
+def before_probabilities(graph: ForwardGraph) -> ForwardGraph:
+    """Returns the graph that ends before its last operator makes probabilities of logits, if it does."""
+    makers = {name: step for step in graph.steps for name in step.outputs}
+    name = graph.output
+    while (step := makers.get(name)) is not None and step.op in PASSING:
+        name = step.inputs[0]
+    return replace(graph, output=step.inputs[0]) if step is not None and step.op in PROBABILITIES else graph
+
+
+def image_shape(graph: ForwardGraph, checkpoint: Checkpoint) -> tuple[tuple[int, int, int], bool, list[str]]:
+    """Returns height, width and channels of what a network is fed, whether channels are last, and what was assumed.
+
+    Raises:
+      CheckpointError: it does not take images.
+    """
+    shape = graph.input_shape
+    if len(shape) != 3:
+        raise CheckpointError(checkpoint.path, "it does not take images", "search by weights")
+    last = graph.channels_last or (shape[2] in (1, COLORS) and shape[0] not in (1, COLORS))
+    *sides, channels = shape if last else (*shape[1:], shape[0])
+    size = (sides[0] or sides[1] or SIDE, sides[1] or sides[0] or SIDE, channels or COLORS)
+    if size[2] not in (1, COLORS) or min(size[:2]) < SMALLEST:
+        reason = f"it does not take images, but {' x '.join(map(str, size))} numbers"
+        raise CheckpointError(checkpoint.path, reason, "search by weights")
+    return size, last, [] if None not in shape else [f"input: {'x'.join(map(str, size))}"]
+
+
+def _scale(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> tuple[str, tuple[float, float]]:
+    """The scale whose images are nearest to standardized where the first weights meet them."""
+    first = next((step for step in graph.steps if step.op in WEIGHTED), None)
+    reached, changes = {graph.input}, False
+    for step in graph.steps:
+        if step is first:
+            break
+        if reached & set(step.inputs):
+            reached |= set(step.outputs)
+            changes |= step.op in SCALING
+    if first is None or first.inputs[0] not in reached or not changes:
+        return "standardized", SCALES["standardized"]
+    before = replace(graph, output=first.inputs[0])
+
+    def distance(scale: tuple[float, float]) -> float:
+        seen = run(
+            before, checkpoint, images * np.float32(scale[0]) + np.float32(scale[1]), Cost(most_bytes=MOST_BYTES)
+        )
+        seen = seen.astype(np.float64)
+        return abs(seen.mean()) + abs(np.log(max(seen.std(), 1e-9)))
+
+    name = min(SCALES, key=lambda name: distance(SCALES[name]))
+    return name, SCALES[name]
+
+
+def _run(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray, cost: Cost) -> np.ndarray:
+    """Logits [images, outputs]."""
+    found = run(graph, checkpoint, images, cost)
+    lengths = [n for n in found.shape[1:] if n != 1]
+    if found.ndim < 1 or len(found) != len(images) or len(lengths) > 1 or found.dtype != np.float32:
+        shape = " x ".join(map(str, found.shape[1:]))
+        raise CheckpointError(checkpoint.path, f"it does not return classes, but {shape} numbers", "search by weights")
+    if not lengths:
+        reason = "one output: what the encoder compares is how outputs differ"
+        raise CheckpointError(checkpoint.path, reason, "search by weights")
+    return found.reshape(len(found), -1)

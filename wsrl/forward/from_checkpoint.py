@@ -1,0 +1,27 @@
+"""Which checkpoints tell how their network is run."""
+
+from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.onnx_graph import from_onnx
+from wsrl.forward.tflite_graph import from_tflite
+
+GRAPHS = {"ONNX": from_onnx, "TFLite": from_tflite}  # by the format of the file
+
+
+def forward_graph(checkpoint: Checkpoint) -> ForwardGraph | None:
+    """Returns the operators of a network, or None where its file does not tell them.
+
+    Raises:
+      CheckpointError: the file has a graph, but not one that takes an image and gives one answer.
+    """
+    read = GRAPHS.get(checkpoint.format)
+    if read is None or "graph" not in checkpoint.metadata:
+        return None
+    try:
+        return read(checkpoint)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(
+            checkpoint.path, f"its graph is not well-formed ({error!r})", "export it again"
+        ) from error
