@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Shaped
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
 from wsrl.forward.cost import Cost, TooCostlyError
@@ -20,7 +20,7 @@ def run(
     checkpoint: Checkpoint,
     inputs: Float32[np.ndarray, "batch ..."],
     cost: Cost | None = None,
-) -> Float32[np.ndarray, "batch ..."]:
+) -> Shaped[np.ndarray, "..."]:
     """Returns what a network answers to inputs.
 
     Args:
@@ -75,7 +75,7 @@ def _apply(
     try:
         inputs = [_value(name, values, constants, checkpoint) for name in step.inputs]
         found = OPERATORS[step.op](Call(inputs, step.attributes, len(step.outputs), cost))
-        results = [_plain(value) for value in (found if isinstance(found, list | tuple) else [found])]
+        results = [_plain(value) for value in ([found] if isinstance(found, np.ndarray | np.generic) else found)]
         cost.spend(sum(value.size for value in results) // 2)
     except TooCostlyError as error:
         raise CheckpointError(checkpoint.path, f"cannot be run: {error}", MEND) from error

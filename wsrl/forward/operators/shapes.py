@@ -129,9 +129,11 @@ def _pad(call: Call) -> np.ndarray:
     width = [(max(a, 0), max(b, 0)) for a, b in width]
     call.cost.claim([n + a + b for (a, b), n in zip(width, x.shape, strict=True)])
     mode = call.text("mode", "constant")
-    if mode != "constant":
-        return np.pad(x[cut], width, mode={"reflect": "reflect", "edge": "edge", "wrap": "wrap"}[mode])  # pyright: ignore[reportArgumentType]
-    return np.pad(x[cut], width, constant_values=call.scalar("value", 2) or 0)
+    if mode == "constant":
+        return np.pad(x[cut], width, constant_values=call.scalar("value", 2) or 0)
+    if mode not in ("reflect", "edge", "wrap"):
+        raise ValueError(f"padding by {mode!r} is not known")
+    return np.pad(x[cut], width, mode=mode)
 
 
 def _depth_to_space(call: Call) -> np.ndarray:
