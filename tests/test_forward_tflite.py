@@ -54,7 +54,7 @@ def reference(tensors, nodes, x):
 
 
 def test_an_image_classifier(tmp_path):
-    """Convolutions of two kinds, pooling, a residual sum, a dense layer and a softmax; weights of the first are int8."""
+    """Convolutions of two kinds, pooling, a residual sum, a dense layer and a softmax; the first weights are int8."""
     x = images(1, 8, 8, 3)
     codes = np.random.default_rng(1).integers(-127, 128, (6, 3, 3, 3)).astype(np.int8)
     scale = np.linspace(0.01, 0.02, 6).astype(np.float32)
@@ -124,7 +124,8 @@ def test_slices_and_padding(tmp_path):
     x = images(1, 4, 6)
     m = Model(1, 4, 6)
     m.value("w", weights(3, 6))
-    for name, array in {"begin": [0, 1, 5], "end": [0, 0, 0], "step": [1, 2, -1], "p": [[0, 0], [1, 2], [0, 0]]}.items():
+    numbers = {"begin": [0, 1, 5], "end": [0, 0, 0], "step": [1, 2, -1], "p": [[0, 0], [1, 2], [0, 0]]}
+    for name, array in numbers.items():
         m.value(name, np.array(array, np.int32))
     masks = {"BeginMask": 1, "EndMask": 7, "ShrinkAxisMask": 0}
     cut = m.add("STRIDED_SLICE", ["x", "begin", "end", "step"], (1, 2, 6), "StridedSliceOptions", **masks)

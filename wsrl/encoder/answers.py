@@ -68,7 +68,8 @@ class AnswerEncoder:
     def __init__(self, directory: Path):
         shape, params = read_encoder(directory)
         self.dim = shape.dim
-        self.images = params["inputs"][probe_order(shape.probes, PROBES[0])]
+        most = min(PROBES[0], 1 << shape.probes.bit_length() - 1)
+        self.images = params["inputs"][probe_order(shape.probes, most)]
 
     def __call__(self, checkpoint: Checkpoint) -> AnswerVector | None:
         """Runs a network; None where its file does not tell its operators.
@@ -116,27 +117,29 @@ def answers(
     """
     graph = before_probabilities(graph)
     size, last, assumed = image_shape(graph, checkpoint)
-    count = max(n for n in PROBES if n <= len(images))
-    fed = fit_inputs(images[:count], size)
-    fed = fed if last else np.moveaxis(fed, 3, 1)
-    name, (factor, offset) = _scale(graph, checkpoint, fed[: graph.batch or 1])
-    fed = fed * np.float32(factor) + np.float32(offset)
+    counts = [n for n in PROBES if n <= len(images)] or [len(images)]
+
+    def feed(start: int, stop: int) -> Float32[np.ndarray, "part ..."]:
+        """Images as the network takes them; the last stands for those that are missing in a graph of fixed batch."""
+        part = fit_inputs(images[start:stop], size)
+        part = np.concatenate([part, np.repeat(part[-1:], max((graph.batch or 0) - len(part), 0), 0)])
+        return np.ascontiguousarray(part if last else np.moveaxis(part, 3, 1))
+
     first = graph.batch or 1
-    cost = Cost(most_bytes=MOST_BYTES, most_work=int(first * MOST_WORK / PROBES[-1]))
+    name, scale = _scale(graph, checkpoint, feed(0, first))
+
+    def run_part(start: int, stop: int, cost: Cost) -> Float32[np.ndarray, "part outputs"]:
+        return _run(graph, checkpoint, _scaled(feed(start, stop), scale), cost)[: stop - start]
+
+    cost = Cost(most_bytes=MOST_BYTES, most_work=int(first * MOST_WORK / counts[-1]))
     with threadpool_limits(1, "blas"):  # images in parallel take less time than threads that wait for one another
-        begin = _run(graph, checkpoint, fed[:first], cost)
-        count = max(n for n in PROBES if n <= count and (n == PROBES[-1] or n * cost.work / first <= MOST_WORK))
+        begin = run_part(0, min(first, counts[-1]), cost)
+        count = next((n for n in counts if n * cost.work / first <= MOST_WORK), counts[-1])
         batch = graph.batch or int(np.clip(BATCH_BYTES // max(cost.peak, 1), 1, BATCH))
-
-        def run_from(start: int) -> Float32[np.ndarray, "part outputs"]:
-            part = fed[start : min(start + batch, count)]
-            missing = (graph.batch or len(part)) - len(part)  # a graph for a fixed number of images gets some twice
-            padded = np.concatenate([part, np.repeat(part[-1:], missing, 0)]) if missing else part
-            return _run(graph, checkpoint, padded, Cost(most_bytes=MOST_BYTES))[: len(part)]
-
+        parts = [(start, min(start + batch, count)) for start in range(len(begin), count, batch)]
         with ThreadPoolExecutor(min(os.cpu_count() or 1, WORKERS)) as pool:
-            found = [begin, *pool.map(run_from, range(first, count, batch))]
-    logits = np.concatenate(found)[:count]
+            found = pool.map(lambda part: run_part(part[0], part[1], Cost(most_bytes=MOST_BYTES)), parts)
+            logits = np.concatenate([begin, *found])
     return Answers(np.nan_to_num(logits), (*assumed, f"pixels: {name}"))
 
 
@@ -182,14 +185,15 @@ def _scale(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> t
     before = replace(graph, output=first.inputs[0])
 
     def distance(scale: tuple[float, float]) -> float:
-        seen = run(
-            before, checkpoint, images * np.float32(scale[0]) + np.float32(scale[1]), Cost(most_bytes=MOST_BYTES)
-        )
-        seen = seen.astype(np.float64)
+        seen = run(before, checkpoint, _scaled(images, scale), Cost(most_bytes=MOST_BYTES)).astype(np.float64)
         return abs(seen.mean()) + abs(np.log(max(seen.std(), 1e-9)))
 
     name = min(SCALES, key=lambda name: distance(SCALES[name]))
     return name, SCALES[name]
+
+
+def _scaled(images: Float32[np.ndarray, "..."], scale: tuple[float, float]) -> Float32[np.ndarray, "..."]:
+    return images * np.float32(scale[0]) + np.float32(scale[1])
 
 
 def _run(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray, cost: Cost) -> np.ndarray:

@@ -96,7 +96,7 @@ def _value(
         return values[name]
     if name in constants:
         return _plain(np.asarray(constants[name]))
-    tensor = checkpoint.tensors.get(name)
+    tensor = checkpoint.tensors.get(name, checkpoint.integers.get(name))
     if tensor is None:
         raise ValueError(f"nothing returns {name!r}")
     if isinstance(tensor, LazyTensor) and tensor.dtype in (*INTEGERS, "bool"):

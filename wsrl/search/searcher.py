@@ -53,9 +53,11 @@ class Searcher:
         functional = np.flatnonzero(np.isin(self.store.has_function, places))
         if not len(functional):
             return {}
+        known = np.isfinite(self._accuracies)
         own = self._accuracies[functional]
-        if np.isfinite(self._accuracies).all():
-            own = self._expansion.smoothed(self._accuracies, functional)
+        if known.any():  # networks that were run by their operators have none, and no neighbors among the others
+            filled = np.where(known, self._accuracies, self._accuracies[known].mean())
+            own = np.where(known[functional], self._expansion.smoothed(filled, functional), np.nan)
         found = zip(self.store.has_function[functional].tolist(), own.tolist(), strict=True)
         return {place: value for place, value in found if np.isfinite(value)}
 
