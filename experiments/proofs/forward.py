@@ -121,10 +121,10 @@ def _reference(path: Path, inputs: np.ndarray) -> list[np.ndarray]:
     """Outputs in the reference evaluator."""
     from onnx.reference import ReferenceEvaluator
 
-    evaluator = ReferenceEvaluator(str(path))
-    weights = {tensor.name for tensor in evaluator.proto_.graph.initializer}  # pyright: ignore[reportAttributeAccessIssue]
+    evaluator: Any = ReferenceEvaluator(str(path))
+    weights = {tensor.name for tensor in evaluator.proto_.graph.initializer}
     name = next(name for name in evaluator.input_names if name not in weights)
-    return list(evaluator.run(None, {name: inputs}))  # pyright: ignore[reportArgumentType]
+    return evaluator.run(None, {name: inputs})
 
 
 def _tflite(path: Path, inputs: np.ndarray) -> tuple[list[np.ndarray], bool]:
