@@ -12,11 +12,12 @@ from test_forward import attention, node, saved, weights
 from wsrl.checkpoint import CheckpointError
 from wsrl.encoder import answers as module
 from wsrl.encoder.answer_vector import answer_vector, probe_order
-from wsrl.encoder.answers import answers, before_probabilities, image_shape
+from wsrl.encoder.answers import answers
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.graph import ForwardGraph, Step
+from wsrl.forward.image_network import before_probabilities, how_run, image_shape
 from wsrl.forward.run import run
 from wsrl.readers import open_checkpoint
 from wsrl.search.functional import functional_models
@@ -120,6 +121,13 @@ def test_scale_of_the_pixels(tmp_path, before, pixels):
     checkpoint = open_checkpoint(saved(tmp_path, tensors, nodes))
     found = answers(forward_graph(checkpoint), checkpoint, images())
     assert found.assumed == (f"pixels: {pixels}",) and found.logits.shape == (32, 5)
+
+
+def test_inspection_tells_whether_it_can_be_run(tmp_path):
+    assert how_run(open_checkpoint(attention(tmp_path))) == "its 14 operators can be run on images of 8x8x1"
+    nodes = [node("Conv", "x a", "1"), node("Foo", "1", "y")]
+    path = saved(tmp_path, {"a": weights(5, 1, 3, 3)}, nodes)
+    assert how_run(open_checkpoint(path)).startswith("not run by its operators: operator Foo is not known")
 
 
 def test_costly_networks_are_run_on_fewer_images(tmp_path, monkeypatch):

@@ -21,12 +21,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
-from wsrl.encoder.answers import image_shape
 from wsrl.encoder.files import PRETRAINED, read_encoder
 from wsrl.encoder.swept import fit_inputs
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import GRAPHS
 from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.image_network import image_shape
 from wsrl.forward.run import run
 from wsrl.readers import open_checkpoint
 

@@ -20,19 +20,15 @@ from wsrl.encoder.swept import fit_inputs
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.image_network import before_probabilities, image_shape
 from wsrl.forward.kind import graph_kind
 from wsrl.forward.run import run
 
-SIDE = 224  # pixels of images where the graph takes any size
-COLORS = 3  # channels where it takes any number
-SMALLEST = 8  # pixels of an image
 PROBES = (128, 64, 32)  # images that a network is run on: the most that the work allows
 MOST_WORK = 1.5e12  # for all images; about half a minute on two cores
 MOST_BYTES = 2**31  # for one image
 BATCH_BYTES, BATCH = 2**27, 16  # for the images that are run together
 WORKERS = 4  # that run images at a time
-PROBABILITIES = ("Softmax", "LogSoftmax", "Sigmoid")
-PASSING = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze")
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose", "Einsum")
 SCALING = ("Add", "Sub", "Mul", "Div", "BatchNormalization")  # of pixels, where they come before all weights
 SCALES = {  # images of mean 0.5 and deviation 0.25, before and after what is done to them
@@ -141,33 +137,6 @@ def answers(
             found = pool.map(lambda part: run_part(part[0], part[1], Cost(most_bytes=MOST_BYTES)), parts)
             logits = np.concatenate([begin, *found])
     return Answers(np.nan_to_num(logits), (*assumed, f"pixels: {name}"))
-
-
-def before_probabilities(graph: ForwardGraph) -> ForwardGraph:
-    """Returns the graph that ends before its last operator makes probabilities of logits, if it does."""
-    makers = {name: step for step in graph.steps for name in step.outputs}
-    name = graph.output
-    while (step := makers.get(name)) is not None and step.op in PASSING:
-        name = step.inputs[0]
-    return replace(graph, output=step.inputs[0]) if step is not None and step.op in PROBABILITIES else graph
-
-
-def image_shape(graph: ForwardGraph, checkpoint: Checkpoint) -> tuple[tuple[int, int, int], bool, list[str]]:
-    """Returns height, width and channels of what a network is fed, whether channels are last, and what was assumed.
-
-    Raises:
-      CheckpointError: it does not take images.
-    """
-    shape = graph.input_shape
-    if len(shape) != 3:
-        raise CheckpointError(checkpoint.path, "it does not take images", "search by weights")
-    last = graph.channels_last or (shape[2] in (1, COLORS) and shape[0] not in (1, COLORS))
-    *sides, channels = shape if last else (*shape[1:], shape[0])
-    size = (sides[0] or sides[1] or SIDE, sides[1] or sides[0] or SIDE, channels or COLORS)
-    if size[2] not in (1, COLORS) or min(size[:2]) < SMALLEST:
-        reason = f"it does not take images, but {' x '.join(map(str, size))} numbers"
-        raise CheckpointError(checkpoint.path, reason, "search by weights")
-    return size, last, [] if None not in shape else [f"input: {'x'.join(map(str, size))}"]
 
 
 def _scale(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> tuple[str, tuple[float, float]]:

@@ -1,6 +1,6 @@
 """Runs a graph in NumPy: one operator after the other, weights read as they are used, results kept until last read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -34,12 +34,7 @@ def run(
     """
     cost = cost or Cost()
     steps = needed_steps(graph)
-    unknown = dict.fromkeys(step.op for step in steps if step.op not in OPERATORS)
-    if unknown:
-        names = ", ".join(unknown)
-        raise CheckpointError(
-            checkpoint.path, f"operator {names} is not known, so the network cannot be run", "search by weights"
-        )
+    check_operators(steps, checkpoint)
     last = {name: i for i, step in enumerate(steps) for name in step.inputs}
     values: dict[str, np.ndarray] = {graph.input: _plain(np.asarray(inputs))}
     with np.errstate(all="ignore"):
@@ -63,6 +58,14 @@ def needed_steps(graph: ForwardGraph) -> list[Step]:
             wanted |= set(step.inputs)
             found.append(step)
     return found[::-1]
+
+
+def check_operators(steps: Sequence[Step], checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError that names the operators which are not known, if there are any."""
+    unknown = dict.fromkeys(step.op for step in steps if step.op not in OPERATORS)
+    if unknown:
+        reason = f"operator {', '.join(unknown)} is not known, so the network cannot be run"
+        raise CheckpointError(checkpoint.path, reason, MEND)
 
 
 def _apply(
