@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
+from experiments.proofs import forward as proof
 from experiments.proofs.samples_onnx import onnx_model
 from wsrl.checkpoint import CheckpointError
 from wsrl.encoder.dense_layers import dense_layers
@@ -15,6 +16,7 @@ from wsrl.encoder.dense_sweep import Inputs, sweep_network
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.kind import graph_kind
+from wsrl.forward.operators import OPERATORS
 from wsrl.forward.run import run
 from wsrl.program.network import read_network
 from wsrl.program.read import read_program
@@ -264,3 +266,14 @@ def test_files_without_a_graph_have_none(tmp_path):
     checkpoint = open_checkpoint(convolutional(tmp_path))
     bare = dataclasses.replace(checkpoint, metadata={"format": "safetensors"})
     assert forward_graph(bare) is None
+
+
+def test_the_proof_compares_a_folder(tmp_path, capsys, monkeypatch):
+    residual(tmp_path)
+    assert proof.main([str(tmp_path), "--images"]) == 0
+    assert "1 networks compared, 0 above 1e-04" in capsys.readouterr().out
+    monkeypatch.setitem(OPERATORS, "Relu", lambda call: call[0])
+    assert proof.main([str(tmp_path)]) == 1
+    saved(tmp_path, {"a": weights(3, 1, 3, 3)}, [node("Conv", "x a", "1"), node("Foo", "1", "y")])
+    assert proof.main([str(tmp_path)]) == 0
+    assert "operator Foo is not known" in capsys.readouterr().out
