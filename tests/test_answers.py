@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import helper
-from test_forward import attention, node, saved, weights
+from test_forward import attention, convolutional, node, saved, weights
 
 from wsrl.checkpoint import CheckpointError
 from wsrl.encoder import answers as module
 from wsrl.encoder.answer_vector import answer_vector, probe_order
 from wsrl.encoder.answers import answers
 from wsrl.encoder.checkpoint_encoder import load_encoder
+from wsrl.errors import InputError
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.graph import ForwardGraph, Step
@@ -179,3 +180,14 @@ def test_an_index_of_both_kinds_of_vectors(tmp_path):
     (hit,) = index.search(tmp_path / "model.onnx", k=1)
     assert hit.by == "function" and hit.accuracy is None
     assert not functional_models(index._store).ids
+
+
+def test_function_is_asked_of_models_of_the_query_s_kind(tmp_path):
+    (tmp_path / "zoo").mkdir()
+    convolutional(tmp_path / "zoo")
+    index = Index.build(load_encoder(), tmp_path / "zoo", tmp_path / "index")
+    query = attention(tmp_path)
+    assert index.search(tmp_path / "zoo" / "model.onnx", k=1)[0].by == "function"
+    assert index.search(query, k=1)[0].by == "weights"
+    with pytest.raises(InputError, match="holds no model with a function vector of the query's kind"):
+        index.search(query, by="function")

@@ -9,6 +9,7 @@ network answer alike to them, trained or not; this part is taken out by regressi
 import numpy as np
 from jaxtyping import Float, Float32
 
+VERSION = 1  # of the computation; vectors of another one do not compare
 SMALL = 1e-12
 MIXERS = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)  # of SplitMix64 (Steele et al. 2014)
 PLACES = 2**16  # images that pairs may be made of

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.embedded import Embedded
+from wsrl.encoder import answer_vector
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
 from wsrl.program.program import Program
 from wsrl.program.read import read_programs
@@ -69,7 +70,8 @@ class Encoder:
     @property
     def hash(self) -> str:
         """See the class."""
-        return sha256(f"{weights_vector.version_hash()} {file_hash(self.directory)}".encode()).hexdigest()
+        parts = weights_vector.version_hash(), file_hash(self.directory), answer_vector.VERSION
+        return sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     @property
     def function_dim(self) -> int:

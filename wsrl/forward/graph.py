@@ -51,3 +51,13 @@ class ForwardGraph:
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     channels_last: bool = False
     batch: int | None = None
+
+
+def needed_steps(graph: ForwardGraph) -> list[Step]:
+    """Returns the steps that the output depends on, in order."""
+    wanted, found = {graph.output}, []
+    for step in reversed(graph.steps):
+        if wanted & set(step.outputs):
+            wanted |= set(step.inputs)
+            found.append(step)
+    return found[::-1]

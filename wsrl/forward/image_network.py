@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.forward.from_checkpoint import forward_graph
-from wsrl.forward.graph import ForwardGraph
-from wsrl.forward.run import check_operators, needed_steps
+from wsrl.forward.graph import ForwardGraph, needed_steps
+from wsrl.forward.run import check_operators
 
 SIDE = 224  # pixels of images where the graph takes any size
 COLORS = 3  # channels where it takes any number

@@ -1,15 +1,20 @@
 """What kind of network a graph is, in the words that `wsrl.encoder.kind` has for programs."""
 
-from wsrl.forward.graph import ForwardGraph
-from wsrl.forward.run import needed_steps
+from wsrl.forward.graph import ForwardGraph, needed_steps
 
 NORMS = ("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization")
 PRODUCTS = ("MatMul", "Einsum")
 POOLS = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean", "ReduceMax")
+PREFIX = "operators: "
+
+
+def is_run_by_operators(architecture: str) -> bool:
+    """Whether a network of this class of architectures is run by its operators; its function vector is of that kind."""
+    return architecture.startswith(PREFIX)
 
 
 def graph_kind(graph: ForwardGraph) -> str:
-    """Returns features of an architecture as words, behind `operators:`, which tells such networks from programs.
+    """Returns features of an architecture as words, behind `PREFIX`, which tells such networks from programs.
 
     norm, map, pooled: it has such operators; attention: it multiplies what a softmax returns; skip: it adds results of
     several operators.
@@ -26,4 +31,4 @@ def graph_kind(graph: ForwardGraph) -> str:
         "pooled": bool(ops & {*POOLS}),
         "skip": sums,
     }
-    return "operators: " + (" ".join(word for word, there in shown.items() if there) or "dense")
+    return PREFIX + (" ".join(word for word, there in shown.items() if there) or "dense")

@@ -7,7 +7,7 @@ from jaxtyping import Float32, Shaped
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
 from wsrl.forward.cost import Cost, TooCostlyError
-from wsrl.forward.graph import ForwardGraph, Step
+from wsrl.forward.graph import ForwardGraph, Step, needed_steps
 from wsrl.forward.operators import OPERATORS
 from wsrl.forward.operators.call import Call
 
@@ -48,16 +48,6 @@ def run(
     if graph.output not in values:
         raise CheckpointError(checkpoint.path, f"no operator of its graph returns {graph.output!r}", MEND)
     return values[graph.output]
-
-
-def needed_steps(graph: ForwardGraph) -> list[Step]:
-    """Returns the steps that the output depends on, in order."""
-    wanted, found = {graph.output}, []
-    for step in reversed(graph.steps):
-        if wanted & set(step.outputs):
-            wanted |= set(step.inputs)
-            found.append(step)
-    return found[::-1]
 
 
 def check_operators(steps: Sequence[Step], checkpoint: Checkpoint) -> None:
