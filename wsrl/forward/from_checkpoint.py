@@ -2,6 +2,7 @@
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.keras_graph import from_keras
 from wsrl.forward.onnx_graph import from_onnx
 from wsrl.forward.tflite_graph import from_tflite
 
@@ -14,6 +15,8 @@ def forward_graph(checkpoint: Checkpoint) -> ForwardGraph | None:
     Raises:
       CheckpointError: the file has a graph, but not one that takes an image and gives one answer.
     """
+    if checkpoint.keras_config:
+        return from_keras(checkpoint)
     read = GRAPHS.get(checkpoint.format)
     if read is None or "graph" not in checkpoint.metadata:
         return None

@@ -12,8 +12,8 @@ import numpy as np
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.forward.graph import ForwardGraph, Step
 from wsrl.forward.plain_graph import answer_of, constants_of, input_of
+from wsrl.forward.steps import FIRST, Steps
 
-FIRST, LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # orders of axes: to channels first, and back
 SAME = {  # operators that do to their inputs what one of ONNX does
     **{"ADD": "Add", "SUB": "Sub", "MUL": "Mul", "DIV": "Div", "POW": "Pow", "MAXIMUM": "Max", "MINIMUM": "Min"},
     **{"EQUAL": "Equal", "LESS": "Less", "LESS_EQUAL": "LessOrEqual", "GREATER": "Greater", "ADD_N": "Sum"},
@@ -51,16 +51,15 @@ def from_tflite(checkpoint: Checkpoint, output: str | None = None) -> ForwardGra
     return ForwardGraph(tuple(translation.steps), name, shape, answer, constants, channels_last=True, batch=batch)
 
 
-class _Translation:
-    """Steps so far."""
+class _Translation(Steps):
+    """Steps so far, and what is known of the file's values."""
 
     def __init__(self, checkpoint: Checkpoint, graph: Mapping):
+        super().__init__()
         self.checkpoint = checkpoint
         self.numbers: Mapping = graph["constants"]
         self.shapes: dict[str, list[int | None]] = {value["name"]: value["shape"] for value in graph["values"]}
         self.shapes |= {name: [*tensor.shape] for name, tensor in checkpoint.tensors.items()}
-        self.steps: list[Step] = []
-        self.constants: dict[str, np.ndarray] = {}
 
     def add_node(self, node: Mapping) -> None:
         """Adds what a node does, its activation included."""
@@ -79,18 +78,6 @@ class _Translation:
             if told != "NONE":
                 found = self.activated(told, found)
             self.steps.append(Step("Identity", (found,), tuple(node["outputs"][:1])))
-
-    def add(self, op: str, *inputs: str, **attributes: object) -> str:
-        """Adds a step with one result, and returns the result's name."""
-        name = f"{op}:{len(self.steps)}"
-        self.steps.append(Step(op, inputs, (name,), attributes))
-        return name
-
-    def constant(self, value: object) -> str:
-        """Names a small array."""
-        name = f"constant:{len(self.constants)}"
-        self.constants[name] = np.asarray(value)
-        return name
 
     def activated(self, activation: str, value: str) -> str:
         """Adds an activation."""
@@ -126,26 +113,23 @@ def _window(node: Mapping) -> dict[str, object]:
 def _conv(t: _Translation, node: Mapping) -> str:
     x, weight, *bias = node["inputs"]
     depthwise = node["op"] == "DEPTHWISE_CONV_2D"
-    first = t.add("Transpose", x, perm=FIRST)
     kernel = t.add("Transpose", weight, perm=(3, 0, 1, 2) if depthwise else FIRST)
     group = t.shape(weight)[3] // (node["attributes"]["depth_multiplier"] or 1) if depthwise else 1
     if not depthwise and (channels := t.shapes.get(x, [None])[-1]):
         group = channels // t.shape(weight)[3]
-    return t.add("Transpose", t.add("Conv", first, kernel, *bias, group=group, **_window(node)), perm=LAST)
+    return t.add_on_channels_first("Conv", x, kernel, *bias, group=group, **_window(node))
 
 
 def _conv_transpose(t: _Translation, node: Mapping) -> str:
     shape, weight, x, *bias = node["inputs"]
     size = tuple(t.known(shape)[1:3])
-    first, kernel = t.add("Transpose", x, perm=FIRST), t.add("Transpose", weight, perm=(3, 0, 1, 2))
-    found = t.add("ConvTranspose", first, kernel, *bias, output_shape=size, **_window(node))
-    return t.add("Transpose", found, perm=LAST)
+    kernel = t.add("Transpose", weight, perm=(3, 0, 1, 2))
+    return t.add_on_channels_first("ConvTranspose", x, kernel, *bias, output_shape=size, **_window(node))
 
 
 def _pool(t: _Translation, node: Mapping) -> str:
     op = {"AVERAGE_POOL_2D": "AveragePool", "MAX_POOL_2D": "MaxPool"}[node["op"]]
-    first = t.add("Transpose", node["inputs"][0], perm=FIRST)
-    return t.add("Transpose", t.add(op, first, **_window(node)), perm=LAST)
+    return t.add_on_channels_first(op, node["inputs"][0], **_window(node))
 
 
 def _dense(t: _Translation, node: Mapping) -> str:
@@ -256,8 +240,7 @@ def _pack(t: _Translation, node: Mapping) -> str:
 
 def _blocks(t: _Translation, node: Mapping) -> str:
     op = {"DEPTH_TO_SPACE": "DepthToSpace", "SPACE_TO_DEPTH": "SpaceToDepth"}[node["op"]]
-    first = t.add("Transpose", node["inputs"][0], perm=FIRST)
-    return t.add("Transpose", t.add(op, first, blocksize=node["attributes"]["block_size"]), perm=LAST)
+    return t.add_on_channels_first(op, node["inputs"][0], blocksize=node["attributes"]["block_size"])
 
 
 def _layer_norm(t: _Translation, node: Mapping) -> str:
