@@ -42,7 +42,7 @@ def print_table(checkpoint: Checkpoint, wiring: Wiring, unfold: bool = False, wi
             Text(_coverage(wiring)),
         ):
             console.print(part)
-        if "graph" in checkpoint.metadata:
+        if "graph" in checkpoint.metadata or checkpoint.keras_config:
             from wsrl.forward.image_network import how_run  # not needed otherwise: the command starts fast
 
             if line := how_run(checkpoint):

@@ -25,13 +25,14 @@ from wsrl.forward.kind import graph_kind
 from wsrl.forward.run import run
 
 PROBES = (128, 64, 32)  # images that a network is run on: the most that the work allows
+SEEN = 8  # images that the scale is chosen on
 MOST_WORK = 1.5e12  # for all images; about half a minute on two cores
 MOST_BYTES = 2**31  # for one image
 BATCH_BYTES, BATCH = 2**27, 16  # for the images that are run together
 WORKERS = 4  # that run images at a time
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose", "Einsum")
 SCALING = ("Add", "Sub", "Mul", "Div", "BatchNormalization")  # of pixels, where they come before all weights
-SCALES = {  # images of mean 0.5 and deviation 0.25, before and after what is done to them
+SCALES = {  # factor and offset of pixels from -1 to 1; standardized by a deviation of a quarter of their range
     **{"standardized": (2.0, 0.0), "-1 to 1": (1.0, 0.0), "0 to 1": (0.5, 0.5), "0 to 255": (127.5, 127.5)},
 }
 
@@ -122,7 +123,7 @@ def answers(
         return np.ascontiguousarray(part if last else np.moveaxis(part, 3, 1))
 
     first = graph.batch or 1
-    name, scale = _scale(graph, checkpoint, feed(0, first))
+    name, scale = _scale(graph, checkpoint, feed(0, graph.batch or SEEN))
 
     def run_part(start: int, stop: int, cost: Cost) -> Float32[np.ndarray, "part outputs"]:
         return _run(graph, checkpoint, _scaled(feed(start, stop), scale), cost)[: stop - start]
@@ -136,7 +137,7 @@ def answers(
         with ThreadPoolExecutor(min(os.cpu_count() or 1, WORKERS)) as pool:
             found = pool.map(lambda part: run_part(part[0], part[1], Cost(most_bytes=MOST_BYTES)), parts)
             logits = np.concatenate([begin, *found])
-    return Answers(np.nan_to_num(logits), (*assumed, f"pixels: {name}"))
+    return Answers(np.nan_to_num(logits), (*graph.assumed, *assumed, f"pixels: {name}"))
 
 
 def _scale(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> tuple[str, tuple[float, float]]:

@@ -143,6 +143,8 @@ class Encoder:
             found = self._load_answers()(checkpoint)
         except CheckpointError as error:
             return _Opened(replace(row, no_function=error.reason))
+        except Exception as error:  # what goes wrong there leaves the weights vector as it is
+            return _Opened(replace(row, no_function=unexpected(row.id, error).reason))
         if found is None:
             return _Opened(replace(row, no_function=reason))
         return _Opened(replace(row, architecture=found.kind, function=found.vector, assumed=found.assumed))

@@ -42,6 +42,7 @@ class ForwardGraph:
       constants: small arrays that are no tensors of the checkpoint, such as shapes and axes.
       channels_last: see `input_shape`.
       batch: how many inputs it takes at a time; None for any number.
+      assumed: what the file does not tell of it, e.g. `activation: relu`.
     """
 
     steps: tuple[Step, ...]
@@ -51,6 +52,7 @@ class ForwardGraph:
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     channels_last: bool = False
     batch: int | None = None
+    assumed: tuple[str, ...] = ()
 
 
 def needed_steps(graph: ForwardGraph) -> list[Step]:

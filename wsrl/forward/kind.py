@@ -23,7 +23,7 @@ def graph_kind(graph: ForwardGraph) -> str:
     ops = {step.op for step in steps}
     made = {name: step.op for step in steps for name in step.outputs}
     shares = any(step.op in PRODUCTS and any(made.get(n) == "Softmax" for n in step.inputs) for step in steps)
-    sums = any(step.op == "Add" and all(name in made for name in step.inputs) for step in steps)
+    sums = any(step.op in ("Add", "Sum") and all(name in made for name in step.inputs) for step in steps)
     shown = {
         "norm": bool(ops & {*NORMS}),
         "attention": shares,

@@ -15,6 +15,7 @@ from numpy.lib.stride_tricks import as_strided
 from wsrl.forward.operators.call import Call, Operator
 
 BLOCK = 2**20  # entries of the windows that are multiplied at a time
+MOST_TAPS = 2**14  # places of a kernel that are gone through one by one
 SMALL_BLOCK = 2**16  # of what stays in cache where each channel has a kernel of its own
 
 
@@ -90,6 +91,8 @@ class _Windows:
 
     def taps(self, x: np.ndarray) -> list[np.ndarray]:
         """What each place of the kernel reads of padded maps: views [batch, *out, channels]."""
+        if prod(self.kernel) > MOST_TAPS:
+            raise ValueError(f"windows of {' x '.join(map(str, self.kernel))} are too large")
         found = []
         for place in np.ndindex(*self.kernel):
             starts = [p * d for p, d in zip(place, self.dilations, strict=True)]
@@ -185,6 +188,8 @@ def _conv_transpose(call: Call) -> np.ndarray:
         less = [n // 2 for n in total]
         more = [n - half for n, half in zip(total, less, strict=True)]
         pads = (*more, *less) if auto == "SAME_LOWER" else (*less, *more)
+    if prod(kernel) > MOST_TAPS or x.shape[-1] != len(weight) or len(weight) % group:
+        raise ValueError(f"{x.shape[-1]} channels for a kernel of shape {weight.shape} in {group} groups")
     own, fan_in = weight.shape[1], x.shape[-1] // group
     call.cost.claim((len(x), *full, own * group), copies=2)
     call.cost.spend(len(x) * prod(x.shape[1:-1]) * weight.size)
