@@ -12,13 +12,16 @@ from test_forward import attention, convolutional, node, saved, weights
 from wsrl.checkpoint import CheckpointError
 from wsrl.encoder import answers as module
 from wsrl.encoder.answer_vector import answer_vector, probe_order
-from wsrl.encoder.answers import answers
+from wsrl.encoder.answers import SCALES, answers
 from wsrl.encoder.checkpoint_encoder import load_encoder
+from wsrl.encoder.swept import fit_inputs
 from wsrl.errors import InputError
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.graph import ForwardGraph, Step
 from wsrl.forward.image_network import before_probabilities, how_run, image_shape
+from wsrl.forward.operators import OPERATORS
+from wsrl.forward.operators.call import Call
 from wsrl.forward.run import run
 from wsrl.readers import open_checkpoint
 from wsrl.search.functional import functional_models
@@ -122,6 +125,29 @@ def test_scale_of_the_pixels(tmp_path, before, pixels):
     checkpoint = open_checkpoint(saved(tmp_path, tensors, nodes))
     found = answers(forward_graph(checkpoint), checkpoint, images())
     assert found.assumed == (f"pixels: {pixels}",) and found.logits.shape == (32, 5)
+
+
+@pytest.mark.parametrize("pixels", SCALES)
+def test_a_batch_norm_tells_the_scale_of_the_pixels(tmp_path, pixels):
+    """Its statistics are those that its inputs have under one of the scales."""
+    factor, offset = SCALES[pixels]
+    kernel = weights(5, 1, 3, 3)
+    seen = own_conv(np.moveaxis(fit_inputs(images()[:8], (8, 8, 1)), 3, 1) * factor + offset, kernel)
+    tensors = {"a": kernel, "g": np.ones(5, np.float32), "s": np.zeros(5, np.float32), "b": weights(5, 5)}
+    tensors |= {"m": seen.mean((0, 2, 3)), "v": seen.var((0, 2, 3))}
+    nodes = [
+        node("Conv", "x a", "1"),
+        node("BatchNormalization", "1 g s m v", "2"),
+        node("GlobalAveragePool", "2", "3"),
+        node("Flatten", "3", "4"),
+        node("MatMul", "4 b", "y"),
+    ]
+    checkpoint = open_checkpoint(saved(tmp_path, tensors, nodes))
+    assert answers(forward_graph(checkpoint), checkpoint, images()).assumed == (f"pixels: {pixels}",)
+
+
+def own_conv(x, kernel):
+    return OPERATORS["Conv"](Call([x.astype(np.float32), kernel], {}, 1, Cost()))
 
 
 def test_inspection_tells_whether_it_can_be_run(tmp_path):

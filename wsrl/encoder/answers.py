@@ -1,10 +1,11 @@
 """Function vectors of networks of any size: what they answer to natural images when their operators are run.
 
-A file does not tell how images are scaled. Its graph does in part, where it begins by scaling them itself; else they
-are fed standardized, as most networks are trained.
+A file does not tell how images are scaled. A batch norm behind the first weights does, by the statistics that it keeps;
+a graph that begins by scaling images itself does, too. Else they are fed standardized, as most networks are trained.
 """
 
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +20,13 @@ from wsrl.encoder.files import read_encoder
 from wsrl.encoder.swept import fit_inputs
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
-from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.graph import ForwardGraph, Step, needed_steps
 from wsrl.forward.image_network import before_probabilities, image_shape
 from wsrl.forward.kind import graph_kind
 from wsrl.forward.run import run
 
 PROBES = (128, 64, 32)  # images that a network is run on: the most that the work allows
+SMALLEST = 1e-9  # variance
 SEEN = 8  # images that the scale is chosen on
 MOST_WORK = 1.5e12  # for all images; about half a minute on two cores
 MOST_BYTES = 2**31  # for one image
@@ -141,25 +143,38 @@ def answers(
 
 
 def _scale(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> tuple[str, tuple[float, float]]:
-    """The scale whose images are nearest to standardized where the first weights meet them."""
-    first = next((step for step in graph.steps if step.op in WEIGHTED), None)
-    reached, changes = {graph.input}, False
-    for step in graph.steps:
-        if step is first:
-            break
-        if reached & set(step.inputs):
-            reached |= set(step.outputs)
-            changes |= step.op in SCALING
-    if first is None or first.inputs[0] not in reached or not changes:
+    """The scale under which the first batch norm is given what it keeps, or the first weights standardized images."""
+    steps = needed_steps(graph)
+    first = next((i for i, step in enumerate(steps) if step.op in WEIGHTED), len(steps))
+    second = next((i for i, step in enumerate(steps) if step.op in WEIGHTED and i > first), len(steps))
+    norm = next((step for step in steps[first:second] if step.op == "BatchNormalization"), None)
+    if norm is not None and all(name in checkpoint.tensors for name in norm.inputs[3:5]):
+        output = norm.inputs[0]
+        mean, variance = (np.asarray(checkpoint.tensors[name], np.float64) for name in norm.inputs[3:5])
+    elif first < len(steps) and _scales_pixels(graph, steps[:first], steps[first].inputs[0]):
+        output, mean, variance = steps[first].inputs[0], np.zeros(1), np.ones(1)
+    else:
         return "standardized", SCALES["standardized"]
-    before = replace(graph, output=first.inputs[0])
+    before = replace(graph, output=output)
 
     def distance(scale: tuple[float, float]) -> float:
         seen = run(before, checkpoint, _scaled(images, scale), Cost(most_bytes=MOST_BYTES)).astype(np.float64)
-        return abs(seen.mean()) + abs(np.log(max(seen.std(), 1e-9)))
+        seen = np.moveaxis(seen, 1, 0).reshape(len(mean), -1)
+        unlike = np.square(seen.mean(1) - mean) / (variance + SMALLEST)
+        return float(np.mean(unlike + np.square(np.log((seen.var(1) + SMALLEST) / (variance + SMALLEST)))))
 
     name = min(SCALES, key=lambda name: distance(SCALES[name]))
     return name, SCALES[name]
+
+
+def _scales_pixels(graph: ForwardGraph, steps: Sequence[Step], end: str) -> bool:
+    """Whether what leads from the input to a value before all weights changes the scale of the pixels."""
+    reached, changes = {graph.input}, False
+    for step in steps:
+        if reached & set(step.inputs):
+            reached |= set(step.outputs)
+            changes |= step.op in SCALING
+    return changes and end in reached
 
 
 def _scaled(images: Float32[np.ndarray, "..."], scale: tuple[float, float]) -> Float32[np.ndarray, "..."]:

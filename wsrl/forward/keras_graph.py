@@ -10,7 +10,7 @@ import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.forward.graph import ForwardGraph, Step
-from wsrl.forward.steps import Steps
+from wsrl.forward.steps import FIRST, Steps
 from wsrl.wiring.keras_order import configured_layers, layer_names
 
 INPUT = "input"
@@ -60,6 +60,7 @@ class _Translation(Steps):
         super().__init__()
         self.checkpoint = checkpoint
         self.input_shape: tuple[int | None, ...] = ()
+        self.ranks: dict[str, int] = {}  # of values
         version = str(checkpoint.metadata.get("keras_version") or "3")
         self.old = version.startswith(("1.", "2."))
         models, layers = _all_names(checkpoint.keras_config)
@@ -89,6 +90,7 @@ class _Translation(Steps):
             if not self.input_shape:
                 self._read_shape(layer)
             read = [values[other] for other in inbound] or [value]
+            self.ranks.setdefault(INPUT, 1 + len(self.input_shape))
             values[name] = value if kind == "InputLayer" else self._add_layer(name, kind, layer, read)
         return values[outputs[0] if outputs else name]
 
@@ -106,7 +108,16 @@ class _Translation(Steps):
             self.steps.append(Step(missing, tuple(read), (name,)))
             return name
         layer = _Layer(name, config, self.weights.get(name, {}))
-        return self.activated(rule(self, layer, *read), config.get("activation"))
+        found = self.activated(rule(self, layer, *read), config.get("activation"))
+        self.ranks[found] = self._rank(kind, config, self.ranks[read[0]])
+        return found
+
+    def _rank(self, kind: str, config: Mapping, before: int) -> int:
+        """How many axes a layer returns."""
+        if kind == "Reshape":
+            return 1 + len(config["target_shape"])
+        flat = kind == "Flatten" or (kind in GLOBAL_POOLS and not config.get("keepdims"))
+        return 2 if flat else before
 
     def activated(self, value: str, activation: object) -> str:
         """Adds an activation that a configuration names."""
@@ -188,16 +199,20 @@ def _dense(t: _Translation, layer: _Layer, x: str) -> str:
 
 
 def _batch_norm(t: _Translation, layer: _Layer, x: str) -> str:
-    """Along the last axis, whatever axes there are before it."""
+    """Along the last axis."""
     axis = layer.config.get("axis", -1)
-    if (axis[0] if isinstance(axis, list) else axis) not in (-1, 3):
+    rank = t.ranks[x]
+    if (axis[0] if isinstance(axis, list) else axis) not in (-1, rank - 1):
         raise ValueError("a batch norm along another axis than the last")
-    epsilon = t.constant(np.float32(layer.config.get("epsilon", 1e-3)))
-    deviation = t.add("Sqrt", t.add("Add", layer.weight("moving_variance"), epsilon))
-    found = t.add("Div", t.add("Sub", x, layer.weight("moving_mean")), deviation)
-    for op, role in (("Mul", "gamma"), ("Add", "beta")):
-        found = t.add(op, found, layer.weights[role]) if role in layer.weights else found
-    return found
+    mean, variance = layer.weight("moving_mean"), layer.weight("moving_variance")
+    units = t.checkpoint.tensors[mean].shape
+    gain, shift = (
+        layer.weights.get(role) or t.constant(np.full(units, default, np.float32))
+        for role, default in (("gamma", 1), ("beta", 0))
+    )
+    add = t.add_on_channels_first if rank == len(FIRST) else t.add
+    epsilon = layer.config.get("epsilon", 1e-3)
+    return add("BatchNormalization", x, gain, shift, mean, variance, epsilon=epsilon)
 
 
 def _layer_norm(t: _Translation, layer: _Layer, x: str) -> str:
