@@ -1,7 +1,7 @@
 """Function vectors of networks of any size: what they answer to natural images when their operators are run.
 
-A file does not tell how images are scaled. A batch norm behind the first weights does, by the statistics that it keeps;
-a graph that begins by scaling images itself does, too. Else they are fed standardized, as most networks are trained.
+A file does not tell how images are scaled, unless its graph begins by scaling them itself. Else the vector is the mean
+over the usual scales.
 """
 
 import os
@@ -26,13 +26,14 @@ from wsrl.forward.kind import graph_kind
 from wsrl.forward.run import run
 
 PROBES = (128, 64, 32)  # images that a network is run on: the most that the work allows
-SMALLEST = 1e-9  # variance
+SMALLEST = 1e-9
 SEEN = 8  # images that the scale is chosen on
-MOST_WORK = 1.5e12  # for all images; about half a minute on two cores
+MOST_WORK = 1.6e12  # for all images and scales; about half a minute on two cores
 MOST_BYTES = 2**31  # for one image
 BATCH_BYTES, BATCH = 2**27, 16  # for the images that are run together
 WORKERS = 4  # that run images at a time
 WEIGHTED = ("Conv", "Gemm", "MatMul", "ConvTranspose", "Einsum")
+USUAL = ("standardized", "-1 to 1", "0 to 1")
 SCALING = ("Add", "Sub", "Mul", "Div", "BatchNormalization")  # of pixels, where they come before all weights
 SCALES = {  # factor and offset of pixels from -1 to 1; standardized by a deviation of a quarter of their range
     **{"standardized": (2.0, 0.0), "-1 to 1": (1.0, 0.0), "0 to 1": (0.5, 0.5), "0 to 255": (127.5, 127.5)},
@@ -80,10 +81,12 @@ class AnswerEncoder:
         if graph is None:
             return None
         found = answers(graph, checkpoint, self.images)
-        vector = answer_vector(found.logits, self.images[: len(found.logits)], self.dim)
-        if vector is None:
+        each = [answer_vector(logits, self.images[: len(logits)], self.dim) for logits in found.logits]
+        total = np.sum([vector for vector in each if vector is not None], axis=0)
+        length = float(np.linalg.norm(total))
+        if length < SMALLEST:
             raise CheckpointError(checkpoint.path, "its answers do not depend on the image", "search by weights")
-        return AnswerVector(vector, graph_kind(graph), found.assumed)
+        return AnswerVector((total / length).astype(np.float32), graph_kind(graph), found.assumed)
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ class Answers:
     """What a network answers.
 
     Attributes:
-      logits: of each image.
-      assumed: what the file does not tell, e.g. `pixels: standardized`.
+      logits: of each image, for each scale that pixels may have.
+      assumed: what the file does not tell, e.g. `pixels: 0 to 255`.
     """
 
-    logits: Float32[np.ndarray, "images outputs"]
+    logits: Float32[np.ndarray, "scales images outputs"]
     assumed: tuple[str, ...]
 
 
@@ -125,46 +128,40 @@ def answers(
         return np.ascontiguousarray(part if last else np.moveaxis(part, 3, 1))
 
     first = graph.batch or 1
-    name, scale = _scale(graph, checkpoint, feed(0, graph.batch or SEEN))
+    scales = _scales(graph, checkpoint, feed(0, graph.batch or SEEN))
 
-    def run_part(start: int, stop: int, cost: Cost) -> Float32[np.ndarray, "part outputs"]:
+    def run_part(scale: str, start: int, stop: int, cost: Cost) -> Float32[np.ndarray, "part outputs"]:
         return _run(graph, checkpoint, _scaled(feed(start, stop), scale), cost)[: stop - start]
 
-    cost = Cost(most_bytes=MOST_BYTES, most_work=int(first * MOST_WORK / counts[-1]))
+    cost = Cost(most_bytes=MOST_BYTES, most_work=int(first * MOST_WORK / counts[-1] / len(scales)))
     with threadpool_limits(1, "blas"):  # images in parallel take less time than threads that wait for one another
-        begin = run_part(0, min(first, counts[-1]), cost)
-        count = next((n for n in counts if n * cost.work / first <= MOST_WORK), counts[-1])
+        run_part(scales[0], 0, min(first, counts[-1]), cost)
+        count = next((n for n in counts if n * len(scales) * cost.work / first <= MOST_WORK), counts[-1])
         batch = graph.batch or int(np.clip(BATCH_BYTES // max(cost.peak, 1), 1, BATCH))
-        parts = [(start, min(start + batch, count)) for start in range(len(begin), count, batch)]
+        parts = [(scale, start, min(start + batch, count)) for scale in scales for start in range(0, count, batch)]
         with ThreadPoolExecutor(min(os.cpu_count() or 1, WORKERS)) as pool:
-            found = pool.map(lambda part: run_part(part[0], part[1], Cost(most_bytes=MOST_BYTES)), parts)
-            logits = np.concatenate([begin, *found])
-    return Answers(np.nan_to_num(logits), (*graph.assumed, *assumed, f"pixels: {name}"))
+            found = pool.map(lambda part: run_part(*part, cost=Cost(most_bytes=MOST_BYTES)), parts)
+            logits = np.concatenate([*found]).reshape(len(scales), count, -1)
+    return Answers(np.nan_to_num(logits), (*graph.assumed, *assumed, f"pixels: {' or '.join(scales)}"))
 
 
-def _scale(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> tuple[str, tuple[float, float]]:
-    """The scale under which the first batch norm is given what it keeps, or the first weights standardized images."""
+def _scales(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray) -> tuple[str, ...]:
+    """The scale that is nearest to standardized where the first weights meet the pixels, if the graph scales them
+    before; else all that are usual.
+
+    What a batch norm keeps would tell more, but not in files of the same network that have it folded.
+    """
     steps = needed_steps(graph)
     first = next((i for i, step in enumerate(steps) if step.op in WEIGHTED), len(steps))
-    second = next((i for i, step in enumerate(steps) if step.op in WEIGHTED and i > first), len(steps))
-    norm = next((step for step in steps[first:second] if step.op == "BatchNormalization"), None)
-    if norm is not None and all(name in checkpoint.tensors for name in norm.inputs[3:5]):
-        output = norm.inputs[0]
-        mean, variance = (np.asarray(checkpoint.tensors[name], np.float64) for name in norm.inputs[3:5])
-    elif first < len(steps) and _scales_pixels(graph, steps[:first], steps[first].inputs[0]):
-        output, mean, variance = steps[first].inputs[0], np.zeros(1), np.ones(1)
-    else:
-        return "standardized", SCALES["standardized"]
-    before = replace(graph, output=output)
+    if first == len(steps) or not _scales_pixels(graph, steps[:first], steps[first].inputs[0]):
+        return USUAL
+    before = replace(graph, output=steps[first].inputs[0])
 
-    def distance(scale: tuple[float, float]) -> float:
+    def distance(scale: str) -> float:
         seen = run(before, checkpoint, _scaled(images, scale), Cost(most_bytes=MOST_BYTES)).astype(np.float64)
-        seen = np.moveaxis(seen, 1, 0).reshape(len(mean), -1)
-        unlike = np.square(seen.mean(1) - mean) / (variance + SMALLEST)
-        return float(np.mean(unlike + np.square(np.log((seen.var(1) + SMALLEST) / (variance + SMALLEST)))))
+        return abs(seen.mean()) + abs(np.log(max(seen.std(), SMALLEST)))
 
-    name = min(SCALES, key=lambda name: distance(SCALES[name]))
-    return name, SCALES[name]
+    return (min(SCALES, key=distance),)
 
 
 def _scales_pixels(graph: ForwardGraph, steps: Sequence[Step], end: str) -> bool:
@@ -177,8 +174,9 @@ def _scales_pixels(graph: ForwardGraph, steps: Sequence[Step], end: str) -> bool
     return changes and end in reached
 
 
-def _scaled(images: Float32[np.ndarray, "..."], scale: tuple[float, float]) -> Float32[np.ndarray, "..."]:
-    return images * np.float32(scale[0]) + np.float32(scale[1])
+def _scaled(images: Float32[np.ndarray, "..."], scale: str) -> Float32[np.ndarray, "..."]:
+    factor, offset = SCALES[scale]
+    return images * np.float32(factor) + np.float32(offset)
 
 
 def _run(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray, cost: Cost) -> np.ndarray:
