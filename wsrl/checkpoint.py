@@ -149,6 +149,11 @@ class Checkpoint:
         return self._told("unread", dict, {})
 
     @property
+    def integers(self) -> dict[str, Tensor]:
+        """Tensors of integers that are no weights, where the file has a graph that may read them."""
+        return self._told("integers", dict, {})
+
+    @property
     def parts(self) -> dict[str, Any]:
         """Tensors that are put together from stored ones; see `wsrl.wiring.stored_names`."""
         return self._told("parts", dict, {})

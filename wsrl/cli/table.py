@@ -42,6 +42,11 @@ def print_table(checkpoint: Checkpoint, wiring: Wiring, unfold: bool = False, wi
             Text(_coverage(wiring)),
         ):
             console.print(part)
+        if "graph" in checkpoint.metadata or checkpoint.keras_config:
+            from wsrl.forward.image_network import how_run  # not needed otherwise: the command starts fast
+
+            if line := how_run(checkpoint):
+                console.print(_title("Function"), Text(printable(line)), sep="\n")
         assumed = list(_assumed(rows, wiring, unfold))
         if assumed:
             console.print(_title("Assumed"))

@@ -1,7 +1,8 @@
 """From checkpoints to what an encoder says of them: the one road that every command and experiment takes.
 
 source -> Checkpoint -> Wiring -> weights vector                        any network, a tensor at a time
-                     -> programs -> function vector             networks that can be run, many at a time
+                     -> programs -> function vector             small networks that can be run, many at a time
+                     -> operators -> function vector            larger and other ones that tell theirs, one at a time
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, unexpected
 from wsrl.embedded import Embedded
+from wsrl.encoder import answer_vector
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
 from wsrl.program.program import Program
 from wsrl.program.read import read_programs
@@ -28,6 +30,7 @@ from wsrl.wiring.remembered import remembered_wiring
 from wsrl.wiring.wiring import Wiring
 
 if TYPE_CHECKING:
+    from wsrl.encoder.answers import AnswerEncoder
     from wsrl.encoder.function_encoder import FunctionEncoder, FunctionVector
 
 WINDOW = 256  # checkpoints whose functions are embedded together
@@ -61,12 +64,14 @@ class Encoder:
         self.directory = directory
         self.weights_dim = weights_vector.DIM
         self._functions: FunctionEncoder | None = None
+        self._answers: AnswerEncoder | None = None
         self._threads = ThreadpoolController()  # looks for libraries once, which takes as long as to read a small file
 
     @property
     def hash(self) -> str:
         """See the class."""
-        return sha256(f"{weights_vector.version_hash()} {file_hash(self.directory)}".encode()).hexdigest()
+        parts = weights_vector.version_hash(), file_hash(self.directory), answer_vector.VERSION
+        return sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
     @property
     def function_dim(self) -> int:
@@ -122,15 +127,27 @@ class Encoder:
             return unexpected(source, error)
 
     def _prepare(self, row: Embedded, checkpoint: Checkpoint, hints: Hints) -> _Opened:
-        """Reads the weights of a network that can be run."""
+        """Reads the weights of a network that can be run as a program; runs others by their operators."""
         if row.parameters > RUN_BELOW:
-            return _Opened(replace(row, no_function=f"more than {RUN_BELOW:,} parameters"))
+            return self._answered(row, checkpoint, f"more than {RUN_BELOW:,} parameters")
         try:
             programs = read_programs(checkpoint, hints)
         except CheckpointError as error:
-            return _Opened(replace(row, no_function=error.reason))
+            return self._answered(row, checkpoint, error.reason)
         tensors = {name: np.asarray(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
         return _Opened(row, replace(checkpoint, tensors=tensors), programs)
+
+    def _answered(self, row: Embedded, checkpoint: Checkpoint, reason: str) -> _Opened:
+        """Runs a network by its operators; where its file does not tell them, it has no function for a `reason`."""
+        try:
+            found = self._load_answers()(checkpoint)
+        except CheckpointError as error:
+            return _Opened(replace(row, no_function=error.reason))
+        except Exception as error:  # what goes wrong there leaves the weights vector as it is
+            return _Opened(replace(row, no_function=unexpected(row.id, error).reason))
+        if found is None:
+            return _Opened(replace(row, no_function=reason))
+        return _Opened(replace(row, architecture=found.kind, function=found.vector, assumed=found.assumed))
 
     def _with_functions(self, opened: list[_Opened | CheckpointError]) -> Iterator[Embedded | CheckpointError]:
         """Runs the networks of a window that can be run."""
@@ -164,6 +181,13 @@ class Encoder:
 
             self._functions = FunctionEncoder(self.directory)
         return self._functions
+
+    def _load_answers(self) -> "AnswerEncoder":
+        if self._answers is None:
+            from wsrl.encoder.answers import AnswerEncoder
+
+            self._answers = AnswerEncoder(self.directory)
+        return self._answers
 
 
 def load_encoder(directory: str | Path | None = None) -> Encoder:

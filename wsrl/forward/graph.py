@@ -37,15 +37,29 @@ class ForwardGraph:
       steps: every input of a step is known before it.
       input: name of the one value that a caller gives.
       input_shape: of `input` without the batch, as the first step takes it: (channels, height, width) where
-        `channels_last` is false, (height, width, channels) where it is true.
+        `channels_last` is false, (height, width, channels) where it is true. None is a length left open.
       output: name of the value that holds the answers, [batch, outputs].
       constants: small arrays that are no tensors of the checkpoint, such as shapes and axes.
       channels_last: see `input_shape`.
+      batch: how many inputs it takes at a time; None for any number.
+      assumed: what the file does not tell of it, e.g. `activation: relu`.
     """
 
     steps: tuple[Step, ...]
     input: str
-    input_shape: tuple[int, ...]
+    input_shape: tuple[int | None, ...]
     output: str
     constants: Mapping[str, np.ndarray] = field(default_factory=dict)
     channels_last: bool = False
+    batch: int | None = None
+    assumed: tuple[str, ...] = ()
+
+
+def needed_steps(graph: ForwardGraph) -> list[Step]:
+    """Returns the steps that the output depends on, in order."""
+    wanted, found = {graph.output}, []
+    for step in reversed(graph.steps):
+        if wanted & set(step.outputs):
+            wanted |= set(step.inputs)
+            found.append(step)
+    return found[::-1]

@@ -55,6 +55,7 @@ READERS = {
 # Integers of these types are most often codes for weights; longer ones are counters, indices or masks, but for words of
 # several codes.
 WORDS = ("int32", "uint32", "int16", "uint16")
+INDICES = ("int32", "int64", "bool")  # of tensors that a graph may read beside its weights
 CODES = ("int8", "uint8", "int4", "uint4", "int2", "uint2", "float4_e2m1fn")
 FEW = 64  # entries
 WITHOUT_MASKS = ("Keras", "Orbax", "NumPy npz", "Flax msgpack")  # those hold weights alone, and may be compressed
@@ -162,6 +163,8 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
     lines += _line("held by a parametrization that is not known and taken as it is", unknown(tensors))
     lines += _line("complex: real and imaginary parts count as two numbers along a last axis", complex_)
     more = {"warnings": tuple(lines), "unread": unread, "tied": metadata.pop("tied", None), "parts": parts}
+    if "graph" in metadata:
+        more["integers"] = {n: lazy[n] for n in left_out if n in lazy and lazy[n].dtype in INDICES}
     more["adapter_scales"] = adapter_scales(tensors, metadata.get("adapter_config"))
     metadata |= {key: value for key, value in more.items() if value}
     return Checkpoint(path, tensors, {**metadata, "format": name, "left_out": left_out})

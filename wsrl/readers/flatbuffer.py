@@ -5,6 +5,7 @@ The encoding: https://flatbuffers.dev/internals. The library's own reader for Py
 
 import struct
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -81,11 +82,11 @@ class Table:
         offset = self._number("<H", self._fields + 4 + 2 * field)
         return self.position + offset if offset else None
 
-    def _number(self, layout: str, position: int) -> int:
+    def _number(self, layout: str, position: int) -> Any:
         return _number(self.data, layout, position)
 
 
-def _number(data: Bytes, layout: str, position: int) -> int:
+def _number(data: Bytes, layout: str, position: int) -> Any:
     if not 0 <= position <= len(data) - struct.calcsize(layout):
         raise FlatBufferError("an offset leads out of the buffer")
     return struct.unpack_from(layout, data.data, position)[0]

@@ -38,7 +38,8 @@ def open_file(path: Path) -> Checkpoint:
     """Opens an ONNX file; external data is read from its folder only.
 
     The metadata's `graph` holds plain values:
-      nodes: a list of `op`, `domain`, `name`, `inputs`, `outputs`, `attributes`. Tensors in attributes are None; the
+      nodes: a list of `op`, `domain`, `name`, `inputs`, `outputs`, `attributes`. Tensors in attributes are None, but
+        for the number that ConstantOfShape fills with; the
         body of a loop or branch is a graph with `nodes`, `inputs` and `outputs`. The graph is that of the network on
         real numbers: see onnx_fold.
       inputs, outputs, values: lists of `name` and `shape`; the shape, or a length in it, is None if it is not known.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers.budget import OBJECT, Budget
-from wsrl.readers.onnx_tensors import MEND
+from wsrl.readers.onnx_tensors import MEND, ExternalFiles, read_tensor
 from wsrl.readers.protobuf import Kind, WireError, read
 
 DEPTH = 8  # of graphs in attributes of nodes of graphs
@@ -140,6 +140,9 @@ class _Body:
                 inner = _Body(self.graph, self.budget, self.taken, prefix, self.depth + 1)
                 parts = zip(("nodes", "inputs", "outputs"), inner.read(body), strict=False)
                 attributes[key] = dict(parts)
+            if op == "ConstantOfShape" and attribute["tensor"]:
+                _, filler = read_tensor(attribute["tensor"][-1], key, ExternalFiles(self.budget.path, 0), self.budget)
+                attributes[key] = filler.read_rows(0, 1).reshape(-1)[0].item() if filler and filler.size else None
             if op == "Constant" and node["outputs"] and attribute["tensor"]:
                 self.graph.tensors.append((self._own_name(node["outputs"][0]), attribute["tensor"][-1]))
                 return None

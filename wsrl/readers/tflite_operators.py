@@ -31,11 +31,13 @@ CUSTOM = OPERATORS.index("CUSTOM")
 ENUMERATIONS = {
     "activation": ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT"),
     "padding": ("SAME", "VALID"),
+    "mode": ("REFLECT", "SYMMETRIC"),
 }
 
 # Fields of a table of options, in order: name, `struct` layout or enumeration, default.
 _ACTIVATION, _PADDING = ("activation", "activation"), ("padding", "padding")
 _STRIDES = (("stride_w", "i"), ("stride_h", "i"))
+_SAMPLING = (("align_corners", "?"), ("half_pixel_centers", "?"))
 _DILATIONS = (("dilation_w", "i", 1), ("dilation_h", "i", 1))
 OPTIONS: Mapping[int, tuple[tuple, ...]] = {  # by the number of the kind of table
     1: (_PADDING, *_STRIDES, _ACTIVATION, *_DILATIONS),  # Conv2DOptions
@@ -43,11 +45,14 @@ OPTIONS: Mapping[int, tuple[tuple, ...]] = {  # by the number of the kind of tab
     5: (_PADDING, *_STRIDES, ("filter_width", "i"), ("filter_height", "i"), _ACTIVATION),  # Pool2DOptions
     7: (_ACTIVATION,),  # RNNOptions
     8: (_ACTIVATION, ("weights_format", "b"), ("keep_num_dims", "?")),  # FullyConnectedOptions
+    9: (("beta", "f"),),  # SoftmaxOptions
     10: (("axis", "i"), _ACTIVATION),  # ConcatenationOptions
     11: (_ACTIVATION,),  # AddOptions
     12: (_ACTIVATION,),  # L2NormOptions
     14: (_ACTIVATION,),  # LSTMOptions
+    15: (("new_height", "i"), ("new_width", "i"), *_SAMPLING),  # ResizeBilinearOptions
     17: (("new_shape", "vector"),),  # ReshapeOptions
+    19: (("block_size", "i"),),  # SpaceToDepthOptions
     21: (_ACTIVATION,),  # MulOptions
     23: (("axis", "i"), ("batch_dims", "i")),  # GatherOptions
     27: (("keep_dims", "?"),),  # ReducerOptions
@@ -63,8 +68,11 @@ OPTIONS: Mapping[int, tuple[tuple, ...]] = {  # by the number of the kind of tab
     59: (("values_count", "i"), ("axis", "i")),  # PackOptions
     64: (("num", "i"), ("axis", "i")),  # UnpackOptions
     71: (_ACTIVATION, ("cell_clip", "f"), ("proj_clip", "f"), ("time_major", "?")),  # UnidirectionalSequenceLSTMOptions
+    74: _SAMPLING,  # ResizeNearestNeighborOptions
     75: (("alpha", "f"),),  # LeakyReluOptions
+    77: (("mode", "mode"),),  # MirrorPadOptions
     79: (("num_splits", "i"),),  # SplitVOptions
+    94: (("block_size", "i"),),  # DepthToSpaceOptions
     101: (("adj_x", "?"), ("adj_y", "?")),  # BatchMatMulOptions
     106: (  # Conv3DOptions
         *(_PADDING, ("stride_d", "i"), *_STRIDES, _ACTIVATION),

@@ -10,6 +10,7 @@ from jaxtyping import Float, Float64, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
+from wsrl.forward.kind import is_run_by_operators
 from wsrl.search.file_identity import located
 from wsrl.search.hit import Hit
 from wsrl.search.nearest import BRUTE_FORCE_BELOW, NearestNeighbors
@@ -34,6 +35,11 @@ class Searcher:
         return set(self.store.has_function.tolist())
 
     @cached_property
+    def _kinds(self) -> set[bool]:
+        """Whether models were run by their operators, of those that have a function vector."""
+        return {is_run_by_operators(self.store.architectures[place]) for place in self._functional}
+
+    @cached_property
     def _nearest(self) -> NearestNeighbors:
         return NearestNeighbors.build(self.store.weights, self.store.ids)
 
@@ -53,9 +59,11 @@ class Searcher:
         functional = np.flatnonzero(np.isin(self.store.has_function, places))
         if not len(functional):
             return {}
+        known = np.isfinite(self._accuracies)
         own = self._accuracies[functional]
-        if np.isfinite(self._accuracies).all():
-            own = self._expansion.smoothed(self._accuracies, functional)
+        if known.any():  # networks that were run by their operators have none, and no neighbors among the others
+            filled = np.where(known, self._accuracies, self._accuracies[known].mean())
+            own = np.where(known[functional], self._expansion.smoothed(filled, functional), np.nan)
         found = zip(self.store.has_function[functional].tolist(), own.tolist(), strict=True)
         return {place: value for place, value in found if np.isfinite(value)}
 
@@ -63,14 +71,16 @@ class Searcher:
         """Whether a search rests on the function vectors.
 
         Raises:
-          InputError: it is to rest on them, and there are none.
+          InputError: it is to rest on them, and there are none that compare with the queries'.
         """
-        there = len(self.store.has_function) > 0
+        asked = list(asked)
+        there = {is_run_by_operators(row.architecture) for row in asked} <= self._kinds
         lacking = [row for row in asked if row.function is None]
         if by == "function" and lacking:
             raise InputError(lacking[0].id, f"has no function vector ({lacking[0].no_function})", "search by weights")
         if by == "function" and not there:
-            raise InputError(self.store.directory, "holds no model with a function vector", "search by weights")
+            reason = "holds no model with a function vector" + " of the query's kind" * bool(self._kinds)
+            raise InputError(self.store.directory, reason, "search by weights")
         return by == "function" or (by == "auto" and not lacking and there)
 
     def search(self, question: Question) -> tuple[list[Hit], Explanation]:

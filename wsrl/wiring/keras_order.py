@@ -31,31 +31,35 @@ def in_configured_order(operations: Sequence[Operation], config: object) -> tupl
     if len(by_name) != len(operations):
         return tuple(operations)
     try:
-        built = _Model(by_name).build(list(_layers(config)))
+        built = _Model(by_name).build(list(configured_layers(config)))
     except (KeyError, TypeError, ValueError, IndexError):  # a configuration of another form
         return tuple(operations)
     return built if len(built) == len(operations) else tuple(operations)
 
 
-def _layers(config: object) -> Iterator[tuple[str, str, Mapping, list[str]]]:
-    """(name, class, configuration, names of the layers that it reads) of the layers of a model without inner ones."""
+def configured_layers(config: object) -> Iterator[tuple[str, str, Mapping, list[str]]]:
+    """(name, class, configuration, names of the layers that it reads) of a model's layers; those of inner ones are not.
+
+    Raises:
+      KeyError, TypeError: the configuration is of another form.
+    """
     inner = config["config"] if isinstance(config, Mapping) else {}
     sequential = config["class_name"] == "Sequential" if isinstance(config, Mapping) else False
     before: list[str] = []
     for layer in inner["layers"]:
         own = layer["config"]
         name = str(own.get("name", layer.get("name")))
-        yield name, str(layer["class_name"]), own, before if sequential else list(_inbound(layer["inbound_nodes"]))
+        yield name, str(layer["class_name"]), own, before if sequential else list(layer_names(layer["inbound_nodes"]))
         before = [name]
 
 
-def _inbound(nodes: object) -> Iterator[str]:
-    """Names of layers in what a layer says of its inputs."""
+def layer_names(nodes: object) -> Iterator[str]:
+    """Names of layers in what a layer says of its inputs, or a model of its own and its outputs."""
     if isinstance(nodes, list | tuple) and len(nodes) > 2 and isinstance(nodes[0], str) and isinstance(nodes[1], int):
         yield nodes[0]
     elif isinstance(nodes, Mapping | list | tuple):
         for inner in nodes.values() if isinstance(nodes, Mapping) else nodes:
-            yield from _inbound(inner)
+            yield from layer_names(inner)
 
 
 class _Model:
