@@ -70,7 +70,6 @@ EXTRAS = {
     ],
     "parquet": ["pyarrow>=18,<27"],  # writes vectors of an index as Parquet
     "permcheck": [
-        "onnxruntime>=1.20,<2",  # runs image models whose operators were written down
         "timm>=1.0.31,<2",  # image models that claims are proved on
         "torch>=2.13,<3",  # runs the models
         "transformers>=5.23,<6",  # language models that claims are proved on

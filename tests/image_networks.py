@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import numpy as np
+from forward_onnx import onnx_model
 from numpy.lib.stride_tricks import sliding_window_view
 from onnx.reference import ReferenceEvaluator
 
-from experiments.proofs.onnx_model import onnx_model
 from wsrl.checkpoint import Checkpoint
 from wsrl.forward.families.recognize import family_graph
 

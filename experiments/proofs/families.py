@@ -3,10 +3,10 @@
     python -m experiments.proofs.families [--models torchvision/resnet50,timm/regnety_002] [--json FILE]
 
 Each model is built with random weights and statistics and saved as its library saves it. The file is opened and its
-operators are written down, with the `config.json` beside it where there is one, and without; ONNX Runtime runs them on
-images with the spectrum of natural ones, and the logits must be those of the library's own module. The exit status is
+operators are written down, with the `config.json` beside it where there is one, and without; they are run on images
+with the spectrum of natural ones, and the logits must be those of the library's own module. The exit status is
 1 if a network that was written down gives other logits; where what a bare file leaves open was assumed otherwise than
-the model has it, the table says `assumed`. Needs the extra `permcheck`, torchvision and onnxruntime. Columns:
+the model has it, the table says `assumed`. Needs the extra `permcheck` and torchvision. Columns:
 
     file      `config` or `bare`
     error     of the logits, relative and Euclidean
@@ -37,6 +37,7 @@ from wsrl.extras import require
 from wsrl.files import write_atomically
 from wsrl.forward.families.recognize import family_graph
 from wsrl.forward.graph import ForwardGraph
+from wsrl.forward.run import run
 from wsrl.readers import open_checkpoint
 
 if TYPE_CHECKING:
@@ -160,18 +161,6 @@ def _compared(name: str, file: str, model: Any, checkpoint: Checkpoint, start: f
 
 def _error(found: np.ndarray, right: np.ndarray) -> float:
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
-
-
-def run(graph: ForwardGraph, checkpoint: Checkpoint, images: Float[np.ndarray, "n ..."]) -> np.ndarray:
-    """Runs a graph in ONNX Runtime and returns its outputs."""
-    from experiments.proofs.onnx_model import onnx_model
-
-    runtime = require("onnxruntime", "permcheck")
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(onnx_model(graph, checkpoint.tensors).SerializeToString(), options)
-    (found,) = session.run(None, {graph.input: images})
-    return found
 
 
 def print_table(verdicts: Sequence[Verdict]) -> None:
