@@ -11,8 +11,9 @@ from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model
-from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.commit import commit, writing
 from wsrl.search.conditions import fulfilling, order
+from wsrl.search.derive import commit_derived
 from wsrl.search.export import export_models
 from wsrl.search.facts import Facts, check_note
 from wsrl.search.file_identity import HUB, located, printable_id
@@ -54,7 +55,7 @@ class Index:
     def _become(self, store: Store) -> None:
         """Goes over to another state of the index."""
         self._store, self._searcher = store, Searcher(store)
-        self._queries = QueryRows(store, self._encoder)
+        self._queries, self._facts = QueryRows(store, self._encoder), Facts(store)
 
     @classmethod
     def build(cls, encoder: Encoder, sources: Names, directory: str | Path, progress: bool = False) -> "Index":
@@ -164,7 +165,7 @@ class Index:
         with writing(self.directory):
             store = Store(self.directory)  # it may have changed since it was opened
             committed = commit(self.directory, store, store.manifest.encoder, [], change)
-            self._become(commit_neighbors(self.directory, committed))
+            self._become(commit_derived(self.directory, committed))
 
     @property
     def ids(self) -> list[str]:
@@ -273,7 +274,7 @@ class Index:
         asked, counter = (self._rows(names, by != "weights") for names in (query, against))
         if not asked:
             raise InputError("query", "none was given", "name a checkpoint, or a model of the index")
-        facts = Facts(self._store)
+        facts = self._facts
         among = fulfilling(where, facts, len(self)) if where else None
         if architecture != "any":
             own = np.isin(self._store.architectures, [row.architecture for row in asked])
