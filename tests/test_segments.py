@@ -112,7 +112,7 @@ def test_components_keep_inner_products():
     vectors = rng.normal(size=(500, 40)) * np.geomspace(1, 0.001, 40) @ np.linalg.qr(rng.normal(size=(40, 40)))[0]
     axes = principal_axes(vectors.astype(np.float32), 20)
     own = project(vectors.astype(np.float32), axes)
-    np.testing.assert_allclose(own @ own.T, vectors @ vectors.T, atol=1e-2)
+    np.testing.assert_allclose(own @ own.T, vectors @ vectors.T, atol=5e-2)
 
 
 def test_segments_are_searched_as_one():

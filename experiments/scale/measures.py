@@ -131,13 +131,13 @@ def timed(search: Callable[[], Any], queries: int) -> dict[str, float]:
     return best
 
 
-def resident() -> float:
-    """Bytes of memory that this process holds, pages of mapped files included; NaN where the system does not tell."""
+def resident(process: int | str = "self") -> float:
+    """Bytes of memory that a process holds, pages of mapped files included; NaN where the system does not tell."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
-        return np.nan
-    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmRSS:")), np.nan)
+        return float("nan")
+    return next((int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmRSS:")), float("nan"))
 
 
 def _kept(count: int) -> Int[np.ndarray, "m"]:

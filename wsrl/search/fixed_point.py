@@ -16,7 +16,7 @@ def to_fixed(vectors: Float[np.ndarray, "n dim"]) -> Int16[np.ndarray, "n dim"]:
     return np.rint(np.clip(vectors, -1, 1) * np.float32(STEPS)).astype(DTYPE)
 
 
-def single(rows: np.ndarray) -> Float32[np.ndarray, "n dim"]:
+def single(rows: np.ndarray) -> Float32[np.ndarray, "*n dim"]:
     """Returns rows in single precision, whether they are in sixteen bits or not."""
     own = rows.astype(np.float32, copy=False)
     return own / np.float32(STEPS) if rows.dtype == DTYPE else own

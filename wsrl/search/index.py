@@ -1,6 +1,6 @@
 """The index of a folder of checkpoints: built once, brought up to date, and searched."""
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,8 @@ class Index:
 
     def _become(self, store: Store) -> None:
         """Goes over to another state of the index."""
-        self._store, self._searcher = store, Searcher(store)
+        before = getattr(self, "_searcher", None)
+        self._store, self._searcher = store, Searcher(store, before)
         self._queries, self._facts = QueryRows(store, self._encoder), Facts(store)
 
     @classmethod
@@ -125,6 +126,17 @@ class Index:
         if encoder is not None:
             store.manifest.check_encoder(store.directory, encoder.hash)
         return cls(store, encoder)
+
+    def reopen(self) -> None:
+        """Goes over to the state that was committed last; what searches have read of this one is kept.
+
+        Raises:
+          InputError: see `open`.
+        """
+        store = Store(self.directory)
+        if self._encoder is not None:
+            store.manifest.check_encoder(store.directory, self._encoder.hash)
+        self._become(store)
 
     def remove(self, ids: Collection[str]) -> None:
         """Removes models.
@@ -280,7 +292,7 @@ class Index:
             own = np.isin(self._store.architectures, [row.architecture for row in asked])
             own = own if architecture == "same" else ~own
             among = own if among is None else among & own
-        groups = None if group_by is None else [_group(value) for value in facts.values(facts.key(group_by))]
+        groups = None if group_by is None else facts.groups(group_by)
         question = Question(asked, counter, k, by, self._mask(exclude), among, groups, per_group, exact)
         hits, self.explanation = self._searcher.search(question)
         if sort is None:
@@ -308,7 +320,3 @@ class Index:
         if model is None:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return model
-
-
-def _group(value: object) -> Hashable:
-    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -1,8 +1,7 @@
 """Ranks the models of an index for a query."""
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,8 +20,6 @@ from wsrl.search.store import Store
 from wsrl.search.vectors import weights_segments, wide_expansion
 from wsrl.search.wide_expansion import WideExpansion
 
-GROUPED = 16  # times more models are looked at where those of the first ones are of too few groups
-
 
 class Found(NamedTuple):
     """Rows among the models that have such a vector and their scores, best first; for the rest see `Explanation`."""
@@ -35,10 +32,16 @@ class Found(NamedTuple):
 
 
 class Searcher:
-    """One state of an index, with what searching it needs; that is made when it is first used."""
+    """One state of an index, with what searching it needs; that is made when it is first used.
 
-    def __init__(self, store: Store):
+    Args:
+      store: the state.
+      before: of an earlier state of the same index: what has not changed is taken over.
+    """
+
+    def __init__(self, store: Store, before: "Searcher | None" = None):
         self.store = store
+        self._before = before.__dict__.get("_segments") if before else None  # if they were made
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -51,7 +54,7 @@ class Searcher:
 
     @cached_property
     def _segments(self) -> Segments:
-        return weights_segments(self.store)
+        return weights_segments(self.store, self._before)
 
     @cached_property
     def _wide(self) -> WideExpansion:
@@ -114,10 +117,12 @@ class Searcher:
         if functional and len(having) < BRUTE_FORCE_BELOW:
             found = self._all_scores(question, allowed)
         else:
-            found = self._pool_scores(question, functional, allowed, question.k + len(first))
+            beside = question.groups.members(first) if question.groups else len(first)
+            found = self._pool_scores(question, functional, allowed, question.k + beside)
         ranked = self._ranked(question, having, found, first)
-        while len(ranked) < question.k and question.groups is not None and len(found.rows) < allowed.sum():
-            wanted = GROUPED * max(len(found.rows), question.k)  # the groups of the first ones are few
+        while len(ranked) < question.k and question.groups and len(found.rows) < allowed.sum():
+            seen = question.groups.members([*first, *having[found.rows].tolist()])  # beyond them are other groups
+            wanted = max(question.k + seen, 2 * len(found.rows))
             found = self._pool_scores(question, functional, allowed, wanted)
             ranked = self._ranked(question, having, found, first)
         accuracies = self._smoothed_accuracies([place for place, _ in ranked])
@@ -247,12 +252,15 @@ def _first(ranked: Sequence[tuple[int, float]], question: Question) -> list[tupl
     if question.groups is None:
         return list(ranked[: question.k])
     found: list[tuple[int, float]] = []
-    counts: Counter = Counter()
+    counts: dict[Hashable, int] = {}
+    groups = question.groups.values
     for place, score in ranked:
-        group = question.groups[place]
-        counts[group] += 1
-        if group is None or counts[group] <= question.per_group:
-            found.append((place, score))
+        group = groups[place]
+        if group is not None:
+            counts[group] = counts.get(group, 0) + 1
+            if counts[group] > question.per_group:
+                continue
+        found.append((place, score))
         if len(found) == question.k:
             break
     return found

@@ -12,23 +12,24 @@ from importlib.util import find_spec
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from wsrl.search.components import Vectors
-from wsrl.search.fixed_point import products, single
+from wsrl.search.fixed_point import DTYPE, STEPS, products, single
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed, scann
 
 BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
 CANDIDATES = 150  # compared by the whole vectors, at least
 CANDIDATES_A_ROOT = 0.8  # of hashes, or more among many vectors, times the square root of their number,
-CANDIDATES_A_HIT = 4  # or where many hits are asked for
+CANDIDATES_A_HIT = 4  # or where many hits are asked for,
+CANDIDATES_BEYOND = 500  # with no more than so many besides
 GRAPH_DIMENSION = 20.0  # intrinsic dimension up to which a graph is faster than hashes
 DIMENSION_SAMPLE = 64  # vectors that the intrinsic dimension is estimated by
 DIMENSION_NEIGHBORS = 100  # of each
 LEAST_DISTANCE = 1e-3  # of neighbors that tell something of it: nearer ones are copies
 PRODUCT = 2**26  # similarities that are held at a time
-CONVERTED = 4096  # rows that are converted to single precision at a time
+CONVERTED = 1024  # rows that are converted to single precision at a time
 COMPARED = 64  # candidates a product: so few that BLAS does not split it among threads of its own
 FILTERED_SHARE = 0.05  # of the vectors; fewer that may be hits are all compared
 
@@ -104,7 +105,7 @@ class Segment:
         if self.candidates is None:
             return len(self)
         many = round(CANDIDATES_A_ROOT * len(self) ** 0.5) if isinstance(self.candidates, Hashed) else 0
-        return min(len(self), max(CANDIDATES, many, CANDIDATES_A_HIT * k))
+        return min(len(self), max(CANDIDATES, many, min(CANDIDATES_A_HIT * k, k + CANDIDATES_BEYOND)))
 
     def search(
         self,
@@ -182,7 +183,7 @@ class _Some:
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, rows: slice) -> Float[np.ndarray, "block dim"]:
+    def __getitem__(self, rows: slice) -> np.ndarray:
         return self._vectors[self._places[rows]]
 
 
@@ -224,7 +225,10 @@ def all_cosines(vectors: Vectors, queries: Float32[np.ndarray, "q dim"]) -> Floa
     if vectors.dtype == np.float32 and isinstance(vectors, np.ndarray):
         return queries @ vectors.T
     product = np.empty((len(queries), len(vectors)), np.float32)
-    for start in range(0, len(vectors), CONVERTED):
-        block = slice(start, start + CONVERTED)
-        product[:, block] = products(queries, vectors[block])
-    return product
+    rows = CONVERTED if isinstance(vectors, np.ndarray) else COMPARED
+    whole = np.empty((min(rows, len(vectors)), vectors.shape[1]), np.float32)  # for all blocks: new memory is slow
+    for start in range(0, len(vectors), rows):
+        block = vectors[start : start + rows]
+        np.copyto(whole[: len(block)], block)
+        product[:, start : start + rows] = queries @ whole[: len(block)].T
+    return product / np.float32(STEPS) if vectors.dtype == DTYPE else product

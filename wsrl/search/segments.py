@@ -1,6 +1,6 @@
 """Nearest neighbors among the segments of an index: each is searched by itself, and the best of all are taken."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
@@ -15,10 +15,12 @@ class Segments:
 
     Args:
       parts: segments, each with the places of its rows among the models of the index; -1 for those that are gone.
+      by_digest: the segments by the digests of their files, where they have some.
     """
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[Part], by_digest: Mapping[str, Segment] | None = None):
         self.parts = [part for part in parts if len(part[0])]
+        self.by_digest = by_digest or {}
 
     @property
     def dimensions(self) -> int:

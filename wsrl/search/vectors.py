@@ -8,6 +8,7 @@ from jaxtyping import Int64
 
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed, scann
+from wsrl.search.manifest import segment_file
 from wsrl.search.segment import BRUTE_FORCE_BELOW, Candidates, Segment, Vectors
 from wsrl.search.segments import Segments
 from wsrl.search.store import Store
@@ -22,9 +23,14 @@ def numbered_vectors(store: Store, kind: str) -> Numbered:
     return stored if kind == "weights" else _centered(stored, _means(store, stored))
 
 
-def weights_segments(store: Store) -> Segments:
-    """Returns what finds the nearest weights vectors."""
-    return _segments(store, "weights", numbered_vectors(store, "weights"))
+def weights_segments(store: Store, before: Segments | None = None) -> Segments:
+    """Returns what finds the nearest weights vectors.
+
+    Args:
+      store: a state of an index.
+      before: of an earlier state of the same index, from which segments are taken over: they do not change.
+    """
+    return _segments(store, "weights", numbered_vectors(store, "weights"), before)
 
 
 def wide_expansion(store: Store) -> WideExpansion:
@@ -44,13 +50,15 @@ def _centered(stored: Numbered, means: Means) -> Numbered:
     return {number: (Centered(vectors, places, means), places) for number, (vectors, places) in stored.items()}
 
 
-def _segments(store: Store, kind: str, numbered: Numbered) -> Segments:
-    return Segments(
-        [
-            (Segment(vectors, partial(_candidates, store, kind, number)), places)
-            for number, (vectors, places) in numbered.items()
-        ]
-    )
+def _segments(store: Store, kind: str, numbered: Numbered, before: Segments | None = None) -> Segments:
+    known = before.by_digest if before else {}
+    parts, by_digest = [], {}
+    for number, (vectors, places) in numbered.items():
+        digest = store.manifest.files[segment_file(kind, number)][1]
+        segment = known.get(digest) or Segment(vectors, partial(_candidates, store, kind, number))
+        by_digest[digest] = segment
+        parts.append((segment, places))
+    return Segments(parts, by_digest)
 
 
 def _candidates(store: Store, kind: str, number: int, vectors: Vectors) -> Candidates | None:
