@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def measure_method(folder: Path, name: str) -> dict[str, Any]:
     alone = timed(lambda: [search(query[None], K) for query in few], ALONE)
     batch = timed(lambda: search(data.queries, K), len(data.queries))
     row: dict[str, Any] = {
-        "recall@10": cluster_bootstrap({"recall": recall[None]}, np.arange(len(recall)))["recall"],
+        "recall@10": asdict(cluster_bootstrap({"recall": recall[None]}, np.arange(len(recall)))["recall"]),
         "alone": alone,
         "batch": batch,
         "memory MB": (resident() - before) / 1e6,

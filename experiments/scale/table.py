@@ -10,6 +10,7 @@ from tqdm import tqdm
 from experiments.scale.datasets import Dataset, dataset
 from experiments.scale.measures import ALONE, CORES, ROUNDS, measure_brute_force, measure_method, measured_apart
 from experiments.scale.methods import METHODS, OWN
+from wsrl.evaluation.interval import Interval
 from wsrl.files import write_atomically
 from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
@@ -57,7 +58,7 @@ def measured_rows(
 
 def _cells(found: dict[str, Any], brute: dict[str, Any]) -> Row:
     cells = {
-        "recall@10": found["recall@10"],
+        "recall@10": Interval(**found["recall@10"]),
         "ms alone": found["alone"]["cpu"],
         "alone, times brute force": brute["alone"]["cpu"] / CORES / found["alone"]["cpu"],
         "ms in a batch": found["batch"]["cpu"],
