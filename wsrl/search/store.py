@@ -36,6 +36,7 @@ from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segm
 PRECISIONS = (DTYPE, np.dtype(np.float32))  # of vectors
 HEADER = 4096  # bytes, more than the header of a .npy file takes
 CHECKED = 1 << 28  # bytes of vectors that are compared with their digest before they are used; `verify` reads all
+BLOCK = 16_384  # vectors that are checked at once
 RETRIES = 20  # of opening an index while it is written
 
 
@@ -140,9 +141,11 @@ class Store:
         if problems := self.catalog.problems():
             raise damaged(self.catalog.path, problems[0])
         _ = self.neighbors, self.factors  # whether they can be read
-        for vectors in (self.weights, self.functions):
-            if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
-                raise damaged(self.directory / MANIFEST, "a vector is not of length 1")
+        for vectors, places in (part[1:] for kind in KINDS[:2] for part in self.segments(kind)):
+            for start in range(0, len(vectors), BLOCK):
+                length = np.linalg.norm(single(vectors[start : start + BLOCK]), axis=1)
+                if not np.allclose(length[places[start : start + BLOCK] >= 0], 1, atol=1e-3):
+                    raise damaged(self.directory / MANIFEST, "a vector is not of length 1")
         for model in self.catalog.models():
             self.embedded(model)
 
