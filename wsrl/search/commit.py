@@ -77,7 +77,7 @@ def commit(
     written, moved = [row for _, row in new], {}
     files = {name: own for name, own in (store.manifest.files if store else {}).items() if segment_of(name) in segments}
     places = Counter([*(segment for _, _, segment in kept), *(model.place.segment for model in change.models)])
-    merged = _merged(segments, places, bool(new))
+    merged = _merged(segments, places, len(new))
     if store and merged and all(store.sound(name) for name in files if segment_of(name) in merged):  # else: repaired
         staying = [model for model in store.catalog.models() if model.id not in gone] + list(change.models)
         staying = [model for model in staying if model.place.segment in merged]
@@ -113,12 +113,20 @@ def commit(
     return Store(directory)
 
 
-def _merged(segments: Mapping[int, tuple[int, int, int]], places: Mapping[int, int], new: bool) -> Collection[int]:
-    """Numbers of the segments that are written anew as one: most of their models are gone, or there are too many."""
-    empty = {number for number, (rows, *_) in segments.items() if 2 * places[number] < rows}
-    if len(segments) - len(empty) + new <= MOST_SEGMENTS:
-        return empty
-    return {number for number, (rows, *_) in segments.items() if rows < BRUTE_FORCE_BELOW} | empty or set(segments)
+def _merged(segments: Mapping[int, tuple[int, int, int]], places: Mapping[int, int], new: int) -> Collection[int]:
+    """Numbers of the segments that are written anew as one: most of their rows are of no model, or there are too many.
+
+    Args:
+      segments: see `wsrl.search.manifest.Manifest`.
+      places: models of each.
+      new: models that are added.
+    """
+    rows = {number: count for number, (count, *_) in segments.items()}
+    if len(segments) + bool(new) > MOST_SEGMENTS:
+        return {number for number, count in rows.items() if count < BRUTE_FORCE_BELOW} or set(segments)
+    if 2 * (sum(places.values()) + new) < sum(rows.values()):
+        return {number for number, count in rows.items() if 2 * places[number] < count}
+    return set()
 
 
 def clear(directory: Path, files: Collection[str]) -> None:
