@@ -57,6 +57,9 @@ EXTRAS = {
         "pyarrow>=18,<27",  # parts of vectors as Parquet
     ],
     "completion": ["shtab>=1.7,<2"],  # completion of commands and options in bash, zsh and fish
+    "graph": [  # graphs of vectors, which large indexes are searched by many times as fast as by hashes
+        "rabitqlib>=0.7,<0.8; platform_system == 'Linux' and platform_machine == 'x86_64'",  # SymphonyQG
+    ],
     "gguf": ["gguf>=0.17,<1"],  # decodes the quantized types of GGUF
     "hub": ["huggingface_hub>=0.34,<3"],  # hf://owner/name
     "keras": ["pyfive>=1.3,<2"],  # reads HDF5 in pure Python, so that a broken file cannot crash a C library

@@ -8,11 +8,11 @@ from math import erf
 import numpy as np
 import onnx
 import pytest
+from forward_onnx import onnx_model
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from experiments.proofs import families
-from experiments.proofs.onnx_model import onnx_model
 from tests.image_networks import (
     StateDict,
     batch_norm,

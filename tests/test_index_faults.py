@@ -47,7 +47,7 @@ def indexed(tmp_path, monkeypatch, capsys):
         (5, "error: {file}: Input/output error; name another file, or check the disk\n"),
     ],
 )
-@pytest.mark.parametrize("owner", ["_write_array", "write_database", "write_atomically"])
+@pytest.mark.parametrize("owner", ["write_array", "write_database", "write_atomically"])
 def test_what_cannot_be_written_is_told_and_harms_nothing(indexed, capsys, monkeypatch, number, line, owner):
     before = Index.open("zoo.index").ids
 
@@ -57,7 +57,7 @@ def test_what_cannot_be_written_is_told_and_harms_nothing(indexed, capsys, monke
     commands = [["update"], ["add", "models/2.safetensors"], ["remove", before[0]], ["annotate", before[0], "a=b"]]
     with monkeypatch.context() as broken:
         broken.setattr(commit, owner, failing)
-        for words in commands[:2] if owner == "_write_array" else commands:  # the others write no vectors
+        for words in commands[:2] if owner == "write_array" else commands:  # the others write no vectors
             assert main([*words, "--index", "zoo.index"]) == 1
             assert capsys.readouterr() == ("", line.format(file="zoo.index/some"))
             assert Index.open("zoo.index").ids == before and find_damage(Path("zoo.index")) == []

@@ -7,10 +7,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 
 from wsrl.errors import InputError
-from wsrl.search import nearest as nearest_module
-from wsrl.search.nearest import FILE, NearestNeighbors
-
-needs_scann = pytest.mark.skipif(nearest_module.scann() is None, reason="ScaNN has no wheel here")
+from wsrl.search.nearest import FILE, FORMAT, NearestNeighbors
 
 
 def clustered(count: int, dim: int = 32, seed: int = 0, noise: float = 0.15) -> np.ndarray:
@@ -26,23 +23,11 @@ def names(count: int) -> list[str]:
     return [f"model-{i}" for i in range(count)]
 
 
-def nearest(vectors: np.ndarray, queries: np.ndarray, k: int) -> np.ndarray:
-    return np.argsort(-(queries @ vectors.T), axis=1, kind="stable")[:, :k]
-
-
-def recall(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.mean([np.isin(a, b).mean() for a, b in zip(expected, found, strict=True)]))
-
-
 @settings(max_examples=40)
-@given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 1000), st.booleans())
-def test_exact_search_agrees_with_numpy(count, k, seed, scann):
+@given(st.integers(1, 60), st.integers(1, 80), st.integers(0, 1000))
+def test_exact_search_agrees_with_numpy(count, k, seed):
     vectors, queries = clustered(count, 8, seed), clustered(5, 8, seed + 1)
-    index = NearestNeighbors.build(vectors, names(count))
-    if scann:
-        rows, similarity = index.search(queries, k)
-    else:
-        rows, similarity = index._search_exactly(queries, min(k, count))
+    rows, similarity = NearestNeighbors.build(vectors, names(count)).search(queries, k)
     assert rows.shape == similarity.shape == (5, min(k, count))
     assert rows.dtype == np.int64 and similarity.dtype == np.float32
     assert all(len(set(row)) == len(row) for row in rows.tolist())
@@ -51,76 +36,9 @@ def test_exact_search_agrees_with_numpy(count, k, seed, scann):
     np.testing.assert_allclose(np.take_along_axis(queries @ vectors.T, rows, 1), similarity, atol=1e-5)
 
 
-@needs_scann
-@pytest.mark.parametrize(
-    ("below", "tree_from", "backend"),
-    [(0, 10**9, "scann hashing"), (0, 0, "scann tree and hashing")],
-)
-def test_approximate_search_has_high_recall(monkeypatch, below, tree_from, backend):
-    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", below)
-    monkeypatch.setattr(nearest_module, "TREE_FROM", tree_from)
-    vectors = clustered(6000, noise=0.1)
-    queries = vectors[::30] + 0.01
-    index = NearestNeighbors.build(vectors, names(6000))
-    assert index.backend == backend
-    rows, similarity = index.search(queries, 10)
-    assert recall(rows, nearest(vectors, queries, 10)) >= 0.97
-    assert (np.diff(similarity, axis=1) <= 0).all()
-
-
-@needs_scann
-@pytest.mark.parametrize("tree_from", [10**9, 0])
-def test_long_vectors_are_found_by_their_principal_components(monkeypatch, tree_from):
-    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 0)
-    monkeypatch.setattr(nearest_module, "TREE_FROM", tree_from)
-    monkeypatch.setattr(nearest_module, "COMPONENTS", 8)
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(5000, 40)) * np.geomspace(1, 0.01, 40) @ np.linalg.qr(rng.normal(size=(40, 40)))[0]
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    rows, similarity = NearestNeighbors.build(vectors, names(5000)).search(vectors[:200], 10)
-    assert (rows[:, 0] == np.arange(200)).mean() >= 0.98
-    np.testing.assert_allclose(similarity, np.take_along_axis(vectors[:200] @ vectors.T, rows, 1), atol=1e-5)
-    assert recall(rows, nearest(vectors, vectors[:200], 10)) >= 0.9
-    first_axes = vectors[:, :8]  # without the rotation the same number of dimensions finds far fewer
-    assert recall(nearest(first_axes, first_axes[:200], 10), nearest(vectors, vectors[:200], 10)) < 0.8
-
-
-@needs_scann
-@pytest.mark.parametrize("count", [1, 2, 15, 16, 60, 99, 120])
-def test_a_tree_over_few_vectors_still_gives_every_hit(monkeypatch, count):
-    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 0)
-    monkeypatch.setattr(nearest_module, "TREE_FROM", 16)  # below 16 vectors ScaNN refuses to build a tree
-    vectors = clustered(count)
-    rows, similarity = NearestNeighbors.build(vectors, names(count)).search(vectors, 50)
-    assert rows.shape == (count, min(50, count))
-    assert np.isfinite(similarity).all()
-    assert all(len(set(row)) == len(row) for row in rows.tolist())
-
-
-@needs_scann
-def test_k_beyond_the_reordered_candidates(monkeypatch):
-    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 0)
-    vectors = clustered(3000)
-    rows, similarity = NearestNeighbors.build(vectors, names(3000)).search(vectors[:20], 700)
-    assert np.isfinite(similarity).all()
-    assert all(len(set(row)) == 700 for row in rows.tolist())
-
-
-def test_without_scann(monkeypatch):
-    monkeypatch.setattr(nearest_module, "scann", lambda: None)
-    vectors = clustered(500)
-    index = NearestNeighbors.build(vectors, names(500))
-    assert index.backend == "numpy"
-    np.testing.assert_array_equal(index.search(vectors, 1)[0][:, 0], np.arange(500))
-
-
-@needs_scann
-def test_backend_follows_the_number_of_vectors(monkeypatch):
-    monkeypatch.setattr(nearest_module, "BRUTE_FORCE_BELOW", 10)
-    monkeypatch.setattr(nearest_module, "TREE_FROM", 20)
-    backends = [NearestNeighbors.build(clustered(n), names(n)).backend for n in (9, 10, 19, 20)]
-    assert backends == ["scann brute force", *["scann hashing"] * 2, "scann tree and hashing"]
-    assert NearestNeighbors.build(clustered(20), names(20), exact=True).backend == "scann brute force"
+def test_an_index_of_few_vectors_compares_all():
+    index = NearestNeighbors.build(clustered(500), names(500))
+    assert index.backend == "exact" and index.compared(10) == 500
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -188,7 +106,7 @@ def test_load_refuses_damaged_files(tmp_path):
         (tmp_path / FILE).write_bytes(damaged)
         with pytest.raises(InputError, match="damaged"):
             NearestNeighbors.load(tmp_path)
-    metadata = {"format": nearest_module.FORMAT, "encoder_hash": '""', "exact": "false"}
+    metadata = {"format": FORMAT, "encoder_hash": '""', "exact": "false"}
     for ids, reason in (
         ("[", "damaged"),
         (json.dumps(["a"]), "1 ids"),

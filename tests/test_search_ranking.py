@@ -60,7 +60,7 @@ def test_approximate_search_finds_what_exact_search_does(tmp_path, monkeypatch, 
         write_model(tmp_path / "models" / f"{seed}.safetensors", seed, architecture=f"kind {seed % 2}")
     index = Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
     exact = [index.search(name, 7, by, exact=True) for name in index.ids]
-    monkeypatch.setattr(searcher, "BRUTE_FORCE_BELOW", 0)  # by NearestNeighbors, exactly, as there are few
+    monkeypatch.setattr(searcher, "BRUTE_FORCE_BELOW", 0)  # by candidates, which are all there are
     found = [index.search(name, 7, by) for name in index.ids]
     for one, other in zip(exact, found, strict=True):
         assert [hit.id for hit in one] == [hit.id for hit in other]

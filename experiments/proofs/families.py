@@ -73,9 +73,9 @@ class Verdict:
     seconds: float = 0.0
 
 
-def natural_images(shape: tuple[int, ...], seed: int = SEED) -> Float[np.ndarray, "n channels height width"]:
+def natural_images(shape: Sequence[int | None], seed: int = SEED) -> Float[np.ndarray, "n channels height width"]:
     """Images [channels, height, width] of unit variance whose amplitudes fall as the frequency (Field 1987)."""
-    channels, height, width = shape
+    channels, height, width = (n or 1 for n in shape)
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)) + 1 / max(height, width)
     noise = rng.normal(size=(IMAGES, channels, height, width))

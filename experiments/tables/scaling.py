@@ -1,30 +1,25 @@
-"""How the index fares as a zoo grows: build time, memory, recall and rate, and how well a larger zoo answers.
+"""How well a zoo answers as it grows; how fast, tells `python -m experiments.scale`.
 
-    python -m experiments.tables.scaling --workdir=runs/zoo [--embeddings=FILE.npz] [--sizes=100,1000,10000]
+    python -m experiments.tables.scaling --workdir=runs/zoo [--embeddings=FILE.npz]
 
 Vectors are those of the run's index, with tasks, lineages and splits from the zoo's manifest, or those of an .npz file:
-`embeddings` [n, dim], and where there are such `task`, `lineage` and `split` [n]. As far as there are enough, a size is
-a sample of them and the queries are others of them; beyond that all are resampled (see `resampling.py`), and the table
-says so. Writes `tables/scaling.*` and `tables/scaling_quality.*`; without --workdir it only prints them.
+`embeddings` [n, dim], `task`, and where there are such `lineage` and `split` [n]. Writes `tables/scaling_quality.*`;
+without --workdir it only prints them.
 """
 
 import argparse
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
-from tqdm import tqdm
+from jaxtyping import Bool, Float, Int
 
 from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.workdir import read_config, zoo_directory
-from experiments.tables.index_measures import ALONE, ROUNDS, SINGLY, K, measured_apart
-from experiments.tables.resampling import measure_spread, resample
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import LIMIT, cosine_similarity, rank_gallery, ranking_metrics
@@ -33,19 +28,8 @@ from wsrl.report.table_figures import line_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.search.nearest import NearestNeighbors
 
-SIZES = "100,1000,10000,100000,1000000"
 FEWEST_QUERIES = 100
 DRAWS = 5  # galleries of each size
-SCALING_NOTE = (
-    "Unit vectors of {dim} dimensions. Real: a sample of {real:,} embedded models, queries are others of them. "
-    "Resampled: new tasks, lineages and models, drawn with the covariance of models around their lineage, of lineages "
-    "around their task and of tasks around the centre, on the sphere; queries are drawn alike. Memory: growth of the "
-    "peak of a process of its own while the index is built. Recall at 10 against exact search, in brackets its 95 % "
-    "bootstrap interval over queries. Rates: {queries:,} queries in a batch (fewer where fewer are left), the best of "
-    "{rounds} rounds. Brute force is the index's own exact search; the ratio is to the faster of it and of NumPy's "
-    "product with argpartition (of a large zoo for some of the queries), timed in the same rounds. One at a time: "
-    "{alone} queries, each a search of its own, as in ANN-Benchmarks (Aumüller et al. 2020)."
-)
 QUALITY_NOTE = (
     "Galleries are random samples of the real models, {draws} of each size; queries are {queries}, their own lineage "
     "left out of the gallery. Queries whose task has no model there are not scored; `answerable` is the share of the "
@@ -128,34 +112,6 @@ def read_workdir(workdir: Path) -> Models:
     )
 
 
-def vectors_of_size(
-    models: Models, size: int, queries: int, seed: int
-) -> tuple[str, Float32[np.ndarray, "size dim"], Float32[np.ndarray, "q dim"]]:
-    """Source ("real" or "resampled"), vectors of an index and queries."""
-    rng = np.random.default_rng([seed, size])
-    if len(models.embeddings) >= size + FEWEST_QUERIES:
-        drawn = models.embeddings[rng.permutation(len(models.embeddings))[: size + queries]].astype(np.float32)
-        source = "real"
-    else:
-        spread = measure_spread(models.embeddings, models.task, models.lineage)
-        drawn = resample(spread, size + queries, rng)
-        source = "resampled"
-    return source, drawn[:size], drawn[size:].copy()  # or the queries would hold all of it in memory
-
-
-def scaling_rows(models: Models, sizes: Sequence[int], queries: int, seed: int) -> list[Row]:
-    """Rows of the scaling table."""
-    rows = []
-    for size in tqdm(sizes, desc="index", unit="size", disable=None):
-        source, vectors, asked = vectors_of_size(models, size, queries, seed)
-        with tempfile.TemporaryDirectory() as folder:
-            np.save(Path(folder) / "vectors.npy", vectors)
-            np.save(Path(folder) / "queries.npy", asked)
-            del vectors
-            rows.append({"vectors": size, "source": source, **measured_apart(Path(folder))})
-    return rows
-
-
 def quality_rows(models: Models, queries: int, seed: int) -> list[Row]:
     """Rows of the quality table: galleries of half the models, of a quarter and so on, and all."""
     rng = np.random.default_rng([seed, 1])
@@ -185,72 +141,50 @@ def quality_rows(models: Models, queries: int, seed: int) -> list[Row]:
     return rows
 
 
-def write_tables(workdir: Path, models: Models, scaling: Sequence[Row], quality: Sequence[Row], queries: int) -> None:
-    """Writes both tables with their plots."""
-    methods = {"index": "queries/s", "brute force": "brute force queries/s", "NumPy": "NumPy queries/s"}
-    rates = [
-        {"vectors": row["vectors"], "method": f"{method}{way}", "queries/s": row[f"{column}{way}"]}
-        for method, column in methods.items()
-        for way in ("", SINGLY)
-        for row in scaling
+def write_quality(workdir: Path, models: Models, rows: Sequence[Row], queries: int) -> None:
+    """Writes the table with its plot."""
+    scores = [
+        {"models": row["models"], "score": name, "value": row.get(name)}
+        for name in ("P@1", "P@10", "mAP", "best possible P@10")
+        for row in rows
     ]
-    figure = line_figure(rates, "vectors", "queries/s", by="method", log="xy")
-    count, dim = models.embeddings.shape
-    note = SCALING_NOTE.format(dim=dim, real=count, queries=queries, rounds=ROUNDS, alone=ALONE)
-    write_table(workdir, "scaling", "The index by size of the zoo", note, scaling, figure)
-    if quality:
-        scores = [
-            {"models": row["models"], "score": name, "value": row.get(name)}
-            for name in ("P@1", "P@10", "mAP", "best possible P@10")
-            for row in quality
-        ]
-        figure = line_figure(scores, "models", "value", by="score", log="x", axis="score")
-        asked = min(queries, int(models.unseen.sum()))
-        told = f"{asked:,} test models of tasks without a model in another split"
-        note = QUALITY_NOTE.format(draws=DRAWS, queries=told)
-        write_table(workdir, "scaling_quality", "Quality by size of the zoo", note, quality, figure)
+    figure = line_figure(scores, "models", "value", by="score", log="x", axis="score")
+    asked = min(queries, int(models.unseen.sum()))
+    told = f"{asked:,} test models of tasks without a model in another split"
+    note = QUALITY_NOTE.format(draws=DRAWS, queries=told)
+    write_table(workdir, "scaling_quality", "Quality by size of the zoo", note, rows, figure)
 
 
-def make_tables(args: argparse.Namespace) -> None:
-    """Writes the tables into the workdir, if there is one, and prints them.
+def make_table(args: argparse.Namespace) -> None:
+    """Writes the table into the workdir, if there is one, and prints it.
 
     Raises:
       InputError: arguments or files that cannot be used.
     """
-    sizes = chosen_sizes(args.sizes)
     if args.queries < FEWEST_QUERIES or args.seed < 0:
         raise InputError("--queries, --seed", f"{args.queries}, {args.seed}", f"ask {FEWEST_QUERIES} or more; 0 on")
     if args.embeddings is None and args.workdir is None:
         raise InputError("command line", "neither --workdir nor --embeddings", "name a finished run, or a file")
     models = read_npz(args.embeddings) if args.embeddings else read_workdir(args.workdir)
-    quality = quality_rows(models, args.queries, args.seed) if models.labeled and models.unseen.any() else []
-    scaling = scaling_rows(models, sizes, args.queries, args.seed)
+    if not models.labeled or not models.unseen.any():
+        reason = "no model of the test split is of a task of its own"
+        raise InputError(args.embeddings or args.workdir, reason, "give the task and the split of each")
+    rows = quality_rows(models, args.queries, args.seed)
     if args.workdir:
-        write_tables(args.workdir, models, scaling, quality, args.queries)
-    for rows in (scaling, quality):
-        print_table(rows)
-        print()
+        write_quality(args.workdir, models, rows, args.queries)
+    print_table(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints and writes the tables and returns the exit status: 1 if the input is bad."""
     prog = "python -m experiments.tables.scaling"
-    parser = argparse.ArgumentParser(prog=prog, description="Measures the index by size.")
+    parser = argparse.ArgumentParser(prog=prog, description="Measures answers by size of the zoo.")
     parser.add_argument("--workdir", type=Path, metavar="DIR", help="a finished run; receives the tables")
     parser.add_argument("--embeddings", type=Path, metavar="FILE", help="an .npz file instead of the run's index")
-    parser.add_argument("--sizes", default=SIZES, metavar="N,...", help=f"numbers of vectors, by default {SIZES}")
     parser.add_argument("--queries", type=int, default=1000, metavar="N", help="by default 1000")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    return finish(lambda: make_tables(args))
-
-
-def chosen_sizes(text: str) -> list[int]:
-    """Sizes, ascending. Raises InputError where one is no number or too small."""
-    parts = text.split(",")
-    if not all(part.isascii() and part.isdigit() and int(part) >= K for part in parts):
-        raise InputError("--sizes", f"{text!r}", f"give numbers of {K} or more with commas between them")
-    return sorted({int(part) for part in parts})
+    return finish(lambda: make_table(args))
 
 
 if __name__ == "__main__":

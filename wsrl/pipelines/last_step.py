@@ -10,7 +10,8 @@ from wsrl.errors import InputError
 from wsrl.pipelines import hub, parts
 from wsrl.pipelines.listed import Letter, Listed
 from wsrl.search.catalog import Change, Model
-from wsrl.search.commit import clear, commit, commit_neighbors, writing
+from wsrl.search.commit import clear, commit, writing
+from wsrl.search.derive import commit_derived
 from wsrl.search.file_identity import relative
 from wsrl.search.index import Index
 from wsrl.search.manifest import MANIFEST
@@ -161,6 +162,6 @@ def index_run(run: Run, names: Sequence[str], directory: Path) -> Index:
             store = commit(directory, store, run.encoder, [], Change(removed=removed), sources)
         changes.removed = len(removed)
         clear(directory, store.manifest.files)
-        index = Index(commit_neighbors(directory, store))
+        index = Index(commit_derived(directory, store))
     index.changes = changes
     return index

@@ -2,7 +2,8 @@
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,20 @@ from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.search.catalog import Change, Model, Place, write_database
-from wsrl.search.manifest import KINDS, LOCK, MANIFEST, OWN, Manifest, expansion_file, last_number, segment_file
-from wsrl.search.query_expansion import QueryExpansion
+from wsrl.search.fixed_point import to_fixed
+from wsrl.search.manifest import (
+    LOCK,
+    MANIFEST,
+    OWN,
+    Manifest,
+    last_number,
+    segment_file,
+    segment_of,
+)
+from wsrl.search.segment import BRUTE_FORCE_BELOW
 from wsrl.search.store import Store, measure
 
-MOST_SEGMENTS = 8  # more are merged into one
+MOST_SEGMENTS = 8  # of more the small ones are merged into one
 
 
 @contextmanager
@@ -43,26 +53,6 @@ def writing(directory: Path) -> Iterator[None]:
                 (directory / LOCK).unlink(missing_ok=True)
                 with suppress(OSError):  # other files were left there
                     directory.rmdir()
-
-
-def commit_neighbors(directory: Path, store: Store) -> Store:
-    """Finds the neighbors that search by function needs, unless a commit has, and writes them; while the lock is held.
-
-    To find them takes seconds for 10,000 models, so searches should not.
-    """
-    if store.manifest.neighbors or not len(store.has_function):
-        return store
-    kinds = [store.architectures[place] for place in store.has_function]
-    path = directory / f"neighbors-{store.manifest.generation:06d}.npy"
-    found = QueryExpansion.build(store.functions, kinds)
-    written = {path: found.near, directory / expansion_file(path.name): found.all_factors}
-    for file, array in written.items():
-        _write_array(file, array)
-    files = {**store.manifest.files, **{file.name: measure(file) for file in written}}
-    _sync(directory)
-    write_atomically(directory / MANIFEST, replace(store.manifest, files=files, neighbors=path.name).to_bytes())
-    _sync(directory)
-    return Store(directory)
 
 
 def commit(
@@ -92,13 +82,16 @@ def commit(
     live = {segment for _, _, segment in kept} | {model.place.segment for model in change.models}
     segments = {number: rows for number, rows in store.manifest.segments.items() if number in live} if store else {}
     written, moved = [row for _, row in new], {}
-    count, rows = len(kept) + len(new) + len(change.models), sum(count for count, *_ in segments.values())
-    files = {name: found for name, found in (store.manifest.files if store else {}).items() if _of(segments, name)}
-    merged = len(segments) + bool(new) > MOST_SEGMENTS or 2 * count < rows
-    if store and merged and all(map(store.sound, files)):  # else these are being repaired
+    files = {name: own for name, own in (store.manifest.files if store else {}).items() if segment_of(name) in segments}
+    places = Counter([*(segment for _, _, segment in kept), *(model.place.segment for model in change.models)])
+    merged = _merged(segments, places, len(new))
+    if store and merged and all(store.sound(name) for name in files if segment_of(name) in merged):  # else: repaired
         staying = [model for model in store.catalog.models() if model.id not in gone] + list(change.models)
+        staying = [model for model in staying if model.place.segment in merged]
         written += [store.embedded(model) for model in staying]
-        segments, files, moved = {}, {}, dict.fromkeys(model.id for model in staying)
+        segments = {number: rows for number, rows in segments.items() if number not in merged}
+        files = {name: own for name, own in files.items() if segment_of(name) in segments}
+        moved = dict.fromkeys(model.id for model in staying)
     places = _places(generation, written)
     moved = dict(zip(moved, places[len(new) :], strict=True))
     if written:
@@ -114,7 +107,7 @@ def commit(
         derived = {name: store.manifest.files[name] for name in store.manifest.derived}
         neighbors = neighbors if all(map(store.sound, derived)) else ""
         files |= derived if neighbors else {}
-    _sync(directory)
+    sync(directory)
     functions = sum(function for _, function, _ in kept) + sum(model.place.function is not None for model in models)
     if sources is None:
         sources = store.manifest.sources if store else ()
@@ -122,9 +115,25 @@ def commit(
         encoder, generation, len(kept) + len(models), functions, database, segments, files, neighbors, sources
     )
     write_atomically(directory / MANIFEST, manifest.to_bytes())
-    _sync(directory)
+    sync(directory)
     clear(directory, files)
     return Store(directory)
+
+
+def _merged(segments: Mapping[int, tuple[int, int, int]], places: Mapping[int, int], new: int) -> Collection[int]:
+    """Numbers of the segments that are written anew as one: most of their rows are of no model, or there are too many.
+
+    Args:
+      segments: see `wsrl.search.manifest.Manifest`.
+      places: models of each.
+      new: models that are added.
+    """
+    rows = {number: count for number, (count, *_) in segments.items()}
+    if len(segments) + bool(new) > MOST_SEGMENTS:
+        return {number for number, count in rows.items() if count < BRUTE_FORCE_BELOW} or set(segments)
+    if 2 * (sum(places.values()) + new) < sum(rows.values()):
+        return {number for number, count in rows.items() if 2 * places[number] < count}
+    return set()
 
 
 def clear(directory: Path, files: Collection[str]) -> None:
@@ -155,26 +164,23 @@ def _write_segment(
     for kind, vectors in arrays.items():
         if vectors:
             path = directory / segment_file(kind, number)
-            _write_array(path, np.stack(vectors).astype(np.float32))
+            many = kind != "signatures" and len(vectors) >= BRUTE_FORCE_BELOW
+            stacked = np.stack(vectors).astype(np.float32)
+            write_array(path, to_fixed(stacked) if many else stacked)
             files[path.name] = measure(path)
     weights, function, signatures = (len(vectors) for vectors in arrays.values())
     return (weights, function, signatures), files
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Writes an array to disk."""
     with open(path, "wb") as file:
         np.lib.format.write_array(file, array, (1, 0), allow_pickle=False)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _of(segments: Collection[int], name: str) -> bool:
-    """Whether a file belongs to one of the segments."""
-    kind, _, number = name.removesuffix(".npy").partition("-")
-    return kind in KINDS and int(number) in segments
-
-
-def _sync(directory: Path) -> None:
+def sync(directory: Path) -> None:
     """Flushes the names of a folder to disk."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:

@@ -2,12 +2,14 @@
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 from wsrl.errors import InputError
 from wsrl.search.file_identity import HUB, located, printable_id
+from wsrl.search.question import Groups
 from wsrl.search.store import Store
 
 COLUMNS = {"path": "path", "parameters": "parameters", "size": "size", "predicted_accuracy": "accuracy"}
@@ -24,6 +26,7 @@ class Facts:
 
     def __init__(self, store: Store):
         self._store = store
+        self._groups: dict[str, Groups] = {}
 
     @cached_property
     def metadata(self) -> list[dict[str, object]]:
@@ -40,11 +43,24 @@ class Facts:
         Raises:
           InputError: no model has such a key; lists those that there are.
         """
-        known = [*KNOWN, *sorted({key for about in self.metadata for key in about} - KNOWN.keys())]
+        known = self._keys
         key = name if name in known else ALSO.get(name, name)
         if key not in known:
             raise InputError(name, "is no key of this index", f"known are {', '.join(known)}")
         return key
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        return [*KNOWN, *sorted({key for about in self.metadata for key in about} - KNOWN.keys())]
+
+    def groups(self, name: str) -> Groups:
+        """Returns the groups of models that have one value by a key; kept for the next call."""
+        key = self.key(name)
+        if key not in self._groups:
+            values = self.values(key)
+            own = [value if value is None or isinstance(value, str | int | float) else str(value) for value in values]
+            self._groups[key] = Groups(own, Counter(own))
+        return self._groups[key]
 
     def kind(self, key: str) -> str:
         """Returns what the values of a key are: "text", "count", "bytes", "date", "duration", "number" or "any"."""
@@ -74,7 +90,7 @@ class Facts:
     def _paths(self) -> list[str]:
         return [located(self._store.directory, path) for path in self._store.catalog.paths()]
 
-    @cached_property
+    @property
     def _times(self) -> list[float | None]:
         return [modified(path) for path in self._paths]
 

@@ -1,6 +1,6 @@
 """The index of a folder of checkpoints: built once, brought up to date, and searched."""
 
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model
-from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.commit import commit, writing
 from wsrl.search.conditions import fulfilling, order
+from wsrl.search.derive import commit_derived
 from wsrl.search.export import export_models
 from wsrl.search.facts import Facts, check_note
 from wsrl.search.file_identity import HUB, located, printable_id
@@ -54,8 +55,9 @@ class Index:
 
     def _become(self, store: Store) -> None:
         """Goes over to another state of the index."""
-        self._store, self._searcher = store, Searcher(store)
-        self._queries = QueryRows(store, self._encoder)
+        before = getattr(self, "_searcher", None)
+        self._store, self._searcher = store, Searcher(store, before)
+        self._queries, self._facts = QueryRows(store, self._encoder), Facts(store)
 
     @classmethod
     def build(cls, encoder: Encoder, sources: Names, directory: str | Path, progress: bool = False) -> "Index":
@@ -130,6 +132,17 @@ class Index:
             store.manifest.check_encoder(store.directory, encoder.hash)
         return cls(store, encoder)
 
+    def reopen(self) -> None:
+        """Goes over to the state that was committed last; what searches have read of this one is kept.
+
+        Raises:
+          InputError: see `open`.
+        """
+        store = Store(self.directory)
+        if self._encoder is not None:
+            store.manifest.check_encoder(store.directory, self._encoder.hash)
+        self._become(store)
+
     def remove(self, ids: Collection[str]) -> None:
         """Removes models.
 
@@ -167,7 +180,7 @@ class Index:
         with writing(self.directory):
             store = Store(self.directory)  # it may have changed since it was opened
             committed = commit(self.directory, store, store.manifest.encoder, [], change)
-            self._become(commit_neighbors(self.directory, committed))
+            self._become(commit_derived(self.directory, committed))
 
     @property
     def ids(self) -> list[str]:
@@ -271,13 +284,13 @@ class Index:
         asked, counter = (self._rows(names, by != "weights") for names in (query, against))
         if not asked:
             raise InputError("query", "none was given", "name a checkpoint, or a model of the index")
-        facts = Facts(self._store)
+        facts = self._facts
         among = fulfilling(where, facts, len(self)) if where else None
         if architecture != "any":
             own = np.isin(self._store.architectures, [row.architecture for row in asked])
             own = own if architecture == "same" else ~own
             among = own if among is None else among & own
-        groups = None if group_by is None else [_group(value) for value in facts.values(facts.key(group_by))]
+        groups = None if group_by is None else facts.groups(group_by)
         question = Question(asked, counter, k, by, self._mask(exclude), among, groups, per_group, exact)
         hits, self.explanation = self._searcher.search(question)
         if sort is None:
@@ -307,10 +320,6 @@ class Index:
         if model is None:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return model
-
-
-def _group(value: object) -> Hashable:
-    return value if value is None or isinstance(value, str | int | float) else str(value)
 
 
 def check_options(k: int, per_group: int, by: str, architecture: str) -> None:

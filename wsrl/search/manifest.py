@@ -10,11 +10,13 @@ from pathlib import Path
 from wsrl.errors import InputError
 from wsrl.search.catalog import damaged
 
-FORMAT, VERSION = "wsrl-index", 1
+FORMAT, VERSION = "wsrl-index", 2
+READABLE = (1, VERSION)  # the first had no large segments: vectors in sixteen bits, and graphs
 MANIFEST, LOCK = "manifest.json", "lock"
 KINDS = ("weights", "function", "signatures")  # of the files of a segment
 OWN = re.compile(
-    rf"({'|'.join(KINDS)}|neighbors|expansion)-\d{{6,}}\.npy|models-\d{{6,}}\.sqlite|manifest\.json\.partial|lock"
+    rf"({'|'.join(KINDS)}|neighbors|expansion)-\d{{6,}}\.npy|(weights|function)-\d{{6,}}\.(graph|axes\.npy)"
+    r"|models-\d{6,}\.sqlite|manifest\.json\.partial|lock"
 )
 
 
@@ -50,6 +52,11 @@ class Manifest:
         """The files that can be made again from the vectors: neighbors, and factors where there are some."""
         return [name for name in (self.neighbors, expansion_file(self.neighbors)) if name in self.files]
 
+    def graph_files(self, kind: str, segment: int) -> tuple[str, str] | None:
+        """Returns the names of the files of the graph of a segment's vectors; None if it has no graph."""
+        graph, axes = graph_files(kind, segment)
+        return (graph, axes) if graph in self.files and axes in self.files else None
+
     def to_bytes(self) -> bytes:
         """Returns the content of the file, which ends with a digest of the rest."""
         content = json.loads(json.dumps({"format": FORMAT, "version": VERSION, **asdict(self)}))  # keys become text
@@ -79,7 +86,7 @@ class Manifest:
             raise damaged(path, "no JSON") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise InputError(path, "belongs to something else", "name the folder of an index")
-        if content.get("version") != VERSION:
+        if content.get("version") not in READABLE:
             reason = f"is of version {content.get('version')!r}, not {VERSION}"
             raise InputError(path, reason, "use the version of wsrl that wrote it, or index again into a new folder")
         digest = content.pop("digest", None)
@@ -108,10 +115,26 @@ def expansion_file(neighbors: str) -> str:
     return neighbors.replace("neighbors", "expansion")
 
 
+def is_graph(name: str) -> bool:
+    """Whether a file is one of those of `graph_files`."""
+    return name.endswith((".graph", ".axes.npy"))
+
+
+def segment_of(name: str) -> int | None:
+    """The number of the segment that a file belongs to; None for one of the whole index."""
+    kind, _, number = name.partition("-")
+    return int(number.partition(".")[0]) if kind in KINDS else None
+
+
 def last_number(directory: Path) -> int:
     """The highest number of a commit among the names of the files; 0 if there is none."""
     named = (path.stem.rpartition("-")[2] for path in directory.iterdir() if OWN.fullmatch(path.name))
     return max((int(number) for number in named if number.isdigit()), default=0)
+
+
+def graph_files(kind: str, segment: int) -> tuple[str, str]:
+    """The names of the files of the graph of a segment's vectors, as `wsrl.search.graph.Graph.save` takes them."""
+    return f"{kind}-{segment:06d}.graph", f"{kind}-{segment:06d}.axes.npy"
 
 
 def segment_file(kind: str, segment: int) -> str:

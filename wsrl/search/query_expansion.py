@@ -238,24 +238,6 @@ class QueryExpansion:
             expanded[touched] = self.expanded[touched]
         return np.stack(rows) if rows else np.zeros(exclude.shape, np.float32)
 
-    def search(
-        self, query: Float[np.ndarray, " dim"], architecture: str, k: int
-    ) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-        """Returns places and similarities of the k most similar models, best first, by approximate search.
-
-        The mean of two cosines is one inner product of vectors twice as long, so that one search finds both.
-        """
-        own = self._center(query[None], [architecture])
-        near, similarity = self._expanded_index.search(own, self.neighbors or 1)
-        near = self._placed[near[:, : self.neighbors]]
-        asked = expand(own, self.expanded, near, similarity[:, : self.neighbors])
-        rows, found = self._joined_index.search(np.hstack([own, asked]), k)
-        return self._placed[rows[0]], found[0]
-
-    def index(self) -> NearestNeighbors:
-        """Returns what `search` searches."""
-        return self._joined_index
-
     def _center(self, queries: Float[np.ndarray, "q dim"], architectures: Sequence[str]) -> Float[np.ndarray, "q dim"]:
         known = {name: row for row, name in enumerate(self.groups)}
         return unit(queries - self.means[[known.get(name, -1) for name in architectures]])
@@ -322,14 +304,6 @@ class QueryExpansion:
     @functools.cached_property
     def _placed(self) -> Int[np.ndarray, " placed"]:
         return np.flatnonzero(self.lengths > SMALL)
-
-    @functools.cached_property
-    def _expanded_index(self) -> NearestNeighbors:
-        return _index(self.expanded[self._placed])
-
-    @functools.cached_property
-    def _joined_index(self) -> NearestNeighbors:
-        return _index(np.hstack([self.vectors, self.expanded])[self._placed])
 
 
 def _index(vectors: Float[np.ndarray, "n dim"], exact: bool = False) -> NearestNeighbors:

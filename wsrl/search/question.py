@@ -1,7 +1,8 @@
 """What a search is asked, and how it came to its answer."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -9,6 +10,23 @@ from jaxtyping import Bool
 from wsrl.embedded import Embedded
 
 Mask = Bool[np.ndarray, " n"]
+
+
+class Groups(NamedTuple):
+    """Groups of the models of an index.
+
+    Attributes:
+      values: the group of each model; None is a group of its own.
+      sizes: models of each.
+    """
+
+    values: Sequence[Hashable]
+    sizes: Mapping[Hashable, int]
+
+    def members(self, places: Iterable[int]) -> int:
+        """Returns how many models the groups of some models have together."""
+        own = [self.values[place] for place in places]
+        return sum(value is None for value in own) + sum(self.sizes[value] for value in {*own} - {None})
 
 
 @dataclass(frozen=True)
@@ -22,7 +40,7 @@ class Question:
       by: "auto", "weights" or "function"; see `wsrl.search.index.Index.search`.
       left_out: models that are in no hit and in no neighborhood either; None for none.
       among: models that may be hits; None for all.
-      groups: of each model; None is a group of its own. None if models are not grouped.
+      groups: None if models are not grouped.
       per_group: hits that a group may have.
       exact: compare with all models.
     """
@@ -33,15 +51,9 @@ class Question:
     by: str = "auto"
     left_out: Mask | None = None
     among: Mask | None = None
-    groups: Sequence[Hashable] | None = None
+    groups: Groups | None = None
     per_group: int = 1
     exact: bool = False
-
-    @property
-    def plain(self) -> bool:
-        """Whether the k nearest of one query answer it."""
-        few = len(self.queries) == 1 and not self.against
-        return few and self.left_out is None and self.among is None and self.groups is None and not self.exact
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,11 @@ class Explanation:
 
     Attributes:
       by: the vector that scores rest on, "weights" or "function".
-      index: what found the nearest: "exact", or a search by hashes, or a tree and hashes.
+      index: what found the nearest: "exact", or candidates of a "graph" or of "hashes".
       models: that have such a vector.
       among: of them, those that the conditions leave.
       compared: vectors that were compared whole with each query.
-      unindexed: models that the index of hashes does not know and that were compared one by one.
+      unindexed: models that no graph and no hashes know, as they were added later, and that were all compared.
       seconds: the search took, without embedding the queries.
     """
 

@@ -1,15 +1,16 @@
 """Finds what of an index is damaged, and rebuilds that from the files of its models."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Catalog, Change, DamagedError, Model, Stat
-from wsrl.search.commit import commit, commit_neighbors, writing
+from wsrl.search.commit import commit, writing
+from wsrl.search.derive import commit_derived
 from wsrl.search.file_identity import file_stat, located
-from wsrl.search.manifest import Manifest
+from wsrl.search.manifest import Manifest, is_graph, segment_of
 from wsrl.search.sources import Named, Source, find_sources
 from wsrl.search.store import Store, measure
 from wsrl.search.update import Changes, Update, unreadable
@@ -19,6 +20,7 @@ MENDS = {
     "models": "index the sources again; what was noted of models is kept as far as it can be read",
     "vectors": "embed these models again from their files",
     "neighbors": "find them again",
+    "graph": "make it again",
 }
 
 
@@ -27,8 +29,8 @@ class Damage:
     """A file of an index that is not as it was written.
 
     Attributes:
-      part: "manifest", "models" (the database), "vectors" (of a segment) or "neighbors"; what `repair` does about it
-        is in MENDS.
+      part: "manifest", "models" (the database), "vectors" (of a segment), "neighbors" or "graph" (of a large segment);
+        what `repair` does about it is in MENDS.
       models: how many models it is about; None if that cannot be told.
       file: its path.
       reason: what is wrong.
@@ -95,14 +97,11 @@ def _part(directory: Path, manifest: Manifest, name: str, wrong: Mapping[str, st
         return "models", manifest.models
     if name in manifest.derived:
         return "neighbors", manifest.functions
+    part = "graph" if is_graph(name) else "vectors"
     if wrong[manifest.database]:
-        return "vectors", None
+        return part, None
     segments = Catalog(directory / manifest.database).columns()[2][:, 0]
-    return "vectors", int((segments == _segment(name)).sum())
-
-
-def _segment(name: str) -> int:
-    return int(Path(name).stem.rpartition("-")[2])
+    return part, int((segments == segment_of(name)).sum())
 
 
 def repair(directory: Path, encoder: Encoder, progress: bool = False) -> Repaired:
@@ -135,15 +134,18 @@ def repair(directory: Path, encoder: Encoder, progress: bool = False) -> Repaire
 
 def _mend_vectors(directory: Path, encoder: Encoder, repaired: Repaired, progress: bool) -> None:
     store = Store(directory)
+    graphs = {Path(damage.file).name for damage in repaired.damage if damage.part == "graph"}
+    files = {name: own for name, own in store.manifest.files.items() if name not in graphs}
+    store.manifest = replace(store.manifest, files=files)
     bad = {Path(damage.file).name for damage in repaired.damage if damage.part == "vectors"}
     whole = bad and bad.isdisjoint(store.manifest.files)  # the files are as they were written, but do not fit together
-    segments = set(store.manifest.segments) if whole else {_segment(name) for name in bad}
+    segments = set(store.manifest.segments) if whole else {segment_of(name) for name in bad}
     models = [model for model in store.catalog.models() if model.place.segment in segments]
     update = Update(directory, store, encoder)
     embedded = update.embed(_sources(directory, models, update.changes), progress)
     repaired.changes, repaired.lost = update.changes, [model.id for model in models if model.id not in embedded]
     committed = commit(directory, update.store, encoder.hash, [], Change(lost=repaired.lost))
-    commit_neighbors(directory, committed)
+    commit_derived(directory, committed)
 
 
 def _rebuild(directory: Path, encoder: Encoder, repaired: Repaired, progress: bool) -> None:
@@ -171,7 +173,7 @@ def _rebuild(directory: Path, encoder: Encoder, repaired: Repaired, progress: bo
     paths = dict.fromkeys(model.path for model, _ in rows)  # all that is known where the manifest is lost
     sources = manifest.sources if manifest else tuple((located(directory, path), path) for path in paths)
     committed = commit(directory, None, encoder.hash, rows, Change(annotations=notes), sources)
-    commit_neighbors(directory, committed)
+    commit_derived(directory, committed)
 
 
 def _salvaged(

@@ -1,29 +1,48 @@
 """Ranks the models of an index for a query."""
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.forward.kind import is_run_by_operators
 from wsrl.search.file_identity import located
 from wsrl.search.hit import Hit
-from wsrl.search.nearest import BRUTE_FORCE_BELOW, NearestNeighbors
 from wsrl.search.query_expansion import QueryExpansion
-from wsrl.search.question import Explanation, Question
+from wsrl.search.question import Explanation, Mask, Question
+from wsrl.search.segment import BRUTE_FORCE_BELOW
+from wsrl.search.segments import Segments
 from wsrl.search.store import Store
+from wsrl.search.vectors import weights_segments, wide_expansion
+from wsrl.search.wide_expansion import WideExpansion
+
+
+class Found(NamedTuple):
+    """Rows among the models that have such a vector and their scores, best first; for the rest see `Explanation`."""
+
+    rows: Int64[np.ndarray, " r"]
+    scores: Float[np.ndarray, " r"]
+    index: str
+    compared: int
+    unindexed: int
 
 
 class Searcher:
-    """One state of an index, with what searching it needs; that is made when it is first used."""
+    """One state of an index, with what searching it needs; that is made when it is first used.
 
-    def __init__(self, store: Store):
+    Args:
+      store: the state.
+      before: of an earlier state of the same index: what has not changed is taken over.
+    """
+
+    def __init__(self, store: Store, before: "Searcher | None" = None):
         self.store = store
+        self._before = before.__dict__.get("_segments") if before else None  # if they were made
 
     @cached_property
     def place(self) -> dict[str, int]:
@@ -40,13 +59,21 @@ class Searcher:
         return {is_run_by_operators(self.store.architectures[place]) for place in self._functional}
 
     @cached_property
-    def _nearest(self) -> NearestNeighbors:
-        return NearestNeighbors.build(self.store.weights, self.store.ids)
+    def _segments(self) -> Segments:
+        return weights_segments(self.store, self._before)
+
+    @cached_property
+    def _wide(self) -> WideExpansion:
+        return wide_expansion(self.store)
 
     @cached_property
     def _expansion(self) -> QueryExpansion:
         kinds = [self.store.architectures[place] for place in self.store.has_function]
         return QueryExpansion.build(self.store.functions, kinds, near=self.store.neighbors, factors=self.store.factors)
+
+    @property
+    def _smoother(self) -> QueryExpansion | WideExpansion:
+        return self._expansion if len(self.store.has_function) < BRUTE_FORCE_BELOW else self._wide
 
     @cached_property
     def _accuracies(self) -> Float64[np.ndarray, " m"]:
@@ -63,7 +90,7 @@ class Searcher:
         own = self._accuracies[functional]
         if known.any():  # networks that were run by their operators have none, and no neighbors among the others
             filled = np.where(known, self._accuracies, self._accuracies[known].mean())
-            own = np.where(known[functional], self._expansion.smoothed(filled, functional), np.nan)
+            own = np.where(known[functional], self._smoother.smoothed(filled, functional), np.nan)
         found = zip(self.store.has_function[functional].tolist(), own.tolist(), strict=True)
         return {place: value for place, value in found if np.isfinite(value)}
 
@@ -92,67 +119,83 @@ class Searcher:
         allowed = np.ones(len(having), bool) if question.left_out is None else ~question.left_out[having]
         if question.among is not None:
             allowed &= question.among[having]
-        index = "exact"
-        if question.plain and len(having) >= BRUTE_FORCE_BELOW:
-            rows, scores, index, compared = self._nearest_to(question.queries[0], question.k, functional)
-        else:
-            all_scores = self._scores(question, functional)
-            rows = np.flatnonzero(allowed & (all_scores > -np.inf))
-            rows = rows[np.argsort(-all_scores[rows], kind="stable")]
-            scores, compared = all_scores[rows], len(having)
+        self._check_all(question, functional)
         same = self._same_weights(question)
         first = same if len(question.queries) == 1 else []
         if functional and question.by == "function":
             first = [place for place in first if place in self._functional]
-        if question.groups is None:
-            rows, scores = rows[: question.k + len(first)], scores[: question.k + len(first)]
-        others = [pair for pair in zip(having[rows].tolist(), scores.tolist(), strict=True) if pair[0] not in first]
-        ranked = _first([*((place, 1.0) for place in first), *others], question)
+        if functional and len(having) < BRUTE_FORCE_BELOW:
+            found = self._all_scores(question, allowed)
+        else:
+            beside = question.groups.members(first) if question.groups else len(first)
+            found = self._pool_scores(question, functional, allowed, question.k + beside)
+        ranked = self._ranked(question, having, found, first)
+        while len(ranked) < question.k and question.groups and len(found.rows) < allowed.sum():
+            seen = question.groups.members([*first, *having[found.rows].tolist()])  # beyond them are other groups
+            wanted = max(question.k + seen, 2 * len(found.rows))
+            found = self._pool_scores(question, functional, allowed, wanted)
+            ranked = self._ranked(question, having, found, first)
         accuracies = self._smoothed_accuracies([place for place, _ in ranked])
         hits = [
             self._hit(rank, place, score, name, place in same, accuracies.get(place))
             for rank, (place, score) in enumerate(ranked, 1)
         ]
         seconds = time.perf_counter() - start
-        return hits, Explanation(name, index, len(having), int(allowed.sum()), compared, 0, seconds)
+        explanation = Explanation(
+            name, found.index, len(having), int(allowed.sum()), found.compared, found.unindexed, seconds
+        )
+        return hits, explanation
 
-    def _nearest_to(
-        self, asked: Embedded, k: int, functional: bool
-    ) -> tuple[Int64[np.ndarray, " k"], Float[np.ndarray, " k"], str, int]:
-        """Rows and scores of the nearest, what found them, and how many vectors were compared."""
+    def _ranked(
+        self, question: Question, having: Int64[np.ndarray, " m"], found: Found, first: Sequence[int]
+    ) -> list[tuple[int, float]]:
+        """Places and scores of the hits: models of the query's weights first, then the best."""
+        rows, scores = found.rows, found.scores
+        if question.groups is None:
+            rows, scores = rows[: question.k + len(first)], scores[: question.k + len(first)]
+        known = set(first)
+        others = [pair for pair in zip(having[rows].tolist(), scores.tolist(), strict=True) if pair[0] not in known]
+        return _first([*((place, 1.0) for place in first), *others], question)
+
+    def _all_scores(self, question: Question, allowed: Mask) -> Found:
+        """Compares with all models by function."""
+
+        def similarities(asked: Sequence[Embedded]) -> Float[np.ndarray, "q m"]:
+            own = np.stack([row.function for row in asked if row.function is not None])
+            out = None if question.left_out is None else question.left_out[self.store.has_function]
+            exclude = None if out is None else np.tile(out, (len(own), 1))
+            return self._expansion.similarities(own, [row.architecture for row in asked], exclude)
+
+        every = np.arange(len(self.store.has_function))
+        against = similarities(question.against) if question.against else None
+        rows, scores = _best(every, similarities(question.queries), against, allowed)
+        return Found(rows, scores, "exact", len(every), 0)
+
+    def _pool_scores(self, question: Question, functional: bool, allowed: Mask, k: int) -> Found:
+        """Compares with the models that are nearest to one of the queries, at least k of them."""
+        asked = [*question.queries, *question.against]
+        may = None if allowed.all() else allowed
+        exact = question.exact or len(asked) > 1  # the mean of several has other nearest ones
         if functional:
-            self._check(asked.function, self.store.functions)
-            assert asked.function is not None
-            index = self._expansion.index()
-            rows, scores = self._expansion.search(asked.function, asked.architecture, k)
+            segments = self._wide.segments
+            vectors = np.stack([row.function for row in asked if row.function is not None])
+            queries = self._wide.centered(vectors, [row.architecture for row in asked])
+            out = None if question.left_out is None else question.left_out[self.store.has_function]
+            rows, scores = self._wide.ranked(queries, k, may, out, question.exact)
         else:
-            self._check(asked.weights, self.store.weights)
-            index = self._nearest
-            found, all_scores = index.search(asked.weights[None], k)
-            rows, scores = found[0], all_scores[0]
-        return rows, scores, index.backend, index.compared(k)
-
-    def _scores(self, question: Question, functional: bool) -> Float[np.ndarray, " m"]:
-        """Scores of all models that have such a vector; minus infinity for those that a counter-example is as near."""
-        own = self._similarities(question.queries, question, functional).mean(0)
-        if question.against:
-            nearer = self._similarities(question.against, question, functional).max(0) >= own
-            own = np.where(nearer, -np.inf, own)
-        return own
-
-    def _similarities(
-        self, asked: Sequence[Embedded], question: Question, functional: bool
-    ) -> Float[np.ndarray, "q m"]:
-        if not functional:
-            for row in asked:
-                self._check(row.weights, self.store.weights)
-            return np.stack([self.store.weights @ row.weights for row in asked])
-        for row in asked:
-            self._check(row.function, self.store.functions)
-        own = np.stack([row.function for row in asked if row.function is not None])
-        out = None if question.left_out is None else question.left_out[self.store.has_function]
-        exclude = None if out is None else np.tile(out, (len(own), 1))
-        return self._expansion.similarities(own, [row.architecture for row in asked], exclude)
+            segments = self._segments
+            queries = np.stack([row.weights for row in asked])
+            if len(asked) == 1:
+                places, cosine = segments.search(queries, k, may, exact)
+                rows, scores = places[0][places[0] >= 0], cosine[:, places[0] >= 0]
+            else:
+                rows, scores = np.arange(len(allowed)), segments.cosines(queries, len(allowed))
+        count = len(question.queries)
+        rows, scores = _best(rows, scores[:count], scores[count:] if question.against else None, allowed[rows])
+        exact = exact or not segments.large
+        index = "exact" if exact else segments.backend
+        compared = len(allowed) if exact else segments.compared(k)
+        return Found(rows, scores, index, compared, 0 if exact else segments.unindexed)
 
     def _same_weights(self, question: Question) -> list[int]:
         """Places of the models of a query's weights, but not a counter-example's; the query first, if it is there."""
@@ -169,10 +212,16 @@ class Searcher:
             and (question.among is None or question.among[place])
         ]
 
-    def _check(self, own: Float[np.ndarray, " dim"] | None, vectors: Float[np.ndarray, "n other"]) -> None:
-        if own is None or len(own) != vectors.shape[1] or not np.isfinite(own).all():
+    def _check_all(self, question: Question, functional: bool) -> None:
+        segments = self.store.segments("function" if functional else "weights")
+        dimensions = segments[0][1].shape[1] if segments else 0
+        for row in (*question.queries, *question.against):
+            self._check(row.function if functional else row.weights, dimensions)
+
+    def _check(self, own: Float[np.ndarray, " dim"] | None, dimensions: int) -> None:
+        if own is None or len(own) != dimensions or not np.isfinite(own).all():
             dims = 0 if own is None else len(own)
-            reason = f"a vector of {dims} dimensions does not fit {vectors.shape[1]}, or is not finite"
+            reason = f"a vector of {dims} dimensions does not fit {dimensions}, or is not finite"
             raise InputError("query", reason, "embed it with the encoder of the index")
 
     def _hit(self, rank: int, place: int, score: float, by: str, same: bool, accuracy: float | None) -> Hit:
@@ -193,17 +242,35 @@ class Searcher:
         )
 
 
+def _best(
+    rows: Int64[np.ndarray, " p"],
+    scores: Float[np.ndarray, "q p"],
+    against: Float[np.ndarray, "a p"] | None,
+    allowed: Bool[np.ndarray, " p"],
+) -> tuple[Int64[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """Rows that may be hits by the mean of their scores, best first; none that a counter-example is as near to."""
+    own = scores.mean(0)
+    kept = allowed & (own > -np.inf)
+    if against is not None:
+        kept &= against.max(0) < own
+    best = np.argsort(-own[kept], kind="stable")
+    return rows[kept][best], own[kept][best]
+
+
 def _first(ranked: Sequence[tuple[int, float]], question: Question) -> list[tuple[int, float]]:
     """The first k, of each group no more than may be."""
     if question.groups is None:
         return list(ranked[: question.k])
     found: list[tuple[int, float]] = []
-    counts: Counter = Counter()
+    counts: dict[Hashable, int] = {}
+    groups = question.groups.values
     for place, score in ranked:
-        group = question.groups[place]
-        counts[group] += 1
-        if group is None or counts[group] <= question.per_group:
-            found.append((place, score))
+        group = groups[place]
+        if group is not None:
+            counts[group] = counts.get(group, 0) + 1
+            if counts[group] > question.per_group:
+                continue
+        found.append((place, score))
         if len(found) == question.k:
             break
     return found

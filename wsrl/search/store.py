@@ -2,7 +2,9 @@
 
     manifest.json            which files make up the index, with their sizes and SHA-256; replaced last, atomically
     weights-000003.npy       [n, d] float32, vectors of length 1; a segment, never changed once written
-    function-000003.npy      [m, d] float32, those of the models that have one
+    function-000003.npy      [m, d] float32, those of the models that have one; like weights, int16 in large segments
+    weights-000003.graph     of a large segment; see `wsrl.search.graph`, and so `function-...`
+    weights-000003.axes.npy  [d, components] float32, that belongs to the graph
     signatures-000003.npy    [tensors, 14] float32, of each model's tensors, one model after another
     neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
     expansion-000005.npy     [m, k + 2] float32, lengths and similarities that come with them
@@ -18,6 +20,7 @@ import hashlib
 import io
 import mmap
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -27,16 +30,21 @@ from jaxtyping import Float32, Int32, Int64
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.search.catalog import Catalog, Model, damaged
+from wsrl.search.fixed_point import DTYPE, single
 from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segment_file
 
+PRECISIONS = (DTYPE, np.dtype(np.float32))  # of vectors
 HEADER = 4096  # bytes, more than the header of a .npy file takes
+CHECKED = 1 << 28  # bytes of vectors that are compared with their digest before they are used; `verify` reads all
+BLOCK = 16_384  # vectors that are checked at once
 RETRIES = 20  # of opening an index while it is written
 
 
 class Store:
     """One committed state of an index, opened for reading.
 
-    Files are checked against their digests when they are first used: damage to one is told when it is needed.
+    Files are checked against their digests when they are first used: damage to one is told when it is needed. Of
+    vectors that are larger than CHECKED only the size is, since searches read few of them.
 
     Raises:
       InputError: the folder holds no index, or one whose manifest or database is damaged.
@@ -85,7 +93,7 @@ class Store:
         if not name:
             return None
         try:
-            found = self._mapped_array(name, np.dtype(np.int32), len(self.has_function))
+            found = self._mapped_array(name, (np.dtype(np.int32),), len(self.has_function))
             if not ((found >= 0) & (found < len(found))).all():
                 raise ValueError("a place is not there")
             return found
@@ -99,7 +107,7 @@ class Store:
         if name not in self.manifest.derived:
             return None
         try:
-            return self._mapped_array(name, np.dtype(np.float32), len(self.has_function))
+            return self._mapped_array(name, PRECISIONS[1:], len(self.has_function))
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
@@ -114,12 +122,13 @@ class Store:
     def embedded(self, model: Model) -> Embedded:
         """Returns what the encoder said of a model."""
         place = model.place
-        weights = np.array(self._row("weights", place.segment, place.weights, 1)[0])
+        weights = np.array(single(self._row("weights", place.segment, place.weights, 1))[0])
         function = None if place.function is None else self._row("function", place.segment, place.function, 1)[0]
         signatures = self.signatures(model)
         return Embedded(
             model.id, model.content_digest, model.weights_digest, model.architecture, model.parameters, weights,
-            None if function is None else np.array(function), model.no_function, model.accuracy, model.assumed,
+            None if function is None else np.array(single(function)), model.no_function, model.accuracy,
+            model.assumed,
             dict(zip(model.tensors, np.array(signatures), strict=True)), model.warnings,
         )  # fmt: skip
 
@@ -136,9 +145,11 @@ class Store:
         if problems := self.catalog.problems():
             raise damaged(self.catalog.path, problems[0])
         _ = self.neighbors, self.factors  # whether they can be read
-        for vectors in (self.weights, self.functions):
-            if not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
-                raise damaged(self.directory / MANIFEST, "a vector is not of length 1")
+        for vectors, places in (part[1:] for kind in KINDS[:2] for part in self.segments(kind)):
+            for start in range(0, len(vectors), BLOCK):
+                length = np.linalg.norm(single(vectors[start : start + BLOCK]), axis=1)
+                if not np.allclose(length[places[start : start + BLOCK] >= 0], 1, atol=1e-3):
+                    raise damaged(self.directory / MANIFEST, "a vector is not of length 1")
         for model in self.catalog.models():
             self.embedded(model)
 
@@ -152,31 +163,60 @@ class Store:
                 raise damaged(self.directory / name, "not as it was written")
             self._checked.add(name)
 
-    def _array(self, kind: str, segment: int) -> Float32[np.ndarray, "rows dim"]:
+    def segments(self, kind: str) -> list[tuple[int, np.ndarray, Int64[np.ndarray, " rows"]]]:
+        """Returns number, vectors and places of each segment; see `wsrl.search.segments.Segments`.
+
+        Args:
+          kind: "weights" or "function"; the places are among the models that have such a vector.
+        """
+        column = 1 + KINDS.index(kind)
+        having = np.flatnonzero(self._places[:, column] >= 0)
+        numbers, rows = self._places[having, 0], self._places[having, column]
+        found = []
+        for number in np.unique(numbers).tolist():
+            vectors, own = self._array(kind, number), numbers == number
+            if not (rows[own] < len(vectors)).all():
+                raise damaged(self.directory / segment_file(kind, number), "a row is not there")
+            places = np.full(len(vectors), -1)
+            places[rows[own]] = np.flatnonzero(own)
+            found.append((number, vectors, places))
+        return found
+
+    def graph_paths(self, kind: str, segment: int) -> tuple[Path, Path] | None:
+        """Returns the files of the graph of a segment, which are as they were written; None if it has none."""
+        names = self.manifest.graph_files(kind, segment)
+        if names is None:
+            return None
+        for name in names:
+            self._check(name)
+        return self.directory / names[0], self.directory / names[1]
+
+    def _array(self, kind: str, segment: int) -> np.ndarray:
         """Maps a file of a segment."""
         name = segment_file(kind, segment)
         try:
             rows = self.manifest.segments[segment][KINDS.index(kind)]
             if not rows:
                 return np.zeros((0, 0), np.float32)
-            return self._mapped_array(name, np.dtype(np.float32), rows)
+            return self._mapped_array(name, PRECISIONS[1:] if kind == "signatures" else PRECISIONS, rows)
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
-    def _mapped_array(self, name: str, dtype: np.dtype, rows: int) -> np.ndarray:
-        """Shows a file as an array. Raises KeyError or ValueError if it is not of these rows."""
-        self._check(name)
+    def _mapped_array(self, name: str, types: Sequence[np.dtype], rows: int) -> np.ndarray:
+        """Shows a file as an array. Raises KeyError or ValueError if it is not of these types and rows."""
         content = self._files[name]
+        if content is None or len(content) <= CHECKED or len(content) != self.manifest.files[name][0]:
+            self._check(name)
         assert content is not None
         header = io.BytesIO(content[:HEADER])
         if np.lib.format.read_magic(header) != (1, 0):
             raise ValueError("another version of .npy")
         shape, _, own = np.lib.format.read_array_header_1_0(header)
-        if len(shape) != 2 or shape[0] != rows or own != dtype:
+        if len(shape) != 2 or shape[0] != rows or own not in types:
             raise ValueError(f"{own} {shape} for {rows} rows")
-        return np.frombuffer(content, dtype, offset=header.tell()).reshape(shape)
+        return np.frombuffer(content, own, offset=header.tell()).reshape(shape)
 
-    def _row(self, kind: str, segment: int, start: int, count: int) -> Float32[np.ndarray, "count dim"]:
+    def _row(self, kind: str, segment: int, start: int, count: int) -> np.ndarray:
         rows = self._array(kind, segment)[start : start + count]
         if start < 0 or len(rows) != count:
             raise damaged(self.directory / segment_file(kind, segment), f"no row {start}")
@@ -191,14 +231,12 @@ class Store:
             own = rows[segments == number]
             if not ((own >= 0) & (own < len(array))).all():
                 raise damaged(self.directory / segment_file(kind, number), "a row is not there")
-        if len(arrays) == 1 and np.array_equal(rows, np.arange(len(arrays[segments[0]]))):
-            return arrays[segments[0]]  # as it lies in the file
         dims = {array.shape[1] for array in arrays.values()}
         if len(dims) > 1:
             raise damaged(self.directory, f"vectors of {sorted(dims)} dimensions")
         gathered = np.empty((len(rows), dims.pop() if dims else 0), np.float32)
         for number, array in arrays.items():
-            gathered[segments == number] = array[rows[segments == number]]
+            gathered[segments == number] = single(array[rows[segments == number]])
         return gathered
 
 

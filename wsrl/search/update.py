@@ -14,7 +14,8 @@ from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
 from wsrl.search.catalog import Change, Model, Place, Stat
-from wsrl.search.commit import clear, commit, commit_neighbors
+from wsrl.search.commit import clear, commit
+from wsrl.search.derive import commit_derived
 from wsrl.search.embed import embed_sources
 from wsrl.search.file_identity import file_stat, located, relative, whole_digest
 from wsrl.search.sources import Named, Source, find_sources
@@ -103,7 +104,7 @@ class Update:
             first = f" ({self.changes.problems[0]})" if self.changes.problems else ""
             raise InputError(self.directory, f"no checkpoint could be used{first}", "name some that can be read")
         clear(self.directory, self.store.manifest.files)
-        return commit_neighbors(self.directory, self.store)
+        return commit_derived(self.directory, self.store)
 
     def _check_id(self, source: Source) -> None:
         """Raises InputError if the id is that of another model: ids of two zoos may be the same."""

@@ -36,7 +36,8 @@ class ServedIndex:
         """The newest state; its page is drawn when that is asked for."""
         with self._lock:
             if self._version() != self._written:
-                self._written, self._index, self._page = self._version(), Index.open(self.directory, self._encoder), ""
+                self._written, self._page = self._version(), ""
+                self._index.reopen()
             return self._index
 
     def page(self) -> str:

@@ -1,0 +1,1 @@
+"""How search fares with ten thousand, a hundred thousand and a million models."""

@@ -1,0 +1,82 @@
+"""Indexes whose segments are large: sixteen bits, candidates, additions, damage. What counts as large is set low."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from fake_encoder import FakeEncoder, write_model
+
+from wsrl.search import commit, derive, searcher, segment, segments, vectors
+from wsrl.search.index import Index
+
+LARGE = 40
+GRAPHS = find_spec("rabitqlib") is not None
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch) -> Index:
+    for module in (commit, derive, searcher, segment, segments, vectors):
+        monkeypatch.setattr(module, "BRUTE_FORCE_BELOW", LARGE)
+    for seed in range(60):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed, architecture=f"kind {seed % 2}")
+    return Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index")
+
+
+def test_vectors_take_sixteen_bits_and_are_read_back(index):
+    (file,) = index.directory.glob("weights-*[0-9].npy")
+    assert np.load(file).dtype == np.int16 and index.verify() == []
+    for row in FakeEncoder().embed(index.ids):
+        np.testing.assert_allclose(index.get(row.id).weights, row.weights, atol=2e-5)
+        np.testing.assert_allclose(index.get(row.id).function, row.function, atol=2e-5)
+    assert len(list(index.directory.glob("*.graph"))) == (2 if GRAPHS else 0)
+
+
+@pytest.mark.parametrize("by", ["weights", "function"])
+def test_what_is_added_is_found_before_it_is_merged(index, tmp_path, by):
+    for seed in range(3):
+        write_model(tmp_path / "more" / f"{seed}.safetensors", 100 + seed)
+    index.add(FakeEncoder(), tmp_path / "more")
+    index.remove(index.ids[:2])
+    for opened in (index, Index.open(index.directory)):
+        for name in (opened.ids[0], opened.ids[-1]):
+            hits = opened.search(name, 10, by)
+            assert hits[0].id == name and hits[0].score == 1
+            assert [hit.id for hit in hits] == [hit.id for hit in opened.search(name, 10, by, exact=True)]
+        assert opened.explanation.index == "exact"
+        opened.search(name, 10, by)
+        assert opened.explanation.unindexed == (3 if opened.explanation.index != "exact" else 0)
+        assert opened.explanation.models == 61
+
+
+def test_groups_and_conditions(index):
+    every = index.search(index.ids[0], 60, "weights", exact=True)
+    assert [hit.id for hit in index.search(index.ids[0], 60, "weights")] == [hit.id for hit in every]
+    grouped = index.search(index.ids[0], 2, "weights", group_by="architecture")
+    first = {hit.architecture: hit.id for hit in reversed(every)}
+    assert [hit.id for hit in grouped] == [hit.id for hit in every if first[hit.architecture] == hit.id]
+    kept = index.search(index.ids[0], 60, "weights", where=["architecture=kind 1"])
+    assert [hit.id for hit in kept] == [hit.id for hit in every if hit.architecture == "kind 1"]
+    both = index.search(index.ids[:2], 5, "weights", against=index.ids[9])
+    assert 0 < len(both) <= 5 and index.ids[9] not in {hit.id for hit in both}
+
+
+@pytest.mark.skipif(not GRAPHS, reason="extra `graph`")
+def test_a_damaged_graph_is_made_again(index):
+    file = next(index.directory.glob("weights-*.graph"))
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    (damage,) = index.verify()
+    assert (damage.part, damage.models) == ("graph", 60)
+    encoder = FakeEncoder()
+    Index.repair(index.directory, encoder)
+    assert not encoder.embedded and Index.open(index.directory).verify() == []
+
+
+def test_reopening_takes_over_what_has_not_changed(index):
+    index.search(index.ids[0], 3, "weights")
+    other = Index.open(index.directory)
+    other.remove(other.ids[5:6])
+    before = index._searcher._segments.parts[0][0]
+    index.reopen()
+    assert len(index) == 59 and index.search(index.ids[0], 3, "weights")
+    assert index._searcher._segments.parts[0][0] is before

@@ -1,0 +1,74 @@
+"""Candidates by SymphonyQG (Gou et al. 2025), a graph of vectors whose edges carry quantized codes (extra `graph`).
+
+A walk over the graph looks at few vectors however many there are, where their intrinsic dimension is low: where those
+that are near to one are near to one another, as relatives are.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from wsrl.errors import InputError
+from wsrl.extras import require
+from wsrl.search.components import Vectors, principal_axes, project
+
+COMPONENTS = 256  # that the graph is made of, at most
+MULTIPLE = 64  # that rabitqlib needs their number to be of; shorter vectors are filled up with zeros
+DEGREE = 32  # edges of a vector
+BITS = 8  # of a component that is stored with a vector
+CANDIDATES_BUILD = 100  # vectors that edges are chosen from
+VISITED_A_CANDIDATE = 2  # length of the list that a walk keeps
+
+
+class Graph:
+    """A graph of the principal components of vectors. Get one by `build` or `load`.
+
+    Attributes:
+      graph: rabitqlib's.
+      axes: of the components.
+    """
+
+    name = "graph"
+
+    def __init__(self, graph: Any, axes: Float32[np.ndarray, "dim components"]):
+        self._graph, self._axes = graph, axes
+
+    @classmethod
+    def build(cls, vectors: Vectors) -> "Graph":
+        """Makes the graph of vectors, which are read once. It takes minutes for a million."""
+        axes = principal_axes(vectors, COMPONENTS)
+        axes = np.pad(axes, ((0, 0), (0, -axes.shape[1] % MULTIPLE)))
+        graph = require("rabitqlib", "graph").SymqgIndex(axes.shape[1], DEGREE, "l2", BITS)
+        graph.build(project(vectors, axes), CANDIDATES_BUILD, os.cpu_count() or 1)
+        return cls(graph, axes)
+
+    def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
+        """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""
+        count = min(count, self._graph.num_points)
+        length = VISITED_A_CANDIDATE * count
+        threads = min(os.cpu_count() or 1, len(queries))
+        rows, _ = self._graph.search_batch(queries @ self._axes, count, length, threads)
+        rows = np.asarray(rows, np.int64).reshape(len(queries), count)
+        return np.where((rows >= 0) & (rows < self._graph.num_points), rows, -1)
+
+    def save(self, paths: tuple[Path, Path]) -> None:
+        """Writes the graph and the axes."""
+        self._graph.save(str(paths[0]))
+        with open(paths[1], "wb") as file:
+            np.save(file, self._axes, allow_pickle=False)
+
+    @classmethod
+    def load(cls, paths: tuple[Path, Path]) -> "Graph":
+        """Reads what `save` wrote; the caller has compared the files with their digests.
+
+        Raises:
+          InputError: rabitqlib is not installed or refuses the file.
+        """
+        library = require("rabitqlib", "graph").SymqgIndex
+        try:
+            return cls(library.load(str(paths[0])), np.load(paths[1], allow_pickle=False))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(paths[0], f"cannot be read ({error})", "build the index again") from error
