@@ -1,5 +1,6 @@
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -163,3 +164,19 @@ def test_neighbors_are_found_when_it_is_written(tmp_path, monkeypatch):
     others = {name: max(score, 0) for name, score in zip(index.ids, expected.tolist(), strict=True) if name in scores}
     assert scores == pytest.approx(others, abs=1e-6) and len(scores) == 37
     assert {hit.id: hit.accuracy for hit in hits} == pytest.approx(accuracy, abs=1e-6)
+
+
+def test_what_is_close_by_weights_is_not_missed_where_the_function_is_assumed(models, built):
+    row = built.get(names(models)[0])
+    other = built.get(names(models)[1])
+    moved = row.weights + np.float32(0.01) * other.weights
+    asked = replace(
+        row, id="asked", weights_digest="other", weights=moved / np.linalg.norm(moved), function=other.function
+    )
+    first, second = built.search(asked, k=2)
+    assert (first.id, first.by, first.same_weights) == (row.id, "weights", False) and first.score > 0.99
+    assert (second.id, second.by) == (other.id, "function")
+    told = built.search(replace(asked, assumed=()), k=1)[0]
+    assert (told.id, told.by) == (other.id, "function")
+    assert built.search(asked, k=1, by="function")[0].by == "function"
+    assert [hit.id for hit in built.search(asked, k=1, exclude=[row.id])] == [other.id]

@@ -14,13 +14,13 @@ TEXTS = ("task", "architecture", "weights", "model", "A", "B", "is", "order")  #
 Row = Mapping[str, str]  # cells by heading; a heading that no row has a text for is left out
 
 
-def hit_row(hit: "Hit") -> Row:
-    """Returns the cells of a hit."""
+def hit_row(hit: "Hit", by: str = "") -> Row:
+    """Returns the cells of a hit of a search that ranks by `weights`, `function` or otherwise."""
     measured, change = hit.metadata.get("accuracy"), hit.metadata.get("change")
     return {
         "rank": str(hit.rank),
         "score": f"{hit.score:.3f}",
-        "weights": "same" if hit.same_weights else "",
+        "weights": "same" if hit.same_weights else "close" if hit.by == "weights" != by else "",
         "change": f"{change:.2g}" if hit.by == "relative" and isinstance(change, float) else "",
         "task": str(hit.metadata.get("task", "")),
         "architecture": hit.architecture,

@@ -150,7 +150,7 @@ def _run_relative(args: argparse.Namespace) -> int:
 def _show(name: str, hits: "list[Hit]", explanation: "Explanation") -> None:
     among = f"{explanation.among:,} of " if explanation.among < explanation.models else ""
     heading = f"{name}: nearest by {explanation.by} of {among}{counted(explanation.models, 'model')}"
-    print_rows([heading], [hit_row(hit) for hit in hits])
+    print_rows([heading], [hit_row(hit, explanation.by) for hit in hits])
 
 
 def _explained(explanation: "Explanation") -> str:

@@ -264,7 +264,8 @@ class Index:
             several, whose scores are averaged.
           k: number of hits, at least 1.
           by: "weights" asks who is related, "function" who does the same; "auto" takes the function where the queries
-            and a model of the index have one, and lets models of the same weights come first in any case.
+            and a model of the index have one. It lets models of the same weights come first in any case, and then close
+            ones where the function of the query is assumed.
           exclude: models that are left out, as a mask or by their ids; they do not count as neighbors either.
           exact: compare with all models, however many there are.
           against: counter-examples; models that are no less similar to one of them than to the query are left out.
