@@ -14,7 +14,7 @@ from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.readers.archives import Archive, member_names, open_archive
 from wsrl.readers.hdf5 import SIGNATURE, Group, open_hdf5
 from wsrl.readers.json_files import LIMIT, parse_json_object
-from wsrl.readers.keras_names import layer_configs, weight_names
+from wsrl.readers.keras_names import layer_configs, layers_by_key, weight_names
 from wsrl.readers.keras_quantized import dequantized, quantized_names
 from wsrl.readers.keras_shards import is_index, open_shards
 from wsrl.readers.mapped import HEAD, map_file
@@ -56,7 +56,7 @@ def open_file(path: Path) -> Checkpoint:
     if "layer_names" in model.attributes or "layer_names0" in model.attributes:
         named = _legacy(model, path)
     elif "layers" in root.groups or "vars" in root.groups:
-        named = _numbered(root, layer_configs(config))
+        named = _numbered(root, layer_configs(config), config)
     else:
         named = root.walk()
     tensors: dict[str, LazyTensor] = {}
@@ -117,24 +117,40 @@ def _legacy_name(layer: str, weight: str) -> str:
 
 
 def _numbered(
-    group: Group, configs: Mapping[str, Mapping[str, Any]], prefix: str = "", key: str = ""
+    group: Group,
+    configs: Mapping[str, Mapping[str, Any]],
+    model: object,
+    prefix: str = "",
+    key: str = "",
+    layer: str | None = None,
 ) -> Iterator[tuple[str, LazyTensor]]:
     """Weights of a file with a group for each layer: in it `vars` with numbered weights, and groups of inner layers.
 
     A layer's own name is an attribute of its `vars`; the group's key tells its class, or where its parent keeps it.
+    Where that attribute is not there, as in files of the first versions of Keras 3, the order of the model's layers
+    tells the name.
     """
     if own := group.groups.get("vars"):
         numbers = sorted(own.tensors, key=lambda number: (len(number), number))
         shapes = [own.tensors[number].shape for number in numbers]
         dtypes = [own.tensors[number].dtype for number in numbers]
-        config = configs.get(str(own.attributes.get("name")))
+        config = configs.get(str(own.attributes.get("name", layer)))
         stem = "embeddings" if "embedding" in key else "kernel"
         names = quantized_names(stem, shapes, dtypes) or weight_names(key, shapes, config)
         yield from ((prefix + name, own.tensors[number]) for name, number in zip(names, numbers, strict=True) if name)
     inner = {k: g for k, g in group.groups.items() if k != "vars" and (prefix or k not in OPTIMIZER)}
     own_names = {k: g.groups["vars"].attributes.get("name") for k, g in inner.items() if "vars" in g.groups}
     times = Counter(own_names.values())
+    ordered = layers_by_key(model) if key in CONTAINERS and not any(own_names.values()) else {}
     for k, g in inner.items():
-        name = own_names.get(k)
-        name = name if isinstance(name, str) and times[name] == 1 else k
-        yield from _numbered(g, configs, prefix if k in CONTAINERS else f"{prefix}{name}/", k)
+        name, config = ordered.get(k, (own_names.get(k), None))
+        told = isinstance(name, str) and (k in ordered or times[name] == 1)
+        below = model if k in CONTAINERS else config
+        yield from _numbered(
+            g,
+            configs,
+            below,
+            prefix if k in CONTAINERS else f"{prefix}{name if told else k}/",
+            k,
+            name if told else None,
+        )

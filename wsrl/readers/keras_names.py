@@ -6,6 +6,7 @@ hold them.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,31 @@ def _norm_names(statistics: tuple[str, ...], count: int, config: Mapping[str, An
         names = tuple(name for name, is_used in zip(SCALE_AND_CENTER, used, strict=True) if is_used)
         return (*names, *statistics) if len(names) == learned else ()
     return {0: statistics, 2: (*SCALE_AND_CENTER, *statistics)}.get(learned, ())
+
+
+def layers_by_key(model: object) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Returns name and configuration of a model's layers by the keys of their groups: `dense`, `dense_1`, `conv2d`.
+
+    Keys are the layers' classes in snake case, numbered in the order of the configuration (`_save_container_state` of
+    Keras' `saving_lib.py`).
+
+    Args:
+      model: configuration of a model; nothing is returned for one of another form.
+    """
+    own = model.get("config") if isinstance(model, Mapping) else None
+    layers = own.get("layers") if isinstance(own, Mapping) else None
+    found: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    times: Counter[str] = Counter()
+    for layer in layers if isinstance(layers, list) else ():
+        match layer:
+            case {"class_name": str(kind), "config": {"name": str(name)}}:
+                word = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", kind))
+                word = re.sub(r"([a-z])([A-Z])", r"\1_\2", word).lower()
+                found[f"{word}_{times[word]}" if times[word] else word] = name, layer
+                times[word] += 1
+            case _:
+                return {}
+    return found
 
 
 def layer_configs(config: object) -> dict[str, Mapping[str, Any]]:

@@ -88,7 +88,7 @@ def _conv(flow: GraphFlow, node: Mapping) -> Axes:
         flow.reads(node, 1, 0)
         out = flow.tie(x[1], weight[0])
     else:
-        _tie_groups(x[1], weight[0], groups)
+        tie_groups(x[1], weight[0], groups)
         fix(weight[1] or ())
     if len(node["inputs"]) > 2:
         flow.tie(out, flow.of(node, 2)[0])
@@ -110,7 +110,7 @@ def _conv_transpose(flow: GraphFlow, node: Mapping) -> Axes:
     return [None, weight[1], *[None] * (len(weight) - 2)]
 
 
-def _tie_groups(read: Axis, made: Axis, groups: int) -> None:
+def tie_groups(read: Axis, made: Axis, groups: int) -> None:
     """Channels of a grouped convolution can only be exchanged by whole groups."""
     blocks = Dim(groups)
     for axis in (read, made):

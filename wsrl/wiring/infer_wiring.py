@@ -27,7 +27,9 @@ from wsrl.wiring.gated_convolution import run_conformer_convolution, run_gated_c
 from wsrl.wiring.gguf_names import config_of, place_of
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
+from wsrl.wiring.keras_graph import keras_graph
 from wsrl.wiring.keras_order import in_configured_order
+from wsrl.wiring.keras_rules import KERAS_RULES
 from wsrl.wiring.linear_attention import run_linear_attention
 from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
@@ -64,6 +66,13 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         shown = GraphFlow(graph, shapes, RULES)
         shown.run()
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
+    layers = keras_graph(checkpoint.keras_config, shapes)
+    if layers is not None:
+        shown = GraphFlow(layers, shapes, KERAS_RULES)
+        shown.run()
+        operations = in_configured_order(shown.operations(), checkpoint.keras_config)
+        wiring = _to_wiring(shown, shapes, with_facts(operations, checkpoint.metadata))
+        return wiring if layers["shared"] else with_scales(wiring, scales_of_chain(wiring, None))
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     gguf = checkpoint.metadata.get("gguf")
     root = parse_tree(adapters.base, place_of if isinstance(gguf, Mapping) else str)

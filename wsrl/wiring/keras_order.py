@@ -116,7 +116,7 @@ class _Model:
 
     def _put(self, operation: Operation, kind: str, config: Mapping, origins: tuple[int, ...]) -> tuple[int, ...]:
         """Puts the operation of a layer behind the others; returns its place."""
-        facts = dict(operation.facts)
+        facts = {key: fact for key, fact in operation.facts.items() if fact.source != "graph"}  # this tells more
         if operation.type == "conv":
             facts["stride"] = Fact(_pair(config["strides"]), "config")
             facts["padding"] = Fact(str(config["padding"]).lower(), "config")
