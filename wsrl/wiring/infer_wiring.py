@@ -51,12 +51,23 @@ def infer_wiring(checkpoint: Checkpoint) -> Wiring:
       CheckpointError: the wiring cannot be inferred at all.
     """
     try:
-        return _infer(checkpoint)
+        return _nothing_in_silence(_infer(checkpoint))
     except InputError:
         raise
     except Exception as error:  # rules meet files of all kinds; whatever goes wrong concerns this file alone
         reason = f"its wiring cannot be inferred ({type(error).__name__}: {one_line(error)})"
         raise CheckpointError(checkpoint.path, reason, "give a wiring of your own (--wiring), or report it") from error
+
+
+def _nothing_in_silence(wiring: Wiring) -> Wiring:
+    """Returns the wiring, with a warning where nothing is claimed of a network since its tensors' names say nothing."""
+    unknown = [t for o in wiring.operations if o.type == "parameter" for t in o.tensors.values()]
+    unknown = [name for name in unknown if len(wiring.shapes[name]) > 1]
+    if wiring.warnings or not unknown or any(group.permutable for group in wiring.groups.values()):
+        return wiring
+    name = max(unknown, key=lambda name: prod(wiring.shapes[name]))
+    told = f"{name} is of no known kind of layer, nor are {len(unknown) - 1} others: nothing tells what they read"
+    return replace(wiring, warnings=(told,))
 
 
 def _infer(checkpoint: Checkpoint) -> Wiring:
@@ -71,8 +82,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         shown = GraphFlow(layers, shapes, KERAS_RULES)
         shown.run()
         operations = in_configured_order(shown.operations(), checkpoint.keras_config)
-        wiring = _to_wiring(shown, shapes, with_facts(operations, checkpoint.metadata))
-        return wiring if layers["shared"] else with_scales(wiring, scales_of_chain(wiring, None))
+        return _to_wiring(shown, shapes, with_facts(operations, checkpoint.metadata))
     adapters = Adapters({name: shape for name, shape in shapes.items() if prod(shape)})  # empty ones say nothing
     gguf = checkpoint.metadata.get("gguf")
     root = parse_tree(adapters.base, place_of if isinstance(gguf, Mapping) else str)

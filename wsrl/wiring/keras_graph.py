@@ -19,7 +19,7 @@ BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a
 
 
 def keras_graph(config: object, shapes: Mapping[str, Shape]) -> dict | None:
-    """Returns `nodes`, `inputs`, `outputs` and `constants` of a model, and whether layers are `shared` by calls.
+    """Returns `nodes`, `inputs`, `outputs` and `constants` of a model.
 
     Args:
       config: the model's configuration.
@@ -42,7 +42,6 @@ def keras_graph(config: object, shapes: Mapping[str, Shape]) -> dict | None:
         "inputs": translation.inputs,
         "outputs": [{"name": name} for name in outputs],
         "constants": {},
-        "shared": translation.shared,
     }
 
 
@@ -54,7 +53,6 @@ class _Translation:
         self.nodes: list[dict] = []
         self.inputs: list[dict] = []
         self.shapes: dict[str, tuple[int | None, ...] | None] = {}
-        self.shared = False
         models, layers = _all_names(config)
         self.weights: dict[str, dict[str, str]] = {}
         for name in shapes:
@@ -92,7 +90,6 @@ class _Translation:
                     left.append((layer, i))
                     continue
                 read_values = [self._pick(values[key], n) for key, (*_, n) in zip(needed, calls[name][i], strict=True)]
-                self.shared |= i > 0 and layer["class_name"] != INPUT
                 values[name, i] = self._add(layer, read_values, f"{path}{name}:{i}", fed.get(name))
             if len(left) == len(waiting):
                 raise ValueError("layers that read one another")

@@ -5,6 +5,7 @@ https://keras.io/api/layers, channels last. Weights are read under the names tha
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
+from typing import Any
 
 from wsrl.wiring.tree import Shape
 
@@ -72,8 +73,9 @@ class Layer:
         """A number for each axis of the positions."""
         value = self.config.get(key)
         value = default if value is None else value
-        found = tuple(value) if isinstance(value, list | tuple) else (value,) * rank
-        if len(found) != rank or not all(isinstance(n, int) and n > 0 for n in found):
+        given = value if isinstance(value, list | tuple) else (value,) * rank
+        found = tuple(n for n in given if isinstance(n, int) and n > 0)
+        if len(given) != rank or len(found) != rank:
             raise ValueError(f"{key} is not a number for each axis")
         return found
 
@@ -326,7 +328,7 @@ def _resized(op: str, rank: int) -> Rule:
     return rule
 
 
-def _sides(value: object, rank: int) -> list[int]:
+def _sides(value: Any, rank: int) -> list[int]:
     """How much is added to, or cut off, each axis of the positions."""
     if rank == 1 and isinstance(value, list | tuple) and all(isinstance(n, int) for n in value):
         value = [value]
