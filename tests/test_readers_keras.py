@@ -263,3 +263,21 @@ def test_codes_are_left_where_the_configuration_packs_them_in_another_way(tmp_pa
         archive.writestr("model.weights.h5", weights.getvalue())
     checkpoint = open_checkpoint(tmp_path / "a.keras")
     assert ("dense/kernel" in checkpoint.tensors) == read == ("unread" not in checkpoint.metadata)
+
+
+def test_layers_without_names_are_told_by_the_order_of_the_configuration(tmp_path):
+    def dense(name):
+        return {"class_name": "Dense", "config": {"name": name}}
+
+    inner = {"class_name": "Sequential", "config": {"name": "tower", "layers": [dense("dense_9")]}}
+    model = {"class_name": "Sequential", "config": {"layers": [dense("dense_1"), inner, dense("dense")]}}
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for number, group in enumerate(("layers/dense", "layers/sequential/layers/dense", "layers/dense_1")):
+            file.create_dataset(f"{group}/vars/0", data=np.full((2, 3), number, np.float32))
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.writestr("config.json", json.dumps(model))
+        archive.writestr("model.weights.h5", weights.getvalue())
+    tensors = open_checkpoint(tmp_path / "a.keras").tensors
+    found = {name: float(np.asarray(tensor)[0, 0]) for name, tensor in tensors.items()}
+    assert found == {"dense_1/kernel": 0, "tower/dense_9/kernel": 1, "dense/kernel": 2}

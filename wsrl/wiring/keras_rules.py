@@ -116,8 +116,8 @@ def _recurrent(flow: GraphFlow, node: Mapping) -> Axes:
 def _reshape(flow: GraphFlow, node: Mapping) -> Axes | None:
     """Positions become one axis with the units, or other positions beside the units as they are."""
     x, positions, shape = flow.of(node, 0), node["attributes"]["positions"], node["attributes"]["shape"]
-    if any(x[:-1]):  # units that do not lie along the last axis alone
-        return None
+    for axis in x[:-1]:  # units that lie along the positions keep their order
+        fix(axis or ())
     if shape is not None:
         single = frozenset(i - len(shape) for i, n in enumerate(shape) if n == 1)
         flow.single |= dict.fromkeys(node["outputs"], single)
