@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from wsrl.canonical.norms import find_folds
 from wsrl.checkpoint import Checkpoint
 from wsrl.wiring.infer_wiring import infer_wiring
 from wsrl.wiring.permute import permuted
@@ -242,3 +243,23 @@ def test_a_layer_with_a_weight_that_no_rule_reads_stays_fixed():
 def test_tensors_of_unknown_names_are_not_passed_over_in_silence():
     claim = infer_wiring(Checkpoint("net.npz", draw(a__filters=(3, 3, 3, 8), b__filters=(3, 3, 8, 9)), {}))
     assert any("b/filters" in warning for warning in claim.warnings)
+
+
+@pytest.mark.parametrize(
+    ("read", "folds"),
+    [("c", 1), ("r", 0), ("pool", 0), ("sum", 0), ("pad", 0)],
+)
+def test_batch_norms_fold_into_what_they_read_themselves_alone(read, folds):
+    tensors = draw(c__kernel=(1, 1, 4, 4), n__gamma=(4,), n__beta=(4,), n__moving_mean=(4,), n__moving_variance=(4,))
+    layers = [
+        layer("InputLayer", "x", batch_shape=[None, 6, 6, 4]),
+        layer("Conv2D", "c", "x", strides=[1, 1], padding="valid", use_bias=False),
+        layer("ReLU", "r", "c"),
+        layer("MaxPooling2D", "pool", "c", pool_size=[2, 2], padding="valid"),
+        layer("Add", "sum", "c", "x"),
+        layer("ZeroPadding2D", "pad", "c", padding=[1, 1]),
+        layer("BatchNormalization", "n", read),
+    ]
+    layers = [each for each in layers if each["config"]["name"] in ("x", "c", "n", read)]
+    checkpoint = Checkpoint("net.keras", tensors, {"keras_config": functional(layers, "x", "n", 3)})
+    assert len(find_folds(infer_wiring(checkpoint))) == folds

@@ -11,6 +11,7 @@ from wsrl.checkpoint import Tensor
 from wsrl.wiring.wiring import Operation, Wiring
 
 STATISTICS = {"mean", "variance"}
+BETWEEN = ("pooling", "sum_activation", "followed_by")  # facts of what comes before the next operation
 FOLDED_INTO = ("linear", "conv", "transposed conv")
 
 
@@ -52,7 +53,7 @@ def find_folds(wiring: Wiring) -> list[Fold]:
 
 def _fold(wiring: Wiring, layer: Operation, norm: Operation) -> Fold | None:
     weights = list(layer.weights())
-    if layer.type not in FOLDED_INTO or len(weights) != 1:
+    if layer.type not in FOLDED_INTO or len(weights) != 1 or _something_between(layer):
         return None
     weight, axes, bias = weights[0]
     fields = {role: tensor for role, tensor in norm.tensors.items() if role in {*STATISTICS, "gain", "shift"}}
@@ -61,6 +62,12 @@ def _fold(wiring: Wiring, layer: Operation, norm: Operation) -> Fold | None:
         return None
     epsilon = norm.facts["epsilon"].value if "epsilon" in norm.facts else None
     return Fold(weight, axes[0], bias, fields, epsilon) if isinstance(epsilon, float) else None
+
+
+def _something_between(layer: Operation) -> bool:
+    """Whether a graph or a configuration tells that a layer's values change before the next operation reads them."""
+    told = {key: fact.value for key, fact in layer.facts.items() if fact.source in ("graph", "config")}
+    return told.get("activation") not in (None, "none") or any(key in told for key in BETWEEN)
 
 
 def fold_norm(
