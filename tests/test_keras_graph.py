@@ -194,8 +194,49 @@ def cells(form):
     return t, functional(layers, "x", "o", form), [(5, 3)], forward, {4}
 
 
+def attends(form):
+    """Attention with heads, then cells that read both ways."""
+    t = draw(e__embeddings=(9, 6), a__query__kernel=(6, 2, 4), a__query__bias=(2, 4), a__key__kernel=(6, 2, 4))
+    t |= draw(a__key__bias=(2, 4), a__value__kernel=(6, 2, 3), a__value__bias=(2, 3))
+    t |= draw(a__attention_output__kernel=(2, 3, 6), a__attention_output__bias=(6,), n__gamma=(6,), n__beta=(6,))
+    for side in ("forward", "backward"):
+        name = f"b__{side}_simple_rnn__simple_rnn_cell"
+        t |= draw(**{f"{name}__kernel": (6, 5), f"{name}__recurrent_kernel": (5, 5), f"{name}__bias": (5,)})
+    t |= draw(o__kernel=(10, 2), o__bias=(2,))
+    cell = {"class_name": "SimpleRNN", "config": {"name": "forward_simple_rnn", "return_sequences": False}}
+    layers = [
+        layer("InputLayer", "x", batch_shape=[None, 5]),
+        layer("Embedding", "e", "x"),
+        layer("MultiHeadAttention", "a", "e", "e", num_heads=2, key_dim=4),
+        layer("Add", "sum", "e", "a"),
+        layer("LayerNormalization", "n", "sum", axis=[2], epsilon=1e-3),
+        layer("Bidirectional", "b", "n", layer=cell, merge_mode="concat"),
+        layer("Dense", "o", "b"),
+    ]
+
+    def run(t, side, x):
+        w, r, b = (t[f"b/{side}_simple_rnn/simple_rnn_cell/{role}"] for role in ("kernel", "recurrent_kernel", "bias"))
+        state = np.zeros((len(x), 5), np.float32)
+        for step in range(5):
+            state = np.tanh(x[:, step] @ w + state @ r + b)
+        return state
+
+    def forward(t, x):
+        x = t["e/embeddings"][np.abs(x * 3).astype(int) % 9]
+        q, k, v = (
+            np.einsum("bld,dhk->blhk", x, t[f"a/{p}/kernel"]) + t[f"a/{p}/bias"] for p in ("query", "key", "value")
+        )
+        scores = np.exp(np.einsum("blhk,bmhk->bhlm", q, k) / 8)
+        mixed = np.einsum("bhlm,bmhv->blhv", scores / scores.sum(-1, keepdims=True), v)
+        x = x + np.einsum("blhv,hvd->bld", mixed, t["a/attention_output/kernel"]) + t["a/attention_output/bias"]
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3) * t["n/gamma"] + t["n/beta"]
+        return dense(t, "o", np.concatenate([run(t, "forward", x), run(t, "backward", x[:, ::-1])], axis=1))
+
+    return t, functional(layers, "x", "o", form), [(5,)], forward, {6, 2, 4, 3, 5}
+
+
 @pytest.mark.parametrize("form", [2, 3])
-@pytest.mark.parametrize("network", [branches, dense_block, twins, cells])
+@pytest.mark.parametrize("network", [branches, dense_block, twins, cells, attends])
 def test_permuted_network_computes_the_same(network, form):
     tensors, config, shapes, forward, sizes = network(form)
     claim = infer_wiring(Checkpoint("net.keras", tensors, {"keras_config": config}))

@@ -8,12 +8,13 @@ warning names it. No layer is built, and no code of a configuration runs.
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from wsrl.wiring.keras_layers import LAYERS, MERGING, SLOPE, Layer, activation_op
+from wsrl.wiring.keras_layer import Layer
+from wsrl.wiring.keras_layers import LAYERS, MERGING, SLOPE, activation_op
+from wsrl.wiring.keras_sequences import CELLS
 from wsrl.wiring.tree import Shape
 
 MODELS = ("Sequential", "Functional", "Model")
 INPUT = "InputLayer"
-RECURRENT = ("LSTM", "GRU", "SimpleRNN")
 Reference = tuple[str, int, int]  # name of a layer, number of its call, number of the output
 BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a configuration of another form raises
 
@@ -144,7 +145,7 @@ class _Translation:
             missing = f"Keras {kind}"
             return [self._unknown(missing, [*read, *owned.values()], _name(layer), value)]
         (end,) = ends
-        told = config.get("activation") if kind not in RECURRENT else None  # theirs is within
+        told = config.get("activation") if kind not in CELLS else None  # theirs is within
         if told not in (None, "linear"):
             op = activation_op(told)
             if op is None:

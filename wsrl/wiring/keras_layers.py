@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Any
 
-from wsrl.wiring.tree import Shape
-
-Lengths = tuple[int | None, ...] | None  # of a value's axes; None where not even their number is known
-Made = tuple[str, list[str], dict, Lengths]  # operator, tensors, attributes, shape of the result
+from wsrl.wiring.keras_layer import Layer, Made, Rule
+from wsrl.wiring.keras_sequences import CELLS, attention, bidirectional, embedding, recurrent
 
 ACTIVATIONS = {
     **{"relu": "RELU", "relu6": "RELU6", "tanh": "TANH", "sigmoid": "LOGISTIC", "gelu": "GELU", "elu": "ELU"},
@@ -27,91 +25,7 @@ MERGES = {
     **{"Add": "ADD", "Multiply": "MUL", "Subtract": "SUB", "Average": "AVERAGE"},
     **{"Maximum": "MAXIMUM", "Minimum": "MINIMUM"},
 }
-MERGING = (*MERGES, "Concatenate")  # layers that may read several values
-
-
-class Layer:
-    """A layer: its configuration, weights, and the shapes of what it reads."""
-
-    def __init__(
-        self,
-        name: str,
-        config: Mapping,
-        weights: Mapping[str, str],
-        tensors: Mapping[str, Shape],
-        read: Sequence[Lengths],
-    ):
-        self.name, self.config, self.weights, self.read = name, config, weights, read
-        self._tensors = tensors
-        self._used: set[str] = set()
-
-    def weight(self, role: str) -> str:
-        """Name of the tensor of a role.
-
-        Raises:
-          ValueError: there is none, or more than one.
-        """
-        found = [name for path, name in self.weights.items() if path.split("/")[-1] == role]
-        if len(found) != 1:
-            raise ValueError(f"layer {self.name!r} has {len(found)} tensors {role!r}")
-        self._used |= {found[0]}
-        return found[0]
-
-    def optional(self, role: str, key: str) -> str:
-        """The same where the configuration says that there is one, else an empty name."""
-        return self.weight(role) if self.config.get(key, True) else ""
-
-    def shape(self, tensor: str) -> Shape:
-        """Shape of a tensor."""
-        return self._tensors[tensor]
-
-    def is_used_up(self) -> bool:
-        """Whether all weights have been asked for."""
-        return self._used == set(self.weights.values())
-
-    def numbers(self, key: str, rank: int, default: object = 1) -> tuple[int, ...]:
-        """A number for each axis of the positions."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        given = value if isinstance(value, list | tuple) else (value,) * rank
-        found = tuple(n for n in given if isinstance(n, int) and n > 0)
-        if len(given) != rank or len(found) != rank:
-            raise ValueError(f"{key} is not a number for each axis")
-        return found
-
-    def windows(self, size: Sequence[int], strides: Sequence[int], dilation: Sequence[int]) -> tuple[int | None, ...]:
-        """Lengths of the positions after windows over them."""
-        padding, before = str(self.config.get("padding", "valid")).lower(), self.known()[1:-1]
-        if padding not in ("same", "valid", "causal"):
-            raise ValueError("an unknown padding")
-        found: list[int | None] = []
-        for n, width, step, gap in zip(before, size, strides, dilation, strict=True):
-            lost = (width - 1) * gap if padding == "valid" else 0
-            found.append(None if n is None else -(-(n - lost) // step))
-        return tuple(found)
-
-    def known(self, place: int = 0) -> tuple[int | None, ...]:
-        """Shape of what is read.
-
-        Raises:
-          ValueError: not known.
-        """
-        shape = self.read[place]
-        if shape is None:
-            raise ValueError("what it reads has an unknown number of axes")
-        return shape
-
-    def maps(self, rank: int, lengths: Callable[[], Sequence[int | None]], channels: int | None) -> Lengths:
-        """Shape of maps; positions are unknown if those that are read are."""
-        shape = self.read[0]
-        if shape is None:
-            return (None,) * (rank + 1) + (channels,)
-        if len(shape) != rank + 2:
-            raise ValueError("maps of another number of axes")
-        return (shape[0], *lengths(), channels)
-
-
-Rule = Callable[[Layer], Iterator[Made]]
+MERGING = (*MERGES, "Concatenate", "MultiHeadAttention")  # layers that may read several values
 
 
 def activation_op(told: object) -> str | None:
@@ -215,22 +129,6 @@ def _check_last_axis(layer: Layer) -> None:
     axis = axis[0] if isinstance(axis, list) and len(axis) == 1 else axis
     if axis not in (-1, len(layer.known()) - 1):
         raise ValueError("along another axis than the last")
-
-
-def _embedding(layer: Layer) -> Iterator[Made]:
-    table = layer.weight("embeddings")
-    yield "GATHER", [table], {}, (*layer.known(), layer.shape(table)[1])
-
-
-def _recurrent(layer: Layer) -> Iterator[Made]:
-    if len(layer.read) > 1 or layer.config.get("return_state") or layer.config.get("time_major"):
-        raise ValueError("states from outside, or returned")
-    kernel, states = layer.weight("kernel"), layer.weight("recurrent_kernel")
-    batch, length, _ = layer.known()
-    units, whole = layer.shape(states)[0], bool(layer.config.get("return_sequences"))
-    told = {"sequences": whole}
-    shape = (batch, length, units) if whole else (batch, units)
-    yield "LSTM", [kernel, states, layer.optional("bias", "use_bias")], told, shape
 
 
 def _pool(op: str, rank: int) -> Rule:
@@ -366,14 +264,15 @@ def _by_rank(kind: str, rule: Callable[[int], Rule]) -> dict[str, Rule]:
 LAYERS: dict[str, Rule] = {
     **dict.fromkeys(PASSING, _pass),
     **{name: _merge(op) for name, op in MERGES.items()},
-    **{"Concatenate": _concatenate, "Dense": _dense, "Embedding": _embedding},
+    **{"Concatenate": _concatenate, "Dense": _dense, "Embedding": embedding},
     **_by_rank("Conv", _conv),
     **{"Convolution1D": _conv(1), "Convolution2D": _conv(2)},
     **{"DepthwiseConv1D": _depthwise(1), "DepthwiseConv2D": _depthwise(2)},
     **{"SeparableConv1D": _separable(1), "SeparableConv2D": _separable(2)},
     **{f"Conv{rank}DTranspose": _transposed(rank) for rank in (1, 2, 3)},
     **{"BatchNormalization": _batch_norm, "BatchNormalizationV1": _batch_norm, "LayerNormalization": _layer_norm},
-    **dict.fromkeys(("LSTM", "GRU", "SimpleRNN"), _recurrent),
+    **dict.fromkeys(CELLS, recurrent),
+    **{"Bidirectional": bidirectional, "MultiHeadAttention": attention},
     **_by_rank("MaxPooling", lambda rank: _pool("MAX_POOL_2D", rank)),
     **_by_rank("AveragePooling", lambda rank: _pool("AVERAGE_POOL_2D", rank)),
     **_by_rank("GlobalAveragePooling", lambda rank: _global_pool("MEAN")),

@@ -113,6 +113,37 @@ def _recurrent(flow: GraphFlow, node: Mapping) -> Axes:
     return [None, None, hidden] if node["attributes"]["sequences"] else [None, hidden]
 
 
+def _both_ways(flow: GraphFlow, node: Mapping) -> Axes:
+    """Two cells that read a value forward and backward."""
+    value, *weights = node["inputs"]
+    *rest, first = _recurrent(flow, {**node, "inputs": [value, *weights[:3]]})
+    last = _recurrent(flow, {**node, "inputs": [value, *weights[3:]]})[-1]
+    if node["attributes"]["merge"] != "concat":
+        return [*rest, flow.tie(first, last)]
+    return [*rest, first + last if first and last else None]
+
+
+def _attention(flow: GraphFlow, node: Mapping) -> Axes:
+    """Kernels [in, heads, units] of queries, keys and values, and [heads, units, out]."""
+    asking, given = flow.of(node, 0), flow.of(node, 1)
+    query, key, value, out = (flow.of(node, place) for place in (2, 4, 6, 8))
+    for axis in (*asking[:-1], *given[:-1]):
+        fix(axis or ())
+    for read, kernel in ((asking, query), (given, key), (given, value)):
+        flow.tie(read[-1], kernel[0])
+        flow.tie(kernel[1], out[0])
+    flow.tie(query[2], key[2])
+    flow.tie(value[2], out[1])
+    for place, kernel in ((3, query), (5, key), (7, value), (9, out)):
+        flow.reads(node, place - 1, 0)
+        flow.writes(node, place - 1, -1)
+        if node["inputs"][place]:
+            flow.writes(node, place, -1)
+            for own, bias in zip(kernel[::-1], flow.of(node, place)[::-1], strict=False):
+                flow.tie(own, bias)
+    return [None, None, out[2]]
+
+
 def _reshape(flow: GraphFlow, node: Mapping) -> Axes | None:
     """Positions become one axis with the units, or other positions beside the units as they are."""
     x, positions, shape = flow.of(node, 0), node["attributes"]["positions"], node["attributes"]["shape"]
@@ -135,6 +166,7 @@ KERAS_RULES: dict[str, Rule] = {
     **RULES,
     **{"CONV_2D": _conv, "DEPTHWISE_CONV_2D": _depthwise, "ConvTranspose": _transposed, "FULLY_CONNECTED": _dense},
     **{"BatchNormalization": _norm, "LayerNormalization": _norm, "GATHER": _embedding, "LSTM": _recurrent},
+    **{"BIDIRECTIONAL": _both_ways, "MultiHeadAttention": _attention},
     **{"RESHAPE": _reshape, "POOL": RULES["MAX_POOL_2D"], "CROP": RULES["PAD"], "AVERAGE": RULES["ADD"]},
     **dict.fromkeys(("LIMITED_RELU", "RESCALE"), RULES["RELU"]),
 }
