@@ -304,3 +304,14 @@ def test_batch_norms_fold_into_what_they_read_themselves_alone(read, folds):
     layers = [each for each in layers if each["config"]["name"] in ("x", "c", "n", read)]
     checkpoint = Checkpoint("net.keras", tensors, {"keras_config": functional(layers, "x", "n", 3)})
     assert len(find_folds(infer_wiring(checkpoint))) == folds
+
+
+def test_models_that_stand_for_too_many_layers_or_are_broken_are_read_by_names():
+    tensors = draw(d__kernel=(4, 4), d__bias=(4,), e__kernel=(4, 4), e__bias=(4,))
+    config = {"class_name": "Sequential", "config": {"layers": [layer("Dense", "d"), layer("Dense", "e")]}}
+    for number in range(40):
+        inner = config | {"config": {**config["config"], "name": f"m{number}"}, "calls": [["x"], [f"m{number}:1:0"]]}
+        layers = [layer("InputLayer", "x", batch_shape=[None, 4]), inner]
+        config = functional(layers, "x", [f"m{number}:2:0"], 3)
+    for broken in (config, {"class_name": "Functional", "config": {"layers": [3]}}, {"class_name": "Sequential"}):
+        assert infer_wiring(Checkpoint("net.keras", tensors, {"keras_config": broken})).groups

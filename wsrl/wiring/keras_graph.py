@@ -6,6 +6,7 @@ Nodes have TFLite's names where maps have their channels last, as in Keras; weig
 warning names it. No layer is built, and no code of a configuration runs.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from wsrl.wiring.keras_layer import Layer
@@ -16,7 +17,15 @@ from wsrl.wiring.tree import Shape
 MODELS = ("Sequential", "Functional", "Model")
 INPUT = "InputLayer"
 Reference = tuple[str, int, int]  # name of a layer, number of its call, number of the output
-BROKEN = (KeyError, TypeError, ValueError, IndexError, AttributeError)  # what a configuration of another form raises
+MOST_CALLS = 5_000  # of layers: inner models that are called often, in one another, may stand for any number
+BROKEN = (
+    RecursionError,
+    KeyError,
+    TypeError,
+    ValueError,
+    IndexError,
+    AttributeError,
+)  # what a configuration of another form raises
 
 
 def keras_graph(config: object, shapes: Mapping[str, Shape]) -> dict | None:
@@ -53,12 +62,15 @@ class _Translation:
         self.tensors = shapes
         self.nodes: list[dict] = []
         self.inputs: list[dict] = []
+        self.calls = 0
         self.shapes: dict[str, tuple[int | None, ...] | None] = {}
         models, layers = _all_names(config)
         self.weights: dict[str, dict[str, str]] = {}
         for name in shapes:
             parts = name.split("/")
             place = next((i for i, part in enumerate(parts) if part in layers and part not in models), None)
+            if place is not None and layers[parts[place]] > 1:
+                raise ValueError("two layers of one name")
             if place is not None:
                 self.weights.setdefault(parts[place], {})["/".join(parts[place + 1 :])] = name
 
@@ -123,6 +135,9 @@ class _Translation:
     def _add(self, layer: Mapping, read: list[str], value: str, fed: str | None) -> list[str]:
         """Adds a layer or an inner model that reads values; returns what it returns."""
         kind, config = layer["class_name"], layer["config"]
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise ValueError("too many calls of layers")
         if kind == INPUT:
             return [fed if fed is not None else self._feed(value, config.get("batch_shape", _first_shape(layer)))]
         if kind in MODELS:
@@ -228,15 +243,16 @@ def _first_calls(used: Sequence[Reference], calls: Mapping[str, Sequence]) -> di
     return {name: max(0, most[name] - len(calls[name]) + 1) for name in calls}
 
 
-def _all_names(config: Mapping) -> tuple[set[str], set[str]]:
-    """Names of inner models, and of layers that are none; of two layers with one name ValueError is raised."""
+def _all_names(config: Mapping) -> tuple[set[str], Counter[str]]:
+    """Names of inner models, and how many layers that are none have each name."""
     models: set[str] = set()
-    layers: set[str] = set()
+    layers: Counter[str] = Counter()
     own = config["config"]
     for layer in own["layers"] if isinstance(own, Mapping) else own:
-        inner = _all_names(layer) if layer["class_name"] in MODELS else (set(), {_name(layer)})
-        models |= inner[0] | ({_name(layer)} if layer["class_name"] in MODELS else set())
-        if layers & inner[1]:
-            raise ValueError("two layers of one name")
-        layers |= inner[1]
+        if layer["class_name"] in MODELS:
+            inner = _all_names(layer)
+            models |= {_name(layer), *inner[0]}
+            layers += inner[1]
+        else:
+            layers[_name(layer)] += 1
     return models, layers

@@ -51,7 +51,7 @@ def _conv(rank: int) -> Rule:
         kernel, bias = layer.weight("kernel"), layer.optional("bias", "use_bias")
         *size, _, units = layer.shape(kernel)
         strides, dilation = layer.numbers("strides", rank), layer.numbers("dilation_rate", rank)
-        groups = int(layer.config.get("groups") or 1)
+        (groups,) = layer.numbers("groups", 1)
         shape = layer.maps(rank, lambda: layer.windows(size, strides, dilation), units)
         yield "CONV_2D", [kernel, bias], {"group": groups, "facts": _facts(layer, strides, dilation, groups)}, shape
 
@@ -107,7 +107,7 @@ def _facts(layer: Layer, strides: Sequence[int], dilation: Sequence[int], groups
 
 def _dense(layer: Layer) -> Iterator[Made]:
     kernel, bias = layer.weight("kernel"), layer.optional("bias", "use_bias")
-    shape, units = layer.read[0], layer.shape(kernel)[1]
+    shape, (_, units) = layer.read[0], layer.shape(kernel)
     yield "FULLY_CONNECTED", [kernel, bias], {"facts": {}}, (*shape[:-1], units) if shape else None
 
 

@@ -14,7 +14,8 @@ MERGES = ("concat", "sum", "ave", "mul")  # of the two directions
 def embedding(layer: Layer) -> Iterator[Made]:
     """Yields the reading of a table [words, units]."""
     table = layer.weight("embeddings")
-    yield "GATHER", [table], {}, (*layer.known(), layer.shape(table)[1])
+    _, units = layer.shape(table)
+    yield "GATHER", [table], {}, (*layer.known(), units)
 
 
 def recurrent(layer: Layer) -> Iterator[Made]:
@@ -23,7 +24,9 @@ def recurrent(layer: Layer) -> Iterator[Made]:
         raise ValueError("states from outside, or returned")
     kernel, states = layer.weight("kernel"), layer.weight("recurrent_kernel")
     batch, length, _ = layer.known()
-    units, whole = layer.shape(states)[0], bool(layer.config.get("return_sequences"))
+    (units, rows), whole = layer.shape(states), bool(layer.config.get("return_sequences"))
+    if not units or rows % units or not rows:
+        raise ValueError("no gates")
     told = {"sequences": whole}
     shape = (batch, length, units) if whole else (batch, units)
     yield "LSTM", [kernel, states, layer.optional("bias", "use_bias")], told, shape
@@ -41,7 +44,10 @@ def bidirectional(layer: Layer) -> Iterator[Made]:
     names, units = [], []
     for side in ("forward_", "backward_"):
         states = layer.weight("recurrent_kernel", side)
-        units.append(layer.shape(states)[0])
+        width, rows = layer.shape(states)
+        if not width or rows % width or not rows:
+            raise ValueError("no gates")
+        units.append(width)
         bias = layer.weight("bias", side) if own.get("use_bias", True) else ""
         names += [layer.weight("kernel", side), states, bias]
     batch, length, _ = layer.known()
