@@ -9,8 +9,8 @@ warning names it. No layer is built, and no code of a configuration runs.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from wsrl.wiring.keras_layer import Layer
-from wsrl.wiring.keras_layers import LAYERS, MERGING, SLOPE, activation_op
+from wsrl.wiring.keras_layer import Layer, activation_op
+from wsrl.wiring.keras_layers import LAYERS, MERGING, SLOPE
 from wsrl.wiring.keras_sequences import CELLS
 from wsrl.wiring.tree import Shape
 

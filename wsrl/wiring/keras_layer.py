@@ -7,6 +7,13 @@ from wsrl.wiring.tree import Shape
 Lengths = tuple[int | None, ...] | None  # of a value's axes; None where not even their number is known
 Made = tuple[str, list[str], dict, Lengths]  # operator, tensors, attributes, shape of the result
 
+ACTIVATIONS = {
+    **{"relu": "RELU", "relu6": "RELU6", "tanh": "TANH", "sigmoid": "LOGISTIC", "gelu": "GELU", "elu": "ELU"},
+    **{"softmax": "SOFTMAX", "log_softmax": "LOG_SOFTMAX", "hard_swish": "HARD_SWISH", "hard_silu": "HARD_SWISH"},
+    **{"selu": "Selu", "softplus": "Softplus", "softsign": "Softsign", "exponential": "EXP", "mish": "Mish"},
+    **{"swish": "Swish", "silu": "Swish", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LEAKY_RELU"},
+}
+
 
 class Layer:
     """A layer: its configuration, weights, and the shapes of what it reads."""
@@ -91,3 +98,10 @@ class Layer:
 
 
 Rule = Callable[[Layer], Iterator[Made]]
+
+
+def activation_op(told: object) -> str | None:
+    """The operator of an activation that a configuration names; None of one that is not known."""
+    if isinstance(told, Mapping):  # a function that is not named by a text alone may be a user's own
+        return None
+    return ACTIVATIONS.get(str(told))

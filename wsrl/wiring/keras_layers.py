@@ -3,19 +3,13 @@
 https://keras.io/api/layers, channels last. Weights are read under the names that Keras gives to them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
 from wsrl.wiring.keras_layer import Layer, Made, Rule
 from wsrl.wiring.keras_sequences import CELLS, attention, bidirectional, embedding, recurrent
 
-ACTIVATIONS = {
-    **{"relu": "RELU", "relu6": "RELU6", "tanh": "TANH", "sigmoid": "LOGISTIC", "gelu": "GELU", "elu": "ELU"},
-    **{"softmax": "SOFTMAX", "log_softmax": "LOG_SOFTMAX", "hard_swish": "HARD_SWISH", "hard_silu": "HARD_SWISH"},
-    **{"selu": "Selu", "softplus": "Softplus", "softsign": "Softsign", "exponential": "EXP", "mish": "Mish"},
-    **{"swish": "Swish", "silu": "Swish", "hard_sigmoid": "HardSigmoid", "leaky_relu": "LEAKY_RELU"},
-}
 SLOPE = 0.2  # of the activation `leaky_relu`; that of the layer is 0.3
 PASSING = (
     *("Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianNoise", "GaussianDropout"),
@@ -26,13 +20,6 @@ MERGES = {
     **{"Maximum": "MAXIMUM", "Minimum": "MINIMUM"},
 }
 MERGING = (*MERGES, "Concatenate", "MultiHeadAttention")  # layers that may read several values
-
-
-def activation_op(told: object) -> str | None:
-    """The operator of an activation that a configuration names; None of one that is not known."""
-    if isinstance(told, Mapping):  # a function that is not named by a text alone may be a user's own
-        return None
-    return ACTIVATIONS.get(str(told))
 
 
 def _pass(layer: Layer) -> Iterator[Made]:

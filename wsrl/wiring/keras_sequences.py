@@ -5,7 +5,7 @@ https://keras.io/api/layers.
 
 from collections.abc import Iterator, Mapping
 
-from wsrl.wiring.keras_layer import Layer, Made
+from wsrl.wiring.keras_layer import Layer, Made, activation_op
 
 CELLS = ("LSTM", "GRU", "SimpleRNN")
 MERGES = ("concat", "sum", "ave", "mul")  # of the two directions
@@ -22,6 +22,7 @@ def recurrent(layer: Layer) -> Iterator[Made]:
     """Yields a cell that reads a sequence [batch, length, units] and returns all of its states or the last."""
     if len(layer.read) > 1 or layer.config.get("return_state") or layer.config.get("time_major"):
         raise ValueError("states from outside, or returned")
+    _check_activations(layer.config)
     kernel, states = layer.weight("kernel"), layer.weight("recurrent_kernel")
     batch, length, _ = layer.known()
     (units, rows), whole = layer.shape(states), bool(layer.config.get("return_sequences"))
@@ -41,6 +42,8 @@ def bidirectional(layer: Layer) -> Iterator[Made]:
         raise ValueError("cells of an unknown kind, or of two kinds")
     if len(layer.read) > 1 or own.get("return_state") or own.get("time_major"):
         raise ValueError("states from outside, or returned")
+    _check_activations(own)
+    _check_activations(back["config"])
     names, units = [], []
     for side in ("forward_", "backward_"):
         states = layer.weight("recurrent_kernel", side)
@@ -54,6 +57,14 @@ def bidirectional(layer: Layer) -> Iterator[Made]:
     whole, width = bool(own.get("return_sequences")), sum(units) if merge == "concat" else units[0]
     shape = (batch, length, width) if whole else (batch, width)
     yield "BIDIRECTIONAL", names, {"sequences": whole, "merge": merge}, shape
+
+
+def _check_activations(config: Mapping) -> None:
+    """Raises ValueError where a cell has an activation that may mix units."""
+    for key in ("activation", "recurrent_activation"):
+        told = config.get(key)
+        if told not in (None, "linear") and activation_op(told) is None:
+            raise ValueError("an unknown activation")
 
 
 def attention(layer: Layer) -> Iterator[Made]:
