@@ -1,11 +1,25 @@
 import os
+import sys
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
-from wsrl.readers.mapped import HEAD, MARGIN, SMALL, checked_name, checked_shape, map_file, memory_limit, read_head
+from wsrl.readers.archives import open_archive
+from wsrl.readers.mapped import (
+    HEAD,
+    MARGIN,
+    SMALL,
+    checked_name,
+    checked_shape,
+    forget,
+    map_file,
+    memory_limit,
+    read_head,
+)
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL, SMALL + 1])
@@ -20,6 +34,29 @@ def test_many_small_files_hold_no_descriptors(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     kept = [map_file(path) for _ in range(100)]
     assert len(os.listdir("/proc/self/fd")) == before and len(kept) == 100
+
+
+def resident() -> int:
+    """Bytes of mapped files that this process holds in memory."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux what is resident")
+def test_mapped_bytes_are_forgotten(tmp_path):
+    content = np.random.default_rng(0).bytes(32 << 20)
+    data = map_file(write(tmp_path / "a", content))
+    assert int(data.sum()) and (before := resident())
+    forget(data[5 : 24 << 20])
+    assert before - resident() > 20 << 20
+    assert data.tobytes() == content
+    forget(np.frombuffer(content, np.uint8))  # is not mapped
+    forget(data[:0])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("a", content)
+    before = resident()
+    assert open_archive(tmp_path / "a.zip").read("a").tobytes() == content
+    assert resident() - before < 4 << 20
 
 
 def test_heads(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from wsrl.checkpoint import CheckpointError, one_line
-from wsrl.readers.mapped import Bytes, map_file, memory_limit
+from wsrl.readers.mapped import Bytes, forget, map_file, memory_limit
 
 MAGIC = b"PK\x03\x04"
 TABLE_LIMIT = 16 << 20  # bytes of the table of members
@@ -90,12 +90,14 @@ class Archive:
         inflate = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             for start in range(0, len(packed), CHUNK):
-                rest = packed[start : start + CHUNK].tobytes()
+                chunk = packed[start : start + CHUNK]
+                rest = chunk.data
                 while rest and end < size:
                     piece = inflate.decompress(rest, min(CHUNK, size - end))
                     result[end : end + len(piece)] = np.frombuffer(piece, np.uint8)
                     end += len(piece)
                     rest = inflate.unconsumed_tail
+                forget(chunk)
         except zlib.error as error:
             reason = f"member {name!r} cannot be unpacked ({one_line(error)})"
             raise CheckpointError(self.path, reason, MEND) from error

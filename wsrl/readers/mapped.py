@@ -34,6 +34,25 @@ def map_file(path: Path) -> Bytes:
         return np.frombuffer(file.read(), np.uint8)
 
 
+def forget(data: Bytes) -> None:
+    """Gives back the memory that bytes of a mapped file take since they were looked at; they can be looked at again.
+
+    Without it all that is read once, such as packed bytes while they are unpacked, would stay in memory.
+
+    Args:
+      data: a stretch of what `map_file` returns; of other bytes nothing is given back.
+    """
+    whole = data
+    while isinstance(whole.base, np.ndarray):
+        whole = whole.base
+    file = whole.base.obj if isinstance(whole.base, memoryview) else None
+    if isinstance(file, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # which Windows lacks
+        start = data.ctypes.data - whole.ctypes.data
+        first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # the page before belongs to others too
+        if first < start + len(data):
+            file.madvise(mmap.MADV_DONTNEED, first, start + len(data) - first)
+
+
 def read_head(path: Path) -> bytes:
     """Returns how a file begins, at most HEAD bytes; nothing for a folder.
 
