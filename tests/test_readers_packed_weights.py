@@ -59,6 +59,12 @@ def test_parts_that_are_missing_or_do_not_fit_leave_the_rest(name):
         assert set(unpack_words(lazy(misfit), None)) == set(misfit)
 
 
+def test_zero_points_of_fewer_groups_than_the_scales_do_not_fit():
+    arrays, _, _ = PACKED["compressed, reordered"]
+    cut = {**arrays, "w.weight_zero_point": arrays["w.weight_zero_point"][:, :1]}
+    assert set(unpack_words(lazy(cut), None)) == set(cut)
+
+
 def test_words_that_are_not_understood_are_told(tmp_path):
     arrays = {"w.qweight": np.ones((3, 32), np.int32), "w.scales": np.ones((200, 1), np.float16)}
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")

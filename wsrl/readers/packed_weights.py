@@ -134,6 +134,8 @@ def _in_order(codes: LazyTensor, scales: LazyTensor, zero: LazyTensor | np.ndarr
     group = order.read_rows(0, order.num_rows)
     if group.shape != codes.shape[1:] or not 0 <= group.min(initial=0) <= group.max(initial=0) < scales.shape[1]:
         raise ValueError("groups that do not exist")
+    if isinstance(zero, LazyTensor) and zero.shape != scales.shape:
+        raise ValueError("zero points of other groups than the scales")
 
     def rows(start: int, stop: int) -> np.ndarray:
         zeros = zero if isinstance(zero, np.ndarray) else np.asarray(zero.rows(start, stop))[:, group]
