@@ -90,12 +90,15 @@ def test_unknown_formats_are_told_the_known_ones(tmp_path, content):
         open_checkpoint(write(tmp_path / "file", content))
 
 
-def test_empty_files_folders_and_pipes(tmp_path):
+def test_empty_files_folders_and_pipes(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="is empty"):
         open_checkpoint(write(tmp_path / "file", b""))
     (folder := tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match="folder"):
         open_checkpoint(folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(CheckpointError, match="the folder holds no checkpoint"):
+        open_checkpoint(".")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         open_checkpoint(tmp_path / "pipe")

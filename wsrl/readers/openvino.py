@@ -41,8 +41,7 @@ def matches(head: bytes, path: Path) -> bool:
     """Whether the file is XML of a net, or lies beside one of the same name."""
     if b"<net " in head:
         return head.lstrip()[:5] in (b"<?xml", b"<net ")
-    beside = path.with_suffix(".xml")
-    if not head or path.suffix != ".bin" or not beside.is_file():
+    if not head or path.suffix != ".bin" or not (beside := path.with_suffix(".xml")).is_file():
         return False
     with open(beside, "rb") as file:
         return b"<net " in file.read(len(head))
