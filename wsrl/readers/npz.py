@@ -4,11 +4,13 @@ The format: numpy.lib.format, NEP 1.
 """
 
 import io
+import re
 import tokenize
 import warnings
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -25,6 +27,12 @@ BROKEN = (  # what NumPy lets through of Python's parser
     *(SyntaxError, tokenize.TokenError),
 )
 HEADER = 1 << 16  # bytes; NumPy's own headers take 128
+SHOWN = 4
+_SPLIT = "train(?:ing)?|test(?:ing)?|val(?:id(?:ation)?)?|dev"
+DATA = re.compile(  # x, y_train, train_images, ...
+    rf"(?:(?:{_SPLIT})_?)?(?:x|y|images?|labels?|targets?|features?|inputs?|data)(?:_?(?:{_SPLIT}))?", re.IGNORECASE
+)
+ROWS = "each array is as long as a list of integers or texts: the file may hold rows of data, not a network"
 
 
 def matches(head: bytes, path: Path) -> bool:
@@ -36,51 +44,73 @@ def matches(head: bytes, path: Path) -> bool:
 def open_file(path: Path) -> Checkpoint:
     """Opens an `.npz` file; arrays are mapped unless they are compressed.
 
+    A file that may hold rows of data gets a warning.
+
+    Raises:
+      CheckpointError: the archive or the header of an array is broken; no array is a matrix, as in curves, indices and
+        sparse matrices, or all have names that data sets use, such as `x_train`.
+    """
+    archive = open_archive(path)
+    headers = _headers(archive)
+    lazy = {name: _lazy(archive, name, header) for name, header in headers.items()}
+    if what := _no_network(headers):
+        raise CheckpointError(path, f"{what}, so it is no network", "give a file with the network's weights")
+    tensors = {name: tensor for name, tensor in lazy.items() if tensor is not None}
+    told = (ROWS,) if _may_be_rows(headers) else ()
+    left_out = tuple(name for name in lazy if name not in tensors)
+    return Checkpoint(str(path), tensors, {"left_out": left_out, "warnings": told})
+
+
+def holds_data(path: Path) -> bool:
+    """Whether an `.npz` file holds logs or data rather than a model: what is refused, and what may be rows of data.
+
     Raises:
       CheckpointError: the archive or the header of an array is broken.
     """
-    archive = open_archive(path)
-    tensors, left_out = {}, []
-    for member in archive.members:
-        name = checked_name(member.removesuffix(SUFFIX), path)
-        tensor = _lazy(archive, member, name)
-        if tensor is None:
-            left_out.append(name)
-        else:
-            tensors[name] = tensor
-    return Checkpoint(str(path), tensors, {"left_out": tuple(left_out)})
+    headers = _headers(open_archive(path))
+    return bool(_no_network(headers)) or _may_be_rows(headers)
 
 
-def holds_table(path: Path) -> bool:
-    """Whether an `.npz` file holds logs or data rather than a model: nothing but curves, or rows with numbers or names.
-
-    Rows: all arrays are equally long, and one of them is a list of integers or texts, such as steps or labels.
-
-    Raises:
-      CheckpointError: the archive or the header of an array is broken.
-    """
-    archive = open_archive(path)
-    headers = [_header(archive.read(member, HEADER), path, member) for member in archive.members]
-    arrays = [(shape, dtype) for shape, _, dtype, _ in headers if shape]
-    rows = len({shape[0] for shape, _ in arrays}) == 1
-    numbered = any(len(shape) == 1 and dtype.kind in "iuUSO" for shape, dtype in arrays)
-    return all(len(shape) < 2 for shape, _ in arrays) or (rows and numbered)
+class _Header(NamedTuple):
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype
+    start: int
 
 
-def _lazy(archive: Archive, member: str, name: str) -> LazyTensor | None:
-    path = archive.path
-    shape, fortran, dtype, start = _header(archive.read(member, HEADER), path, name)
+def _no_network(headers: dict[str, _Header]) -> str | None:
+    """Says why arrays are no network's, None if they may be."""
+    if all(DATA.fullmatch(name) for name in headers):
+        return f"holds arrays under the names of data, {', '.join(map(ascii, list(headers)[:SHOWN]))}"
+    if not any(len(h.shape) > 1 and (h.dtype.kind in "fcV" or _may_be_codes(h.dtype)) for h in headers.values()):
+        return f"holds no matrix, only {', '.join(map(ascii, list(headers)[:SHOWN]))}"
+    return None
+
+
+def _may_be_rows(headers: dict[str, _Header]) -> bool:
+    """Whether each array is as long as a list of integers or texts, such as steps or labels."""
+    arrays = [h for h in headers.values() if h.shape]
+    lists = {h.shape[0] for h in arrays if len(h.shape) == 1 and h.dtype.kind in "iuUSO"}
+    return bool(arrays) and all(h.shape[0] in lists for h in arrays)
+
+
+def _may_be_codes(dtype: np.dtype) -> bool:
+    return dtype.kind in "iu" and dtype.itemsize < 8
+
+
+def _lazy(archive: Archive, name: str, header: _Header) -> LazyTensor | None:
+    path, member, dtype = archive.path, name + SUFFIX, header.dtype
     if dtype == np.dtype("V2"):
         dtype = np.dtype(ml_dtypes.bfloat16)  # NumPy has no name for it and stores two bytes without a type
     if dtype.kind not in "biufc" and dtype != ml_dtypes.bfloat16:
         return None
-    shape = checked_shape(shape, path, name)
+    shape = checked_shape(header.shape, path, name)
     size = prod(shape) * dtype.itemsize
-    if start + size != archive.members[member]:
+    if header.start + size != archive.members[member]:
         reason = f"array {name!r} of shape {list(shape)} does not fill its {archive.members[member]} bytes"
         raise CheckpointError(path, reason, MEND)
-
-    return LazyTensor(shape, dtype.name, _Rows(archive, member, start, dtype, shape, fortran), str(path), name)
+    rows = _Rows(archive, member, header.start, dtype, shape, header.fortran)
+    return LazyTensor(shape, dtype.name, rows, str(path), name)
 
 
 @dataclass(frozen=True)
@@ -100,8 +130,13 @@ class _Rows:
         return (array if self.shape else flat)[start:stop]
 
 
-def _header(data: Bytes, path: Path, name: str) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Reads shape, order, dtype and where the entries begin."""
+def _headers(archive: Archive) -> dict[str, _Header]:
+    """Reads shape, order, dtype and where the entries begin, for each array."""
+    names = [checked_name(member.removesuffix(SUFFIX), archive.path) for member in archive.members]
+    return {name: _header(archive.read(name + SUFFIX, HEADER), archive.path, name) for name in names}
+
+
+def _header(data: Bytes, path: Path, name: str) -> _Header:
     file = io.BytesIO(data.tobytes())
     try:
         version = npy.read_magic(file)
@@ -110,4 +145,4 @@ def _header(data: Bytes, path: Path, name: str) -> tuple[tuple[int, ...], bool, 
             shape, fortran, dtype = read(file)
     except BROKEN as error:
         raise CheckpointError(path, f"the header of array {name!r} is broken ({one_line(error)})", MEND) from error
-    return shape, fortran, dtype, file.tell()
+    return _Header(shape, fortran, dtype, file.tell())

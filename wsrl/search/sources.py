@@ -13,7 +13,7 @@ from wsrl.errors import InputError
 from wsrl.readers import READERS
 from wsrl.readers.huggingface import NO_WEIGHTS
 from wsrl.readers.mapped import read_head
-from wsrl.readers.npz import holds_table
+from wsrl.readers.npz import holds_data
 from wsrl.search.file_identity import HUB, printable_id
 from wsrl.search.stores import OLLAMA, Shelf, is_ollama, ollama_blobs, shelves, without_models
 from wsrl.wiring.tree import natural
@@ -219,7 +219,7 @@ class _Walk:
         except OSError:  # a link to nowhere
             return any(fnmatch(path.name, pattern) for pattern in WEIGHTS)
         own = checkpoint_format(path)
-        if own == NPZ and _is_table(path):
+        if own == NPZ and _is_data(path):
             self.skipped.append(str(path))
             return False
         return bool(own) or any(fnmatch(path.name, pattern) for pattern in WEIGHTS)
@@ -246,9 +246,9 @@ def card_of(folder: Path) -> dict[str, Any]:
     return {key: card[key] for key in CARD if key in card} if isinstance(card, dict) else {}
 
 
-def _is_table(path: Path) -> bool:
+def _is_data(path: Path) -> bool:
     try:
-        return holds_table(path)
+        return holds_data(path)
     except (CheckpointError, OSError):
         return False
 
