@@ -168,3 +168,18 @@ def test_gain_and_shift_of_a_batch_norm_scale_with_its_units(tmp_path):
     assert not np.array_equal(moved["n_gain"], tensors["n_gain"]) and np.array_equal(moved["n_mean"], tensors["n_mean"])
     after = save(path, nodes, (3, 6, 6), tensors | {n: v.astype(np.float32) for n, v in moved.items()})
     np.testing.assert_allclose(after.run(None, {"x": x})[0], before, rtol=1e-4, atol=1e-4)
+
+
+BROKEN = {
+    "in a circle": [node("Relu", ["h"], ["a"]), node("Reshape", ["a", "to"], ["b"]), node("Transpose", ["b"], ["a"])],
+    "without outputs": [node("Relu", ["h"], []), node("MatMul", ["h", "w2"], [])],
+    "without inputs": [node("Reshape", [], ["h2"]), node("Tile", [], ["h3"]), node("Expand", [], ["h4"])],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_nodes_that_break_the_rules_of_graphs_do_no_harm(name, tmp_path):
+    nodes = [node("MatMul", ["x", "w1"], ["h"]), *BROKEN[name], node("MatMul", ["x2", "w3"], ["y"])]
+    save(tmp_path / "model.onnx", nodes, (6,), weights(w1=(6, 8), w2=(8, 3), w3=(4, 3)))
+    wiring = infer_wiring(open_checkpoint(tmp_path / "model.onnx"))
+    assert "w1" in [operation.name for operation in wiring.operations]

@@ -85,7 +85,7 @@ class Readers:
     def __init__(self, graph: Mapping):
         self._nodes: dict[str, list[Mapping]] = {}
         for node in graph["nodes"]:
-            for name in dict.fromkeys(node["inputs"]):
+            for name in dict.fromkeys(node["inputs"]) if node["outputs"] else ():  # without, it computes nothing
                 self._nodes.setdefault(name, []).append(node)
         self._outputs = {value["name"] for value in graph["outputs"] if value}
 
@@ -114,9 +114,11 @@ class Readers:
             activation = ACTIVATIONS.get(node["op"])
             node = self.only(node["outputs"][0])
         scale = SCALES.get(str(activation))
+        seen: set[str] = set()  # a broken graph may run in circles
         while node is not None and node["op"] in (HOMOGENEOUS if scale == "positive" else ODD):
-            if node["attributes"].get("activation", "NONE") != "NONE":
+            if node["attributes"].get("activation", "NONE") != "NONE" or node["outputs"][0] in seen:
                 return None
+            seen.add(node["outputs"][0])
             node = self.only(node["outputs"][0])
         reads = node is not None and TYPES.get(node["op"]) in LAYERS
         return scale if reads else None

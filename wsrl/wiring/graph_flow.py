@@ -104,6 +104,8 @@ class GraphFlow:
             self._fix(name)
 
     def _run(self, node: Mapping) -> None:
+        if not node["outputs"]:
+            return
         if bodies := [node["attributes"].get(key) for key in BRANCHES if node["op"] == "If"]:
             self._branch(node, [body for body in bodies if isinstance(body, Mapping)])
             return
@@ -111,7 +113,9 @@ class GraphFlow:
         inputs = [name for name in node["inputs"] if name]
         self.read |= set(inputs)
         if node["op"] in IGNORED or all(self._is_known(name) for name in inputs):
-            same = node["op"] == "ConstantOfShape" or (node["op"] in SPREADS and inputs[:1][0] in self.uniform)
+            same = node["op"] == "ConstantOfShape" or (
+                node["op"] in SPREADS and inputs[:1] and inputs[0] in self.uniform
+            )
             self.uniform |= set(node["outputs"]) if same else set()
             self.numbers |= set(node["outputs"])
             return
