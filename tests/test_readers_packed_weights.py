@@ -65,6 +65,18 @@ def test_zero_points_of_fewer_groups_than_the_scales_do_not_fit():
     assert set(unpack_words(lazy(cut), None)) == set(cut)
 
 
+@pytest.mark.parametrize(("name", "part"), [("gptq", "w.g_idx"), ("compressed, reordered", "w.weight_g_idx")])
+def test_an_order_that_is_not_of_integers_does_not_fit(name, part):
+    arrays = {**PACKED[name][0], part: PACKED[name][0][part].astype(np.float32)}
+    assert set(unpack_words(lazy(arrays), None)) == set(arrays)
+
+
+def test_a_scale_for_all_that_is_zero():
+    arrays = {**PACKED["nvfp4"][0], "w.weight_global_scale": np.zeros(1, np.float32)}
+    with pytest.raises(CheckpointError, match=r"scale of tensor .* is zero"):
+        np.asarray(unpack_words(lazy(arrays), None)["w.weight"])
+
+
 def test_words_that_are_not_understood_are_told(tmp_path):
     arrays = {"w.qweight": np.ones((3, 32), np.int32), "w.scales": np.ones((200, 1), np.float16)}
     safetensors.numpy.save_file(arrays, tmp_path / "a.safetensors")

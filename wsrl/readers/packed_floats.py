@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from wsrl.checkpoint import LazyTensor
+from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers.affine import affine
 from wsrl.readers.codebooks import E2M1
 from wsrl.readers.derived import computed, expanded, reshaped, transposed
@@ -94,6 +94,8 @@ def _scaled(codes: LazyTensor, scale: LazyTensor, outer: LazyTensor | None, divi
 
         def both(rows: np.ndarray) -> np.ndarray:
             whole = np.asarray(factor, np.float32).reshape(-1)[0]
+            if divided and not whole:
+                raise CheckpointError(codes.path, f"the scale of tensor {codes.name!r} is zero", "quantize it again")
             return np.asarray(rows).astype(np.float32) * (1 / whole if divided else whole)
 
         scale = computed(scale, both, "float32")

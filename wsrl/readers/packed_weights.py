@@ -91,7 +91,7 @@ def _grouped(name: str, tensors: Tensors, settings: Mapping) -> Found | None:
     group = np.arange(inputs) // -(-inputs // groups)
     if order is not None:
         group = order.read_rows(0, order.num_rows)
-        if group.shape != (inputs,) or not 0 <= group.min() <= group.max() < groups:
+        if group.dtype.kind not in "iu" or group.shape != (inputs,) or not 0 <= group.min() <= group.max() < groups:
             return None
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -132,7 +132,8 @@ def _compressed(name: str, tensors: Tensors, settings: Mapping) -> Found | None:
 def _in_order(codes: LazyTensor, scales: LazyTensor, zero: LazyTensor | np.ndarray, order: LazyTensor) -> LazyTensor:
     """Codes whose inputs were quantized in another order: each input has the number of its group."""
     group = order.read_rows(0, order.num_rows)
-    if group.shape != codes.shape[1:] or not 0 <= group.min(initial=0) <= group.max(initial=0) < scales.shape[1]:
+    fits = group.dtype.kind in "iu" and group.shape == codes.shape[1:]
+    if not fits or not 0 <= group.min(initial=0) <= group.max(initial=0) < scales.shape[1]:
         raise ValueError("groups that do not exist")
     if isinstance(zero, LazyTensor) and zero.shape != scales.shape:
         raise ValueError("zero points of other groups than the scales")
