@@ -117,6 +117,7 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         r"python -m experiments\.(benchmarks|proofs)\.\w+( .*)?"
         r"|python -m experiments\.tables\.(identity|leave_one_out|relations|duplicates|robustness)( .*)?"
         r"|python -m experiments\.tables\.(recommendation|finetuning|scaling|lineage|labeled_files)( .*)?"
+        r"|python -m experiments\.tables\.architecture_choice( .*)?"
         r"|python -m experiments\.scale( .*)?",
         lambda words: check_module(words[2]),
     ),
