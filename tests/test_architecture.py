@@ -45,3 +45,9 @@ def test_only_the_last_checkpoint_of_a_run_counts_and_classes_stand_in_for_famil
     found = rank_architectures(metadata, ["dense"] * 3 + ["conv"], np.array([0.2, 0.9, 0.3, 0.5]), np.zeros(4), 0.5)
     assert [(one.architecture, one.width, one.models) for one in found] == [("dense", None, 1), ("conv", None, 1)]
     assert found[0].effect == pytest.approx(0.2 / (1 + PRIOR))
+
+
+def test_a_step_that_is_no_number_counts_as_none():
+    metadata = [{"task": "t", "run": "a", "step": step} for step in ("first", 20, 40)]
+    (own,) = rank_architectures(metadata, ["dense"] * 3, np.array([0.1, 0.2, 0.9]), np.zeros(3), 0.5)
+    assert own.models == 1

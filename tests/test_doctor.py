@@ -144,3 +144,5 @@ def test_the_command_lists_disagreements_and_says_so_by_its_status(tmp_path, cap
     assert main(["doctor", str(tmp_path / "net.safetensors")]) == 0
     assert capsys.readouterr().err == "nothing disagrees\n"
     assert main(["doctor"]) == 1 and main(["doctor", str(path), "--index", str(tmp_path)]) == 1
+    assert main(["doctor", str(tmp_path / "broken.safetensors")]) == 1
+    assert capsys.readouterr().err.splitlines()[-2] == "no model was examined"

@@ -126,6 +126,7 @@ def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):
         (["--seed", "-1"], "error: --seed: -1 is too small; give 0 or more"),
         (["--data", "other.npz"], "error: other.npz: no such file; check the path"),
         (["--encoder", "zoo"], "error: zoo: holds no readable encoder"),
+        (["--architecture", "--start"], "error: --architecture: ranks no models"),
     ],
 )
 def test_bad_input_is_told_in_a_line(folder, capsys, arguments, line):

@@ -147,3 +147,10 @@ def test_bad_input_is_told_in_one_line(tree, capsys, arguments, line):
 
 def test_an_adapter_says_its_scale(tree):
     assert open_checkpoint("loras/birds-1").adapter_scales["base_model.model.layers.0.query"] == 1.0
+
+
+def test_a_store_or_a_missing_folder_is_told(tree, capsys):
+    for place, reason in (("zoo.db", "is a vector store"), ("nowhere", "no such folder")):
+        assert main(["search", "a.safetensors", "--relative-to", "base.safetensors", "--index", place]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"error: {place}: {reason}") and err.count("\n") == 1

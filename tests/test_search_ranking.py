@@ -180,3 +180,11 @@ def test_what_is_close_by_weights_is_not_missed_where_the_function_is_assumed(mo
     assert (told.id, told.by) == (other.id, "function")
     assert built.search(asked, k=1, by="function")[0].by == "function"
     assert [hit.id for hit in built.search(asked, k=1, exclude=[row.id])] == [other.id]
+
+
+def test_functions_of_two_kinds_are_not_ranked_together(models, built):
+    row = built.get(names(models)[0])
+    with pytest.raises(InputError, match="no model with a function vector of the query's kind"):
+        built.search(replace(row, id="asked", weights_digest="", architecture="operators: map"), by="function")
+    found = built.search(replace(row, id="asked", weights_digest="", architecture="operators: map"))
+    assert {hit.by for hit in found} == {"weights"}

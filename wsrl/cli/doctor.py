@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     with Output.of(args) as output:
         output.table(rows, lambda: _show(found))
     ill = [own for own in found if own.disagreements]
-    tell(f"{counted(len(rows), 'disagreement')} in {counted(len(ill), 'model')}" if rows else "nothing disagrees")
+    told = f"{counted(len(rows), 'disagreement')} in {counted(len(ill), 'model')}" if rows else "nothing disagrees"
+    tell(told if found or args.index is not None else "no model was examined")
     tell_left_out(problems)
     return 1 if rows or problems else 0
 

@@ -69,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) < least:
             option = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
             raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
+    if args.architecture and (args.start or args.logme):
+        raise InputError("--architecture", "ranks no models, so --start and --logme do not go with it", "leave one out")
     from wsrl.recommendation.recommend import recommend  # not needed for `--help`
 
     images, answer = recommend(
@@ -76,6 +78,11 @@ def run(args: argparse.Namespace) -> int:
         args.seed, progress=True,
     )  # fmt: skip
     if args.architecture:
+        if not answer.tasks:
+            reason = "no model has a task, so that architectures cannot be compared on equal terms"
+            raise InputError(
+                args.index, reason, "index a zoo whose manifest tells tasks, or note them by wsrl annotate"
+            )
         ranked = answer.architectures[: args.k]
         records = [_suited_record(rank, own) for rank, own in enumerate(ranked, 1)]
         rows = [_suited_row(rank, own) for rank, own in enumerate(ranked, 1)]

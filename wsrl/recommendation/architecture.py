@@ -80,9 +80,11 @@ def _described(about: Mapping[str, object], kind: str) -> tuple[str, int | None,
 def _last_of_runs(metadata: Sequence[Mapping[str, object]]) -> Int[np.ndarray, "m"]:
     """Places of the last checkpoint of each run, and of models that name none."""
     last: dict[Hashable, int] = {}
+    most: dict[Hashable, int] = {}
     for place, about in enumerate(metadata):
         run, step = about.get("run"), about.get("step")
         key = run if isinstance(run, str) else place
-        if key not in last or (isinstance(step, int) and step > int(str(metadata[last[key]].get("step", 0)))):
-            last[key] = place
+        reached = step if isinstance(step, int) else 0
+        if key not in last or reached > most[key]:
+            last[key], most[key] = place, reached
     return np.array(sorted(last.values()), np.int64)

@@ -67,7 +67,8 @@ def recommend(
     score = load_start_score(directory, encoder_hash(network, params)) if start else None
     models = opened.functional()
     if not models.ids:
-        raise InputError(index, "holds no model with a function vector", "index networks that the encoder can run")
+        reason = "holds no model with a function vector of the kind that data can be compared with"
+        raise InputError(index, reason, "index small image classifiers")
     if query == "probes" or (query is None and not start):
         asked = probe_query(train_probes(images, seed), Embedder(network), params)
     else:

@@ -19,7 +19,7 @@ from wsrl.relative.child import read_child
 from wsrl.relative.kept import Measured, kept_file, read_kept, write_kept
 from wsrl.relative.metric import Metric
 from wsrl.relative.vector import RelativeEncoder
-from wsrl.search.file_identity import printable_id
+from wsrl.search.file_identity import local_folder, printable_id
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 
@@ -65,7 +65,8 @@ class RelativeSearch:
       InputError: the base or the folder cannot be used, or holds no child of the base.
     """
 
-    def __init__(self, base: str, directory: Path, learn: str | None = None, progress: bool = False):
+    def __init__(self, base: str, directory: str | Path, learn: str | None = None, progress: bool = False):
+        directory = local_folder(directory, "--relative-to")
         self._encoder = RelativeEncoder(Base(open_checkpoint(base)))
         candidates, problems = find_candidates(directory)
         file = kept_file(directory, state_of(base)) if (directory / MANIFEST).is_file() else None
@@ -76,7 +77,7 @@ class RelativeSearch:
             if kept is None or kept.state != candidate.state:
                 kept = self._measure(candidate)
             found[candidate.id] = kept
-        if file and found != known:
+        if file and found != known and any(own.vector is not None for own in found.values()):
             with suppress(OSError):  # a folder that cannot be written: they are made anew next time
                 write_kept(file, found, self._encoder.dim)
         pairs = [(candidate, found[candidate.id]) for candidate in candidates]
@@ -94,17 +95,17 @@ class RelativeSearch:
         weights = None if learn is None else self._learned(learn)
         self._metric = Metric(vectors, self._encoder.blocks, weights)
 
-    def search(self, queries: Iterable[str], k: int = 10) -> list[Hit]:
+    def search(self, queries: str | Iterable[str], k: int = 10) -> list[Hit]:
         """Returns the children that do most nearly what the queries do, by the mean of their scores.
 
         Args:
-          queries: checkpoints, or ids of candidates.
+          queries: a checkpoint, or the id of a candidate; or several.
           k: hits at most.
 
         Raises:
           InputError: a query cannot be used, is no child of the base, or changes nothing.
         """
-        asked = [self._query(name) for name in queries]
+        asked = [self._query(name) for name in ([queries] if isinstance(queries, str) else queries)]
         if not asked:
             raise InputError("query", "none was given", "name a child of the base")
         vectors = np.stack([vector for vector, _ in asked])

@@ -5,6 +5,7 @@ from fnmatch import fnmatch
 from glob import escape
 from pathlib import Path
 
+from wsrl.errors import InputError
 from wsrl.search.catalog import Stat
 from wsrl.signature.digest import content_digest
 
@@ -63,3 +64,22 @@ def relative(directory: Path, path: str) -> str:
 def located(directory: Path, stored: str) -> str:
     """Returns the path that `relative` made what is stored of."""
     return stored if stored.startswith(HUB) else os.path.normpath(directory / stored)
+
+
+def local_folder(name: str | Path, what: str) -> Path:
+    """Returns a folder of this machine as a path.
+
+    Args:
+      name: of it.
+      what: needs the folder, for the error.
+
+    Raises:
+      InputError: it is the address of a vector store, or there is no such folder.
+    """
+    from wsrl.vector_stores.vector_store import is_address  # few have one
+
+    if is_address(name):
+        raise InputError(name, f"is a vector store, and {what} needs a folder", "name an index or other folder on disk")
+    if not Path(name).is_dir():
+        raise InputError(name, "no such folder", "check the path")
+    return Path(name)

@@ -59,9 +59,10 @@ class Searcher:
         return set(self.store.has_function.tolist())
 
     @cached_property
-    def _kinds(self) -> set[bool]:
-        """Whether models were run by their operators, of those that have a function vector."""
-        return {is_run_by_operators(self.store.architectures[place]) for place in self._functional}
+    def _by_operators(self) -> Bool[np.ndarray, " m"]:
+        """Whether each model that has a function vector was run by its operators; the two kinds do not compare."""
+        kinds = [is_run_by_operators(self.store.architectures[place]) for place in self.store.has_function]
+        return np.array(kinds, bool)
 
     @cached_property
     def _segments(self) -> Segments:
@@ -106,12 +107,12 @@ class Searcher:
           InputError: it is to rest on them, and there are none that compare with the queries'.
         """
         asked = list(asked)
-        there = {is_run_by_operators(row.architecture) for row in asked} <= self._kinds
+        there = {is_run_by_operators(row.architecture) for row in asked} <= set(self._by_operators.tolist())
         lacking = [row for row in asked if row.function is None]
         if by == "function" and lacking:
             raise InputError(lacking[0].id, f"has no function vector ({lacking[0].no_function})", "search by weights")
         if by == "function" and not there:
-            reason = "holds no model with a function vector" + " of the query's kind" * bool(self._kinds)
+            reason = "holds no model with a function vector" + " of the query's kind" * bool(len(self._by_operators))
             raise InputError(self.store.directory, reason, "search by weights")
         return by == "function" or (by == "auto" and not lacking and there)
 
@@ -124,6 +125,8 @@ class Searcher:
         allowed = np.ones(len(having), bool) if question.left_out is None else ~question.left_out[having]
         if question.among is not None:
             allowed &= question.among[having]
+        if functional:
+            allowed &= np.isin(self._by_operators, [is_run_by_operators(row.architecture) for row in question.queries])
         self._check_all(question, functional)
         same = self._same_weights(question)
         close = self._close_by_weights(question, having, allowed) if functional else {}

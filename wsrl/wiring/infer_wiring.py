@@ -137,8 +137,8 @@ def _run_root(flow: Flow, env: Env) -> None:
 
 def tied_head(config: dict, shapes: dict) -> bool:
     """Whether the network ends with a head that shares the weights of the token embedding."""
-    architectures = config.get("architectures") or []
-    if architectures:
+    architectures = config.get("architectures")
+    if isinstance(architectures, list) and architectures:
         return (
             bool(re.search(r"For[A-Z]|LMHead|MTModel|WithLM", str(architectures[0])))
             and config.get("tie_word_embeddings", True) is not False
