@@ -59,7 +59,8 @@ def test_files_are_opened_no_more_often_than_asked(zoo):
     assert len(found.models) == 1 and found.left == 2  # random layers of one shape look alike to the sieve
 
 
-def test_the_command_tells_of_parts(zoo, capsys):
+def test_the_command_tells_of_parts(zoo, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     query = str(zoo / "models" / "query.safetensors")
     assert main(["parts", query, "--index", str(zoo / "zoo.index"), "--json"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from fake_encoder import FakeEncoder, names, write_model
 
 from wsrl.cli.main import main
@@ -113,10 +114,8 @@ class TestEveryIndex:
         assert len(found) == 38 and not found & set(names(models)[:2])
 
     def test_a_copy_comes_first(self, models, index):
-        copy = models / "copy.npz"
-        import safetensors.numpy
-
-        np.savez(copy, **safetensors.numpy.load_file(names(models)[0]))
+        copy = models / "copy.safetensors"
+        safetensors.numpy.save_file(safetensors.numpy.load_file(names(models)[0]), copy, {"note": "other bytes"})
         index.add(FakeEncoder(), copy)
         assert (len(index), index.changes.embedded) == (41, 1)
         assert {hit.id for hit in index.search(names(models)[0], 2)} == {names(models)[0], str(copy)}
