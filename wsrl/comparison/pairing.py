@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from scipy.optimize import linear_sum_assignment
 
-from wsrl.comparison.matching import TINY
+from wsrl.comparison.matching import TINY, similarity
 from wsrl.comparison.pieces import Piece
 
 SAMPLE = 256  # units of either side of a matrix that are compared
@@ -151,12 +151,8 @@ def _build(piece: Piece) -> tuple:
 
 def _cosines(a: Sequence[Sample], b: Sequence[Sample]) -> Float[np.ndarray, "n m"]:
     """Cosines of all entries; 0 where they could well be chance."""
-    close = _unit(np.stack([x.ravel() for x in a])) @ _unit(np.stack([x.ravel() for x in b])).T
+    close = similarity(np.stack([x.ravel() for x in a]), np.stack([x.ravel() for x in b]))
     return np.where(np.abs(close) * np.sqrt(a[0].size) > CHANCE, close, 0.0)
-
-
-def _unit(x: Float[np.ndarray, "n entries"]) -> Float[np.ndarray, "n entries"]:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), TINY)
 
 
 def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]:

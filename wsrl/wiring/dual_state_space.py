@@ -23,7 +23,7 @@ def run_dual_state_space(config: Mapping, flow: Flow, node: Node, env: Env) -> b
     Args:
       config: `config.json`, or empty.
     """
-    shapes = {name: _shape(node.children[name]) for name in PARTS if name in node.children}
+    shapes = {name: node.children[name].own_shape for name in PARTS if name in node.children}
     if set(PARTS) - {"norm"} - shapes.keys() or set(node.children) - set(PARTS):
         return None
     ranks = {"in_proj": 2, "conv1d": 3, "out_proj": 2, "A_log": 1}
@@ -67,7 +67,3 @@ def _put(flow: Flow, node: Node, name: str, inputs: Value, outputs: Value) -> No
     flow.reads(weight, 1, inputs)
     flow.writes(weight, 0, outputs)
     flow.writes_vectors(node.children[name], outputs)
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    return next((shape for role, (_, shape) in node.tensors.items() if role in ("weight", "value")), ())

@@ -31,7 +31,7 @@ def run_linear_attention(config: Mapping, flow: Flow, node: Node, env: Env) -> b
     Args:
       config: `config.json`, or empty.
     """
-    weights = {name: _shape(child) for name, child in node.children.items()}
+    weights = {name: child.own_shape for name, child in node.children.items()}
     out = next((name for name in WRITERS if name in weights), "")
     if not out or not weights.keys() <= KNOWN or "A_log" not in weights or not weights.keys() & CONVOLUTIONS.keys():
         return None
@@ -114,7 +114,7 @@ def _fits(shape: tuple[int, ...], inputs: Value | None, outputs: Value) -> bool:
 
 def _is_plain(child: Node) -> bool:
     """Whether a module is of the kind that its name says."""
-    shape = _shape(child)
+    shape = child.own_shape
     if child.name in CONVOLUTIONS:
         return child.kind == "conv" and len(shape) == 3 and not child.transposed
     if child.name in HEADS:
@@ -143,7 +143,3 @@ def _width_of_keys(weights: Mapping[str, tuple[int, ...]], values: int) -> int:
         return weights["k_proj"][0]
     both = weights.get("conv1d", (values,))[0] - values
     return both // 2 if both % 2 == 0 else 0
-
-
-def _shape(node: Node) -> tuple[int, ...]:
-    return next((shape for role, (_, shape) in node.tensors.items() if role in ("weight", "value")), ())

@@ -54,6 +54,11 @@ class Node:
         """Shape of the weight."""
         return self.tensors["weight"][1]
 
+    @property
+    def own_shape(self) -> Shape:
+        """Shape of the weight, or of a bare array; () where the module has neither."""
+        return next((shape for role, (_, shape) in self.tensors.items() if role in ("weight", "value")), ())
+
     def shape(self, name: str) -> Shape | None:
         """Shape of a field, None where the module has none."""
         return self.tensors[name][1] if name in self.tensors else None
