@@ -22,7 +22,7 @@ from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 from wsrl.search.model_file import open_model
 from wsrl.search.query_rows import QueryRows
-from wsrl.search.question import Explanation, Question
+from wsrl.search.question import Explanation, Question, Request
 from wsrl.search.repair import Damage, Repaired, find_damage, repair
 from wsrl.search.searcher import Searcher
 from wsrl.search.sources import Named, Names, as_named
@@ -285,23 +285,35 @@ class Index:
         asked, counter = (self._rows(names, by != "weights") for names in (query, against))
         if not asked:
             raise InputError("query", "none was given", "name a checkpoint, or a model of the index")
+        hits, self.explanation = self._answer(
+            Request(asked, counter, k, by, exclude, exact, where, architecture, group_by, per_group, sort)
+        )
+        return hits
+
+    def _answer(self, request: Request) -> tuple[list[Hit], Explanation]:
         facts = self._facts
-        among = fulfilling(where, facts, len(self)) if where else None
-        if architecture != "any":
-            own = np.isin(self._store.architectures, [row.architecture for row in asked])
-            own = own if architecture == "same" else ~own
+        among = fulfilling(request.where, facts, len(self)) if request.where else None
+        if request.architecture != "any":
+            own = np.isin(self._store.architectures, [row.architecture for row in request.queries])
+            own = own if request.architecture == "same" else ~own
             among = own if among is None else among & own
-        groups = None if group_by is None else facts.groups(group_by)
-        question = Question(asked, counter, k, by, self._mask(exclude), among, groups, per_group, exact)
-        hits, self.explanation = self._searcher.search(question)
-        if sort is None:
-            return hits
-        by_place = {self._searcher.place[hit.id]: hit for hit in hits}
-        return [by_place[place] for place in order(sort, facts, list(by_place))]
+        groups = None if request.group_by is None else facts.groups(request.group_by)
+        question = Question(
+            request.queries, request.against, request.k, request.by, self._mask(request.exclude), among, groups,
+            request.per_group, request.exact,
+        )  # fmt: skip
+        hits, explanation = self._searcher.search(question)
+        if request.sort is not None:
+            by_place = {self._searcher.place[hit.id]: hit for hit in hits}
+            hits = [by_place[place] for place in order(request.sort, facts, list(by_place))]
+        return hits, explanation
 
     def _rows(self, names: Queries, function: bool) -> list[Embedded]:
         listed = [names] if isinstance(names, str | Path | Embedded) else list(names)
-        return [name if isinstance(name, Embedded) else self._queries.row(str(name), function) for name in listed]
+        return [name if isinstance(name, Embedded) else self._query_row(str(name), function) for name in listed]
+
+    def _query_row(self, name: str, function: bool) -> Embedded:
+        return self._queries.row(name, function)
 
     def _mask(self, exclude: Bool[np.ndarray, " n"] | Collection[str]) -> Bool[np.ndarray, " n"] | None:
         if isinstance(exclude, np.ndarray):

@@ -1,6 +1,6 @@
 """What a search is asked, and how it came to its answer."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -54,6 +54,23 @@ class Question:
     groups: Groups | None = None
     per_group: int = 1
     exact: bool = False
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `wsrl.search.index.Index.search` was given, with the rows of its queries; see there."""
+
+    queries: Sequence[Embedded]
+    against: Sequence[Embedded]
+    k: int
+    by: str
+    exclude: Mask | Collection[str]
+    exact: bool
+    where: Sequence[str]
+    architecture: str
+    group_by: str | None
+    per_group: int
+    sort: str | None
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,15 @@
 """Answers a question from a vector store: asks for the nearest, and for more until enough fulfill the conditions."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.search.conditions import fulfilling, order
 from wsrl.search.hit import Hit
-from wsrl.search.question import Explanation
+from wsrl.search.question import Explanation, Request
 from wsrl.vector_stores.row import Row
 from wsrl.vector_stores.row_facts import RowFacts, bounds_of
 from wsrl.vector_stores.vector_store import VectorStore
@@ -20,24 +18,7 @@ SPARE = 16  # rows asked for beyond the hits
 MORE = 4  # times as many are asked for where too few fulfill the conditions
 
 
-@dataclass(frozen=True)
-class StoreQuestion:
-    """What a search is asked; see `wsrl.search.index.Index.search`."""
-
-    queries: Sequence[Embedded]
-    against: Sequence[Embedded]
-    k: int
-    by: str
-    excluded: frozenset[str]
-    exact: bool
-    where: Sequence[str]
-    architecture: str
-    group_by: str | None
-    per_group: int
-    sort: str | None
-
-
-def answer(store: VectorStore, name: str, question: StoreQuestion) -> tuple[list[Hit], Explanation]:
+def answer(store: VectorStore, name: str, question: Request) -> tuple[list[Hit], Explanation]:
     """Returns hits, best first unless an order is asked for, and how they were found.
 
     The mean of several queries' cosines is the product with their mean vector, which is what the store is asked for.
@@ -46,7 +27,7 @@ def answer(store: VectorStore, name: str, question: StoreQuestion) -> tuple[list
     Args:
       store: see there.
       name: of the collection.
-      question: see there.
+      question: its `exclude` names ids.
 
     Raises:
       InputError: a query has no function vector where one is asked for, or an option is wrong.
@@ -78,7 +59,7 @@ def answer(store: VectorStore, name: str, question: StoreQuestion) -> tuple[list
     return hits, Explanation(kind, store.kind, having, having, len(found), 0, seconds)
 
 
-def _kind(question: StoreQuestion, address: str, functions: int) -> str:
+def _kind(question: Request, address: str, functions: int) -> str:
     asked = [*question.queries, *question.against]
     lacking = [row for row in asked if row.function is None]
     if question.by == "function" and lacking:
@@ -89,7 +70,7 @@ def _kind(question: StoreQuestion, address: str, functions: int) -> str:
     return "function" if question.by == "function" or auto else "weights"
 
 
-def _same_weights(store: VectorStore, name: str, question: StoreQuestion, kind: str) -> list[Row]:
+def _same_weights(store: VectorStore, name: str, question: Request, kind: str) -> list[Row]:
     """Rows of the weights of the one query, the query first: they come first in any case."""
     if len(question.queries) != 1 or not question.queries[0].weights_digest:
         return []
@@ -103,9 +84,9 @@ def _same_weights(store: VectorStore, name: str, question: StoreQuestion, kind: 
     return [row for row, _ in _left([(row, 1.0) for row in found], replace(question, against=()), kind)]
 
 
-def _left(pairs: list[tuple[Row, float]], question: StoreQuestion, kind: str) -> list[tuple[Row, float]]:
+def _left(pairs: list[tuple[Row, float]], question: Request, kind: str) -> list[tuple[Row, float]]:
     """Those that may be hits."""
-    pairs = [pair for pair in pairs if pair[0].model.id not in question.excluded]
+    pairs = [pair for pair in pairs if pair[0].model.id not in question.exclude]
     if question.where:
         mask = fulfilling(question.where, RowFacts([row for row, _ in pairs]), len(pairs))
         pairs = [pair for pair, own in zip(pairs, mask, strict=True) if own]
@@ -124,7 +105,7 @@ def _vector(weights: np.ndarray | None, function: np.ndarray | None, kind: str) 
     return own
 
 
-def _first(pairs: list[tuple[Row, float]], question: StoreQuestion) -> list[tuple[Row, float]]:
+def _first(pairs: list[tuple[Row, float]], question: Request) -> list[tuple[Row, float]]:
     """The first k, of each group no more than may be."""
     if question.group_by is None:
         return pairs[: question.k]

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool
 from tqdm import tqdm
 
 from wsrl.checkpoint import CheckpointError
@@ -20,14 +19,14 @@ from wsrl.search.catalog import Model, Stat
 from wsrl.search.embed import embed_sources
 from wsrl.search.file_identity import HUB, file_stat, printable_id, whole_digest
 from wsrl.search.hit import Hit
-from wsrl.search.index import Index, Queries, check_options
-from wsrl.search.question import Explanation
+from wsrl.search.index import Index
+from wsrl.search.question import Explanation, Request
 from wsrl.search.repair import Damage
 from wsrl.search.sources import Names, Source, as_named, find_sources
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, checked, new_model, unreadable
 from wsrl.vector_stores.row import Row, key_of
-from wsrl.vector_stores.search import StoreQuestion, answer
+from wsrl.vector_stores.search import answer
 from wsrl.vector_stores.vector_store import VectorStore, connect
 from wsrl.wiring.tree import natural
 
@@ -46,6 +45,7 @@ class StoreIndex(Index):
       - the store is asked for the nearest, within the bounds that conditions set to `parameters`, `size` and
         `predicted_accuracy`; whatever else is asked is decided of these, and more are asked for until enough are left
         (Milvus finds 16,384 at most). A condition on a key that no model has leaves none;
+      - `exclude` takes ids alone, and Milvus has no exact search;
       - signatures of tensors are not kept, so `lineage`, `duplicates`, `map` and the like need an index folder.
 
     Attributes:
@@ -223,37 +223,10 @@ class StoreIndex(Index):
         about = {"directory": str(self.directory), "encoder": self.collection.rpartition("_")[2], "models": models}
         return {**about, "functions": functions, "bytes": 0, "commits": 0, "sources": []}
 
-    def search(
-        self,
-        query: Queries,
-        k: int = 10,
-        by: str = "auto",
-        exclude: Bool[np.ndarray, " n"] | Collection[str] = (),
-        exact: bool = False,
-        *,
-        against: Queries = (),
-        where: Sequence[str] = (),
-        architecture: str = "any",
-        group_by: str | None = None,
-        per_group: int = 1,
-        sort: str | None = None,
-    ) -> list[Hit]:
-        """Finds the models that are most similar to a query, or to several; see `Index.search` and the class.
-
-        Raises:
-          InputError: see `Index.search`; or `exclude` is a mask, or the store has no exact search.
-        """
-        check_options(k, per_group, by, architecture)
-        if isinstance(exclude, np.ndarray):
+    def _answer(self, request: Request) -> tuple[list[Hit], Explanation]:
+        if isinstance(request.exclude, np.ndarray):
             raise InputError("exclude", "is a mask, and a store has no places", "give ids")
-        asked, counter = (self._query_rows(names, by != "weights") for names in (query, against))
-        if not asked:
-            raise InputError("query", "none was given", "name a checkpoint, or a model of the index")
-        question = StoreQuestion(
-            asked, counter, k, by, frozenset(exclude), exact, where, architecture, group_by, per_group, sort
-        )
-        hits, self.explanation = answer(self.vectors, self.collection, question)
-        return hits
+        return answer(self.vectors, self.collection, replace(request, exclude=frozenset(request.exclude)))
 
     def verify(self) -> list[Damage]:
         """Raises InputError: a store keeps watch over its files itself."""
@@ -273,10 +246,6 @@ class StoreIndex(Index):
         if not found:
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return found[0]
-
-    def _query_rows(self, names: Queries, function: bool) -> list[Embedded]:
-        listed = [names] if isinstance(names, str | Path | Embedded) else list(names)
-        return [name if isinstance(name, Embedded) else self._query_row(str(name), function) for name in listed]
 
     def _query_row(self, name: str, function: bool) -> Embedded:
         """As `wsrl.search.query_rows.QueryRows.row`."""
