@@ -56,16 +56,7 @@ done
 (($#)) || fail 'SOURCE: missing after --'
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Prints a command so that a shell can read it again, and runs it.
-run() {
-    local word line='' quote="'\\''"
-    for word; do
-        [[ $word =~ ^[A-Za-z0-9_./:=@,+-]+$ ]] || word="'${word//\'/$quote}'"
-        line+=" $word"
-    done
-    echo "${line# }"
-    [[ $dry_run ]] || "$@"
-}
+source launch/run.sh
 
 run rm -rf build/dataflow
 run python -m pip wheel --quiet --no-deps --wheel-dir build/dataflow .

@@ -64,16 +64,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [[ -f $config ]] || fail "--config=$config: no such file"
 [[ $dry_run ]] || command -v gcloud >/dev/null || fail 'gcloud: not installed'
 
-# Prints a command so that a shell can read it again, and runs it.
-run() {
-    local word line='' quote="'\\''"
-    for word; do
-        [[ $word =~ ^[A-Za-z0-9_./:=@,+-]+$ ]] || word="'${word//\'/$quote}'"
-        line+=" $word"
-    done
-    echo "${line# }"
-    [[ $dry_run ]] || "$@"
-}
+source launch/run.sh
 
 tpu() {
     run gcloud compute tpus tpu-vm "$@" --project="$project" --zone="$zone"

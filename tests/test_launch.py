@@ -96,9 +96,9 @@ def test_a_failed_job_is_fetched_and_its_machine_deleted(tmp_path: Path):
     fake.write_text('#!/bin/sh\ncase "$*" in *experiments.main*) exit 3 ;; esac\n')
     fake.chmod(0o755)
     copy = tmp_path / "copy"
-    for path in (SCRIPT, ROOT / "configs" / "tiny.py"):
+    for path in (SCRIPT, SCRIPT.with_name("run.sh"), ROOT / "configs" / "tiny.py"):
         target = copy / path.relative_to(ROOT)
-        target.parent.mkdir(parents=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     (tmp_path / "git").symlink_to("/bin/true")
     done = subprocess.run(

@@ -12,17 +12,16 @@ anew. Every line is measured in a process of its own, so that its peak memory is
 """
 
 import argparse
-import multiprocessing
 import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
 
+from experiments.apart import measured_apart
 from experiments.benchmarks.streaming import one_pass, write_model
 from wsrl.comparison.compare import compare
 from wsrl.origins.sieve import distance
@@ -96,23 +95,6 @@ def measure(paths: Sequence[str]) -> list[str]:
     return [str(relation.kind), f"{sieve:.2f}", f"{seconds:.1f}", f"{peak:.0f}", f"{seconds / reading:.1f}"]
 
 
-def measured_apart(paths: Sequence[str]) -> list[str]:
-    """Calls `measure` in a process of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_send, args=(sender, paths))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.join()
-
-
-def _send(sender: Connection, paths: Sequence[str]) -> None:
-    sender.send(measure(paths))
-
-
 def rows_of_table(models: Sequence[str], pairs: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yields the lines of the table as they are measured."""
     yield COLUMNS
@@ -123,7 +105,7 @@ def rows_of_table(models: Sequence[str], pairs: Sequence[str]) -> Iterator[Seque
                 first.mkdir()
                 (path,) = write_model(model, first)
                 other = write_other(pair, Path(path), Path(folder) / "second")
-                yield [model, pair, *measured_apart([path, str(other)])]
+                yield [model, pair, *measured_apart(measure, [path, str(other)])]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,18 +12,17 @@ its own, so that its peak memory is its own; reading is timed in that process, a
 import argparse
 import json
 import math
-import multiprocessing
 import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from experiments.apart import measured_apart
 from wsrl.canonical.rows import row_chunks
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.readers import open_checkpoint
@@ -195,23 +194,6 @@ def measure(paths: Sequence[str]) -> Figures:
     return Figures(len(paths), parameters, size, runs[-1], peak, reading, one_pass(paths))
 
 
-def measured_apart(paths: Sequence[str]) -> Figures:
-    """Calls `measure` in a process of its own."""
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_send_figures, args=(sender, paths))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    finally:
-        process.join()
-
-
-def _send_figures(sender: Connection, paths: Sequence[str]) -> None:
-    sender.send(measure(paths))
-
-
 def read_once(path: str) -> int:
     """Reads a file from its beginning to its end and returns its bytes."""
     buffer = bytearray(READ_BLOCK)
@@ -235,7 +217,7 @@ def rows_of_table(names: Sequence[str]) -> Iterator[list[str]]:
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             paths = write_model(name, Path(folder))
-            yield [name, *measured_apart(paths).cells()]
+            yield [name, *measured_apart(measure, paths).cells()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,11 +1,9 @@
 """Recall, rates and memory of a method, in a process of its own."""
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +26,6 @@ TIE = 1e-6  # similarity
 ADDED = 1000  # vectors
 KEPT = 0.01  # share that a filter keeps
 CORES = os.cpu_count() or 1
-
-
-def measured_apart(job: Callable[..., dict[str, Any]], *args: object) -> dict[str, Any]:
-    """Calls a function in a process of its own. Raises InputError if it dies."""
-    spawn = multiprocessing.get_context("spawn")
-    receiver, sender = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_send, args=(sender, job, *args))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv()
-    except EOFError as error:
-        process.join()
-        reason = f"the process that measures ended with exit status {process.exitcode}"
-        raise InputError("--sizes", reason, "leave out sizes that the memory does not hold") from error
-    finally:
-        process.join()
-
-
-def _send(sender: Connection, job: Callable[..., dict[str, Any]], *args: object) -> None:
-    sender.send(job(*args))
 
 
 def measure_brute_force(folder: Path) -> dict[str, Any]:

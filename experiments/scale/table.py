@@ -7,9 +7,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments.apart import DiedError, measured_apart
 from experiments.scale.datasets import Dataset, dataset
-from experiments.scale.measures import ALONE, CORES, ROUNDS, measure_brute_force, measure_method, measured_apart
+from experiments.scale.measures import ALONE, CORES, ROUNDS, measure_brute_force, measure_method
 from experiments.scale.methods import METHODS, OWN
+from wsrl.errors import InputError
 from wsrl.evaluation.interval import Interval
 from wsrl.files import write_atomically
 from wsrl.report.table_figures import line_figure
@@ -80,7 +82,11 @@ def _kept(workdir: Path, data: Dataset, name: str, job: Any, *args: object) -> d
     path = workdir / "measured" / f"{data.folder.name}-{name.replace(' ', '-')}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(measured_apart(job, data.folder, *args)).encode())
+        try:
+            found = measured_apart(job, data.folder, *args)
+        except DiedError as error:
+            raise InputError("--sizes", str(error), "leave out sizes that the memory does not hold") from error
+        write_atomically(path, json.dumps(found).encode())
     return json.loads(path.read_bytes())
 
 
