@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from experiments.command import finish
+from wsrl.cli.finish import finish
 from wsrl.cli.main import COMMANDS, command_parser
 from wsrl.errors import InputError
 from wsrl.files import write_atomically

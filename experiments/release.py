@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.command import finish
 from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
+from wsrl.cli.finish import finish
 from wsrl.encoder.dataset_encoder import load_dataset_encoder, save_dataset_encoder
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import encoder_hash, save_encoder

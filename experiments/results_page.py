@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.command import finish
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 

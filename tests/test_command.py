@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.command import finish
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 
 

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from experiments.benchmarks.streaming import Shapes, bert, classifier, write_random
-from experiments.command import finish
 from wsrl.checkpoint import CheckpointError
+from wsrl.cli.finish import finish
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.errors import InputError

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.command import finish
 from experiments.scale.datasets import FAMILIES, HARD, K
 from experiments.scale.methods import METHODS
 from experiments.scale.soak import soak
 from experiments.scale.table import measured_rows, write_scale
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 
 SIZES = "10000,100000,1000000"

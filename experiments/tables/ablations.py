@@ -19,11 +19,11 @@ import safetensors.numpy
 from jaxtyping import Float32, Int
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from experiments.tables.resweep import COUNT, NO_MAPS, NOISE, RELU, ROUNDS, resweep
 from wsrl.annotations import Config
+from wsrl.cli.finish import finish
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.readout import entropies
 from wsrl.encoder.swept import Swept

@@ -33,11 +33,11 @@ from jaxtyping import Bool, Float, Int
 from sklearn.ensemble import HistGradientBoostingRegressor
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.baselines import Weights
 from experiments.job.trainable import load_trainable
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.baselines import statistics_features
+from wsrl.cli.finish import finish
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.swept import Encoding
 from wsrl.errors import InputError

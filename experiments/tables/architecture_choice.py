@@ -31,11 +31,12 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.workdir import encoder_directories, read_config
 from experiments.tables.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
+from experiments.tables.kept import read_kept
 from experiments.tables.recommendation import draw_examples
+from wsrl.cli.finish import finish
 from wsrl.data import ImageSet
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
@@ -164,12 +165,7 @@ def trained(
     """Accuracies by task and architecture; those that the file holds of these settings are not trained again."""
     path = args.workdir / f"{NAME}.json"
     settings = {"seed": args.seed, "steps": args.steps, "runs": RUNS}
-    try:
-        state = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        state = {}
-    if state.get("settings") != settings:
-        state = {"settings": settings, "accuracies": {}}
+    state = read_kept(path, settings, "accuracies")
     work = [(task, key) for task in tasks for key in models]
     for task, key in tqdm(work, desc="training", unit="architecture"):
         own = state["accuracies"].setdefault(task.id, {})

@@ -15,12 +15,12 @@ from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.trainable import final_checkpoints
 from experiments.job.workdir import read_config, zoo_directory
 from experiments.tables.copies import COPIES, DISTRACTORS, Written, write_zoo
 from experiments.tables.weights_index import index_weights
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 from wsrl.origins.duplicates import Found, find_duplicates
 from wsrl.report.table_figures import bar_figure

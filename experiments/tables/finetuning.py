@@ -38,7 +38,6 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.workdir import encoder_directories, read_config
 from experiments.tables.encoded_gallery import ask_by_examples, ask_by_probes
 from experiments.tables.starting_points import (
@@ -55,6 +54,7 @@ from experiments.tables.starting_points import (
     task_examples,
 )
 from wsrl.annotations import Config
+from wsrl.cli.finish import finish
 from wsrl.encoder.files import encoder_directory
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap

@@ -17,13 +17,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.trainable import final_checkpoints
 from experiments.job.workdir import read_config, zoo_directory
 from wsrl.baselines.raw_weights import raw_weight_features
 from wsrl.baselines.statistics import statistics_features
 from wsrl.checkpoint import Checkpoint
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery

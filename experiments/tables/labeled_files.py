@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.tables.duplicates import clusters, pairs
 from experiments.tables.weights_index import index_weights
+from wsrl.cli.finish import finish
 from wsrl.comparison.compare import compare
 from wsrl.comparison.relation import Kind
 from wsrl.errors import InputError

@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.tables.finished_run import FinishedRun, load_run
+from wsrl.cli.finish import finish
 from wsrl.encoder.embed import Embedder
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap

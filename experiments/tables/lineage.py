@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from experiments.command import finish
 from experiments.tables.lineage_zoo import Planted, write_lineages
 from experiments.tables.relation_zoo import ARCHITECTURES as KNOWN
 from experiments.tables.weights_index import index_weights
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 from wsrl.origins.lineage import Lineage, find_lineage
 from wsrl.report.tables import Row, print_table, write_table

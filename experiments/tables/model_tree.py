@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from experiments.command import finish
 from experiments.trees.class_readout import class_precision
 from experiments.trees.measured import MeasuredTree, measure_tree
 from experiments.trees.rank_tokens import fit_rank_transformer, tokens
 from wsrl.baselines.chance import chance_features
 from wsrl.baselines.raw_weights import raw_weight_features
 from wsrl.baselines.statistics import statistics_features
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.interval import Interval

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.command import finish
 from experiments.tables.finished_run import FinishedRun, load_run
+from wsrl.cli.finish import finish
 from wsrl.data import normalize
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.readout import class_responses, second_order

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.command import finish
 from wsrl.baselines.statistics import statistics_features
 from wsrl.checkpoint import CheckpointError
+from wsrl.cli.finish import finish
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import load_encoder
 from wsrl.errors import InputError

@@ -31,10 +31,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.workdir import encoder_directories, read_config
 from experiments.tables.encoded_gallery import Encoded, ask_by_examples, ask_by_probes, encode_gallery
+from experiments.tables.kept import read_kept
+from wsrl.cli.finish import finish
 from wsrl.data import ImageSet, normalize
 from wsrl.encoder.features import iterate_features
 from wsrl.errors import InputError
@@ -167,12 +168,7 @@ def measured(
     run: Run, path: Path, settings: dict, counts: Sequence[int], draws: int, seed: int
 ) -> Iterator[tuple[int, str, dict[str, dict]]]:
     """Yields (examples, task, scores) of all queries; those that the file holds of these settings are not repeated."""
-    try:
-        state = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        state = {}
-    if state.get("settings") != settings:
-        state = {"settings": settings, "queries": {}}
+    state = read_kept(path, settings, "queries")
     queries = [(count, task, draw) for count in counts for task in run.tasks for draw in range(draws)]
     for count, task, draw in tqdm(queries, desc="queries", unit="query", mininterval=1.0):
         key = f"{count}/{task.id}/{draw}"

@@ -22,9 +22,9 @@ import numpy as np
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.tables.relation_zoo import ARCHITECTURES, MERGES, Member, bases, descendants
 from wsrl.checkpoint import Checkpoint
+from wsrl.cli.finish import finish
 from wsrl.comparison.compare import compare
 from wsrl.comparison.merge import find_merge
 from wsrl.comparison.relation import Kind, Relation

@@ -21,10 +21,10 @@ from jaxtyping import Float, Int
 from numpy.typing import DTypeLike
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.job.trainable import final_checkpoints
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.checkpoint import Checkpoint
+from wsrl.cli.finish import finish
 from wsrl.encoder.embed import Embedder
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap

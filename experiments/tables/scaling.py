@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from experiments.command import finish
 from experiments.job.records import read_records
 from experiments.job.workdir import read_config, zoo_directory
+from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.ranking import LIMIT, cosine_similarity, rank_gallery, ranking_metrics

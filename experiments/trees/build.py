@@ -19,11 +19,11 @@ import numpy as np
 import safetensors.numpy
 from tqdm import tqdm
 
-from experiments.command import finish
 from experiments.trees.base import train_base
 from experiments.trees.children import RANKS, Recipe, Trained, draw_recipes, train_children
 from experiments.trees.tasks import MOST_CLASSES, Task, subset_tasks, tasks_of
 from experiments.trees.vision_transformer import CONFIG, PIXELS
+from wsrl.cli.finish import finish
 from wsrl.data import ImageSet, load_image_set
 from wsrl.errors import InputError
 from wsrl.files import write_atomically

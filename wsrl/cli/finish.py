@@ -1,4 +1,4 @@
-"""How commands end."""
+"""How commands end that are modules of their own; those of `wsrl` end in `wsrl.cli.main`."""
 
 import sys
 from collections.abc import Callable
@@ -6,14 +6,13 @@ from collections.abc import Callable
 from wsrl.errors import InputError
 
 
-def finish(job: Callable[[], None]) -> int:
-    """Does the job and returns the exit status: 1 if the input is bad, 130 if it was interrupted; each is one line."""
+def finish(job: Callable[[], int | None]) -> int:
+    """Does the job and returns its exit status: 1 if the input is bad, 130 if it was interrupted; each is one line."""
     try:
-        job()
+        return job() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    return 0

@@ -1,7 +1,7 @@
 """Models whose names, configurations, cards and labels disagree with their weights or with the models near them."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.stated import Disagreement, disagreements
 from wsrl.readers import open_checkpoint
-from wsrl.search.index import Index
+from wsrl.search.facts import Facts
+from wsrl.search.functional import Functional, functional_models
 from wsrl.search.nearest import NearestNeighbors
+from wsrl.search.store import Store
 
 NEAREST = 5  # models by function that have to agree with each other, and be of another label
 COSINE = 0.5  # of theirs, at least
@@ -63,7 +65,8 @@ def examine_index(
     Raises:
       InputError: there is no index, or it is damaged.
     """
-    relatives, index = Relatives(Path(directory), compare=compare), Index.open(directory)
+    relatives, store = Relatives(Path(directory), compare=compare), Store(Path(directory))
+    numbers = {node.id: number for number, node in enumerate(relatives.nodes)}
     found: dict[str, list[Disagreement]] = defaultdict(list)
     problems: list[InputError] = []
     for node in tqdm(relatives.nodes, desc="examining", unit="model", disable=None if progress else True):
@@ -72,20 +75,20 @@ def examine_index(
         except CheckpointError as error:
             problems.append(error)
             continue
-        for own in (*_own(checkpoint), *_of_declared(relatives, node, checkpoint)):
+        for own in (*_own(checkpoint), *_of_declared(relatives, numbers, node, checkpoint)):
             found[node.id].append(own)
-    metadata = {name: index.metadata(name) for name in index.ids}
-    for name, own in (*_of_neighbors(index), *_of_same_weights(index, metadata)):
+    for name, own in (*_of_neighbors(functional_models(store)), *_of_same_weights(store)):
         found[name].append(own)
-    return [Examined(name, tuple(found[name])) for name in index.ids if name in found], problems + relatives.problems
+    return [Examined(name, tuple(found[name])) for name in store.ids if name in found], problems + relatives.problems
 
 
 def _own(checkpoint: Checkpoint) -> Iterator[Disagreement]:
     return disagreements(checkpoint, bool(adapted_modules(checkpoint.tensors)))  # pyright: ignore[reportArgumentType]
 
 
-def _of_declared(relatives: Relatives, node: Node, checkpoint: Checkpoint) -> Iterator[Disagreement]:
-    numbers = {other.id: number for number, other in enumerate(relatives.nodes)}
+def _of_declared(
+    relatives: Relatives, numbers: Mapping[str, int], node: Node, checkpoint: Checkpoint
+) -> Iterator[Disagreement]:
     for declared in declared_bases(checkpoint.metadata, node.path):
         for other in relatives.nodes:
             if names_model(declared.name, other.path, node.path):
@@ -94,9 +97,8 @@ def _of_declared(relatives: Relatives, node: Node, checkpoint: Checkpoint) -> It
                     yield Disagreement(declared.where, f"made from {declared.name}", f"unrelated to {other.id}")
 
 
-def _of_neighbors(index: Index) -> Iterator[tuple[str, Disagreement]]:
+def _of_neighbors(models: Functional) -> Iterator[tuple[str, Disagreement]]:
     """Labels that all near models contradict."""
-    models = index.functional()
     if len(models.ids) <= NEAREST:
         return
     places, cosines = NearestNeighbors.build(models.vectors, models.ids).search(models.vectors, NEAREST + 1)
@@ -117,10 +119,11 @@ def _of_neighbors(index: Index) -> Iterator[tuple[str, Disagreement]]:
                 yield models.ids[own], Disagreement(f"label {key}", str(labels[own]), found)
 
 
-def _of_same_weights(index: Index, metadata: dict[str, dict[str, object]]) -> Iterator[tuple[str, Disagreement]]:
+def _of_same_weights(store: Store) -> Iterator[tuple[str, Disagreement]]:
+    metadata = dict(zip(store.ids, Facts(store).metadata, strict=True))
     groups: dict[str, list[str]] = defaultdict(list)
-    for name in index.ids:
-        groups[index.get(name).weights_digest].append(name)
+    for name, digest in zip(store.ids, store.catalog.column("weights_digest"), strict=True):
+        groups[digest].append(name)
     for names in groups.values():
         for key in OF_ORIGIN:
             told = {name: str(metadata[name][key]) for name in names if metadata[name].get(key)}

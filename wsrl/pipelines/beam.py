@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from wsrl.cli.changes import report
+from wsrl.cli.finish import finish
 from wsrl.cli.names import SOURCES, given, index_place
 from wsrl.cli.output import WHOLE, Output, add_format
 from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
@@ -104,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, options = parser().parse_known_args(argv)
     index = None if args.no_index else args.index or Path(args.out) / "index"
     make_encoder = partial(load_encoder, args.encoder)
-    try:
+
+    def job() -> int:
         if index and not args.index and "://" in args.out:
             raise InputError("--index", "is missing, and --out is no folder", "name a folder, or give --no-index")
         made = run(given(args.sources), args.out, index, make_encoder, args.batch, options)
@@ -112,12 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with Output.of(args) as output:
             return report(output, made)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+
+    return finish(job)
 
 
 if __name__ == "__main__":

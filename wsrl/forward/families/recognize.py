@@ -41,7 +41,8 @@ def family_graph(checkpoint: Checkpoint, wiring: Wiring | None = None) -> tuple[
     config = Config(checkpoint.config)
     ignored = set(wiring.ignored) if wiring else set()
     refused: ValueError | None = None
-    for family in FAMILIES:
+    images = any(len(tensor.shape) == 4 for tensor in checkpoint.tensors.values())  # all begin with a convolution
+    for family in FAMILIES if images else ():
         stored = {renamed(name, family.renames): own for name, own in names.items()}
         if not family.shows_in(stored) or len(stored) < len(names):
             continue
