@@ -65,6 +65,10 @@ class Searcher:
         return np.array(kinds, bool)
 
     @cached_property
+    def _kinds(self) -> set[bool]:
+        return {*np.unique(self._by_operators).tolist()}
+
+    @cached_property
     def _segments(self) -> Segments:
         return weights_segments(self.store, self._before)
 
@@ -107,12 +111,12 @@ class Searcher:
           InputError: it is to rest on them, and there are none that compare with the queries'.
         """
         asked = list(asked)
-        there = {is_run_by_operators(row.architecture) for row in asked} <= set(self._by_operators.tolist())
+        there = {is_run_by_operators(row.architecture) for row in asked} <= self._kinds
         lacking = [row for row in asked if row.function is None]
         if by == "function" and lacking:
             raise InputError(lacking[0].id, f"has no function vector ({lacking[0].no_function})", "search by weights")
         if by == "function" and not there:
-            reason = "holds no model with a function vector" + " of the query's kind" * bool(len(self._by_operators))
+            reason = "holds no model with a function vector" + " of the query's kind" * bool(self._kinds)
             raise InputError(self.store.directory, reason, "search by weights")
         return by == "function" or (by == "auto" and not lacking and there)
 
@@ -125,7 +129,7 @@ class Searcher:
         allowed = np.ones(len(having), bool) if question.left_out is None else ~question.left_out[having]
         if question.among is not None:
             allowed &= question.among[having]
-        if functional:
+        if functional and len(self._kinds) > 1:
             allowed &= np.isin(self._by_operators, [is_run_by_operators(row.architecture) for row in question.queries])
         self._check_all(question, functional)
         same = self._same_weights(question)
