@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from wsrl.checkpoint import CheckpointError, LazyTensor, one_line, read_checkpoint
+from wsrl.checkpoint import CheckpointError, LazyTensor, one_line
+from wsrl.readers import read_checkpoint
 
 
 def write(path, **tensors):

@@ -13,7 +13,7 @@ from experiments.benchmarks.streaming import (
     write_model,
     write_random,
 )
-from wsrl.checkpoint import read_checkpoint
+from wsrl.readers import read_checkpoint
 
 
 def test_models_are_as_large_as_they_are_called():

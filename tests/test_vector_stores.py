@@ -11,9 +11,9 @@ from fake_encoder import FakeEncoder, names, write_model
 
 from wsrl.cli.main import main
 from wsrl.errors import InputError
+from wsrl.search.address import is_address
 from wsrl.search.index import Index
 from wsrl.vector_stores.row_facts import bounds_of
-from wsrl.vector_stores.vector_store import is_address
 
 PACKAGES = {"milvus": ("pymilvus", "milvus_lite"), "qdrant": ("qdrant_client",)}
 

@@ -162,17 +162,3 @@ class Checkpoint:
     def adapter_scales(self) -> dict[str, float]:
         """Module -> factor of the product of an adapter's two matrices."""
         return self._told("adapter_scales", dict, {})
-
-
-def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads all floating-point tensors of a file into float32 arrays.
-
-    Raises:
-      CheckpointError: the file is missing, of no known format, truncated, empty, or holds NaN or Inf.
-    """
-    from wsrl.readers import open_checkpoint  # readers build checkpoints: the import would go in a circle
-
-    checkpoint = open_checkpoint(path)
-    # Copies: a view would hold the file open.
-    tensors = {name: np.array(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
-    return Checkpoint(checkpoint.path, tensors, checkpoint.metadata)

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsrl.search.address import is_address
+
 STDIN = "-"
 SOURCES = (
     "a checkpoint: a file, a folder or hf://owner/name; another folder stands for the checkpoints in it and below;"
@@ -42,8 +44,6 @@ def add_index(parser: argparse.ArgumentParser, stores: bool = False, more: str =
 
 def index_place(name: str) -> str | Path:
     """Returns the address of a vector store as it is, and any other name as a path."""
-    from wsrl.vector_stores.vector_store import is_address
-
     return name if is_address(name) else Path(name)
 
 

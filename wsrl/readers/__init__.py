@@ -15,6 +15,8 @@ A reader module has two functions:
 import importlib
 from pathlib import Path
 
+import numpy as np
+
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
 from wsrl.readers.adapters import adapter_scales
 from wsrl.readers.buffers import is_infinite_constant
@@ -184,3 +186,15 @@ def _line(what: str, names: list[str]) -> list[str]:
 
 def _texts(value: object) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, tuple) else ()
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads all floating-point tensors of a file into float32 arrays.
+
+    Raises:
+      CheckpointError: the file is missing, of no known format, truncated, empty, or holds NaN or Inf.
+    """
+    checkpoint = open_checkpoint(path)
+    # Copies: a view would hold the file open.
+    tensors = {name: np.array(tensor, np.float32) for name, tensor in checkpoint.tensors.items()}
+    return Checkpoint(checkpoint.path, tensors, checkpoint.metadata)

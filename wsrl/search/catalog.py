@@ -59,6 +59,9 @@ class Place(NamedTuple):
     signatures: int
 
 
+NOWHERE = Place(0, 0, None, 0)  # until a commit places the vectors
+
+
 @dataclass(frozen=True)
 class Model:
     """A row of the database.

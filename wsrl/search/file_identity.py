@@ -6,6 +6,7 @@ from glob import escape
 from pathlib import Path
 
 from wsrl.errors import InputError
+from wsrl.search.address import is_address
 from wsrl.search.catalog import Stat
 from wsrl.signature.digest import content_digest
 
@@ -76,8 +77,6 @@ def local_folder(name: str | Path, what: str) -> Path:
     Raises:
       InputError: it is the address of a vector store, or there is no such folder.
     """
-    from wsrl.vector_stores.vector_store import is_address  # few have one
-
     if is_address(name):
         raise InputError(name, f"is a vector store, and {what} needs a folder", "name an index or other folder on disk")
     if not Path(name).is_dir():

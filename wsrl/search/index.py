@@ -10,6 +10,7 @@ from wsrl.checkpoint import Checkpoint
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
+from wsrl.search.address import is_address
 from wsrl.search.catalog import Change, Model
 from wsrl.search.commit import commit, writing
 from wsrl.search.conditions import fulfilling, order
@@ -347,8 +348,6 @@ def check_options(k: int, per_group: int, by: str, architecture: str) -> None:
 
 def _stores(directory: str | Path) -> "type[Index] | None":
     """The class of indexes in vector stores if an address of one was given; few need it."""
-    from wsrl.vector_stores.vector_store import is_address
-
     if not is_address(directory):
         return None
     from wsrl.vector_stores.store_index import StoreIndex

@@ -13,7 +13,7 @@ from wsrl.checkpoint import CheckpointError
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
-from wsrl.search.catalog import Change, Model, Place, Stat
+from wsrl.search.catalog import NOWHERE, Change, Model, Stat
 from wsrl.search.commit import clear, commit
 from wsrl.search.derive import commit_derived
 from wsrl.search.embed import embed_sources
@@ -23,7 +23,6 @@ from wsrl.search.store import Store
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
 UNIT = 1e-3  # that the length of a vector may be off by
-NOWHERE = Place(0, 0, None, 0)  # until a commit places the vectors
 
 
 @dataclass

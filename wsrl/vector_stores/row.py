@@ -10,8 +10,7 @@ from jaxtyping import Float32
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
-from wsrl.search.catalog import Model, Stat
-from wsrl.search.update import NOWHERE
+from wsrl.search.catalog import NOWHERE, Model, Stat
 
 LARGEST = 60_000  # bytes of the text; Milvus takes 65,535
 NUMBERS = ("parameters", "size", "predicted_accuracy")  # keys of conditions that stores narrow a search by

@@ -25,9 +25,10 @@ from wsrl.search.repair import Damage
 from wsrl.search.sources import Names, Source, as_named, find_sources
 from wsrl.search.store import Store
 from wsrl.search.update import Changes, checked, new_model, unreadable
+from wsrl.vector_stores.connect import connect
 from wsrl.vector_stores.row import Row, key_of
 from wsrl.vector_stores.search import answer
-from wsrl.vector_stores.vector_store import VectorStore, connect
+from wsrl.vector_stores.vector_store import VectorStore
 from wsrl.wiring.tree import natural
 
 ROOT = Path("/")  # that paths are relative to: a store has no folder

@@ -1,21 +1,13 @@
-"""What `StoreIndex` asks of a vector store, and the addresses of stores."""
+"""What `StoreIndex` asks of a vector store."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
-from urllib.parse import urlsplit
 
 import numpy as np
 from jaxtyping import Float32
 
-from wsrl.errors import InputError
-from wsrl.search.manifest import MANIFEST
 from wsrl.vector_stores.row import Row
 
-SCHEMES = ("milvus", "qdrant")
-LITE = ".db"
-NAME = "wsrl"  # of an index that its address does not name
 Bounds = Mapping[str, tuple[float, float]]  # key of `row.NUMBERS` -> least and greatest value
 
 
@@ -83,42 +75,3 @@ class VectorStore(Protocol):
     def close(self) -> None:
         """Gives the store back to other processes."""
         ...
-
-
-def is_address(name: str | Path) -> bool:
-    """Whether a name stands for a vector store rather than for a folder."""
-    text = str(name)
-    if text.partition("://")[0] in SCHEMES and "://" in text:
-        return True
-    return text.endswith(LITE) and not (Path(text) / MANIFEST).is_file()
-
-
-def connect(address: str, make: bool) -> tuple[VectorStore, str]:
-    """Returns the store of an address, and the name of the index in it.
-
-    Args:
-      address: see `wsrl.vector_stores`.
-      make: make a local store that is not there.
-
-    Raises:
-      InputError: the package of the store is missing, the store is not there or does not answer, or another process
-        holds a local one.
-    """
-    scheme, _, rest = address.partition("://") if "://" in address else ("milvus", "", address)
-    place = urlsplit(f"//{rest}" if "://" in address and not rest.startswith("/") else "")
-    local = None if place.netloc else Path(rest)
-    if local is not None and not make and not local.exists():
-        raise InputError(address, "is not there", "make it with `wsrl index`, or check the path")
-    if local is not None:
-        local.absolute().parent.mkdir(parents=True, exist_ok=True)
-    url = f"{os.environ.get(f'{scheme.upper()}_URL_SCHEME', 'http')}://{place.netloc}"
-    name = place.path.strip("/") or NAME
-    if not name.isidentifier():
-        raise InputError(address, f"names an index {name!r}", "use letters, digits and _")
-    if scheme == "milvus":
-        from wsrl.vector_stores.milvus import Milvus
-
-        return Milvus(address, local, url), name
-    from wsrl.vector_stores.qdrant import Qdrant
-
-    return Qdrant(address, local, url), name

@@ -15,8 +15,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line, read_checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
 from wsrl.files import write_atomically
+from wsrl.readers import read_checkpoint
 from wsrl.zoo.manifest import Record
 from wsrl.zoo.models import Classifier
 from wsrl.zoo.shards import MEND, stream_records, write_shard
