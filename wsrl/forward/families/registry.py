@@ -3,11 +3,16 @@
 from wsrl.forward.families import (
     cait,
     convnext,
+    cross_stage,
     densenet,
+    ghost,
+    hrnet,
     inception,
+    levit,
     metaformer,
     mixer,
     mobile,
+    pyramid,
     regnet,
     reparametrized,
     resnet,
@@ -17,11 +22,14 @@ from wsrl.forward.families import (
     shufflenet,
     swin,
     vit,
+    xcit,
 )
 from wsrl.forward.families.family import Family
 
 MODULES = (
     *(resnet, resnetv2, sequential, densenet, inception, mobile, shufflenet, regnet, reparametrized, separable),
+    *(ghost, hrnet, cross_stage),
     *(convnext, metaformer, vit, cait, swin, mixer),
+    *(pyramid, levit, xcit),
 )
 FAMILIES: tuple[Family, ...] = tuple(family for module in MODULES for family in module.FAMILIES)
