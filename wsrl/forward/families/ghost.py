@@ -1,4 +1,4 @@
-"""GhostNet and RepGhostNet of timm (Han et al. 2020; Chen et al. 2022), the latter with the branches that training has."""
+"""GhostNet of timm (Han et al. 2020), and RepGhostNet (Chen et al. 2022) with the branches that training has."""
 
 from wsrl.forward.families.blocks import squeeze_excite
 from wsrl.forward.families.family import Family

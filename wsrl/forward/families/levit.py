@@ -50,7 +50,7 @@ def _dense(m: Module, x: Value) -> Value:
 
 def _asking_all(m: Module, x: Value, act: str) -> Value:
     q, k, v = _parts(m, _dense(m["queries_keys_values"], x), m.shape("projection.linear.weight")[1], 2)
-    return _dense(m["projection"], activate(attend(q, k, v, bias=_by_distance(m, 1)), act))
+    return _dense(m["projection"], activate(attend(q, k, v, bias=by_distance(m, 1)), act))
 
 
 def _halved(m: Module, x: Value, act: str) -> Value:
@@ -60,7 +60,7 @@ def _halved(m: Module, x: Value, act: str) -> Value:
     q = _dense(m["queries"], few.reshape(few.shape[0] * few.shape[1], units))
     k, v = _parts(m, _dense(m["keys_values"], x), m.shape("projection.linear.weight")[1], 1)
     q = heads_apart(q, k.shape[0])
-    return _dense(m["projection"], activate(attend(q, k, v, bias=_by_distance(m, 2)), act))
+    return _dense(m["projection"], activate(attend(q, k, v, bias=by_distance(m, 2)), act))
 
 
 def _parts(m: Module, x: Value, values: int, keys: int) -> tuple[Value, ...]:
@@ -75,7 +75,7 @@ def _parts(m: Module, x: Value, values: int, keys: int) -> tuple[Value, ...]:
     return x.split(2, *[dim] * keys, values // heads)
 
 
-def _by_distance(m: Module, stride: int) -> Value:
+def by_distance(m: Module, stride: int) -> Value:
     """Biases [heads, queries, keys] of a table [heads, distances]; queries are those of every `stride`-th pixel."""
     table = m.tensor("attention_biases")
     side = isqrt(table.shape[1])
@@ -109,7 +109,7 @@ def efficientformer(m: Module) -> Value:
 def _attending(m: Module, x: Value, act: str) -> Value:
     mixer = m["token_mixer"]
     q, k, v = _parts(mixer, mixer.linear(m.norm(x, "norm1"), "qkv"), mixer.shape("proj.weight")[1], 2)
-    x = x + layer_scale(m, mixer.linear(attend(q, k, v, bias=_by_distance(mixer, 1)), "proj"), "ls1.gamma")
+    x = x + layer_scale(m, mixer.linear(attend(q, k, v, bias=by_distance(mixer, 1)), "proj"), "ls1.gamma")
     return x + layer_scale(m, perceptron(m["mlp"], m.norm(x, "norm2"), act), "ls2.gamma")
 
 

@@ -113,7 +113,7 @@ def pit(m: Module) -> Value:
     for i, stage in enumerate(m.listed("transformers")):
         if "pool" in stage:
             x, tokens = stage["pool"].conv(x, "conv", 2), stage["pool"].linear(tokens, "fc")
-        units, height, width = x.shape
+        _, height, width = x.shape
         y = concat([tokens, x.tokens()], 0)
         for block in stage.listed("blocks"):
             y = transformer_block(block, y, act, PIT_HEADS[m.shape("cls_token")[2]] << i)

@@ -12,6 +12,7 @@ from wsrl.forward.families import (
     metaformer,
     mixer,
     mobile,
+    mobilevit,
     pyramid,
     regnet,
     reparametrized,
@@ -20,6 +21,7 @@ from wsrl.forward.families import (
     separable,
     sequential,
     shufflenet,
+    small_attention,
     swin,
     vit,
     xcit,
@@ -30,6 +32,6 @@ MODULES = (
     *(resnet, resnetv2, sequential, densenet, inception, mobile, shufflenet, regnet, reparametrized, separable),
     *(ghost, hrnet, cross_stage),
     *(convnext, metaformer, vit, cait, swin, mixer),
-    *(pyramid, levit, xcit),
+    *(pyramid, levit, xcit, small_attention, mobilevit),
 )
 FAMILIES: tuple[Family, ...] = tuple(family for module in MODULES for family in module.FAMILIES)
