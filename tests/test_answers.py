@@ -14,6 +14,7 @@ from wsrl.encoder import answers as module
 from wsrl.encoder.answer_vector import answer_vector, probe_order
 from wsrl.encoder.answers import answers
 from wsrl.encoder.checkpoint_encoder import load_encoder
+from wsrl.encoder.tinted import tinted
 from wsrl.errors import InputError
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
@@ -63,6 +64,46 @@ def test_what_pixels_explain_is_taken_out():
     rng = np.random.default_rng(0)
     one, two = (vector(flat @ rng.normal(size=(36, 300)), 64) for _ in range(2))
     assert abs(one @ two) < 0.3
+
+
+def test_one_output_is_the_difference_of_two():
+    logits = np.random.default_rng(0).normal(size=(32, 2))
+    both, one = vector(logits), vector(logits[:, :1] - logits[:, 1:])
+    np.testing.assert_allclose(one, both, atol=1e-4)
+
+
+def test_a_network_with_one_output_has_a_function(tmp_path):
+    nodes = [node("Conv", "x a", "1"), helper.make_node("ReduceMean", ["1"], ["y"], axes=[1, 2, 3])]
+    (row,) = load_encoder().embed([saved(tmp_path, {"a": weights(5, 1, 3, 3)}, nodes, opset=13)])
+    assert row.function is not None and row.architecture.startswith("operators")
+
+
+def test_outputs_that_vary_little_count_like_others():
+    """A label set of which one network answers a half faintly."""
+    rng = np.random.default_rng(0)
+    truth, other = rng.normal(size=(2, 64, 20))
+    faint = truth * np.where(np.arange(20) < 10, 1, 0.1)
+    assert vector(truth, 64) @ vector(faint, 64) > 0.9 > 0.3 > abs(vector(faint, 64) @ vector(other, 64))
+
+
+def test_a_class_of_the_background_changes_little():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(64, 30))
+    more = np.concatenate([0.1 * rng.normal(size=(64, 1)) - 2, logits], 1)
+    assert vector(logits, 64) @ vector(more, 64) > 0.9
+
+
+def test_gray_images_get_colors_of_their_own():
+    gray = images(8)
+    colored = tinted(gray)
+    assert colored.shape == (8, 6, 6, 3) and colored.dtype == np.float32
+    assert np.ptp(colored, axis=3).max((1, 2)).min() > 0.05 and np.abs(colored).max() <= 1
+    np.testing.assert_array_equal(tinted(gray[:4]), colored[:4])
+    np.testing.assert_array_equal(tinted(colored), colored)
+    likeness = [
+        np.corrcoef(one.mean(2).ravel(), other[..., 0].ravel())[0, 1] for one, other in zip(colored, gray, strict=True)
+    ]
+    assert min(likeness) > 0.8
 
 
 def test_more_images_keep_the_pairs_of_fewer():
@@ -158,7 +199,7 @@ def test_a_graph_for_a_fixed_number_of_images(tmp_path):
     [
         ([node("Conv", "x a", "y")], "it does not return classes, but 5 x 6 x 6 numbers"),
         ([node("Conv", "x a", "1"), node("Foo", "1", "y")], "operator Foo is not known"),
-        ([node("Conv", "x a", "1"), helper.make_node("ReduceMean", ["1"], ["y"], axes=[1, 2, 3])], "one output"),
+        ([node("If", "x", "y")], "operator If is not known"),
     ],
 )
 def test_reasons_of_refusals(tmp_path, nodes, reason):

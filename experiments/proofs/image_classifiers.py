@@ -31,6 +31,10 @@ TIMM = (
     *("swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256", "mixer_s16_224", "gmixer_12_224", "resmlp_12_224"),
     *("convmixer_768_32", "repvgg_a0", "mobileone_s1", "resnetv2_18", "resnetv2_50x1_bit", "poolformer_s12"),
     *("inception_next_atto", "cait_xxs24_224", "starnet_s050", "rexnetr_100", "legacy_xception", "res2next50"),
+    *("ghostnet_050", "repghostnet_050", "hrnet_w18_small", "cspresnext50", "cspdarknet53", "dpn48b", "dpn68"),
+    *("rdnet_tiny", "caformer_s18", "convformer_s18", "pvt_v2_b0", "twins_pcpvt_small", "pit_ti_224"),
+    *("pit_s_distilled_224", "visformer_tiny", "xcit_nano_12_p8_224", "xcit_tiny_12_p16_224", "efficientformer_l1"),
+    *("efficientvit_m0", "shvit_s1", "mobilevitv2_050"),
 )
 SMALL: dict[str, object] = {
     "hidden_size": 128,
@@ -40,6 +44,10 @@ SMALL: dict[str, object] = {
 }
 SMALL |= {"image_size": 64, "patch_size": 8, "num_labels": 10}
 SWIN: dict[str, object] = {"image_size": 64, "embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
+LEVIT: dict[str, object] = {"image_size": 64, "hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 3, 4]}
+LEVIT |= {"depths": [1, 1, 1], "key_dim": [8, 8, 8]}
+PVT: dict[str, object] = {"image_size": 64, "hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}
+PVT |= {"num_attention_heads": [1, 2, 2, 4], "mlp_ratios": [2, 2, 2, 2]}
 TRANSFORMERS: dict[str, tuple[str, dict[str, object]]] = {
     "resnet": ("ResNet", {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 2]}),
     "resnet-basic": (
@@ -59,6 +67,9 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, object]]] = {
     "data2vec-vision": ("Data2VecVision", SMALL | {"use_shared_relative_position_bias": True}),
     "swin": ("Swin", SWIN),
     "swinv2": ("Swinv2", SWIN),
+    "levit": ("Levit", LEVIT),
+    "pvt-v2": ("PvtV2", PVT),
+    "mobilevitv2": ("MobileViTV2", {"width_multiplier": 0.5, "image_size": 64}),
 }
 NAMES = (
     *(f"torchvision/{name}" for name in TORCHVISION),

@@ -18,6 +18,7 @@ from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.encoder.answer_vector import answer_vector, probe_order
 from wsrl.encoder.files import read_encoder
 from wsrl.encoder.swept import fit_inputs
+from wsrl.encoder.tinted import tinted
 from wsrl.forward.cost import Cost
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.graph import ForwardGraph, Step, needed_steps
@@ -69,7 +70,7 @@ class AnswerEncoder:
         shape, params = read_encoder(directory)
         self.dim = shape.dim
         most = min(PROBES[0], 1 << shape.probes.bit_length() - 1)
-        self.images = params["inputs"][probe_order(shape.probes, most)]
+        self.images = tinted(params["inputs"][probe_order(shape.probes, most)].astype(np.float32))
 
     def __call__(self, checkpoint: Checkpoint) -> AnswerVector | None:
         """Runs a network; None where its file does not tell its operators.
@@ -114,8 +115,8 @@ def answers(
         for each allow.
 
     Raises:
-      CheckpointError: it does not take images or does not give several answers for each, it cannot be run, or it takes
-        too much memory or work.
+      CheckpointError: it does not take images or gives no list of answers for each, it cannot be run, or it takes too
+        much memory or work.
     """
     graph = before_probabilities(graph)
     size, last, assumed = image_shape(graph, checkpoint)
@@ -186,7 +187,4 @@ def _run(graph: ForwardGraph, checkpoint: Checkpoint, images: np.ndarray, cost: 
     if found.ndim < 1 or len(found) != len(images) or len(lengths) > 1 or found.dtype != np.float32:
         shape = " x ".join(map(str, found.shape[1:]))
         raise CheckpointError(checkpoint.path, f"it does not return classes, but {shape} numbers", "search by weights")
-    if not lengths:
-        reason = "one output: what the encoder compares is how outputs differ"
-        raise CheckpointError(checkpoint.path, reason, "search by weights")
     return found.reshape(len(found), -1)

@@ -21,7 +21,7 @@ from wsrl.embedded import Embedded
 from wsrl.encoder import answer_vector
 from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
 from wsrl.program.program import Program
-from wsrl.program.read import read_programs
+from wsrl.program.read import RUN_BELOW, read_programs
 from wsrl.readers import open_checkpoint
 from wsrl.signature import weights_vector
 from wsrl.signature.digest import content_digest
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 WINDOW = 256  # checkpoints whose functions are embedded together
 HELD = 2**26  # parameters of them that wait in memory for the others
-RUN_BELOW = 2**23  # parameters of a network that is run on images
 
 Hints = Mapping[str, object]
 

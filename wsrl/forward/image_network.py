@@ -6,6 +6,8 @@ from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.forward.from_checkpoint import forward_graph
 from wsrl.forward.graph import ForwardGraph, needed_steps
 from wsrl.forward.run import check_operators
+from wsrl.program.read import RUN_BELOW, read_program
+from wsrl.wiring.remembered import remembered_wiring
 
 SIDE = 224  # pixels of images where the graph takes any size
 COLORS = 3  # channels where it takes any number
@@ -42,7 +44,7 @@ def image_shape(graph: ForwardGraph, checkpoint: Checkpoint) -> tuple[tuple[int,
 
 
 def how_run(checkpoint: Checkpoint) -> str:
-    """Returns a line on whether a network can be run by its operators; empty where its file does not tell them."""
+    """Returns a line on how a network is run; empty where its file does not tell its operators."""
     try:
         graph = forward_graph(checkpoint)
         if graph is None:
@@ -51,6 +53,19 @@ def how_run(checkpoint: Checkpoint) -> str:
         check_operators(steps, checkpoint)
         size, _, assumed = image_shape(graph, checkpoint)
     except CheckpointError as error:
-        return f"not run by its operators: {error.reason}"
+        return f"not run by its operators: {error.reason}{_as_program(checkpoint)}"
     shape = "x".join(map(str, size))
     return f"its {len(steps):,} operators can be run on images of {shape}" + ", a size that is assumed" * bool(assumed)
+
+
+def _as_program(checkpoint: Checkpoint) -> str:
+    """What is said of a network that is small enough to be run as a program, if it can be."""
+    try:
+        if remembered_wiring(checkpoint).parameters > RUN_BELOW:
+            return ""
+        program = read_program(checkpoint)
+    except CheckpointError:
+        return ""
+    size = program.facts.get("input")
+    assumed = ", a size that is assumed" * (size is not None and size.source == "assumed")
+    return f"; run as a program on images of {'x'.join(map(str, program.input_shape))}{assumed}"

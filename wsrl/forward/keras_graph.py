@@ -1,7 +1,6 @@
 """The configuration of a Keras model as a `ForwardGraph`: layers in order become ONNX's operators.
 
-https://keras.io/api/layers, Keras 2 and 3, functional and sequential models, also within one another. Layers that are
-called more than once are not known.
+https://keras.io/api/layers, Keras 2 and 3; see `wsrl.wiring.keras_config` for the models.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,10 +10,9 @@ import numpy as np
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.forward.graph import ForwardGraph, Step
 from wsrl.forward.steps import FIRST, Steps
-from wsrl.wiring.keras_order import configured_layers, layer_names
+from wsrl.wiring.keras_config import BROKEN, KerasWalk, all_names, ends, is_of_keras, layer_name
 
 INPUT = "input"
-MODELS = ("Sequential", "Functional", "Model")
 PASSING = (
     *("Dropout", "SpatialDropout2D", "GaussianNoise", "GaussianDropout", "ActivityRegularization", "AlphaDropout"),
     *("RandomFlip", "RandomRotation", "RandomZoom", "RandomContrast", "RandomTranslation", "RandomBrightness"),
@@ -43,27 +41,32 @@ def from_keras(checkpoint: Checkpoint) -> ForwardGraph:
     """
     try:
         translation = _Translation(checkpoint)
-        output = translation.add_model(checkpoint.keras_config, INPUT)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        inputs, outputs = ends(checkpoint.keras_config)
+        if inputs > 1 or outputs > 1:
+            reason = f"it reads {inputs} values and returns {outputs}, where one image and classes are expected"
+            raise CheckpointError(checkpoint.path, reason, "search by weights")
+        (output,) = translation.add_model(checkpoint.keras_config, None, "")
+    except BROKEN as error:
         if isinstance(error, CheckpointError):
             raise
         reason = f"its configuration is not of a known form ({error!r})"
         raise CheckpointError(checkpoint.path, reason, "search by weights") from error
-    shape = translation.input_shape
+    shape = translation.input_shape or ()
     return ForwardGraph(tuple(translation.steps), INPUT, shape, output, translation.constants, channels_last=True)
 
 
-class _Translation(Steps):
+class _Translation(KerasWalk, Steps):
     """Steps so far, and where the weights of each layer are."""
 
     def __init__(self, checkpoint: Checkpoint):
-        super().__init__()
+        KerasWalk.__init__(self)
+        Steps.__init__(self)
         self.checkpoint = checkpoint
-        self.input_shape: tuple[int | None, ...] = ()
+        self.input_shape: tuple[int | None, ...] | None = None
         self.ranks: dict[str, int] = {}  # of values
         version = str(checkpoint.metadata.get("keras_version") or "3")
         self.old = version.startswith(("1.", "2."))
-        models, layers = _all_names(checkpoint.keras_config)
+        models, layers = all_names(checkpoint.keras_config)
         self.weights: dict[str, dict[str, str]] = {}
         for name in checkpoint.tensors:
             *parts, role = name.split("/")
@@ -72,45 +75,28 @@ class _Translation(Steps):
             if owner is not None and self.weights.setdefault(owner, {}).setdefault(role, name) != name:
                 raise ValueError(f"layer {owner!r} has two tensors {role!r}")
 
-    def add_model(self, config: Mapping, value: str) -> str:
-        """Adds the layers of a model that reads a value; returns what it answers."""
-        values: dict[str, str] = {}
-        name = value
-        own = config["config"]
-        inputs = [*layer_names(own.get("input_layers", ()))] if isinstance(own, Mapping) else []
-        outputs = [*layer_names(own.get("output_layers", ()))] if isinstance(own, Mapping) else []
-        if len(inputs) > 1 or len(outputs) > 1:
-            reason = (
-                f"it reads {len(inputs)} values and returns {len(outputs)}, where one image and classes are expected"
-            )
-            raise CheckpointError(self.checkpoint.path, reason, "search by weights")
-        if not self.input_shape and isinstance(own, Mapping):
-            self._read_shape(own)
-        for name, kind, layer, inbound in configured_layers(config):
-            if not self.input_shape:
-                self._read_shape(layer)
-            read = [values[other] for other in inbound] or [value]
-            self.ranks.setdefault(INPUT, 1 + len(self.input_shape))
-            values[name] = value if kind == "InputLayer" else self._add_layer(name, kind, layer, read)
-        return values[outputs[0] if outputs else name]
+    def feed(self, name: str, shape: object) -> str:
+        """Takes up the input; ValueError if it is a second one."""
+        if self.input_shape is not None:
+            raise ValueError("several inputs")
+        lengths = shape[1:] if isinstance(shape, list | tuple) else ()
+        self.input_shape = tuple(n if isinstance(n, int) else None for n in lengths)
+        self.ranks[INPUT] = 1 + len(self.input_shape)
+        return INPUT
 
-    def _read_shape(self, config: Mapping) -> None:
-        shape = config.get("batch_shape", config.get("batch_input_shape", config.get("build_input_shape")))
-        if isinstance(shape, list | tuple) and len(shape) > 1:
-            self.input_shape = tuple(n if isinstance(n, int) else None for n in shape[1:])
-
-    def _add_layer(self, name: str, kind: str, config: Mapping, read: list[str]) -> str:
-        if kind in MODELS:
-            return self.add_model({"class_name": kind, "config": config}, read[0])
-        rule = RULES.get(kind)
+    def add_layer(self, layer: Mapping, read: list[str], value: str) -> list[str]:
+        """Adds the steps of a layer, or one whose operator is not known."""
+        kind, config = layer["class_name"], layer["config"]
+        rule = RULES.get(kind) if is_of_keras(layer) else None
         if rule is None or config.get("data_format") == "channels_first":
             missing = kind if rule is None else f"{kind} with channels first"
-            self.steps.append(Step(missing, tuple(read), (name,)))
-            return name
-        layer = _Layer(name, config, self.weights.get(name, {}))
-        found = self.activated(rule(self, layer, *read), config.get("activation"))
+            self.steps.append(Step(missing, tuple(read), (value,)))
+            self.ranks[value] = self.ranks[read[0]]
+            return [value]
+        own = _Layer(layer_name(layer), config, self.weights.get(layer_name(layer), {}))
+        found = self.activated(rule(self, own, *read), config.get("activation"))
         self.ranks[found] = self._rank(kind, config, self.ranks[read[0]])
-        return found
+        return [found]
 
     def _rank(self, kind: str, config: Mapping, before: int) -> int:
         """How many axes a layer returns."""
@@ -156,20 +142,6 @@ class _Layer:
         """Strides, dilations and padding as ONNX has them."""
         padding = {"same": "SAME_UPPER", "valid": "VALID"}[str(self.config["padding"]).lower()]
         return {"strides": self.pair("strides"), "dilations": self.pair("dilation_rate"), "auto_pad": padding}
-
-
-def _all_names(config: object) -> tuple[set[str], set[str]]:
-    """Names of inner models, and of layers that are none."""
-    models: set[str] = set()
-    layers: set[str] = set()
-    for name, kind, inner, _ in configured_layers(config):
-        if kind in MODELS:
-            own = _all_names({"class_name": kind, "config": inner})
-            models |= {name} | own[0]
-            layers |= own[1]
-        else:
-            layers.add(name)
-    return models, layers
 
 
 def _conv(t: _Translation, layer: _Layer, x: str) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from wsrl.checkpoint import Checkpoint, CheckpointError
 
 MEND = "search by weights"
+SHOWN = 3  # names of inputs in a message
 
 
 def input_of(checkpoint: Checkpoint, graph: Mapping) -> tuple[str, int | None, tuple[int | None, ...]]:
@@ -17,7 +18,9 @@ def input_of(checkpoint: Checkpoint, graph: Mapping) -> tuple[str, int | None, t
     """
     inputs = [value for value in graph["inputs"] if value and value["name"] not in checkpoint.tensors]
     if len(inputs) != 1:
-        raise CheckpointError(checkpoint.path, f"it reads {len(inputs)} values, where one image is expected", MEND)
+        named = f" ({', '.join(value['name'] for value in inputs[:SHOWN])})" if inputs else ""
+        reason = f"it reads {len(inputs)} values{named}, where one image is expected"
+        raise CheckpointError(checkpoint.path, reason, MEND)
     shape = [n if isinstance(n, int) and n > 0 else None for n in inputs[0]["shape"] or (None,)]
     return inputs[0]["name"], shape[0], tuple(shape[1:])
 

@@ -19,6 +19,7 @@ from wsrl.wiring.remembered import Memory, remembered_wiring, wiring_key
 from wsrl.wiring.wiring import Fact, Wiring
 
 MOST = 256  # programs of a checkpoint
+RUN_BELOW = 2**23  # parameters of a network that is run as a program
 PROGRAMS: Memory[list[Program]] = Memory()
 
 
@@ -51,6 +52,8 @@ def compile_programs(
         key = {"input": "input_shape", "pooling": "strides" if known.strides else "pooling"}.get(name, name)
         if getattr(known, key, None) is not None:
             return "hint" if key in given or name in given else "metadata"
+        if name == "input" and value.startswith("1x") and "input" not in told:
+            return "assumed"  # a dense layer reads so many numbers, which nothing says to be an image
         return "shapes" if (name, value) in everywhere else "assumed"
 
     return [

@@ -32,11 +32,12 @@ def with_facts(operations: Sequence[Operation], metadata: Mapping[str, object]) 
     config = metadata.get("config")
     config = config if isinstance(config, Mapping) else {}
     keras = dict(_keras_layers(metadata.get("keras_config")))
+    from_keras = "keras_config" in metadata or metadata.get("format") == "Keras"  # whose weight files have none
     found = []
     for i, operation in enumerate(operations):
         facts = dict(operation.facts)
         if operation.type in EPSILON_KEYS and "epsilon" not in facts:
-            facts["epsilon"] = _epsilon(operation, config, keras, "keras_config" in metadata)
+            facts["epsilon"] = _epsilon(operation, config, keras, from_keras)
         if "activation" not in facts and _is_hidden(i, operations, readers):
             facts["activation"] = _activation(i, operations, readers, metadata.get("activation"), config, keras)
         found.append(replace(operation, facts=facts))

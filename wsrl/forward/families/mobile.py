@@ -11,6 +11,10 @@ from wsrl.forward.families.module import Module, Padding, activate
 from wsrl.forward.families.value import Value
 
 USUAL = 224  # pixels a side
+PIXELS = {  # a side for EfficientNets, by blocks and units of the last one; those without squeezes have fewer blocks
+    **{(16, 320): 224, (23, 320): 240, (23, 352): 260, (26, 384): 300, (32, 448): 380, (39, 512): 456},
+    **{(45, 576): 528, (55, 640): 600, (21, 320): 240, (21, 352): 260, (24, 384): 280, (30, 448): 300},
+}
 TF_EPSILON = 1e-3  # TensorFlow's, in networks that were first trained there
 
 V2, MNASNET, EFFICIENTNET = Kind("relu6"), Kind("relu"), Kind("silu")
@@ -194,7 +198,7 @@ def efficientnet_of_transformers(m: Module) -> Value:
         ]
         for b in m.listed("encoder.blocks")
     ]
-    sizes = _block_counts(m, len(blocks))
+    sizes = _block_counts(m, blocks)
     centered = m.net.config.get("depthwise_padding")
     shrinking: dict[int, Padding] = {}
     for i, block in enumerate(blocks):
@@ -213,18 +217,48 @@ def efficientnet_of_transformers(m: Module) -> Value:
     return m.linear(features(m, layout, kind, USUAL, shrinking).mean(1, 2), "classifier")
 
 
-def _block_counts(m: Module, blocks: int) -> list[int]:
+def _block_counts(m: Module, blocks: list[Block]) -> list[int]:
     """Blocks of each stage: from the configuration, else by where the number of channels changes."""
     repeats = m.net.config.get("num_block_repeats")
     depth = m.net.config.get("depth_coefficient")
     if isinstance(repeats, list) and isinstance(depth, int | float):
         sizes = [ceil(depth * n) for n in repeats if isinstance(n, int)]
     else:
-        units = [b.shape("projection.project_conv.weight")[0] for b in m.listed("encoder.blocks")]
+        units = [block[-1].conv.shape("weight")[0] for block in blocks if block[-1].conv is not None]
         sizes = [len(list(group)) for _, group in groupby(units)]
-    if sum(sizes) != blocks:
-        raise ValueError(f"the stages of its {blocks} blocks are not known")
+    if sum(sizes) != len(blocks):
+        raise ValueError(f"the stages of its {len(blocks)} blocks are not known")
     return sizes
+
+
+def efficientnet_of_flat_blocks(m: Module) -> Value:
+    """Names `_blocks.3._depthwise_conv`, ... of the packages efficientnet_pytorch and efficientnet_lite_pytorch.
+
+    They pad by what the last windows of images of the usual size lack, so that this size belongs to the network.
+    """
+    names = (
+        ("_expand_conv", "_bn0"),
+        ("_depthwise_conv", "_bn1"),
+        ("_se_reduce", ""),
+        ("_project_conv", "_bn2"),
+    )
+    blocks = [
+        [
+            Unit(excite=(b, "_se_reduce", "_se_expand")) if not norm else Unit(b[conv], b[norm])
+            for conv, norm in names
+            if conv in b
+        ]
+        for b in m.listed("_blocks")
+    ]
+    rest = iter(blocks)
+    stages = [[next(rest) for _ in range(size)] for size in _block_counts(m, blocks)]
+    m.net.same = True
+    squeezes = "_se_reduce" in m["_blocks.0"]
+    kind = replace(EFFICIENTNET if squeezes else V2, epsilon=TF_EPSILON)
+    layout = Layout(Unit(m["_conv_stem"], m["_bn0"]), stages, Unit(m["_conv_head"], m["_bn1"]))
+    last = m.shape(f"_blocks.{len(blocks) - 1}._project_conv.weight")[0]
+    pixels = PIXELS.get((len(blocks), last), USUAL)
+    return m.linear(features(m, layout, kind, pixels).mean(1, 2), "_fc")
 
 
 STEM = r"conv_stem\.weight"
@@ -245,5 +279,10 @@ FAMILIES = (
         (r"embeddings\.convolution\.weight", r"encoder\.blocks\.0\.depthwise_conv\..*", r"classifier\.weight"),
         efficientnet_of_transformers,
         ((r"^efficientnet\.", ""),),
+    ),
+    Family(
+        "an EfficientNet",
+        (r"_conv_stem\.weight", r"_blocks\.0\._depthwise_conv\.weight", r"_fc\.weight"),
+        efficientnet_of_flat_blocks,
     ),
 )

@@ -14,7 +14,7 @@ from wsrl.program.hints import read_hints
 from wsrl.wiring.wiring import Fact, Wiring
 
 BUFFERS = re.compile(
-    r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids)"
+    r"(.*\.)?(num_batches_tracked|relative_position_index|relative_coords_table|attn_mask|position_ids|attention_bias_idxs)"
 )
 FIX = "leave it out, or export it with its graph (ONNX)"
 

@@ -44,7 +44,7 @@ def resnet(m: Module, senet: bool = False) -> Value:
     x = _stem(m, act, senet)
     for i, stage in enumerate(m[f"layer{n}"] for n in range(1, 9)):
         for j, block in enumerate(stage.listed()):
-            x = _block(block, x, act, 2 if i and not j else 1, senet)
+            x = residual_block(block, x, act, 2 if i and not j else 1, senet)
     x = x.mean(1, 2)
     return m.linear(x, "fc")
 
@@ -84,7 +84,8 @@ def _deep_stem(m: Module, x: Value, act: str) -> Value:
     return activate(_norm(m, x, "bn1"), act) if len(m["conv1"].shape(f"{last}.weight")) == 4 else x
 
 
-def _block(m: Module, x: Value, act: str, stride: int, senet: bool) -> Value:
+def residual_block(m: Module, x: Value, act: str, stride: int, senet: bool = False) -> Value:
+    """Two or three convolutions, or more for parts of the channels, and a shortcut; see `resnet`."""
     if "convs" in m:
         return _scaled_block(m, x, act, stride)
     convs = [name for name in ("conv1", "conv2", "conv3") if name in m]

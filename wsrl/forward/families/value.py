@@ -179,6 +179,13 @@ class Value:
         shape = tuple(n + sum(width) for n, width in zip(self.shape, widths, strict=True))
         return self.then("Pad", pads, shape=shape) if any(map(any, widths)) else self
 
+    def enlarged(self, times: int) -> "Value":
+        """[channels, height, width] with each pixel repeated along both sides."""
+        scales = self.trace.constant(np.array([1, 1, times, times], np.float32))
+        channels, height, width = self.shape
+        sampled = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return self.then("Resize", "", scales, shape=(channels, height * times, width * times), **sampled)
+
     def roll(self, axis: int, shift: int) -> "Value":
         """Entries moved on by `shift` along an axis; what leaves at one end comes in at the other."""
         length = self.shape[axis]

@@ -77,7 +77,7 @@ def vit(m: Module, epsilon: float = 1e-6) -> Value:
     act = net.choose("activation", "quick_gelu" if "quickgelu" in name else "gelu", "hidden_act")
     net.epsilon["norm"] = net.choose("epsilon", epsilon, "layer_norm_eps")
     width, channels, patch, _ = m.shape("patch_embed.proj.weight")
-    heads = net.choose("heads", usual_heads(width), "num_attention_heads", "num_heads")
+    heads = _heads(m, width)
     tokens = [m.tensor(name) for name in PREFIX if name in m]
     count = sum(t.shape[1] for t in tokens)
     grid = _grid(m, count)
@@ -89,9 +89,17 @@ def vit(m: Module, epsilon: float = 1e-6) -> Value:
     side = isqrt(x.shape[0] - count)
     shared = _relative(m["rel_pos_bias"], side)
     for block in m.listed("blocks"):
-        x = _block(block, x, act, heads, shared or _relative(block["attn"], side))
+        x = transformer_block(block, x, act, heads, shared or _relative(block["attn"], side))
     x = m.norm(x, "norm") if "norm" in m else x
     return _answers(m, x, count)
+
+
+def _heads(m: Module, width: int) -> int:
+    """Heads: as many as a table of relative positions has columns, else what the configuration says or is usual."""
+    for path in ("rel_pos_bias", "blocks.0.attn"):
+        if "relative_position_bias_table" in m[path]:
+            return m.net.know("heads", m[path].shape("relative_position_bias_table")[1], "shapes")
+    return m.net.choose("heads", usual_heads(width), "num_attention_heads", "num_heads")
 
 
 def usual_heads(width: int) -> int:
@@ -125,7 +133,8 @@ def _with_positions(m: Module, x: Value, tokens: list[Value]) -> Value:
     return x if positions is None else x + positions.reshape(*positions.shape[1:])
 
 
-def _block(m: Module, x: Value, act: str, heads: int, bias: Value | None) -> Value:
+def transformer_block(m: Module, x: Value, act: str, heads: int, bias: Value | None = None) -> Value:
+    """Attention and a perceptron of [tokens, units], each behind a norm and with a shortcut."""
     y = attention(m["attn"], m.norm(x, "norm1"), heads, bias)
     x = x + layer_scale(m, y, "ls1.gamma", "gamma_1")
     y = m.norm(x, "norm2")
@@ -157,13 +166,17 @@ def _answers(m: Module, x: Value, count: int) -> Value:
     averaged = "fc_norm" in m or count == 0
     m.net.know("pooling", "mean" if averaged else "class token", "names")
     if "head_dist" in m:
-        both = (m.linear(x.slice(0, i, i + 1).flatten(), head) for i, head in enumerate(("head", "head_dist")))
-        first, second = both
-        return (first + second) * 0.5
+        return both_heads(m, x)
     pooled = x.slice(0, count, x.shape[0]).mean(0) if averaged else x.slice(0, 0, 1).flatten()
     if m.shape("head.weight")[1] == 2 * width:  # DINOv2's: the class token and the mean of the patches
         pooled = concat([pooled, x.slice(0, count, x.shape[0]).mean(0)], 0)
     return m.linear(m.norm(pooled, "fc_norm") if "fc_norm" in m else pooled, "head")
+
+
+def both_heads(m: Module, x: Value) -> Value:
+    """The mean of what the heads of class token and distillation token answer."""
+    first, second = (m.linear(x.slice(0, i, i + 1).flatten(), head) for i, head in enumerate(("head", "head_dist")))
+    return (first + second) * 0.5
 
 
 SIGNATURE = (
