@@ -23,6 +23,8 @@ CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, G
         r"(^|\.)text_model\.encoder\.layers\.\d+\.self_attn\.out_proj\.",
     ),
     (r"^pos_embed$", r"^blocks\.\d+\.attn\.qkv\."),
+    (r"^pos_embed$", r"^transformers\.\d+\.blocks\.\d+\.attn\.qkv\.", r"^transformers\.\d+\.pool\.conv\."),  # PiT
+    (r"^stages\.\d+\.blocks\.\d+\.token_mixer\.(qkv|mixer\.)", r"\.conv_kxk\."),  # FastViT
     (r"^pos_embed$", r"^network\.\d+\.\d+\.attn\.attn\."),  # outlook attention (Yuan et al., VOLO, 2021)
 )
 NORM_GAIN = re.compile(r"(norm|ln)\w*\.(weight|scale)$", re.I)

@@ -58,6 +58,7 @@ def run_known(kinds: Sequence[Kind], flow: Flow, node: Node, env: Env) -> bool |
     given = [last.size] if last is not None else []
     for known in kinds:
         sizes = given if given and env.only_last else [_read(known, node), *given]  # in a list what comes in is certain
+        sizes = sorted(sizes, key=lambda n: not env.visible(n))  # of a convolution in groups it reads more than that
         size = next((n for n in sizes if fits(known, node, n)), None)
         if size is None:
             continue
@@ -152,6 +153,20 @@ class Course:
             self.flow.writes_vectors(node, out)
         return out
 
+    def widen(self, node: Node, value: Value) -> Value:
+        """Runs a transposed convolution, whose weight is [in, out, ...]."""
+        read, units = node.weight[:2]
+        if node.kind != "conv" or read != size_of(value) or node.shape("bias") not in (None, (units,)):
+            raise Misfit
+        self.seen.add(node)
+        out = (Dim(units),)
+        if self.flow is not None:
+            self.flow.note(node, "transposed conv", facts={"kernel": Fact(node.weight[2:], "shapes")})
+            self.flow.reads(node.tensors["weight"][0], 0, value)
+            self.flow.writes(node.tensors["weight"][0], 1, out)
+            self.flow.writes_vectors(node, out)
+        return out
+
     def norm(self, node: Node, value: Value, statistics: bool = True) -> Value:
         """Runs a norm over each unit, or, without `statistics`, one over all units."""
         if node.kind != "norm" or statistics != ("mean" in node.tensors):
@@ -181,6 +196,33 @@ class Course:
             for leaf in node.leaves():
                 self.flow.note(leaf, "parameter")
 
+    def table(self, node: Node, value: Value) -> None:
+        """Runs a parameter whose last axis holds the units of a value: tokens, or codes of positions."""
+        self.over(node, value, len(node.own_shape) - 1)
+
+    def over(self, node: Node, value: Value, axis: int) -> None:
+        """Runs a parameter of which some axis holds the units of a value."""
+        name, shape = node.tensors.get("value") or node.tensors.get("weight") or ("", ())
+        if axis not in range(len(shape)) or shape[axis] != size_of(value):
+            raise Misfit
+        self.seen.add(node)
+        if self.flow is not None:
+            self.flow.note(node, "parameter")
+            self.flow.passes(name, axis, value)
+
+    def along(self, node: Node, value: Value) -> None:
+        """Says that what a layer returns are units that are already there."""
+        if node.units != size_of(value):
+            raise Misfit
+        if self.flow is not None:
+            self.flow.writes(node.tensors["weight"][0], 0, value)
+            self.flow.writes_vectors(node, value)
+
+    @staticmethod
+    def keep(value: Value) -> None:
+        """Leaves units in order."""
+        fix(value)
+
     def stack(self, node: Node, value: Value, parts: Sequence[int] = ()) -> Value:
         """Runs layers and norms of channels one after the other: a list of such, or a layer with its norm.
 
@@ -202,7 +244,7 @@ class Course:
         return value
 
     def gate(self, node: Node, value: Value) -> Value:
-        """Runs layers whose result multiplies what they read, each unit its own (Hu et al., 2018; Lee and Park, 2020)."""
+        """Runs layers whose result multiplies what they read, unit by unit (Hu et al., 2018; Lee and Park, 2020)."""
         layers = [leaf for leaf in node.leaves() if leaf.kind in ("conv", "linear")]
         layers.sort(key=lambda leaf: (leaf.fan_in != size_of(value), bool(WIDENS.search(leaf.dotted))))
         norms = [leaf for leaf in node.leaves() if leaf not in layers]

@@ -31,8 +31,8 @@ from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_graph import keras_graph
 from wsrl.wiring.keras_order import in_configured_order
 from wsrl.wiring.keras_rules import KERAS_RULES
-from wsrl.wiring.linear_attention import run_linear_attention
 from wsrl.wiring.known_blocks import is_known_network, run_known_block
+from wsrl.wiring.linear_attention import run_linear_attention
 from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.order import numbered
