@@ -90,6 +90,17 @@ def _summed(run: Course, node: Node, value: Value) -> Value:
     return run.gate(parts["se"], value) if "se" in parts else value
 
 
+def _inverted(run: Course, node: Node, value: Value) -> Value:
+    """Convolutions that widen and narrow again, of which the first may be in groups (Nottebaum et al., CPUBone)."""
+    for name in ("spatial_conv", "inverted_conv", "depth_conv", "point_conv"):
+        if name in node.children:
+            layers = [leaf for leaf in node.children[name].leaves() if leaf.kind == "conv"]
+            value = run.layer(layers[0], value)
+            for norm in (leaf for leaf in node.children[name].leaves() if leaf.kind == "norm"):
+                run.norm(norm, value)
+    return value
+
+
 def _dense(run: Course, node: Node, value: Value) -> Value:
     """Blocks that read all maps before them (Kim et al., RDNet, 2024)."""
     for block in sorted_children(node):
@@ -212,6 +223,8 @@ KINDS = (
     kind("ghost1 ghost2", "ghost1.primary_conv.0", _ghost_bottleneck),
     kind("conv fc", "fc", _widened),
     kind("large_conv", "large_conv.conv", _large_kernel),
+    kind("spatial_conv point_conv", "spatial_conv.conv spatial_conv.conv.1", _inverted),
+    kind("inverted_conv depth_conv point_conv", "inverted_conv.conv inverted_conv.conv.1", _inverted),
     kind("conv_kxk", "conv_kxk.0.conv", _summed),
     kind("dense_block0", "dense_block0.layers.layers.0", _dense),
     kind("conv1 convs bns conv3", "conv1", _scales),

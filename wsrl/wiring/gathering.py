@@ -22,8 +22,8 @@ def run_gathering(flow: Flow, node: Node, env: Env) -> bool | None:
     if any(len(found) != 1 for found in layers):
         return None
     ends = [(found[0].fan_in, found[0].units) for found in layers]
-    if all(before[1] == after[0] for before, after in pairwise(ends)):  # they may run one after the other
-        return None
+    if len({units for _, units in ends}) > 1 or all(before[1] == after[0] for before, after in pairwise(ends)):
+        return None  # they may run one after the other
     if not all(_fits(member, fan_in) for member, (fan_in, _) in zip(members, ends, strict=True)):
         return None
     sources = [env.visible(fan_in) or _returned(env, fan_in) for fan_in, _ in ends]

@@ -9,6 +9,7 @@ from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.errors import InputError
+from wsrl.readers.tensorflow_operators import LAYOUT
 from wsrl.wiring.attention import Attention
 from wsrl.wiring.blocks import (
     run_dense_block,
@@ -30,7 +31,7 @@ from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_graph import keras_graph
 from wsrl.wiring.keras_order import in_configured_order
-from wsrl.wiring.keras_rules import KERAS_RULES
+from wsrl.wiring.keras_rules import KERAS_RULES, TENSORFLOW_RULES
 from wsrl.wiring.known_blocks import is_known_network, run_known_block
 from wsrl.wiring.linear_attention import run_linear_attention
 from wsrl.wiring.lora import Adapters
@@ -76,7 +77,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     graph = checkpoint.metadata.get("graph")
     if isinstance(graph, Mapping):
-        shown = GraphFlow(graph, shapes, RULES)
+        shown = GraphFlow(graph, shapes, TENSORFLOW_RULES if graph.get("layout") == LAYOUT else RULES)
         shown.run()
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     layers = keras_graph(checkpoint.keras_config, shapes)

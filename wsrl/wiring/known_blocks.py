@@ -38,4 +38,4 @@ def run_known_block(flow: Flow, node: Node, env: Env) -> bool | None:
 
 def is_known_network(root: Node) -> bool:
     """Whether a network as a whole is of such a kind."""
-    return any(fits(kind, root) is not None for kind in NETWORKS)
+    return any(fits(network, root) for network in NETWORKS)

@@ -83,7 +83,10 @@ def _transposed(run: Course, node: Node, value: Value) -> Value:
 def _depthwise_first(run: Course, node: Node, value: Value) -> Value:
     """A convolution of each channel, a norm over all channels, and two dense layers (Liu et al., ConvNeXt, 2022)."""
     parts = node.children
-    if parts["conv_dw"].fan_in != 1 or "shortcut" in parts:
+    stage = node.parent.parent if node.parent is not None else None
+    waits = stage is not None and "downsample" in stage.children  # what it reads is made by another module
+    widens = parts["conv_dw"].units != size_of(value)
+    if parts["conv_dw"].fan_in != 1 or "shortcut" in parts or (widens and waits):
         raise Misfit
     value = run.layer(parts["conv_dw"], value)
     run.norm(parts["norm"], value, statistics=False)
