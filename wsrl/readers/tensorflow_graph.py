@@ -5,6 +5,7 @@ attr_value.proto, tensor.proto) and `tensorflow/core/protobuf/saved_model.proto`
 """
 
 import re
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 
@@ -15,14 +16,26 @@ from wsrl.readers.budget import Budget
 from wsrl.readers.mapped import checked_name, checked_shape, map_file, memory_limit
 from wsrl.readers.protobuf import BYTES, VARINT, Kind, WireError, fields, read, unpack
 from wsrl.readers.tensor_bundle import DTYPE_NAMES, DTYPES
+from wsrl.readers.tensorflow_operators import Step, translated
 
 MEND = "export or download it again"
 GRAPH = {1: ("nodes", Kind.MESSAGE), 2: ("library", Kind.MESSAGE), 4: ("versions", Kind.MESSAGE)}
 LIBRARY = {1: ("functions", Kind.MESSAGE)}
 FUNCTION = {3: ("nodes", Kind.MESSAGE)}
 SAVED, META = {2: ("graphs", Kind.MESSAGE)}, {2: ("graph", Kind.MESSAGE)}
-NODE = {1: ("name", Kind.TEXT), 2: ("op", Kind.TEXT), 5: ("attributes", Kind.MESSAGE)}
+NODE = {1: ("name", Kind.TEXT), 2: ("op", Kind.TEXT), 3: ("inputs", Kind.TEXT), 5: ("attributes", Kind.MESSAGE)}
 ATTRIBUTE, VALUE = {1: ("key", Kind.TEXT), 2: ("value", Kind.MESSAGE)}, {8: ("tensor", Kind.MESSAGE)}
+SETTING = {
+    **{
+        1: ("list", Kind.MESSAGE),
+        2: ("text", Kind.MESSAGE),
+        3: ("integers", Kind.INTEGERS),
+        4: ("floats", Kind.FLOATS),
+    },
+    **{5: ("flags", Kind.INTEGERS), 7: ("shape", Kind.MESSAGE)},
+}
+MEMBERS = {2: ("texts", Kind.MESSAGE), 3: ("integers", Kind.INTEGERS)}
+FEW = 64  # entries of integers that a graph may need: shapes, axes, orders
 TENSOR = {1: ("dtype", Kind.INTEGERS), 2: ("shape", Kind.MESSAGE), 4: ("content", Kind.MESSAGE)}
 SHAPE, LENGTH = {2: ("lengths", Kind.MESSAGE)}, {1: ("length", Kind.INTEGERS)}
 PLAIN = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}  # dtype -> field of its numbers as they are
@@ -88,6 +101,8 @@ def open_graph(message: memoryview, path: Path, budget: Budget, size: int) -> Ch
     """Opens a GraphDef within a file of `size` bytes; raises CheckpointError as open_file does."""
     tensors: dict[str, LazyTensor] = {}
     left_out: list[str] = []
+    steps: list[Step] = []
+    names: dict[str, str] = {}  # constant node -> its tensor
     try:
         graph = read(message, GRAPH, budget)
         if not graph["versions"]:  # they come last: a file that is cut off between two nodes looks whole otherwise
@@ -98,6 +113,7 @@ def open_graph(message: memoryview, path: Path, budget: Budget, size: int) -> Ch
                 nodes += read(function, FUNCTION, budget)["nodes"]
         for node in (read(m, NODE, budget) for m in budget.each(nodes)):
             if node["op"][-1:] != ["Const"]:
+                steps.append(_step(node, budget))
                 continue
             given = checked_name("".join(node["name"][-1:]), path)
             for attribute in (read(m, ATTRIBUTE, budget) for m in node["attributes"]):
@@ -113,9 +129,41 @@ def open_graph(message: memoryview, path: Path, budget: Budget, size: int) -> Ch
                             left_out.append(name)
                         else:
                             tensors[name] = made
+                            names.setdefault(given, name)
     except (WireError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"is truncated or not well-formed ({error})", MEND) from error
-    return Checkpoint(str(path), tensors, {"left_out": tuple(left_out), "framework": "tensorflow"})
+    told: dict[str, object] = {"left_out": tuple(left_out), "framework": "tensorflow"}
+    shown = translated(steps, names, {n: t.shape for n, t in tensors.items()}, few_integers(tensors))
+    return Checkpoint(str(path), tensors, told | ({"graph": shown} if shown is not None else {}))
+
+
+def few_integers(tensors: Mapping[str, LazyTensor]) -> dict[str, list[int]]:
+    """Values of small tensors of integers, which a graph may need."""
+    few = {n: t for n, t in tensors.items() if t.dtype in ("int32", "int64") and t.size <= FEW}
+    return {name: [int(n) for n in np.asarray(tensor).ravel()] for name, tensor in few.items()}
+
+
+def _step(node: Mapping[str, list], budget: Budget) -> Step:
+    """A node that is no constant; inputs that only order it are left out."""
+    settings: dict[str, object] = {}
+    for attribute in (read(m, ATTRIBUTE, budget) for m in node["attributes"]):
+        for message in attribute["value"][-1:]:
+            settings["".join(attribute["key"][-1:])] = _setting(read(message, SETTING, budget), budget)
+    sources = tuple(source for source in node["inputs"] if not source.startswith("^"))
+    return Step("".join(node["name"][-1:]), "".join(node["op"][-1:]), sources, settings)
+
+
+def _setting(told: Mapping[str, list], budget: Budget) -> object:
+    """An attribute as a plain value; None for one of another kind."""
+    if told["shape"]:
+        lengths = [read(m, LENGTH, budget)["length"] for m in read(told["shape"][-1], SHAPE, budget)["lengths"]]
+        return [n[-1] if n and n[-1] >= 0 else None for n in lengths]
+    if told["list"]:
+        members = read(told["list"][-1], MEMBERS, budget)
+        return members["integers"] or [str(text, "utf-8", "replace") for text in members["texts"]]
+    if told["text"]:
+        return str(told["text"][-1], "utf-8", "replace")
+    return next((told[key][-1] for key in ("integers", "floats", "flags") if told[key]), None)
 
 
 def read_tensor(message: memoryview, path: Path, name: str, budget: Budget, size: int) -> LazyTensor | None:

@@ -11,7 +11,7 @@ RELATIVE = re.compile(  # offsets of scores, and convolutions: what has these tu
     r"|cpe|dwconv|conv_dw|sr\.",
     re.I,
 )
-ABSOLUTE = re.compile(r"pos_embed|position|wpe|pos_emb|_pe$|\.pe$|pos_enc|pos_conv", re.I)
+ABSOLUTE = re.compile(r"pos_embed|(patch|pixel)_pos$|position|wpe|pos_emb|_pe$|\.pe$|pos_enc|pos_conv", re.I)
 LIKE = {"vision": "image|visual", "text": "language"}
 CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, GPT, GPT-2, the first ViT, VOLO
     (r"embeddings\.position_embeddings", r"attention\.(self|attention)\.(query|qkv)\."),
@@ -23,6 +23,10 @@ CLASSIC = (  # networks of which no variant turns queries and keys: BERT, XLM, G
         r"(^|\.)text_model\.encoder\.layers\.\d+\.self_attn\.out_proj\.",
     ),
     (r"^pos_embed$", r"^blocks\.\d+\.attn\.qkv\."),
+    (r"^pos_embed$", r"^transformers\.\d+\.blocks\.\d+\.attn\.qkv\.", r"^transformers\.\d+\.pool\.conv\."),  # PiT
+    (r"^stages\.\d+\.blocks\.\d+\.token_mixer\.(qkv|mixer\.)", r"\.conv_kxk\."),  # FastViT
+    (r"^patch_pos$", r"^blocks\.\d+\.attn_(in|out)\.qk\."),  # TNT
+    (r"^pos_embed_1$", r"^blocks\.\d+\.blocks\.\d+\.\d+\.attn\.qkv\."),  # CrossViT
     (r"^pos_embed$", r"^network\.\d+\.\d+\.attn\.attn\."),  # outlook attention (Yuan et al., VOLO, 2021)
 )
 NORM_GAIN = re.compile(r"(norm|ln)\w*\.(weight|scale)$", re.I)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from math import gcd
 
 from wsrl.wiring.convolutions import is_named_transposed
-from wsrl.wiring.dims import Value, tie, view
+from wsrl.wiring.dims import Value, in_blocks, tie, view
 from wsrl.wiring.flow import Flow
-from wsrl.wiring.joining import adds_up, all_of, in_blocks
+from wsrl.wiring.joining import adds_up, all_of
 from wsrl.wiring.order import GATE, first_read, numbered
 from wsrl.wiring.tree import Node, sorted_children
 from wsrl.wiring.values import Entry, Env, Loose

@@ -9,8 +9,8 @@ Tying too much is safe: a permutation that acts on two groups alike is a symmetr
 So whatever is ambiguous is tied, and what is not understood is fixed.
 """
 
-from collections.abc import Sequence
-from math import lcm
+from collections.abc import Iterable, Sequence
+from math import gcd, lcm
 
 Value = tuple["Dim", ...]  # what flows between layers: dims that lie one after the other
 
@@ -95,10 +95,24 @@ def size_of(value: Value) -> int:
 
 
 def tie_values(a: Value, b: Value) -> None:
-    """Ties two values of one size; where they are cut differently both are fixed."""
+    """Ties two values of one size; where they are cut differently, in blocks of the longest length that fits both."""
     if [d.size for d in a] == [d.size for d in b]:
         for x, y in zip(a, b, strict=True):
             tie(x, y)
     else:
-        fix(a)
-        fix(b)
+        in_blocks((a, b), ())
+
+
+def in_blocks(values: Iterable[Value], sizes: Iterable[int]) -> Dim:
+    """Ties values in blocks of the longest length that divides all their dims and some further sizes.
+
+    Returns:
+      The units of a block: fixed, as are the values, where no length but 1 divides all.
+    """
+    dims = [dim for value in values for dim in value]
+    base = Dim(gcd(*(dim.size for dim in dims), *sizes))
+    if base.size == 1:
+        fix(dims)
+    for dim in dims:
+        tie(dim, view(base, outer=dim.size // base.size))
+    return base

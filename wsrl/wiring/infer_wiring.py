@@ -9,6 +9,7 @@ from math import prod
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, one_line
 from wsrl.errors import InputError
+from wsrl.readers.tensorflow_operators import LAYOUT
 from wsrl.wiring.attention import Attention
 from wsrl.wiring.blocks import (
     run_dense_block,
@@ -24,17 +25,19 @@ from wsrl.wiring.experts import Experts
 from wsrl.wiring.facts import with_facts
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.gated_convolution import run_conformer_convolution, run_gated_convolution, run_halving_convolutions
+from wsrl.wiring.gathering import run_gathering
 from wsrl.wiring.gguf_names import config_of, place_of
 from wsrl.wiring.graph_flow import GraphFlow
 from wsrl.wiring.graph_rules import RULES
 from wsrl.wiring.keras_graph import keras_graph
 from wsrl.wiring.keras_order import in_configured_order
-from wsrl.wiring.keras_rules import KERAS_RULES
+from wsrl.wiring.keras_rules import KERAS_RULES, TENSORFLOW_RULES
+from wsrl.wiring.known_blocks import is_known_network, run_known_block
 from wsrl.wiring.linear_attention import run_linear_attention
 from wsrl.wiring.lora import Adapters
 from wsrl.wiring.modules import run_module, run_transform
 from wsrl.wiring.order import numbered
-from wsrl.wiring.outputs import finish
+from wsrl.wiring.outputs import finish, patch_of
 from wsrl.wiring.scale import scales_of_chain, with_scales
 from wsrl.wiring.state_space import run_state_space
 from wsrl.wiring.tree import EMBEDDING, Node, natural, parse_tree
@@ -74,7 +77,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
     graph = checkpoint.metadata.get("graph")
     if isinstance(graph, Mapping):
-        shown = GraphFlow(graph, shapes, RULES)
+        shown = GraphFlow(graph, shapes, TENSORFLOW_RULES if graph.get("layout") == LAYOUT else RULES)
         shown.run()
         return with_scales(_to_wiring(shown, shapes, shown.operations()), shown.scales())
     layers = keras_graph(checkpoint.keras_config, shapes)
@@ -105,7 +108,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     )
     flow = Flow(
         root,
-        (run_unusual, *blocks, attention.run),
+        (run_known_block, run_gathering, run_unusual, *blocks, attention.run),
         (run_token_mixing, run_position_features, experts.run_router),
         run_module,
         rescue,
@@ -120,7 +123,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         )
         for value in flow.embedded + attention.streams:
             fix(value)
-    finish(flow, env, tied_head(config, adapters.base))
+    finish(flow, env, tied_head(config, adapters.base), patch_of(config))
     operations = in_usual_form(adapters.operations(flow.operations()), shapes)
     operations = in_configured_order(operations, checkpoint.keras_config)
     operations = with_facts(operations, checkpoint.metadata)
@@ -129,7 +132,8 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
 
 
 def _run_root(flow: Flow, env: Env) -> None:
-    root = Node((), children={"": flow.root}) if numbered(flow.root) else flow.root  # a list runs as a member
+    alone = numbered(flow.root) or is_known_network(flow.root)  # it runs as a member
+    root = Node((), children={"": flow.root}) if alone else flow.root
     if not flow.run_block(root, env):
         env.unknown = True
         flow.run_block(root, env)

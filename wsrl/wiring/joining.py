@@ -7,30 +7,14 @@ of them are meant and whatever their order. This claims less than there is, but 
 
 import re
 from collections.abc import Iterable, Sequence
-from math import gcd
 
-from wsrl.wiring.dims import Dim, Value, fix, tie, view
+from wsrl.wiring.dims import Dim, Value, in_blocks, view
 from wsrl.wiring.order import GATE, first_read
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
 
 SKIPS = re.compile(r"(^|[._])up|dec|cat|fus|skip|merge|outc|root|aggr", re.I)
 MOST_SUMMED = 2**12  # sums that are looked at
-
-
-def in_blocks(values: Iterable[Value], sizes: Iterable[int]) -> Dim:
-    """Ties values in blocks of the longest length that divides all their dims and some further sizes.
-
-    Returns:
-      The units of a block: fixed, as are the values, where no length but 1 divides all.
-    """
-    dims = [dim for value in values for dim in value]
-    base = Dim(gcd(*(dim.size for dim in dims), *sizes))
-    if base.size == 1:
-        fix(dims)
-    for dim in dims:
-        tie(dim, view(base, outer=dim.size // base.size))
-    return base
 
 
 def all_of(base: Dim, size: int) -> Value:

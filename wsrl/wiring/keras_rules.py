@@ -170,3 +170,5 @@ KERAS_RULES: dict[str, Rule] = {
     **{"RESHAPE": _reshape, "POOL": RULES["MAX_POOL_2D"], "CROP": RULES["PAD"], "AVERAGE": RULES["ADD"]},
     **dict.fromkeys(("LIMITED_RELU", "RESCALE"), RULES["RELU"]),
 }
+# TensorFlow's own graphs have the same layouts, and flatten by shapes that they hold.
+TENSORFLOW_RULES: dict[str, Rule] = {**KERAS_RULES, "RESHAPE": RULES["RESHAPE"]}

@@ -1,5 +1,8 @@
 """What nothing has read: outputs of the network, or parts that something read in a way that is not understood."""
 
+from collections.abc import Mapping
+from math import prod
+
 from wsrl.wiring.dims import fix, mark, size_of, tie_values
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.order import LATE
@@ -8,8 +11,23 @@ from wsrl.wiring.values import Entry, Env
 SHUFFLED = (2, 3, 4, 6, 9, 16)
 
 
-def finish(flow: Flow, env: Env, tied: bool) -> None:
-    """Marks what nothing has read as outputs; a tied head reads what has the width of the token embedding."""
+def patch_of(config: Mapping) -> int:
+    """How many numbers a patch of the pixels holds that a network reads, 0 where its configuration does not tell."""
+    sides = (
+        config.get("patch_size"),
+        config.get("patch_size"),
+        config.get("num_channels"),
+        config.get("tubelet_size", 1),
+    )
+    return prod(sides) if all(type(side) is int for side in sides) else 0
+
+
+def finish(flow: Flow, env: Env, tied: bool, patch: int) -> None:
+    """Marks what nothing has read as outputs; a tied head reads what has the width of the token embedding.
+
+    Args:
+      patch: see `patch_of`; what has that length is pixels.
+    """
     widths = {size_of(v): v for v in flow.embedded}
     vocabularies = {node.weight[0] for node in flow.root.leaves() if node.kind == "embedding"}
     for entry in env.entries:
@@ -35,7 +53,8 @@ def finish(flow: Flow, env: Env, tied: bool) -> None:
         if entry.heads and not entry.read:  # something else reads what attention returns
             _fix_beside(entry)
         if not entry.read:
-            _fix_parts(entry, vocabularies)
+            if entry.size != patch:
+                _fix_parts(entry, vocabularies)
             if entry in env.entries and not env.unknown:
                 mark(entry.value, "output")
             else:

@@ -2,9 +2,9 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, Value, fix, tie, view
+from wsrl.wiring.dims import Dim, Value, fix, in_blocks, tie, view
 from wsrl.wiring.flow import Flow
-from wsrl.wiring.joining import all_of, in_blocks, joined_maps
+from wsrl.wiring.joining import all_of, joined_maps
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
 

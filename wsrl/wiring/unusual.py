@@ -4,11 +4,14 @@ import re
 
 from wsrl.wiring.blockwise import run_blockwise
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.rim import run_rim
 from wsrl.wiring.tree import Node
 from wsrl.wiring.unknown import run_unknown
 from wsrl.wiring.values import Env
 
 CROSS_STAGE = re.compile(r".*?")
+# NesT's output projection reads heads' entries before heads, and nothing tells how many heads there are
+HEADS_LAST = re.compile(r"levels\.\d+\.transformer_encoder\.\d+\.attn")
 
 UNUSUAL = (
     # ReXNet adds a narrow input to the first units of a wider output
@@ -42,13 +45,13 @@ UNUSUAL = (
     (re.compile(r".*"), {"modality_router", "prediction_coefs"}),
     # ZAYA's routers hand their states on to those of the next block
     (re.compile(r".*"), {"down_proj", "router_mlp"}),
-    # NesT's output projection reads heads' entries before heads
-    (re.compile(r"levels\.\d+\.transformer_encoder\.\d+\.attn"), {"qkv", "proj"}),
 )
 
 
 def run_unusual(flow: Flow, node: Node, env: Env) -> bool | None:
-    """Fixes what such a module reads; None for any other module."""
+    """Fixes what such a module reads, or what lies within it; None for any other module."""
+    if HEADS_LAST.fullmatch(node.dotted) and {"qkv", "proj"} <= node.children.keys():
+        return run_rim(flow, node, env)
     for pattern, children in UNUSUAL:
         if node.kind == "container" and pattern.fullmatch(node.dotted) and children <= node.children.keys():
             return (pattern is CROSS_STAGE and run_blockwise(flow, node, env)) or run_unknown(flow, node, env)
