@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fake_encoder import FakeEncoder, write_model
 
 from wsrl.cli.main import main
 from wsrl.errors import InputError
-from wsrl.search import query_rows, searcher
+from wsrl.search import near_groups, query_rows, searcher
 from wsrl.search.conditions import Condition
 from wsrl.search.facts import Facts
 from wsrl.search.index import Index
@@ -148,6 +149,25 @@ def test_groups_show_few_of_each(index):
     licensed = index.search(index.ids[0], 60, "weights", group_by="license", per_group=2, where=["license=*"])
     assert sorted(str(hit.metadata["license"]) for hit in licensed) == [*["MIT"] * 2, *["apache-2.0"] * 2, *["mit"] * 2]
     assert [hit.rank for hit in licensed] == [1, 2, 3, 4, 5, 6]
+
+
+def test_families_need_no_notes(index, monkeypatch):
+    plain = numbers(index.search(index.ids[0], 60, "weights"))
+    second = sorted((4, 5), key=plain.index)[1]
+    found = numbers(index.search(index.ids[0], 59, "weights", group_by="lineage"))
+    assert found == [number for number in plain if number != second]  # no two others are near
+    monkeypatch.setattr(near_groups, "CLOSE", 0.0)
+    first = index.search(index.ids[0], 60, "weights", group_by="lineage")
+    vectors = np.stack([index.get(hit.id).weights for hit in first])
+    assert 1 < len(first) < 59 and (np.triu(vectors @ vectors.T, 1) <= 0).all()
+
+
+def test_noted_families_outrank_near_ones(index, tmp_path):
+    shutil.copytree(index.directory, tmp_path / "index")
+    noted = Index.open(tmp_path / "index")
+    noted.annotate_all({name: {"lineage": str(place // 30)} for place, name in enumerate(noted.ids)})
+    hits = noted.search(noted.ids[0], 60, "weights", group_by="lineage")
+    assert sorted(hit.metadata["lineage"] for hit in hits) == ["0", "1"]
 
 
 def test_hits_are_sorted_by_a_key(index):
