@@ -151,6 +151,21 @@ def test_groups_show_few_of_each(index):
     assert [hit.rank for hit in licensed] == [1, 2, 3, 4, 5, 6]
 
 
+def test_the_base_that_files_declare_can_be_asked_for(tmp_path):
+    folder = tmp_path / "models"
+    write_model(folder / "plain.safetensors", 0)
+    write_model(folder / "header.safetensors", 1, base_model="owner/base")
+    write_model(folder / "card" / "model.safetensors", 2)
+    (folder / "card" / "config.json").write_text("{}")
+    (folder / "card" / "README.md").write_text("---\nbase_model:\n- name: owner/base\ntags:\n- {a: b}\n---\n")
+    for _ in range(2):  # the second time nothing is embedded
+        built = Index.build(FakeEncoder(), folder, tmp_path / "index")
+        for key in ("base_model", "base"):
+            hits = built.search(str(folder / "plain.safetensors"), 9, "weights", where=[f"{key}=owner/base"])
+            assert sorted(Path(hit.id).stem for hit in hits) == ["card", "header"]
+    assert len(built.search(built.ids[0], 9, "weights", group_by="tags", sort="base_model")) == 3
+
+
 def test_families_need_no_notes(index, monkeypatch):
     plain = numbers(index.search(index.ids[0], 60, "weights"))
     second = sorted((4, 5), key=plain.index)[1]
