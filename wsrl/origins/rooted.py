@@ -68,13 +68,14 @@ def drawn_to_hubs(count: int, distances: Mapping[Edge, float], made: Mapping[Edg
       count: models of the family.
       distances: of pairs.
       made: pairs of which one model was made from the other, by their weights -> that model, which is drawn to the
-        nearest of these alone.
+        nearest of these alone, of which those count as nearer that were not converted themselves.
     """
     near = popularity(count, distances, set(made.values()))
     share = np.square(near / max(near.max(initial=0), 1))
     source: dict[int, Edge] = {}
-    for edge, model in sorted(made.items(), key=lambda item: (distances[item[0]], item[0])):
-        source.setdefault(model, edge)
+    originals = {edge for edge, model in made.items() if not {*edge} <= {*made.values()}}
+    for edge in sorted(made, key=lambda edge: (distances[edge] * (1 - DRAWN * (edge in originals)), edge)):
+        source.setdefault(made[edge], edge)
     nearest = set(source.values())
     converted = np.isin(np.arange(count), list(source))
     drawn = {
