@@ -10,6 +10,7 @@ from wsrl.checkpoint import CheckpointError
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.readers import open_checkpoint
+from wsrl.readers.declared import named_bases
 from wsrl.signature.digest import content_digest, tensor_digest, weights_digest
 
 WEIGHTS, FUNCTION = 16, 12
@@ -57,6 +58,7 @@ class FakeEncoder(Encoder):
             no_function="" if own is not None else "it cannot be run",
             accuracy=None if own is None else float(1 / (1 + np.exp(-own[0]))),
             assumed=("activation: relu",),
+            declared=named_bases(checkpoint.metadata, source),
             tensors={name: np.full(13, i, np.float32) for i, name in enumerate(tensors)},
         )
 
@@ -65,14 +67,14 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return (vector / np.linalg.norm(vector)).astype(np.float32)
 
 
-def write_model(path: Path, seed: int, function: bool = True, architecture: str = "relu mlp") -> None:
+def write_model(path: Path, seed: int, function: bool = True, architecture: str = "relu mlp", **metadata: str) -> None:
     """Writes a checkpoint of random vectors."""
     rng = np.random.default_rng(seed)
     tensors = {"w": rng.normal(size=WEIGHTS).astype(np.float32)}
     if function:
         tensors["f"] = rng.normal(size=FUNCTION).astype(np.float32)
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(tensors, path, {"architecture": architecture})
+    safetensors.numpy.save_file(tensors, path, {"architecture": architecture, **metadata})
 
 
 def names(folder: Path) -> list[str]:

@@ -143,6 +143,9 @@ def test_the_command_lists_disagreements_and_says_so_by_its_status(tmp_path, cap
     assert "1 disagreements" not in err and "left out" in err and "broken.safetensors" in err
     assert main(["doctor", str(tmp_path / "net.safetensors")]) == 0
     assert capsys.readouterr().err == "nothing disagrees\n"
+    (tmp_path / "empty").mkdir()
+    assert main(["doctor", str(tmp_path / "empty"), str(tmp_path / "net.safetensors")]) == 1
+    assert "nothing disagrees\nleft out: " in (told := capsys.readouterr().err) and "without checkpoints" in told
     assert main(["doctor"]) == 1 and main(["doctor", str(path), "--index", str(tmp_path)]) == 1
     assert main(["doctor", str(tmp_path / "broken.safetensors")]) == 1
     assert capsys.readouterr().err.splitlines()[-2] == "no model was examined"

@@ -119,6 +119,12 @@ def test_the_exported_file(indexed, capsys):
         (["info", "--index", "models"], "error: models: is no index; make one with `wsrl index`"),
         (["update", "--index", "none"], "error: none: is no index"),
         (["export", "--index", "none", "--out", "a.npz"], "error: none: is no index"),
+        (["duplicates", "--index", "milvus://localhost/x"], "error: milvus://localhost/x: is a vector store, and this"),
+        (
+            ["lineage", "--index", "qdrant://localhost:1/x"],
+            "error: qdrant://localhost:1/x: is a vector store, and this",
+        ),
+        (["serve", "--index", "milvus://localhost/x"], "error: milvus://localhost/x: is a vector store, and this"),
     ],
 )
 def test_bad_input_is_told_in_a_line(indexed, capsys, words, line):

@@ -11,6 +11,7 @@ from fake_encoder import FakeEncoder, write_model
 
 from wsrl.cli.main import main
 from wsrl.encoder import checkpoint_encoder
+from wsrl.files import write_atomically
 from wsrl.search import commit
 from wsrl.search.index import Index
 from wsrl.search.repair import find_damage
@@ -64,6 +65,14 @@ def test_what_cannot_be_written_is_told_and_harms_nothing(indexed, capsys, monke
     index = Index.open("zoo.index")
     index.update(FakeEncoder())
     assert len(index) == 3 and find_damage(index.directory) == []
+
+
+def test_a_file_that_cannot_take_its_place_leaves_nothing(tmp_path):
+    (tmp_path / "tree.svg").mkdir()
+    with pytest.raises(OSError) as told:
+        write_atomically(tmp_path / "tree.svg", b"x")
+    assert told.value.filename == str(tmp_path / "tree.svg") and told.value.filename2 is None
+    assert [path.name for path in tmp_path.iterdir()] == ["tree.svg"]
 
 
 def test_a_disk_that_fills_up(indexed, capsys):

@@ -19,9 +19,9 @@ from wsrl.comparison.relation import Kind, LayerRelation, Relation
 from wsrl.encoder import checkpoint_encoder
 from wsrl.errors import InputError
 from wsrl.origins import relatives
-from wsrl.origins.declared import card_bases, declared_bases, names_model
 from wsrl.origins.lineage import Family, find_lineage, tree_lines
 from wsrl.origins.rooted import first_is_parent, root_probabilities, sides, spanning_tree
+from wsrl.readers.declared import card_bases, declared_bases, named_bases, names_model
 from wsrl.search.index import Index
 
 SIZE = 512
@@ -210,6 +210,25 @@ def test_cards_and_configurations_declare_bases(tmp_path):
     metadata = {"config": {"_name_or_path": "own/name"}, "adapter_config": {"base_model_name_or_path": "big/base"}}
     found = [base.name for base in declared_bases(metadata, str(tmp_path))]
     assert found == ["big/base", "own/name", "a/bcd"] and card_bases(tmp_path / "none") == []
+    assert named_bases(metadata, str(tmp_path)) == ("big/base", "a/bcd")
+    told = {"gguf": {"general.base_model.0.repo_url": "https://huggingface.co/a/b", "general.base_model.0.name": "B"}}
+    assert named_bases(told, str(tmp_path / "x.gguf")) == ("a/b",)
+
+
+@pytest.mark.parametrize(
+    ("front", "names"),
+    [
+        ("base_model:\n- name: some/base\n  version: 2\n", ["some/base"]),
+        ("base_model: {a: [b/c]}\ntags:\n- {d: e}\n", ["b/c"]),
+        ("base_model: [a/b\n", []),
+        ("base_model: &x [*x]\n", []),
+        ("- a list\n", []),
+        ("base_model:\n", []),
+    ],
+)
+def test_cards_of_any_form_are_read(tmp_path, front, names):
+    (tmp_path / "README.md").write_text(f"---\n{front}---\n")
+    assert card_bases(tmp_path / "README.md") == names
 
 
 @pytest.mark.parametrize(

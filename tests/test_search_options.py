@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fake_encoder import FakeEncoder, write_model
 
 from wsrl.cli.main import main
 from wsrl.errors import InputError
-from wsrl.search import query_rows, searcher
+from wsrl.search import near_groups, query_rows, searcher
 from wsrl.search.conditions import Condition
 from wsrl.search.facts import Facts
 from wsrl.search.index import Index
@@ -148,6 +149,40 @@ def test_groups_show_few_of_each(index):
     licensed = index.search(index.ids[0], 60, "weights", group_by="license", per_group=2, where=["license=*"])
     assert sorted(str(hit.metadata["license"]) for hit in licensed) == [*["MIT"] * 2, *["apache-2.0"] * 2, *["mit"] * 2]
     assert [hit.rank for hit in licensed] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_base_that_files_declare_can_be_asked_for(tmp_path):
+    folder = tmp_path / "models"
+    write_model(folder / "plain.safetensors", 0)
+    write_model(folder / "header.safetensors", 1, base_model="owner/base")
+    write_model(folder / "card" / "model.safetensors", 2)
+    (folder / "card" / "config.json").write_text("{}")
+    (folder / "card" / "README.md").write_text("---\nbase_model:\n- name: owner/base\ntags:\n- {a: b}\n---\n")
+    for _ in range(2):  # the second time nothing is embedded
+        built = Index.build(FakeEncoder(), folder, tmp_path / "index")
+        for key in ("base_model", "base"):
+            hits = built.search(str(folder / "plain.safetensors"), 9, "weights", where=[f"{key}=owner/base"])
+            assert sorted(Path(hit.id).stem for hit in hits) == ["card", "header"]
+    assert len(built.search(built.ids[0], 9, "weights", group_by="tags", sort="base_model")) == 3
+
+
+def test_families_need_no_notes(index, monkeypatch):
+    plain = numbers(index.search(index.ids[0], 60, "weights"))
+    second = sorted((4, 5), key=plain.index)[1]
+    found = numbers(index.search(index.ids[0], 59, "weights", group_by="lineage"))
+    assert found == [number for number in plain if number != second]  # no two others are near
+    monkeypatch.setattr(near_groups, "CLOSE", 0.0)
+    first = index.search(index.ids[0], 60, "weights", group_by="lineage")
+    vectors = np.stack([index.get(hit.id).weights for hit in first])
+    assert 1 < len(first) < 59 and (np.triu(vectors @ vectors.T, 1) <= 0).all()
+
+
+def test_noted_families_outrank_near_ones(index, tmp_path):
+    shutil.copytree(index.directory, tmp_path / "index")
+    noted = Index.open(tmp_path / "index")
+    noted.annotate_all({name: {"lineage": str(place // 30)} for place, name in enumerate(noted.ids)})
+    hits = noted.search(noted.ids[0], 60, "weights", group_by="lineage")
+    assert sorted(hit.metadata["lineage"] for hit in hits) == ["0", "1"]
 
 
 def test_hits_are_sorted_by_a_key(index):

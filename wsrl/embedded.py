@@ -26,6 +26,7 @@ class Embedded:
       assumed: what the file does not say and was inferred or assumed, e.g. `activation: relu`.
       tensors: a short signature of each tensor; see `wsrl.signature.weights_vector.Signature`.
       warnings: what was not read or not understood.
+      declared: names of the models that it was made from, as its header, configurations and card state them.
       unread: numbers in the file that are most likely weights and could not be read.
     """
 
@@ -42,6 +43,7 @@ class Embedded:
     tensors: Mapping[str, Float32[np.ndarray, "numbers"]]
     warnings: tuple[str, ...] = ()
     unread: int = 0
+    declared: tuple[str, ...] = ()
 
     @property
     def incomplete(self) -> str:

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Prints every disagreement; returns 1 if there is one or a model was left out.
 
     Raises:
-      InputError: there is nothing under a name, the index cannot be used, or both or neither were given.
+      InputError: the index cannot be used, or both or neither were given.
     """
     from wsrl.origins.doctor import examine_index  # not needed for `--help`
 
@@ -55,12 +55,20 @@ def _examine_sources(names: list[str]) -> "tuple[list[Examined], list[InputError
     from wsrl.origins.doctor import examine
     from wsrl.search.sources import find_sources
 
-    sources, found_problems, skipped = find_sources(given(names))
-    tell_skipped(skipped)
-    found, problems = [], list[InputError](found_problems)
-    for source in sources:
+    paths: dict[str, None] = {}
+    found, problems = [], list[InputError]()
+    for name in given(names):
         try:
-            found.append(examine(source.path))
+            sources, found_problems, skipped = find_sources([name])
+        except InputError as error:  # one without checkpoints says nothing of the others
+            problems.append(error)
+            continue
+        tell_skipped(skipped)
+        problems += found_problems
+        paths |= dict.fromkeys(source.path for source in sources)
+    for path in paths:
+        try:
+            found.append(examine(path))
         except CheckpointError as error:
             problems.append(error)
     return found, problems

@@ -78,7 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument("--same-architecture", action="store_true", help="show models of the query's architecture")
     kinds.add_argument("--other-architectures", action="store_true", help="show models of all other architectures")
     parser.add_argument(
-        "--group-by", metavar="KEY", help="show few models of each value; by `weights`, one of each set of copies"
+        "--group-by",
+        metavar="KEY",
+        help="show few models of each value; by `weights`, one of each set of copies, by `lineage`, of each family",
     )
     parser.add_argument("--per-group", metavar="N", type=int, default=1, help="models shown of a group (default 1)")
     parser.add_argument("--sort", metavar="KEY[:desc]", help="order the models shown by a key instead of the score")

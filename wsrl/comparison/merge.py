@@ -1,10 +1,11 @@
-"""Which linear combination of other networks a merged one is: coefficients by least squares, tensor by tensor.
+"""Which combination of other networks a merged one is: coefficients by least squares, tensor by tensor.
 
 Averages of fine-tuned networks, task arithmetic (Ilharco et al. 2023) and interpolations on a sphere are linear in each
-tensor. What trims or drops entries first (TIES, DARE) is not, and leaves a residual.
+tensor. What trims or drops entries first is not, and is looked for by `wsrl.comparison.masked_merge`. Parents whose
+units stand in another order than those of the merged network are brought into its order before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +13,12 @@ import numpy as np
 from jaxtyping import Float64
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
+from wsrl.comparison.chain import aligned
+from wsrl.comparison.correspondence import Correspondence, correspond
+from wsrl.comparison.masked_merge import find_masked
 from wsrl.comparison.matching import TINY
-from wsrl.comparison.pairing import Pair, Sampled, pair_up
-from wsrl.comparison.pieces import Piece, blocks, cut
+from wsrl.comparison.pairing import SAMPLE, Pair, Sampled
+from wsrl.comparison.pieces import Piece, blocks, cut, spread
 from wsrl.comparison.relation import Kind, LayerRelation, Relation
 from wsrl.readers import open_checkpoint
 
@@ -22,9 +26,18 @@ RELATED = 0.5  # cosine of tensors that are combined
 EXPLAINED = 0.1  # residual over the distance to the nearest parent, below which a combination explains the network
 SHARE = 0.02  # coefficient of a parent that takes part
 CONDITION = 1e-6  # of the largest singular value: directions in which parents differ less say nothing
-LIMITS = ("parents whose units stand in another order, and merges that trim entries, are not recognized",)
+ENTRIES = 2**22  # that are looked at for a merge of some entries
+LIMITS = ("merges of networks whose units have other scales, or that were rounded to few bits, are not recognized",)
 
 Source = str | Path | Checkpoint
+
+
+@dataclass(frozen=True)
+class _Partner:
+    """The counterpart of a piece in a parent, and what corresponds in the whole networks."""
+
+    pair: Pair
+    found: Correspondence
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,7 @@ class _Fit:
 
 
 def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
-    """Returns how a network is combined from others, all given in the same order of units.
+    """Returns how a network is combined from others.
 
     Args:
       merged, parents: files, folders or `hf://owner/name`, or opened checkpoints; the base of fine-tuned networks is a
@@ -46,7 +59,7 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
 
     Returns:
       A relation of kind `merge` with the coefficient of each parent, the mean over tensors, and those of each tensor;
-      of kind `unknown` where no linear combination explains the network.
+      of kind `unknown` where no combination explains the network.
 
     Raises:
       CheckpointError: one of them cannot be used, or a parent is given twice.
@@ -58,28 +71,69 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
     sources = [merged, *parents]
     opened = [source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in sources]
     own, *others = [Sampled.of(cut(checkpoint)) for checkpoint in opened]
-    pairs = [{p.a.name: p for p in pair_up(own, other) if p.a is not None} for other in others]
+    partners = [_partners(correspond(own, other)) for other in others]
+    combined = {p.name: [found[p.name] for found in partners] for p in own.pieces if all(p.name in f for f in partners)}
     layers: list[LayerRelation] = []
     fits: list[_Fit] = []
     for piece in own.pieces:
-        partners = [_partner(found[piece.name]) for found in pairs]
-        if all(partner is not None for partner in partners):
-            fit = _fitted(piece, [partner for partner in partners if partner is not None])
-            fits += [fit] if fit else []
-            layers.append(_described(piece, partners[0], fit))
-        else:
+        parents_of = combined.get(piece.name)
+        if parents_of is None:
             layers.append(LayerRelation(piece.name, None, "only in a"))
-    return _judged(fits, tuple(layers), names)
+            continue
+        fit = _fitted(piece, parents_of)
+        fits += [fit] if fit else []
+        layers.append(_described(piece, parents_of[0].pair.b, fit))
+    relation = _judged(fits, tuple(layers), names)
+    if relation.kind is Kind.MERGE or not fits:
+        return relation
+    return _masked([(p, combined[p.name]) for p in own.pieces if p.name in combined], relation, names) or relation
 
 
-def _partner(pair: Pair) -> Piece | None:
-    """The counterpart, if its units stand in the same order."""
-    if pair.a is None or pair.b is None or pair.a.shape != pair.b.shape:
+def _partners(found: Correspondence) -> dict[str, _Partner]:
+    """The counterparts of A's pieces by their names, where the units of both are known to correspond."""
+    partners = {}
+    for pair in found.pairs:
+        if pair.a is None or pair.b is None or pair.a.shape != pair.b.shape:
+            continue
+        if pair.cosine > RELATED or not pair.a.is_matrix or (found.related and not found.in_order):
+            partners[pair.a.name] = _Partner(pair, found)
+    return partners
+
+
+def _values(piece: Piece, parents: Sequence[_Partner]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields the entries of a piece and of its counterparts, in its order of units, a block at a time if it can."""
+    if all(parent.found.in_order for parent in parents):
+        yield from blocks((piece, *(parent.pair.b for parent in parents if parent.pair.b is not None)))
+        return
+    both = [aligned(parent.pair, parent.found.known, {})[:2] for parent in parents]
+    if all(np.array_equal(own, both[0][0]) for own, _ in both):  # else units without a partner were left out
+        yield both[0][0], *(other for _, other in both)
+
+
+def _masked(
+    combined: Sequence[tuple[Piece, list[_Partner]]], relation: Relation, names: Sequence[str]
+) -> Relation | None:
+    """The relation if some entries of the parents' changes are kept, judged by a part of all entries."""
+    most = max(ENTRIES // len(combined), SAMPLE)
+    parts: list[np.ndarray] = []
+    for piece, parents in combined:
+        for values in _values(piece, parents):
+            flat = np.stack([value.ravel() for value in values])
+            parts.append(flat[:, spread(flat.shape[1], most)].astype(np.float64))
+            break
+    piece, parents = max(combined, key=lambda own: own[0].tensor.size)
+    types = [own.tensor.dtype for own in (piece, *(parent.pair.b for parent in parents)) if own is not None]
+    found = find_masked(np.concatenate(parts, 1), types) if parts else None
+    if found is None:
         return None
-    return pair.b if pair.cosine > RELATED or not pair.a.is_matrix else None
+    coefficients = {name: round(own, 4) for name, own in zip(names, found.coefficients, strict=True)}
+    if sum(abs(own) > SHARE for own in coefficients.values()) < 2:
+        return None
+    reasons = (*relation.reasons, *found.told(names))
+    return replace(relation, kind=Kind.MERGE, related=True, reasons=reasons, derived="a", coefficients=coefficients)
 
 
-def _fitted(piece: Piece, parents: Sequence[Piece]) -> _Fit | None:
+def _fitted(piece: Piece, parents: Sequence[_Partner]) -> _Fit | None:
     """Fits one tensor; None where the parents are equal.
 
     Fine-tuned networks differ little, so that the differences to the first parent are fitted: t - p = s p + sum of
@@ -88,7 +142,7 @@ def _fitted(piece: Piece, parents: Sequence[Piece]) -> _Fit | None:
     count = len(parents)
     gram, products = np.zeros((count, count)), np.zeros(count)
     squares, nearest = 0.0, np.zeros(count)
-    for values in blocks((piece, *parents)):
+    for values in _values(piece, parents):
         target, first, *others = (value.ravel().astype(np.float64) for value in values)
         basis = np.stack([first, *(other - first for other in others)])
         target -= first

@@ -23,6 +23,7 @@ from wsrl.encoder.files import PRETRAINED, file_hash, read_shape
 from wsrl.program.program import Program
 from wsrl.program.read import RUN_BELOW, read_programs
 from wsrl.readers import open_checkpoint
+from wsrl.readers.declared import named_bases
 from wsrl.signature import weights_vector
 from wsrl.signature.digest import content_digest
 from wsrl.signature.weights_vector import Signature, sign
@@ -225,4 +226,5 @@ def _row(source: str, checkpoint: Checkpoint, wiring: Wiring, signature: Signatu
         tensors=signature.tensors,
         warnings=(*checkpoint.warnings, *wiring.warnings),
         unread=sum(checkpoint.unread.values()),
+        declared=named_bases(checkpoint.metadata, source),
     )

@@ -11,11 +11,11 @@ from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.relation import Kind
 from wsrl.errors import InputError
 from wsrl.origins.adapter_base import adapted_modules
-from wsrl.origins.declared import declared_bases, names_model
 from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.stated import Disagreement, disagreements
 from wsrl.readers import open_checkpoint
+from wsrl.readers.declared import declared_bases, names_model
 from wsrl.search.facts import Facts
 from wsrl.search.functional import Functional, functional_models
 from wsrl.search.nearest import NearestNeighbors

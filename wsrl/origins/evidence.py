@@ -7,9 +7,9 @@ import numpy as np
 
 from wsrl.checkpoint import CheckpointError
 from wsrl.comparison.relation import Kind
-from wsrl.origins.declared import Declared, declared_bases, names_model
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.rooted import Edge
+from wsrl.readers.declared import Declared, declared_bases, names_model
 
 # Log odds. A declaration can be wrong, as it is copied along with a configuration; weights can be misread.
 DECLARED, MADE, HEADED = np.log(1000), np.log(50), np.log(10)

@@ -10,10 +10,10 @@ import numpy as np
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, LazyTensor
 from wsrl.origins.adapter_base import Candidate, adapted_modules, find_bases
-from wsrl.origins.declared import Declared, declared_bases
 from wsrl.origins.key_catalog import Entry, find_entry, neutral
 from wsrl.origins.precision import is_widened, main_type, precision
 from wsrl.readers import open_checkpoint
+from wsrl.readers.declared import Declared, declared_bases
 
 UNKNOWN = "unknown"
 SMALLEST_GAIN = 0.2  # mean of the gains of a trained norm, which start at 1; those of a difference lie at 0

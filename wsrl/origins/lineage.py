@@ -22,10 +22,10 @@ from wsrl.origins.rooted import (
     spanning_tree,
 )
 from wsrl.search.index import Index
+from wsrl.search.near_groups import FAMILY
 
 CLAIMED = 0.85  # probability from which on a model is named as the parent
 BETWEEN = 0.25  # of the squared distance to a child: how far a parent may have moved on since the child left it
-NOTE = "lineage"  # key of the note
 HUBS = 2  # models of a family with which all others are compared
 MOST = 200  # models of the family of one that is asked about
 
@@ -146,7 +146,9 @@ def _components(relatives: Relatives, progress: bool) -> Iterator[tuple[list[int
 def _to_hubs(relatives: Relatives, family: Sequence[int], edges: Mapping[Edge, float]) -> dict[Edge, float]:
     """Distances of all models of a family to those that most may come from: these need not be among their nearest."""
     place = {number: i for i, number in enumerate(family)}
-    near = popularity(len(family), {(place[a], place[b]): distance for (a, b), distance in edges.items()})
+    derived = [(edge, relatives.relation(*edge).derived) for edge in edges]
+    made = {place[edge["ab".index(side)]] for edge, side in derived if side is not None}
+    near = popularity(len(family), {(place[a], place[b]): distance for (a, b), distance in edges.items()}, made)
     found = {}
     for hub in np.argsort(-near, kind="stable")[:HUBS].tolist():
         for own in family:
@@ -266,7 +268,7 @@ def note_families(directory: str | Path, lineage: Lineage) -> int:
     index = Index.open(directory)
     known = set(index.ids)
     notes = {
-        name: {NOTE: family.root}
+        name: {FAMILY: family.root}
         for family in lineage.families
         for model in family.models
         for name in (model, *family.copies.get(model, ()))

@@ -38,7 +38,9 @@ def spanning_tree(count: int, distances: Mapping[Edge, float]) -> list[Edge]:
 def popularity(
     count: int, distances: Mapping[Edge, float], made: Collection[int] = ()
 ) -> Float64[np.ndarray, "models"]:
-    """Returns of how many others each model may be the parent: those that are hardly nearer to any other model.
+    """Returns of how many others each model may be the parent, which counts less the nearer these are to another model.
+
+    Of a model whose nearest lies at a distance of 1, the parent lies at 1 / (1 - DRAWN) at most.
 
     Args:
       count: models of the family.
@@ -50,7 +52,8 @@ def popularity(
         nearest[[first, second]] = np.minimum(nearest[[first, second]], distance if distance > 0 else np.inf)
     for (first, second), distance in distances.items():
         for parent, child in ((first, second), (second, first)):
-            near[parent] += parent not in made and distance <= nearest[child] / (1 - DRAWN)
+            beyond = (distance / nearest[child] - 1) * (1 - DRAWN) / DRAWN
+            near[parent] += parent not in made and min(max(1 - beyond, 0.0), 1.0)
     return near
 
 
@@ -58,19 +61,21 @@ def drawn_to_hubs(count: int, distances: Mapping[Edge, float], made: Mapping[Edg
     """Returns distances in which a model is nearer to its neighbors the more of them it may be the parent of.
 
     Fine-tuned models move in part alike, whatever they are tuned for, so that one of them can lie nearer to another
-    than the base of both. But most models come from few.
+    than the base of both. But most models come from few. What lies close to a hub, as a model that was trained on for a
+    step, is near to all of its children too; the share of the children is squared so that the hub outweighs it.
 
     Args:
       count: models of the family.
       distances: of pairs.
       made: pairs of which one model was made from the other, by their weights -> that model, which is drawn to the
-        nearest of these alone.
+        nearest of these alone, of which those count as nearer that were not converted themselves.
     """
     near = popularity(count, distances, set(made.values()))
-    share = near / max(near.max(initial=0), 1)
+    share = np.square(near / max(near.max(initial=0), 1))
     source: dict[int, Edge] = {}
-    for edge, model in sorted(made.items(), key=lambda item: (distances[item[0]], item[0])):
-        source.setdefault(model, edge)
+    originals = {edge for edge, model in made.items() if not {*edge} <= {*made.values()}}
+    for edge in sorted(made, key=lambda edge: (distances[edge] * (1 - DRAWN * (edge in originals)), edge)):
+        source.setdefault(made[edge], edge)
     nearest = set(source.values())
     converted = np.isin(np.arange(count), list(source))
     drawn = {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wsrl.errors import InputError
 from wsrl.search.file_identity import HUB, located, printable_id
+from wsrl.search.near_groups import FAMILY, NearGroups
 from wsrl.search.question import Groups
 from wsrl.search.store import Store
 
@@ -53,8 +54,13 @@ class Facts:
     def _keys(self) -> list[str]:
         return [*KNOWN, *sorted({key for about in self.metadata for key in about} - KNOWN.keys())]
 
-    def groups(self, name: str) -> Groups:
-        """Returns the groups of models that have one value by a key; kept for the next call."""
+    def groups(self, name: str) -> Groups | NearGroups:
+        """Returns the groups of models that have one value by a key; kept for the next call.
+
+        Families that nobody noted are those of near vectors.
+        """
+        if name == FAMILY and FAMILY not in self._keys:
+            return NearGroups(self._store.weights_at)
         key = self.key(name)
         if key not in self._groups:
             values = self.values(key)

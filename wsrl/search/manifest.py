@@ -81,7 +81,7 @@ class Manifest:
         except (FileNotFoundError, NotADirectoryError) as error:
             if any(directory.glob("models-*.sqlite")):
                 raise damaged(path, "missing") from error
-            raise InputError(directory, "is no index", "make one with `wsrl index`, or name another folder") from error
+            raise _no_index(directory) from error
         except (ValueError, RecursionError) as error:
             raise damaged(path, "no JSON") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -140,3 +140,12 @@ def graph_files(kind: str, segment: int) -> tuple[str, str]:
 def segment_file(kind: str, segment: int) -> str:
     """The name of a file of a segment."""
     return f"{kind}-{segment:06d}.npy"
+
+
+def _no_index(directory: Path) -> InputError:
+    from wsrl.vector_stores.vector_store import is_address  # it stands on the index
+
+    address = re.sub("^([a-z]+):/", r"\1://", str(directory))  # a path has lost a slash
+    if is_address(address):
+        return InputError(address, "is a vector store, and this needs files of an index", "name the folder of an index")
+    return InputError(directory, "is no index", "make one with `wsrl index`, or name another folder")

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsrl.embedded import Embedded
+from wsrl.search.near_groups import NearGroups
 
 Mask = Bool[np.ndarray, " n"]
 
@@ -22,6 +23,10 @@ class Groups(NamedTuple):
 
     values: Sequence[Hashable]
     sizes: Mapping[Hashable, int]
+
+    def of(self, place: int) -> Hashable:
+        """Returns the group of a model; None if it has none."""
+        return self.values[place]
 
     def members(self, places: Iterable[int]) -> int:
         """Returns how many models the groups of some models have together."""
@@ -51,7 +56,7 @@ class Question:
     by: str = "auto"
     left_out: Mask | None = None
     among: Mask | None = None
-    groups: Groups | None = None
+    groups: Groups | NearGroups | None = None
     per_group: int = 1
     exact: bool = False
 

@@ -13,6 +13,7 @@ from wsrl.errors import InputError
 from wsrl.forward.kind import is_run_by_operators
 from wsrl.search.file_identity import located
 from wsrl.search.hit import Hit
+from wsrl.search.near_groups import CLOSE
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.search.question import Explanation, Mask, Question
 from wsrl.search.segment import BRUTE_FORCE_BELOW
@@ -20,11 +21,6 @@ from wsrl.search.segments import Segments
 from wsrl.search.store import Store
 from wsrl.search.vectors import weights_segments, wide_expansion
 from wsrl.search.wide_expansion import WideExpansion
-
-# Cosine of weights vectors. Of the 2,210 networks of the main job's zoo, most of which have others of their
-# architecture and task, none is as near to one of another origin (.966 at most); half of the checkpoints of one run are
-# at .997.
-CLOSE = 0.98
 
 
 class Found(NamedTuple):
@@ -292,9 +288,8 @@ def _first(ranked: Sequence[tuple[int, float]], question: Question) -> list[tupl
         return list(ranked[: question.k])
     found: list[tuple[int, float]] = []
     counts: dict[Hashable, int] = {}
-    groups = question.groups.values
     for place, score in ranked:
-        group = groups[place]
+        group = question.groups.of(place)
         if group is not None:
             counts[group] = counts.get(group, 0) + 1
             if counts[group] > question.per_group:

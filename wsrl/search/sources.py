@@ -237,13 +237,17 @@ def card_of(folder: Path) -> dict[str, Any]:
     """Returns what the model card in a folder says of licence, base and task, as text or lists of texts."""
     if not (folder / "README.md").is_file():
         return {}
+    from wsrl.readers.declared import base_names
     from wsrl.readers.model_card import read_card  # YAML, which few folders need
 
     try:
         card = read_card(folder / "README.md")
     except (OSError, ValueError):
         return {}
-    return {key: card[key] for key in CARD if key in card} if isinstance(card, dict) else {}
+    if not isinstance(card, dict):
+        return {}
+    names = {"base_model": base_names(card)} if isinstance(card.get("base_model"), list | dict) else {}
+    return {key: card[key] for key in CARD if key in card} | names
 
 
 def _is_data(path: Path) -> bool:

@@ -76,6 +76,10 @@ class Store:
         """Vectors of all models, in the order of `ids`."""
         return self._gather("weights", self._places[:, 1], np.arange(len(self.ids)))
 
+    def weights_at(self, place: int) -> Float32[np.ndarray, " dim"]:
+        """Returns the vector of one model."""
+        return self._gather("weights", self._places[[place], 1], np.array([place]))[0]
+
     @cached_property
     def has_function(self) -> Int64[np.ndarray, " m"]:
         """Places among `ids` of the models that have a function vector."""

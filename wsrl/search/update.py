@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from wsrl.search.sources import Named, Source, find_sources
 from wsrl.search.store import Store
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
+BASE = "base_model"  # key of what a model is said to be made from
 UNIT = 1e-3  # that the length of a vector may be off by
 
 
@@ -90,7 +91,8 @@ class Update:
                 missing.append((source, stat))
             else:
                 path = relative(self.directory, source.path)
-                now = replace(found, id=source.id, path=path, stat=stat, metadata=source.metadata)
+                metadata = with_base(source.metadata, found.metadata.get(BASE))  # its content is the same
+                now = replace(found, id=source.id, path=path, stat=stat, metadata=metadata)
                 kept[source.id] = found, now
         self.changes.unchanged = len(kept)
         self._take_over(kept, {source.id for source, _ in missing}, keep)
@@ -200,10 +202,15 @@ def new_model(directory: Path, source: Source, stat: Stat | None, row: Embedded)
         no_function=row.no_function,
         warnings=row.warnings,
         hints=source.hints,
-        metadata=source.metadata,
+        metadata=with_base(source.metadata, list(row.declared)),
         tensors=tuple(row.tensors),
         place=NOWHERE,
     )
+
+
+def with_base(metadata: Mapping[str, object], declared: object) -> dict[str, object]:
+    """Returns what came with a source, and the models that its file declares as its base unless the source tells."""
+    return {BASE: declared, **metadata} if declared else dict(metadata)
 
 
 def checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | InputError:

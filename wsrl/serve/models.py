@@ -8,7 +8,7 @@ from wsrl.page.content import page_content
 from wsrl.page.write import page_html
 from wsrl.search.hit import Hit
 from wsrl.search.index import Index
-from wsrl.search.manifest import MANIFEST
+from wsrl.search.manifest import MANIFEST, Manifest
 
 
 class ServedIndex:
@@ -27,6 +27,7 @@ class ServedIndex:
         self.directory, self.by = directory, by
         self._encoder = encoder
         self._lock = threading.Lock()  # an encoder takes one call at a time, and two threads must not both reopen
+        Manifest.read(directory)  # tells what is wrong with a folder
         self._written = self._version()
         self._index = Index.open(directory, encoder)
         self._page = self._draw(self._index)

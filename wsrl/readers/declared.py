@@ -1,17 +1,15 @@
 """What a model's files declare of the model that it was made from."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 CARD = "README.md"
-CARD_LIMIT = 2**16  # bytes of a card that are looked at
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
-BASE = re.compile(r"^base_model:[ \t]*(\S.*)?((?:\n[ \t]*-[ \t]+\S.*)*)", re.MULTILINE)
-ITEM = re.compile(r"[^\s,\[\]'\"]+")
 KEYS = ("base_model", "ss_sd_model_name", "base_model_name_or_path")  # of the metadata of a file
+GGUF = ("repo_url", "name")  # of general.base_model.0 in a GGUF file; what names the model best comes first
 FEWEST = 3  # letters of a name that can be looked for
+LOADED = "config.json (_name_or_path)"  # where a network was loaded from: its base, or the folder of its training
+HUB = "https://huggingface.co/"
 
 
 class Declared(NamedTuple):
@@ -35,6 +33,11 @@ def declared_bases(metadata: Mapping[str, object], path: str) -> list[Declared]:
     return list(dict.fromkeys(own for own in found if len(own.name) >= FEWEST))
 
 
+def named_bases(metadata: Mapping[str, object], path: str) -> tuple[str, ...]:
+    """Returns the names alone, without that of the folder which a network happened to be loaded from."""
+    return tuple(dict.fromkeys(own.name for own in declared_bases(metadata, path) if own.where != LOADED))
+
+
 def _in_metadata(metadata: Mapping[str, object]) -> Iterator[Declared]:
     for file, key in (("adapter_config", "base_model_name_or_path"), ("config", "_name_or_path")):
         content = metadata.get(file)
@@ -44,21 +47,38 @@ def _in_metadata(metadata: Mapping[str, object]) -> Iterator[Declared]:
     for key in KEYS:
         if isinstance(name := metadata.get(key), str):
             yield Declared(name, f"its metadata ({key})")
+    told = metadata.get("gguf")
+    for key in (f"general.base_model.0.{part}" for part in GGUF):
+        if isinstance(told, Mapping) and isinstance(name := told.get(key), str):
+            yield Declared(name.removeprefix(HUB), f"its metadata ({key})")
+            return
 
 
 def card_bases(path: Path) -> list[str]:
-    """Returns what the front matter of a model card names as `base_model`; nothing if there is no card."""
+    """Returns what the front matter of a model card names as `base_model`; nothing if no card can be read."""
+    if not path.is_file():
+        return []
+    from wsrl.readers.model_card import read_card  # YAML, which few folders need
+
     try:
-        with open(path, "rb") as file:
-            text = file.read(CARD_LIMIT).decode(errors="replace")
-    except OSError:
+        card = read_card(path)
+    except (OSError, ValueError):
         return []
-    front = FRONT_MATTER.match(text)
-    match = BASE.search(front[1]) if front else None
-    if match is None:
-        return []
-    items = [match[1] or "", *(line.strip()[1:] for line in match[2].splitlines())]
-    return [name for item in items for name in ITEM.findall(item)]
+    return base_names(card) if isinstance(card, dict) else []
+
+
+def base_names(card: Mapping[str, object]) -> list[str]:
+    """Returns the names in a card's `base_model`, whatever they are nested in."""
+    return [name for name in _texts(card.get("base_model")) if len(name) >= FEWEST]
+
+
+def _texts(value: object) -> Iterator[str]:
+    """The texts in a value of a card: some write a list of maps where the hub wants names."""
+    if isinstance(value, str) and value:
+        yield value
+    elif isinstance(value, list | dict):
+        for own in value.values() if isinstance(value, dict) else value:
+            yield from _texts(own)
 
 
 def names_model(name: str, path: str, own: str = "") -> bool:
