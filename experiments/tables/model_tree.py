@@ -40,7 +40,8 @@ NAME, TITLE = "model_tree", "Inside a model tree"
 CLASSES_NAME, CLASSES_TITLE = "model_tree_classes", "Which classes a child was trained on"
 NOTE = (
     "{children} children of {tasks} tasks on {sets} sets that no method was trained on, from a base of {parameters:,} "
-    "parameters; {training} children of {training_tasks} other tasks to train on. Each child searches all others. Brackets: 95 % intervals over children and seeds of trained methods."
+    "parameters; {training} children of {training_tasks} other tasks to train on. Each child searches all others. "
+    "Brackets: 95 % intervals over children and seeds of trained methods."
 )
 CLASSES_NOTE = (
     "{children} children, each trained on {own} of {classes} classes of one set. A ridge regression on half of "

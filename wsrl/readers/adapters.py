@@ -1,8 +1,8 @@
 """The scale of low-rank adapters: what the product of their two matrices is multiplied by.
 
 PEFT keeps `lora_alpha` and `r` in `adapter_config.json` (https://github.com/huggingface/peft, `LoraConfig`): the scale
-is alpha / r, or with `use_rslora` alpha / sqrt(r) (Kalajdzievski 2023). Of Hadamard and Kronecker products (LoHa and
-LoKr) it keeps `alpha`, and divides by `r` even where both matrices of a Kronecker product are whole. Kohya's scripts and
+is alpha / r, or with `use_rslora` alpha / sqrt(r) (Kalajdzievski 2023). Of Hadamard and Kronecker products (LoHa, LoKr)
+it keeps `alpha`, and divides by `r` even where both matrices of a Kronecker product are whole. Kohya's scripts and
 LyCORIS keep `alpha` as a tensor beside the matrices (https://github.com/kohya-ss/sd-scripts, networks/lora.py); LyCORIS
 scales no products of whole matrices.
 """
