@@ -1,15 +1,10 @@
 """What a model's files declare of the model that it was made from."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 CARD = "README.md"
-CARD_LIMIT = 2**16  # bytes of a card that are looked at
-FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
-BASE = re.compile(r"^base_model:[ \t]*(\S.*)?((?:\n[ \t]*-[ \t]+\S.*)*)", re.MULTILINE)
-ITEM = re.compile(r"[^\s,\[\]'\"]+")
 KEYS = ("base_model", "ss_sd_model_name", "base_model_name_or_path")  # of the metadata of a file
 FEWEST = 3  # letters of a name that can be looked for
 
@@ -47,18 +42,18 @@ def _in_metadata(metadata: Mapping[str, object]) -> Iterator[Declared]:
 
 
 def card_bases(path: Path) -> list[str]:
-    """Returns what the front matter of a model card names as `base_model`; nothing if there is no card."""
+    """Returns the names that the front matter of a model card has as `base_model`; nothing if it cannot be read.
+
+    Maps are passed over.
+    """
+    from wsrl.readers.model_card import read_card  # YAML, which few models need
+
     try:
-        with open(path, "rb") as file:
-            text = file.read(CARD_LIMIT).decode(errors="replace")
-    except OSError:
+        card = read_card(path)
+    except (OSError, ValueError):
         return []
-    front = FRONT_MATTER.match(text)
-    match = BASE.search(front[1]) if front else None
-    if match is None:
-        return []
-    items = [match[1] or "", *(line.strip()[1:] for line in match[2].splitlines())]
-    return [name for item in items for name in ITEM.findall(item)]
+    own = card.get("base_model") if isinstance(card, dict) else None
+    return [name.strip() for name in (own if isinstance(own, list) else [own]) if isinstance(name, str)]
 
 
 def names_model(name: str, path: str, own: str = "") -> bool:

@@ -15,7 +15,7 @@ from wsrl.checkpoint import CheckpointError, unexpected
 from wsrl.errors import InputError
 from wsrl.readers import open_checkpoint
 from wsrl.relative.base import Base
-from wsrl.relative.candidates import Candidate, candidate_of, find_candidates, state_of
+from wsrl.relative.candidates import Candidate, candidate_of, described, find_candidates, state_of
 from wsrl.relative.child import read_child
 from wsrl.relative.kept import Measured, kept_file, read_kept, write_kept
 from wsrl.relative.metric import Metric
@@ -82,6 +82,7 @@ class RelativeSearch:
 
     def __init__(self, base: str, directory: str | Path, learn: str | None = None, progress: bool = False):
         directory = local_folder(directory, "--relative-to")
+        _no_store(base)
         self._encoder = RelativeEncoder(Base(open_checkpoint(base)))
         candidates, problems = find_candidates(directory)
         file = kept_file(directory, state_of(base)) if (directory / MANIFEST).is_file() else None
@@ -134,6 +135,10 @@ class RelativeSearch:
 
         values = [own.metadata.get(key) for own in self.children.members]
         known = [place for place, value in enumerate(values) if value is not None]
+        if not known:
+            keys = sorted({str(own) for member in self.children.members for own in member.metadata})
+            mend = f"name one of {', '.join(keys)}" if keys else "note it by `wsrl annotate`"
+            raise InputError(f"--learn {key}", "no child has this key in its metadata", mend)
         label = np.unique([str(values[place]) for place in known], return_inverse=True)[1]
         return fit_weights(self.children.vectors[known], label, self._encoder.blocks)
 
@@ -142,6 +147,7 @@ class RelativeSearch:
         place = self._by_path.get(os.path.realpath(name)) if is_file else self._by_id.get(printable_id(name))
         if place is not None:
             return Query(self.children.vectors[place], self.children.changes[place], place)
+        _no_store(name)
         measured = self._measure(candidate_of(name))
         if measured.vector is None:
             raise CheckpointError(name, measured.reason, measured.fix)
@@ -166,7 +172,14 @@ class RelativeSearch:
         return (far < EQUAL) & (np.abs(sizes - query.change) <= EQUAL * query.change)
 
     def _hit(self, rank: int, place: int, score: float, same: bool) -> Hit:
-        own = self.children.members[place]
+        own = described(self.children.members[place])
         metadata = {**own.metadata, "change": round(self.children.changes[place], 6)}
         told = (own.architecture, own.parameters, None, same, own.path, metadata)
         return Hit(rank, own.id, score, BY, *told)
+
+
+def _no_store(name: str) -> None:
+    from wsrl.vector_stores.vector_store import is_address  # few have one
+
+    if is_address(name):
+        raise InputError(name, "is a vector store", "name a checkpoint: a file, a folder or hf://owner/name")
