@@ -60,6 +60,7 @@ def tree(tmp_path, monkeypatch):
     whole = base_tensors()
     for name, (up, down) in factors(1, 1, 4).items():
         whole[f"{name}.weight"] += up @ down
+    (Path("loras") / "birds-0" / "README.md").write_text("---\nbase_model:\n- name: a\nlicense: {name: mit}\n---\n")
     safetensors.numpy.save_file(whole, "loras/merged.safetensors")
     safetensors.numpy.save_file({"other.weight": np.ones((5, 7), np.float32)}, "loras/stranger.safetensors")
     shutil.copy("base.safetensors", "loras/the-base.safetensors")
@@ -84,6 +85,7 @@ def test_merged_and_adapter_are_the_same_and_the_base_is_no_hit(tree, capsys):
     assert [(hit["id"], hit["same_weights"]) for hit in found[:3]] == [
         ("loras/birds-1", True), ("loras/merged.safetensors", True), ("loras/birds-0", False),
     ]  # fmt: skip
+    assert found[1]["parameters"] == sum(16 * 16 * n for n in (1, 1, 2, 2)) and found[0]["parameters"] == 160 * 4
     assert len(found) == 7 and {hit["by"] for hit in found} == {"relative"}
     assert found[0]["metadata"]["change"] == pytest.approx(found[1]["metadata"]["change"], rel=1e-3)
 
@@ -131,7 +133,23 @@ def test_what_counts_is_learned_from_notes(tree, capsys):
         (["loras/none"], "error: loras/none: "),
         (["loras/birds-0", "--by", "weights"], "error: --by: cannot be used with --relative-to; leave one of them out"),
         (["loras/birds-0", "--not", "loras/birds-1"], "error: --not: cannot be used with --relative-to"),
-        (["loras/birds-0", "--learn", "task"], "error: tasks: are too few to learn from; name a key that two children"),
+        (
+            ["loras/birds-0", "--learn", "license"],
+            "error: tasks: are too few to learn from; name a key that two children",
+        ),
+        (
+            ["loras/birds-0", "--learn", "no"],
+            "error: --learn no: no child has this key in its metadata; name one of base",
+        ),
+        (
+            ["loras/birds-0", "--index", "milvus://a/b"],
+            "error: milvus://a/b: is a vector store, and --relative-to needs",
+        ),
+        (["milvus://a/b"], "error: milvus://a/b: is a vector store; name a checkpoint: a file, a folder or"),
+        (
+            ["loras/birds-0", "--relative-to", "qdrant://a/b"],
+            "error: qdrant://a/b: is a vector store; name a checkpoint",
+        ),
         (["loras/birds-0", "--index", "empty"], "error: empty: is a folder without checkpoints"),
         (["loras/birds-0", "--index", "strangers"], "error: strangers: holds no child of base.safetensors ("),
     ],

@@ -1,11 +1,13 @@
 """Whether search inside a model tree finds children of the same task, beside other ways to compare children.
 
-    python -m experiments.tables.model_tree --workdir=runs/tree [--seeds=3] [--steps=300]
+    python -m experiments.tables.model_tree --workdir=runs/tree [--split=test] [--seeds=3] [--steps=300]
 
 The tree is one that `experiments.trees.build` made. Each child of a test task searches all other children of test
-tasks, whose image sets no trained method has seen. Two more rows show the vectors without heads and heads alone. A
-linear read-out tells which classes the children of random subsets of one image set were trained on, in the manner of
-ProbeX (Horwitz et al. 2024). Writes `tables/model_tree.csv` and `tables/model_tree_classes.csv`.
+tasks, whose sets no trained method has seen; with `--split=train` those of the training tasks, on which choices are
+made. Rows of wsrl show what it does, and the same without neighbors, without what strangers score, without heads, and
+heads alone; one more row scores the plain differences as wsrl does. A linear read-out tells which classes the children
+of random subsets of one set were trained on, in the manner of ProbeX (Horwitz et al. 2024). Writes
+`tables/model_tree.csv` and `tables/model_tree_classes.csv`.
 """
 
 import argparse
@@ -28,19 +30,21 @@ from wsrl.evaluation.bootstrap import cluster_bootstrap
 from wsrl.evaluation.interval import Interval
 from wsrl.evaluation.ranking import cosine_similarity, rank_gallery, ranking_metrics
 from wsrl.relative.fit_weights import fit_weights
-from wsrl.relative.metric import WEIGHTS, Metric, kind_weights
+from wsrl.relative.metric import Metric, kind_weights
+from wsrl.relative.neighbors import NEIGHBORS, Gallery
+from wsrl.relative.vector import Block
 from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 
 NAME, TITLE = "model_tree", "Inside a model tree"
 CLASSES_NAME, CLASSES_TITLE = "model_tree_classes", "Which classes a child was trained on"
 NOTE = (
-    "{children} children of {tasks} tasks on {sets} image sets that no method was trained on, from a vision "
-    "transformer of {parameters:,} parameters; {training} children of {training_tasks} other tasks to train on. Each "
-    "child searches all others. Brackets: 95 % intervals over children and seeds of trained methods."
+    "{children} children of {tasks} tasks on {sets} sets that no method was trained on, from a base of {parameters:,} "
+    "parameters; {training} children of {training_tasks} other tasks to train on. Each child searches all others. "
+    "Brackets: 95 % intervals over children and seeds of trained methods."
 )
 CLASSES_NOTE = (
-    "{children} children, each trained on {own} of {classes} classes of one image set. A ridge regression on half of "
+    "{children} children, each trained on {own} of {classes} classes of one set. A ridge regression on half of "
     "them tells of the others which classes they know: mean over the classes of the average precision. Brackets: 95 % "
     "intervals over draws of the halves."
 )
@@ -55,26 +59,27 @@ def scores(similarity: Similarities, task: Int[np.ndarray, " n"], seed: int) -> 
     return ranking_metrics(rank_gallery(similarity, seed), task[:, None] == task, eligible)
 
 
-def methods(tree: MeasuredTree, seeds: int, steps: int) -> dict[str, list[Similarities]]:
-    """Returns the similarities of the test children by each method, for each of its seeds."""
-    test, training = tree.places("test"), tree.places("train")
-    vectors, blocks = tree.vectors[test], tree.blocks
-
-    def by(weights: Float[np.ndarray, " blocks"]) -> Similarities:
-        return Metric(vectors, blocks, weights).similarities(vectors, vectors)
+def methods(tree: MeasuredTree, split: str, seeds: int, steps: int) -> dict[str, list[Similarities]]:
+    """Returns the scores of a split's children by each method, for each of its seeds."""
+    asked, training = tree.places(split), tree.places("train")
+    vectors, blocks = tree.vectors[asked], tree.blocks
 
     def cosine(features: Float[np.ndarray, "n dim"]) -> Similarities:
-        return cosine_similarity(features[test], features[test])
+        return cosine_similarity(features[asked], features[asked])
 
-    trained = fit_weights(tree.vectors[training], tree.task[training], blocks)
+    usual, trained = kind_weights(blocks), fit_weights(tree.vectors[training], tree.task[training], blocks)
     heads = np.array([block.kind == "head" for block in blocks])
+    plain = raw_weight_features(tree.dense, SKETCH)
     found = {
-        "wsrl, trained": [by(trained)],
-        "wsrl, trained, without heads": [by(np.where(heads, 0, trained))],
-        "wsrl": [by(kind_weights(blocks))],
-        "wsrl, without heads": [by(kind_weights(blocks, {**WEIGHTS, "head": 0.0}))],
-        "wsrl, heads alone": [by(heads.astype(np.float32))],
-        "cosine of differences": [cosine(raw_weight_features(tree.dense, SKETCH))],
+        "wsrl, trained": [searched(vectors, blocks, trained)],
+        "wsrl, trained, without neighbors": [searched(vectors, blocks, trained, 0)],
+        "wsrl": [searched(vectors, blocks, usual)],
+        "wsrl, without neighbors": [searched(vectors, blocks, usual, 0)],
+        "wsrl, without neighbors, cosines": [Metric(vectors, blocks, usual, 0).similarities(vectors, vectors)],
+        "wsrl, without heads": [searched(vectors, blocks, np.where(heads, 0, usual))],
+        "wsrl, heads alone": [searched(vectors, blocks, heads.astype(np.float32))],
+        "differences, scored alike": [searched(plain[asked], [Block("product", "", slice(0, plain.shape[1]))], None)],
+        "cosine of differences": [cosine(plain)],
         "statistics of differences": [cosine(statistics_features(tree.dense, training, slots=len(tree.modules)))],
     }
     given = tokens(tree.dense, tree.modules)
@@ -85,11 +90,21 @@ def methods(tree: MeasuredTree, seeds: int, steps: int) -> dict[str, list[Simila
     return found
 
 
-def retrieval_rows(tree: MeasuredTree, seeds: int, steps: int, resamples: int) -> list[Row]:
+def searched(
+    vectors: Float[np.ndarray, "n dim"],
+    blocks: Sequence[Block],
+    weights: Float[np.ndarray, " blocks"] | None,
+    neighbors: int = NEIGHBORS,
+) -> Similarities:
+    """Returns the scores of all children when each is asked for, which is left out of all neighborhoods meanwhile."""
+    gallery = Gallery(vectors, Metric(vectors, blocks, weights), neighbors)
+    return np.stack([gallery.scores(vector, place) for place, vector in enumerate(vectors)])
+
+
+def retrieval_rows(tree: MeasuredTree, split: str, seeds: int, steps: int, resamples: int) -> list[Row]:
     """The rows of the table of retrieval."""
-    test = tree.places("test")
-    task, rows = tree.task[test], []
-    for method, by_seed in methods(tree, seeds, steps).items():
+    task, rows = tree.task[tree.places(split)], []
+    for method, by_seed in methods(tree, split, seeds, steps).items():
         own = [scores(similarity, task, seed) for seed, similarity in enumerate(by_seed)]
         answered = np.isfinite(own[0]["map"])
         stacked = {name: np.stack([run[key][answered] for run in own]) for name, key in METRICS.items()}
@@ -111,7 +126,7 @@ def class_rows(tree: MeasuredTree, draws: int) -> list[Row]:
     chance = [chance_features(len(subset), seed) for seed in range(draws)]
     dense = [tree.dense[place] for place in subset]
     features: dict[str, Sequence[np.ndarray]] = {
-        "wsrl": [Metric(tree.vectors[subset], tree.blocks).centered(tree.vectors[subset])] * draws,
+        "wsrl": [Metric(tree.vectors[subset], tree.blocks).describe(tree.vectors[subset]).features] * draws,
         "wsrl, without heads": [bodies] * draws,
         "statistics of differences": [statistics_features(dense, np.arange(len(dense)), len(tree.modules))] * draws,
         "chance": chance,
@@ -134,7 +149,7 @@ def make_tables(args: argparse.Namespace) -> None:
         if getattr(args, name) < 1:
             raise InputError(f"--{name}", f"{getattr(args, name)} is too small", "set it to 1 or more")
     tree = measure_tree(args.workdir)
-    test, training, subset = (tree.places(split) for split in ("test", "train", "subset"))
+    test, training, subset = (tree.places(split) for split in (args.split, "train", "subset"))
     if len(test) < 2 or len(training) < 2:
         raise InputError(args.workdir, "holds too few children", "build a larger tree")
     note = NOTE.format(
@@ -145,7 +160,7 @@ def make_tables(args: argparse.Namespace) -> None:
         training=len(training),
         training_tasks=len(set(tree.task[training])),
     )
-    rows = retrieval_rows(tree, args.seeds, args.steps, args.resamples)
+    rows = retrieval_rows(tree, args.split, args.seeds, args.steps, args.resamples)
     figure = bar_figure(rows, "method", list(METRICS), "models of the same task")
     write_table(args.workdir, NAME, TITLE, note, rows, figure)
     print_table(rows)
@@ -164,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the tables; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder that `experiments.trees.build` filled")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="tasks whose children are asked for")
     parser.add_argument("--seeds", type=int, default=3, help="of the token transformer and of chance")
     parser.add_argument("--steps", type=int, default=300, help="of the token transformer")
     parser.add_argument("--draws", type=int, default=20, help="of the halves of the children of random classes")

@@ -1,18 +1,21 @@
 """Builds a model tree: a base and its children, as files that people have.
 
-    python -m experiments.trees.build --workdir=runs/tree --data-dir=DATA_DIR [--children=8] [--subsets=160]
+    python -m experiments.trees.build --workdir=runs/tree --data-dir=DATA_DIR [--of=texts] [--children=8]
 
-A vision transformer of 210,000 parameters is trained on the image sets of `BASE`; children are trained from it on
-tasks made of other sets, as full fine-tunes, as merged or separate low-rank adapters in PEFT's layout, and with DoRA's
-magnitudes. Each has a new head, classes in an order of its own, and its own draw of images. `subset` children are
-trained on random classes of one set, for the question which classes those were. What is there already is not trained
-again: an interrupted build goes on where it ended. DATA_DIR holds the `.npz` files with arrays `x` and `y`.
+A vision transformer of 210,000 parameters, or a text encoder of 290,000, is trained on the base sets of
+`experiments.trees.kinds`; children are trained from it on tasks made of other sets, as full fine-tunes, as merged or
+separate low-rank adapters in PEFT's layout, and with DoRA's magnitudes. Each has a new head, classes in an order of its
+own, and its own draw of inputs. `subset` children are trained on random classes of one set, for the question which
+classes those were. What is there already is not trained again: an interrupted build goes on where it ended. DATA_DIR
+holds the `.npz` files with arrays `x` and `y`; those of texts are made by `experiments.trees.texts`.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,38 +24,41 @@ from tqdm import tqdm
 
 from experiments.trees.base import train_base
 from experiments.trees.children import RANKS, Recipe, Trained, draw_recipes, train_children
+from experiments.trees.kinds import IMAGES, TEXTS, Sets
+from experiments.trees.layers import Architecture
 from experiments.trees.tasks import MOST_CLASSES, Task, subset_tasks, tasks_of
-from experiments.trees.vision_transformer import CONFIG, PIXELS
+from experiments.trees.text_encoder import text_encoder
+from experiments.trees.texts import TextSet, load_text_set
+from experiments.trees.vision_transformer import PIXELS, vision_transformer
 from wsrl.cli.finish import finish
 from wsrl.data import ImageSet, load_image_set
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
 from wsrl.zoo.manifest import MANIFEST, Record, append_records, read_manifest
 
-TIN = tuple(
-    f"tin_{part}" for part in ("food", "household", "invertebrates", "mammals", "structures", "vehicles", "vertebrates")
-)
-BASE = (
-    *(*TIN, "crawl_tiles", "wesnoth_terrain", "wesnoth_units", "font_id", "script_id", "mdi_icons", "dtd_textures"),
-    *("omniglot_sanskrit", "omniglot_korean", "coil20"),
-)
-TRAIN = (
-    *("asl_letters", "bhmsds_math_symbols", "cmater_bangla_digits", "cmater_devanagari_digits", "clothing_photos"),
-    *("fruit_outlines", "chess_pieces", "dirt_samples", "file_fragments", "gtsrb_signs", "natural_images"),
-    *("neu_steel_defects", "language_bigrams"),
-)
-TEST = (
-    *("sign_digits", "notmnist10k", "opencv_digits20", "binary_alphadigits", "fsdd_spec28", "grocery_store"),
-    *("flowers5", "trashnet", "chula_red_cells", "muscima_symbols", "emodb_emotion", "wake_words"),
-    *("japanese_vowels", "dna_chaos_game", "elpv_solar_cells", "desktop_icons"),
-)
-SUBSETS = "omniglot_japanese_katakana"  # whose classes the subset children are trained on
-RULES = ("first", "second", "merged", "turned")
-IMAGES = 2000  # of a set, at most
+RULES = ("first", "second", "merged")
+MOST = 2000  # images or texts of a set
 TOGETHER = 16  # children that are trained at once
 
 
-def load(name: str, data_dir: Path) -> ImageSet:
+@dataclass(frozen=True)
+class Kind:
+    """What trees are made of.
+
+    Attributes:
+      make: returns the architecture.
+      load: loads a set by its short name from the data folder.
+      rule: name of the rule of tasks that need no classes.
+      sets: names of the usual ones.
+    """
+
+    make: Callable[[], Architecture]
+    load: Callable[[str, Path], ImageSet | TextSet]
+    rule: str
+    sets: Sets
+
+
+def load_images(name: str, data_dir: Path) -> ImageSet:
     """Loads an image set of the data folder by its short name, from the folder itself or from one below it.
 
     Raises:
@@ -61,29 +67,38 @@ def load(name: str, data_dir: Path) -> ImageSet:
     found = sorted(data_dir.rglob(f"{name}.npz"))
     if not found:
         raise InputError(data_dir, f"holds no {name}.npz", "name the folder with the image sets")
-    return load_image_set(str(found[0]), None, PIXELS, IMAGES)
+    return load_image_set(str(found[0]), None, PIXELS, MOST)
 
 
-def base_of(workdir: Path, sets: Sequence[ImageSet], steps: int, seed: int) -> dict[str, np.ndarray]:
+KINDS = {
+    "images": Kind(vision_transformer, load_images, "turned", IMAGES),
+    "texts": Kind(text_encoder, partial(load_text_set, most=MOST), "signs", TEXTS),
+}
+
+
+def base_of(
+    workdir: Path, architecture: Architecture, sets: Sequence[ImageSet | TextSet], steps: int, seed: int
+) -> dict[str, np.ndarray]:
     """Returns the base's tensors; trains and writes it if it is not there."""
     folder = workdir / "base"
     if not (folder / "model.safetensors").is_file():
-        tensors, accuracy = train_base(sets, steps, seed)
-        write_atomically(folder / "config.json", json.dumps(CONFIG, indent=1).encode())
+        tensors, accuracy = train_base(architecture, sets, steps, seed)
+        write_atomically(folder / "config.json", json.dumps(architecture.config, indent=1).encode())
         write_atomically(folder / "accuracy.json", json.dumps({"accuracy": accuracy, "steps": steps}).encode())
         write_atomically(folder / "model.safetensors", safetensors.numpy.save(tensors))
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def all_tasks(args: argparse.Namespace) -> dict[str, Task]:
+def all_tasks(args: argparse.Namespace, kind: Kind, architecture: Architecture) -> dict[str, Task]:
     """Returns all tasks by their names."""
     found: list[Task] = []
-    for split, names in (("train", args.train_sets), ("test", args.test_sets)):
-        for name in names:
-            found += tasks_of(load(name, args.data_dir), name, split, RULES, args.seed)
+    for split, chosen in (("train", args.train_sets or kind.sets.train), ("test", args.test_sets or kind.sets.test)):
+        for name in chosen:
+            own = kind.load(name, args.data_dir)
+            found += tasks_of(own, name, split, (*RULES, kind.rule), architecture.ruled, args.seed)
     if args.subsets:
-        image_set = load(args.subset_set, args.data_dir)
-        found += subset_tasks(image_set, args.subset_set, args.subsets, MOST_CLASSES, args.seed)
+        name = args.subset_set or kind.sets.subset
+        found += subset_tasks(kind.load(name, args.data_dir), name, args.subsets, MOST_CLASSES, args.seed)
     return {task.name: task for task in found}
 
 
@@ -103,7 +118,7 @@ def batches(recipes: Sequence[Recipe], done: set[str], seed: int) -> list[list[R
     return [found[place] for place in rng.permutation(len(found))]
 
 
-def write(zoo: Path, child: Trained, task: Task, steps: int) -> Record:
+def write(zoo: Path, architecture: Architecture, child: Trained, task: Task, steps: int) -> Record:
     """Writes a child's folder and returns its line of the manifest."""
     recipe = child.recipe
     folder = zoo / recipe.id
@@ -114,11 +129,11 @@ def write(zoo: Path, child: Trained, task: Task, steps: int) -> Record:
         "modules_to_save": ["classifier"],
         "peft_type": "LORA",
         "r": recipe.rank,
-        "target_modules": sorted({module.split(".", 4)[-1] for module in recipe.adapted()}),
+        "target_modules": sorted({module.split(".", 4)[-1] for module in recipe.adapted(architecture)}),
         "use_dora": recipe.kind == "dora",
     }
     file = "adapter_model.safetensors" if adapter else "model.safetensors"
-    name, content = ("adapter_config.json", config) if adapter else ("config.json", CONFIG)
+    name, content = ("adapter_config.json", config) if adapter else ("config.json", architecture.config)
     write_atomically(folder / name, json.dumps(content, indent=1).encode())
     tensors = {name: np.ascontiguousarray(values) for name, values in child.tensors.items()}
     write_atomically(folder / file, safetensors.numpy.save(tensors))
@@ -129,7 +144,7 @@ def write(zoo: Path, child: Trained, task: Task, steps: int) -> Record:
         path=f"{recipe.id}/{file}",
         task=task.name,
         dataset=task.dataset,
-        architecture="vit",
+        architecture=architecture.config["model_type"],
         activation="gelu",
         seed=recipe.seed,
         parent=None,
@@ -144,19 +159,23 @@ def build(args: argparse.Namespace) -> None:
     """Trains what is missing.
 
     Raises:
-      InputError: an image set is missing.
+      InputError: a set is missing.
     """
-    sets = [load(name, args.data_dir) for name in args.base_sets]
-    base = base_of(args.workdir, sets, args.base_steps, args.seed)
-    tasks = all_tasks(args)
+    kind = KINDS[args.of]
+    architecture = kind.make()
+    sets = [kind.load(name, args.data_dir) for name in args.base_sets or kind.sets.base]
+    base = base_of(args.workdir, architecture, sets, args.base_steps, args.seed)
+    tasks = all_tasks(args, kind, architecture)
     recipes = draw_recipes([name for name, task in tasks.items() if task.rule != "subset"], args.children, args.seed)
     recipes += draw_recipes([name for name, task in tasks.items() if task.rule == "subset"], 1, args.seed + 1)
     zoo = args.workdir / "zoo"
     done = {record.id for record in read_manifest(zoo)[0]} if (zoo / MANIFEST).is_file() else set()
     with tqdm(total=len(recipes), initial=len(done), desc="children", unit="child") as bar:
         for own in batches(recipes, done, args.seed):
-            trained = train_children(base, own, tasks, args.steps)
-            append_records(zoo, [write(zoo, child, tasks[child.recipe.task], args.steps) for child in trained])
+            trained = train_children(architecture, base, own, tasks, args.steps)
+            append_records(
+                zoo, [write(zoo, architecture, child, tasks[child.recipe.task], args.steps) for child in trained]
+            )
             bar.set_postfix(accuracy=f"{np.mean([child.accuracy for child in trained]):.2f}")
             bar.update(len(own))
 
@@ -165,19 +184,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Builds the tree; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the tree")
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the image sets as .npz files")
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with the sets as .npz files")
+    parser.add_argument("--of", choices=list(KINDS), default="images", help="what the tree is made of")
     parser.add_argument("--children", type=int, default=8, help="of each task")
     parser.add_argument("--subsets", type=int, default=160, help="children of random classes of one set")
     parser.add_argument("--steps", type=int, default=80, help="of a child")
     parser.add_argument("--base-steps", type=int, default=4000, help="of the base")
     parser.add_argument("--seed", type=int, default=0, help="of all draws")
-    for option, names, what in (
-        ("--base-sets", BASE, "the base is trained on"),
-        ("--train-sets", TRAIN, "tasks to learn from are made of"),
-        ("--test-sets", TEST, "unseen tasks are made of"),
+    for option, what in (
+        ("--base-sets", "the base is trained on"),
+        ("--train-sets", "tasks to learn from are made of"),
+        ("--test-sets", "unseen tasks are made of"),
     ):
-        parser.add_argument(option, nargs="+", default=names, metavar="NAME", help=f"image sets that {what}")
-    parser.add_argument("--subset-set", default=SUBSETS, metavar="NAME", help="image set of the subsets")
+        parser.add_argument(option, nargs="+", metavar="NAME", help=f"sets that {what}")
+    parser.add_argument("--subset-set", metavar="NAME", help="set of the subsets")
     args = parser.parse_args(argv)
     return finish(lambda: build(args))
 

@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from experiments.trees.layers import HEAD, Architecture, Tensors
 from experiments.trees.tasks import MOST_CLASSES, Task
-from experiments.trees.vision_transformer import HEAD, LAYERS, linear_shapes, logits, new_head
-from wsrl.data import normalize
 from wsrl.zoo.stacked import optimizer_update
 
 RANKS = (1, 2, 4, 8, 16, 32)
@@ -22,8 +21,6 @@ TARGETS = {"attention": (".query", ".value"), "all": ("",)}  # ends of the names
 RATES = {"lora": (2e-3, 1e-2), "full": (3e-4, 2e-3)}  # learning rates, drawn evenly in their logarithm
 ADAM = {"adaptive": 1, "decoupled": 1, "weight_decay": 0.01}
 
-Tensors = dict[str, np.ndarray]
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,7 +29,7 @@ class Recipe:
     Attributes:
       id: its name.
       task: name of the task.
-      seed: of its head, its adapter, its images and the order of its classes.
+      seed: of its head, its adapter, its inputs and the order of its classes.
       kind: `lora`; `merged`, the same added to the base; `dora`; `full`, all weights.
       rank: of the adapter, 0 of full children.
       alpha: the product is multiplied by alpha / rank.
@@ -54,12 +51,11 @@ class Recipe:
         """Its fields."""
         return asdict(self)
 
-    def adapted(self) -> list[str]:
+    def adapted(self, architecture: Architecture) -> list[str]:
         """Returns the names of the modules that have an adapter."""
         if self.kind == "full":
             return []
-        ends = TARGETS[self.targets]
-        return [m for layer in range(LAYERS) for m in linear_shapes(layer) if any(m.endswith(end) for end in ends)]
+        return [module for module in architecture.linear if module.endswith(TARGETS[self.targets])]
 
 
 def draw_recipes(tasks: Sequence[str], children: int, seed: int) -> list[Recipe]:
@@ -97,7 +93,9 @@ class Trained:
     class_order: tuple[int, ...]
 
 
-def train_children(base: Tensors, recipes: Sequence[Recipe], tasks: Mapping[str, Task], steps: int) -> list[Trained]:
+def train_children(
+    architecture: Architecture, base: Tensors, recipes: Sequence[Recipe], tasks: Mapping[str, Task], steps: int
+) -> list[Trained]:
     """Trains children that are all full or all adapters, together.
 
     Adapters are padded to the largest rank among them; entries beyond the rank are zero and stay zero.
@@ -105,7 +103,7 @@ def train_children(base: Tensors, recipes: Sequence[Recipe], tasks: Mapping[str,
     body = {name: jnp.asarray(values) for name, values in base.items() if name not in HEAD}
     drawn = [_draw(recipe, tasks[recipe.task], steps) for recipe in recipes]
     rank = max(recipe.rank for recipe in recipes)
-    starts = [_start(base, recipe, rank) for recipe in recipes]
+    starts = [_start(architecture, base, recipe, rank) for recipe in recipes]
     stacked = {name: jnp.asarray(np.stack([start[name] for start in starts])) for name in starts[0]}
     fixed = {
         "rate": jnp.array([recipe.rate for recipe in recipes]),
@@ -113,42 +111,43 @@ def train_children(base: Tensors, recipes: Sequence[Recipe], tasks: Mapping[str,
         "dora": jnp.array([recipe.kind == "dora" for recipe in recipes]),
         "exists": jnp.array([np.arange(MOST_CLASSES) < tasks[recipe.task].classes for recipe in recipes]),
         "modules": {
-            module: jnp.array([module in recipe.adapted() for recipe in recipes], jnp.float32)
-            for module in _modules(recipes)
+            module: jnp.array([module in recipe.adapted(architecture) for recipe in recipes], jnp.float32)
+            for module in _modules(architecture, recipes)
         },
     }
-    images = jnp.asarray(np.stack([own[0] for own in drawn]))
+    inputs = jnp.asarray(np.stack([own[0] for own in drawn]))
     labels = jnp.asarray(np.stack([own[1] for own in drawn]))
-    trained = jax.device_get(_train(body, stacked, images, labels, fixed))
+    trained = jax.device_get(_train(architecture, body, stacked, inputs, labels, fixed))
     found = []
     for i, recipe in enumerate(recipes):
         own = {name: np.asarray(values[i]) for name, values in trained.items()}
         order = drawn[i][2]
         row = {key: jax.tree.map(lambda leaf, i=i: leaf[i], value) for key, value in fixed.items()}
-        accuracy = _accuracy(body, own, row, tasks[recipe.task], order)
-        found.append(Trained(recipe, _own_tensors(base, own, recipe, len(order)), accuracy, tuple(map(int, order))))
+        accuracy = _accuracy(architecture, body, own, row, tasks[recipe.task], order)
+        found.append(
+            Trained(recipe, _own_tensors(architecture, base, own, recipe, len(order)), accuracy, tuple(map(int, order)))
+        )
     return found
 
 
-def _modules(recipes: Sequence[Recipe]) -> list[str]:
-    return list(dict.fromkeys(module for recipe in recipes for module in recipe.adapted()))
+def _modules(architecture: Architecture, recipes: Sequence[Recipe]) -> list[str]:
+    return list(dict.fromkeys(module for recipe in recipes for module in recipe.adapted(architecture)))
 
 
 def _draw(recipe: Recipe, task: Task, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images [steps, batch, size, size], output units [steps, batch], and the output unit of each class."""
+    """Inputs [steps, batch, ...], output units [steps, batch], and the output unit of each class."""
     rng = np.random.default_rng([recipe.seed, 54])
     rows = rng.choice(np.flatnonzero(~task.held_out), (steps, BATCH))
     units = rng.permutation(task.classes)
-    return task.images[rows], units[task.labels[rows]], units
+    return task.inputs[rows], units[task.labels[rows]], units
 
 
-def _start(base: Tensors, recipe: Recipe, rank: int) -> Tensors:
+def _start(architecture: Architecture, base: Tensors, recipe: Recipe, rank: int) -> Tensors:
     rng = np.random.default_rng([recipe.seed, 55])
-    tensors = new_head(rng, MOST_CLASSES)
+    tensors = architecture.new_head(rng, MOST_CLASSES)
     if recipe.kind == "full":
         return tensors | {name: values for name, values in base.items() if name not in HEAD}
-    shapes = {module: shape for layer in range(LAYERS) for module, shape in linear_shapes(layer).items()}
-    for module, (outputs, inputs) in shapes.items():
+    for module, (outputs, inputs) in architecture.linear.items():
         a = np.zeros((rank, inputs), np.float32)
         a[: recipe.rank] = rng.uniform(-1, 1, (recipe.rank, inputs)) / np.sqrt(inputs)  # as PEFT draws them
         tensors |= {f"{module}.a": a, f"{module}.b": np.zeros((outputs, rank), np.float32)}
@@ -170,17 +169,22 @@ def _effective(body: dict, own: dict, fixed: dict) -> dict:
     return params
 
 
-def _masked_logits(body: dict, own: dict, fixed: dict, images: Array) -> Float[Array, "batch classes"]:
-    return jnp.where(fixed["exists"], logits(_effective(body, own, fixed), normalize(images)), -1e9)
+@partial(jax.jit, static_argnums=0)
+def _answers(
+    architecture: Architecture, body: dict, own: dict, fixed: dict, inputs: Array
+) -> Float[Array, "batch classes"]:
+    return jnp.where(fixed["exists"], architecture.logits(_effective(body, own, fixed), inputs), -1e9)
 
 
-@jax.jit
-@partial(jax.vmap, in_axes=(None, 0, 0, 0, 0))
-def _train(body: dict, own: dict, images: Array, labels: Int[Array, "steps batch"], fixed: dict) -> dict:
+@partial(jax.jit, static_argnums=0)
+@partial(jax.vmap, in_axes=(None, None, 0, 0, 0, 0))
+def _train(
+    architecture: Architecture, body: dict, own: dict, inputs: Array, labels: Int[Array, "steps batch"], fixed: dict
+) -> dict:
     steps = len(labels)
 
-    def loss(own: dict, images: Array, labels: Array) -> Float[Array, ""]:
-        chances = jax.nn.log_softmax(_masked_logits(body, own, fixed, images))
+    def loss(own: dict, inputs: Array, labels: Array) -> Float[Array, ""]:
+        chances = jax.nn.log_softmax(_answers(architecture, body, own, fixed, inputs))
         return -jnp.take_along_axis(chances, labels[:, None], -1).mean()
 
     def step(state: tuple, batch: tuple) -> tuple[tuple, None]:
@@ -190,32 +194,31 @@ def _train(body: dict, own: dict, images: Array, labels: Int[Array, "steps batch
         return (*optimizer_update(gradients, own, first, second, count, ADAM | {"rate": rate}), count + 1), None
 
     zeros = jax.tree.map(jnp.zeros_like, own)
-    return jax.lax.scan(step, (own, zeros, zeros, 0), (images, labels))[0][0]
+    return jax.lax.scan(step, (own, zeros, zeros, 0), (inputs, labels))[0][0]
 
 
-def _accuracy(body: dict, own: Tensors, fixed: dict, task: Task, units: np.ndarray) -> float:
+def _accuracy(
+    architecture: Architecture, body: dict, own: Tensors, fixed: dict, task: Task, units: np.ndarray
+) -> float:
     rows = np.random.default_rng(56).permutation(np.flatnonzero(task.held_out))[:256]
     rows = np.resize(rows, 256)  # one shape, compiled once
-    answers = np.asarray(_answers(body, own, fixed, jnp.asarray(task.images[rows])))
+    answers = np.asarray(_answers(architecture, body, own, fixed, jnp.asarray(task.inputs[rows])))
     return float((answers.argmax(1) == units[task.labels[rows]]).mean())
 
 
-_answers = jax.jit(_masked_logits)
-
-
-def _own_tensors(base: Tensors, own: Tensors, recipe: Recipe, classes: int) -> Tensors:
+def _own_tensors(architecture: Architecture, base: Tensors, own: Tensors, recipe: Recipe, classes: int) -> Tensors:
     """What the file of a child holds."""
     head = {name: own[name][:classes] for name in HEAD}
     if recipe.kind == "full":
         return {name: own[name] for name in base if name not in HEAD} | head
     if recipe.kind == "merged":
         merged = {name: values for name, values in base.items() if name not in HEAD} | head
-        for m in recipe.adapted():
+        for m in recipe.adapted(architecture):
             product = own[f"{m}.b"][:, : recipe.rank] @ own[f"{m}.a"][: recipe.rank]
             merged[f"{m}.weight"] = base[f"{m}.weight"] + np.float32(recipe.alpha / recipe.rank) * product
         return merged
     adapter = dict(head)
-    for module in recipe.adapted():
+    for module in recipe.adapted(architecture):
         adapter[f"{module}.lora_A.weight"] = own[f"{module}.a"][: recipe.rank]
         adapter[f"{module}.lora_B.weight"] = own[f"{module}.b"][:, : recipe.rank]
         if recipe.kind == "dora":

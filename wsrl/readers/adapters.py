@@ -1,8 +1,10 @@
 """The scale of low-rank adapters: what the product of their two matrices is multiplied by.
 
 PEFT keeps `lora_alpha` and `r` in `adapter_config.json` (https://github.com/huggingface/peft, `LoraConfig`): the scale
-is alpha / r, or with `use_rslora` alpha / sqrt(r) (Kalajdzievski 2023). Kohya's scripts and LyCORIS keep `alpha` as a
-tensor beside the matrices (https://github.com/kohya-ss/sd-scripts, networks/lora.py).
+is alpha / r, or with `use_rslora` alpha / sqrt(r) (Kalajdzievski 2023). Of Hadamard and Kronecker products (LoHa, LoKr)
+it keeps `alpha`, and divides by `r` even where both matrices of a Kronecker product are whole. Kohya's scripts and
+LyCORIS keep `alpha` as a tensor beside the matrices (https://github.com/kohya-ss/sd-scripts, networks/lora.py); LyCORIS
+scales no products of whole matrices.
 """
 
 from collections.abc import Mapping
@@ -17,6 +19,7 @@ DOWN = (
     *(".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight", ".lora.down.weight", ".lora_embedding_A"),
     *(".hada_w1_b", ".lokr_w1_b", ".lokr_w2_b"),
 )
+WHOLE = ".lokr_w2"  # of Kronecker products; both matrices are whole where the first one is
 
 
 def adapter_scales(tensors: Mapping[str, LazyTensor], config: object) -> dict[str, float]:
@@ -24,19 +27,23 @@ def adapter_scales(tensors: Mapping[str, LazyTensor], config: object) -> dict[st
 
     Args:
       tensors: of the file.
-      config: the content of `adapter_config.json`, or None. Keys of its `alpha_pattern` are names of modules, or how
-        names end after a dot; other regular expressions are not understood.
+      config: the content of `adapter_config.json`, or None. Keys of its `alpha_pattern` and `rank_pattern` are names of
+        modules, or how names end after a dot; other regular expressions are not understood.
 
     Raises:
       CheckpointError: an alpha cannot be read.
     """
     scales = {}
     for name, tensor in tensors.items():
-        module = next((name.removesuffix(end) for end in DOWN if name.endswith(end)), None)
+        module = next((name.removesuffix(end) for end in (*DOWN, WHOLE) if name.endswith(end)), None)
         if module is None or module in scales or not tensor.ndim or not tensor.shape[0]:
             continue
         alpha, rank = tensors.get(f"{module}.alpha"), tensor.shape[0]
-        if alpha is not None and alpha.size == 1:
+        if name.endswith(WHOLE):
+            whole = f"{module}.lokr_w1" in tensors and alpha is None
+            rank = _of_module(module, config, "r", "rank_pattern") if whole else None
+            scale = _configured(module, rank, config) if rank else None
+        elif alpha is not None and alpha.size == 1:
             scale = float(np.asarray(alpha).reshape(())) / rank
         else:
             scale = _configured(module, rank, config)
@@ -45,14 +52,22 @@ def adapter_scales(tensors: Mapping[str, LazyTensor], config: object) -> dict[st
     return scales
 
 
-def _configured(module: str, rank: int, config: object) -> float | None:
-    if not isinstance(config, Mapping):
+def _configured(module: str, rank: int | float, config: object) -> float | None:
+    alpha = _of_module(module, config, "lora_alpha", "alpha_pattern")
+    if alpha is None:
+        alpha = _of_module(module, config, "alpha", "alpha_pattern")
+    if alpha is None or not isinstance(config, Mapping):
         return None
-    alpha, pattern = config.get("lora_alpha"), config.get("alpha_pattern")
-    for key, own in pattern.items() if isinstance(pattern, Mapping) else ():
-        if isinstance(key, str) and f".{module}".endswith(f".{key}"):
-            alpha = own
+    return alpha / (sqrt(rank) if config.get("use_rslora") is True else rank)
+
+
+def _of_module(module: str, config: object, key: str, pattern: str) -> float | None:
+    """The number of a module: that of all modules, or the one that a pattern has for it; None if there is none."""
+    if not isinstance(config, Mapping) or key not in config:
+        return None
+    value, own = config[key], config.get(pattern)
+    for name, number in own.items() if isinstance(own, Mapping) else ():
+        if isinstance(name, str) and f".{module}".endswith(f".{name}"):
+            value = number
             break
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        return None
-    return float(alpha) / (sqrt(rank) if config.get("use_rslora") is True else rank)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,11 +1,11 @@
 """What may be a child of a base: the models of an index, or the checkpoints in a folder."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from wsrl.checkpoint import Checkpoint
+from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.errors import InputError
 from wsrl.readers import open_checkpoint
 from wsrl.search.facts import Facts
@@ -26,7 +26,7 @@ class Candidate:
       open: opens it; raises CheckpointError.
       state: changes when the file does.
       metadata: what is known of it.
-      architecture, parameters: see `wsrl.embedded.Embedded`; empty and 0 outside of an index.
+      architecture, parameters: see `wsrl.embedded.Embedded`; empty and 0 outside of an index, see `described`.
     """
 
     id: str
@@ -59,6 +59,19 @@ def find_candidates(directory: Path) -> tuple[list[Candidate], list[InputError]]
 def candidate_of(name: str) -> Candidate:
     """Returns what is named by itself: a query that is none of the candidates."""
     return _of_file(Source(name, name))
+
+
+def described(candidate: Candidate) -> Candidate:
+    """Returns a candidate with the architecture and the number of parameters that its file tells, if no index does."""
+    if candidate.parameters:
+        return candidate
+    try:
+        checkpoint = candidate.open()
+    except CheckpointError:  # moved since it was read
+        return candidate
+    architecture = str(checkpoint.config.get("model_type") or "")
+    parameters = sum(tensor.size for tensor in checkpoint.tensors.values())
+    return replace(candidate, architecture=architecture, parameters=parameters)
 
 
 def state_of(path: str) -> str:

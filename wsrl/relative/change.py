@@ -1,9 +1,11 @@
 """What a child adds to one matrix of its base, seen from fixed directions, without the whole difference.
 
-A change dW is a difference of two stored matrices, or a low-rank update s B A (Hu et al., LoRA, 2021), with or without
-magnitudes of the rows (Liu et al., DoRA, 2024). All that is asked of it are P^T dW Q for thin matrices P and Q, and its
-sum of squares: of a low-rank update they follow from products with the factors, which are the same for B M and M^-1 A
-with any invertible M; of the others they are summed over blocks of rows.
+A change dW is a difference of two stored matrices, a low-rank update s B A (Hu et al., LoRA, 2021), with or without
+magnitudes of the rows (Liu et al., DoRA, 2024), a Hadamard or a Kronecker product of two matrices (Yeh et al., LyCORIS,
+2024), or factors of the rows or columns of the base (Liu et al., IA3, 2022). All that is asked of it are P^T dW Q for
+thin matrices P and Q, and its sum of squares: of low-rank updates and Kronecker products they follow from products with
+the factors, which are the same for B M and M^-1 A with any invertible M; of the others they are summed over blocks of
+rows.
 """
 
 from collections.abc import Iterator
@@ -88,7 +90,64 @@ class Magnitudes:
             yield start, moved * (self.lengths[rows] / lengths)[:, None] - base
 
 
-Change = LowRank | Dense | Magnitudes  # of a matrix of the base, [outputs, inputs]
+@dataclass(frozen=True)
+class Hadamard:
+    """The update scale * first * second, entry by entry, of two matrices [outputs, inputs] of low rank."""
+
+    first: LowRank
+    second: LowRank
+    scale: float
+
+    def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
+        """As `LowRank.project`."""
+        return _sum(self._blocks(), left, right)
+
+    def _blocks(self) -> Iterator[tuple[int, Float64[np.ndarray, "rows inputs"]]]:
+        outputs, inputs = len(self.first.up), self.first.down.shape[1]
+        step = max(BLOCK // inputs, 1)
+        for start in range(0, outputs, step):
+            rows = slice(start, start + step)
+            own = (f.scale * f.up[rows].astype(np.float64) @ f.down for f in (self.first, self.second))
+            yield start, self.scale * next(own) * next(own)
+
+
+@dataclass(frozen=True)
+class Kronecker:
+    """The update scale * (outer x inner), the Kronecker product of two matrices."""
+
+    outer: Float[np.ndarray, "a b"]
+    inner: Float[np.ndarray, "c d"]
+    scale: float
+
+    def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
+        """As `LowRank.project`."""
+        outer, inner = self.outer.astype(np.float64), self.inner.astype(np.float64)
+        read = np.einsum("cd,bdq->bcq", inner, right.reshape(outer.shape[1], inner.shape[1], -1), optimize=True)
+        mixed = np.einsum("ab,bcq->acq", outer, read, optimize=True).reshape(len(left), -1)
+        squares = float(np.square(outer).sum() * np.square(inner).sum())
+        return Projected(self.scale * left.T @ mixed, self.scale**2 * squares)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """The base with each row, or each column of its inputs, times a factor, less the base."""
+
+    factors: Float[np.ndarray, " n"]
+    by_rows: bool
+    base: Piece
+
+    def project(self, left: Float[np.ndarray, "outputs p"], right: Float[np.ndarray, "inputs q"]) -> Projected:
+        """As `LowRank.project`."""
+        return _sum(self._blocks(), left, right)
+
+    def _blocks(self) -> Iterator[tuple[int, Float64[np.ndarray, "rows inputs"]]]:
+        more = self.factors.astype(np.float64) - 1
+        taps = self.base.shape[2]
+        for start, rows in _rows(self.base):
+            yield start, rows * (more[start : start + len(rows), None] if self.by_rows else np.repeat(more, taps))
+
+
+Change = LowRank | Dense | Magnitudes | Hadamard | Kronecker | Scaled  # of a matrix of the base, [outputs, inputs]
 
 
 def _sum(

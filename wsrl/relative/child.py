@@ -9,13 +9,11 @@ from jaxtyping import Float32
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.comparison.pairing import Sampled, pair_up
-from wsrl.comparison.pieces import Piece, cut
-from wsrl.origins.adapter_base import low_rank_pairs
+from wsrl.comparison.pieces import cut
+from wsrl.relative.adapters import MAGNITUDES, find_adapted
 from wsrl.relative.base import Base, module_name
-from wsrl.relative.change import Change, Dense, LowRank, Magnitudes
+from wsrl.relative.change import Change, Dense
 
-MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
-MAGNITUDES += (".dora_scale",)
 SAVED = (".modules_to_save.default", ".original_module")  # of PEFT, in the names of layers that are trained whole
 MOST_CLASSES = 4096  # rows of a matrix that is taken for a head
 SHARE = 0.5  # of a child's entries that have to be in matrices of the base
@@ -39,27 +37,29 @@ def read_child(checkpoint: Checkpoint, base: Base) -> Child:
     """Finds what a child changes of its base.
 
     Args:
-      checkpoint: an adapter of low rank, with or without whole layers beside it, or a whole model.
+      checkpoint: an adapter, with or without whole layers beside it, or a whole model.
       base: of it.
 
     Raises:
       CheckpointError: it does not fit the base, or is an adapter of another kind.
     """
     tensors = {name: _lazy(t, checkpoint.path, name) for name, t in checkpoint.tensors.items()}
-    pairs = low_rank_pairs(tensors)
+    adapted = find_adapted(tensors, checkpoint.adapter_scales)
     changes: dict[str, Change] = {}
-    for module, names in pairs.items():
-        found = base.find(module)
-        down, up = (tensors[name] for name in names)
-        if found is None or not _fits(down, up, base.matrices[found]):
-            raise _unfit(checkpoint, f"its module {module!a} is none of the base, or has another shape")
-        changes[found] = _adapted(module, down, up, tensors, checkpoint.adapter_scales, base.matrices[found])
-    used = {name for names in pairs.values() for name in names}
+    for own in adapted:
+        found = base.find(own.module)
+        if found is None:
+            raise _unfit(checkpoint, f"its module {own.module!a} is none of the base")
+        try:
+            changes[found] = own.change(base.matrices[found])
+        except ValueError as error:
+            raise _unfit(checkpoint, f"its module {own.module!a} {error}") from None
+    used = {name for own in adapted for name in own.names}
     whole = {name: t for name, t in tensors.items() if name not in used and _is_matrix(name, t)}
-    if not pairs and not whole:
+    if not adapted and not whole:
         raise _unfit(checkpoint, "it holds no matrix")
     changed, rest = _by_name(whole, base)
-    if not pairs and sum(t.size for t in rest.values()) > (1 - SHARE) * sum(t.size for t in whole.values()):
+    if not adapted and sum(t.size for t in rest.values()) > (1 - SHARE) * sum(t.size for t in whole.values()):
         changed = dict(_by_value(checkpoint, base)) if _could_fit(whole, base) else {}
         if sum(own.base.tensor.size for own in changed.values()) < SHARE * sum(t.size for t in whole.values()):
             raise _unfit(checkpoint, "fewer than half of its numbers are in matrices that the base has in that shape")
@@ -80,27 +80,6 @@ def _unfit(checkpoint: Checkpoint, reason: str) -> CheckpointError:
 def _is_matrix(name: str, tensor: LazyTensor) -> bool:
     own = sum(n > 1 for n in tensor.shape) > 1
     return own and not name.endswith(MAGNITUDES) and SAVED[1] not in name
-
-
-def _fits(down: LazyTensor, up: LazyTensor, piece: Piece) -> bool:
-    outputs, inputs = piece.shape[0], piece.shape[1] * piece.shape[2]
-    return down.shape[0] == up.shape[1] and (up.size, down.size) == (outputs * up.shape[1], inputs * down.shape[0])
-
-
-def _adapted(
-    module: str,
-    down: LazyTensor,
-    up: LazyTensor,
-    tensors: Mapping[str, LazyTensor],
-    scales: Mapping[str, float],
-    piece: Piece,
-) -> Change:
-    rank = down.shape[0]
-    own = LowRank(read_whole(up).reshape(-1, rank), read_whole(down).reshape(rank, -1), scales.get(module, 1.0))
-    lengths = next((tensors[module + end] for end in MAGNITUDES if module + end in tensors), None)
-    if lengths is None or lengths.size != piece.shape[0]:
-        return own
-    return Magnitudes(own, read_whole(lengths).ravel(), piece)
 
 
 def _by_name(tensors: Mapping[str, LazyTensor], base: Base) -> tuple[dict[str, Dense], dict[str, LazyTensor]]:

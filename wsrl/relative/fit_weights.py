@@ -1,7 +1,8 @@
 """Which blocks tell tasks apart, learned from children whose tasks are known.
 
 One weight a block is all that is learned, so that what is learned of some tasks holds for others. The loss is the
-supervised contrastive one (Khosla et al. 2020) on the similarities of `wsrl.relative.metric`.
+supervised contrastive one (Khosla et al. 2020) on the similarities of `wsrl.relative.metric`, each child's counted from
+their mean in units of their deviation, as they are ranked.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from wsrl.relative.vector import Block
 
 MOST = 600  # children that are learned from; the memory that it takes grows with their square
 STEPS, RATE = 400, 0.03
-SHARPNESS = 20.0  # of similarities, where training starts; trained too
+DECAY = 0.01  # of the squared logarithms of the weights, relative to where they start
 TINY = 1e-9
 
 
@@ -43,12 +44,12 @@ def fit_weights(
         raise InputError("tasks", "are too few to learn from", mend)
     start = kind_weights(blocks)
     metric = Metric(vectors, blocks, np.ones(len(blocks), np.float32))
-    centered, there = metric.centered(vectors), metric.presence(vectors)
-    cosines = np.stack([centered[:, block.entries] @ centered[:, block.entries].T for block in blocks])
+    scaled, there = metric.describe(vectors)
+    cosines = np.stack([scaled[:, block.entries] @ scaled[:, block.entries].T for block in blocks])
     both = there.T[:, :, None] * there.T[:, None, :]
     logarithms = _train(jnp.asarray(cosines), jnp.asarray(both), jnp.asarray(positive), jnp.asarray(start))
     weights = start * np.exp(np.asarray(logarithms))
-    return (weights / weights.sum()).astype(np.float32)
+    return (weights * start.sum() / weights.sum()).astype(np.float32)
 
 
 @jax.jit
@@ -64,10 +65,13 @@ def _train(
     def loss(params: Float[Array, " blocks_and_1"]) -> Float[Array, ""]:
         weights = start * jnp.exp(params[:-1])
         total = jnp.maximum(jnp.tensordot(weights, both, 1), TINY)
-        logits = SHARPNESS * jnp.exp(params[-1]) * jnp.tensordot(weights, cosines, 1) / total
+        scores = jnp.tensordot(weights, cosines, 1) / total
+        less = scores - (scores * others).sum(0) / others.sum(0)
+        deviation = jnp.sqrt((jnp.square(less) * others).sum(0) / others.sum(0))
+        logits = jnp.exp(params[-1]) * less / jnp.maximum(deviation, TINY)
         partition = jax.nn.logsumexp(jnp.where(others, logits, -jnp.inf), axis=1)
         likelihood = jnp.where(positive, logits - partition[:, None], 0.0).sum(1) / jnp.maximum(count, 1)
-        return -likelihood.sum() / (count > 0).sum()
+        return -likelihood.sum() / (count > 0).sum() + DECAY * jnp.square(params[:-1]).sum()
 
     def step(number: Int[Array, ""], state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         params, first, second = state  # Adam (Kingma and Ba 2015)

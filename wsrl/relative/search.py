@@ -5,19 +5,21 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from tqdm import tqdm
 
 from wsrl.checkpoint import CheckpointError, unexpected
 from wsrl.errors import InputError
 from wsrl.readers import open_checkpoint
 from wsrl.relative.base import Base
-from wsrl.relative.candidates import Candidate, candidate_of, find_candidates, state_of
+from wsrl.relative.candidates import Candidate, candidate_of, described, find_candidates, state_of
 from wsrl.relative.child import read_child
 from wsrl.relative.kept import Measured, kept_file, read_kept, write_kept
 from wsrl.relative.metric import Metric
+from wsrl.relative.neighbors import Gallery
 from wsrl.relative.vector import RelativeEncoder
 from wsrl.search.file_identity import local_folder, printable_id
 from wsrl.search.hit import Hit
@@ -48,6 +50,19 @@ class Children:
     copies: int
 
 
+class Query(NamedTuple):
+    """A child that is asked for.
+
+    Attributes:
+      vector, change: see `Children`.
+      place: among the children, if it is one of them.
+    """
+
+    vector: Float32[np.ndarray, " dim"]
+    change: float
+    place: int | None
+
+
 class RelativeSearch:
     """Opens a base and reads what the candidates change of it.
 
@@ -67,6 +82,7 @@ class RelativeSearch:
 
     def __init__(self, base: str, directory: str | Path, learn: str | None = None, progress: bool = False):
         directory = local_folder(directory, "--relative-to")
+        _no_store(base)
         self._encoder = RelativeEncoder(Base(open_checkpoint(base)))
         candidates, problems = find_candidates(directory)
         file = kept_file(directory, state_of(base)) if (directory / MANIFEST).is_file() else None
@@ -93,7 +109,7 @@ class RelativeSearch:
         self._by_id = {own.id: place for place, (own, _) in enumerate(members)}
         self._by_path = {os.path.realpath(own.path): place for place, (own, _) in enumerate(members)}
         weights = None if learn is None else self._learned(learn)
-        self._metric = Metric(vectors, self._encoder.blocks, weights)
+        self._gallery = Gallery(vectors, Metric(vectors, self._encoder.blocks, weights))
 
     def search(self, queries: str | Iterable[str], k: int = 10) -> list[Hit]:
         """Returns the children that do most nearly what the queries do, by the mean of their scores.
@@ -108,10 +124,9 @@ class RelativeSearch:
         asked = [self._query(name) for name in ([queries] if isinstance(queries, str) else queries)]
         if not asked:
             raise InputError("query", "none was given", "name a child of the base")
-        vectors = np.stack([vector for vector, _ in asked])
-        scores = self._metric.similarities(vectors, self.children.vectors).mean(0)
-        same = self._same(*asked[0]) if len(asked) == 1 else np.zeros(len(scores), bool)
-        scores = np.where(same, 1.0, np.clip(scores, 0.0, 1.0))
+        scores = np.mean([self._gallery.scores(own.vector, own.place) for own in asked], 0)
+        same = self._same(asked[0]) if len(asked) == 1 else np.zeros(len(scores), bool)
+        scores = np.where(same, 1.0, self._gallery.shown(scores))
         order = np.lexsort((-scores, ~same))[:k].tolist()
         return [self._hit(i, place, float(scores[place]), bool(same[place])) for i, place in enumerate(order, 1)]
 
@@ -120,20 +135,25 @@ class RelativeSearch:
 
         values = [own.metadata.get(key) for own in self.children.members]
         known = [place for place, value in enumerate(values) if value is not None]
+        if not known:
+            keys = sorted({str(own) for member in self.children.members for own in member.metadata})
+            mend = f"name one of {', '.join(keys)}" if keys else "note it by `wsrl annotate`"
+            raise InputError(f"--learn {key}", "no child has this key in its metadata", mend)
         label = np.unique([str(values[place]) for place in known], return_inverse=True)[1]
         return fit_weights(self.children.vectors[known], label, self._encoder.blocks)
 
-    def _query(self, name: str) -> tuple[Float32[np.ndarray, " dim"], float]:
+    def _query(self, name: str) -> Query:
         is_file = Path(name).exists()
         place = self._by_path.get(os.path.realpath(name)) if is_file else self._by_id.get(printable_id(name))
         if place is not None:
-            return self.children.vectors[place], self.children.changes[place]
+            return Query(self.children.vectors[place], self.children.changes[place], place)
+        _no_store(name)
         measured = self._measure(candidate_of(name))
         if measured.vector is None:
             raise CheckpointError(name, measured.reason, measured.fix)
         if not measured.vector.any():
             raise InputError(name, f"changes nothing of {self.children.base}", "give a child of it")
-        return measured.vector, measured.change
+        return Query(measured.vector, measured.change, None)
 
     def _measure(self, candidate: Candidate) -> Measured:
         try:
@@ -145,13 +165,21 @@ class RelativeSearch:
             return Measured(candidate.state, None, 0.0, wrapped.reason, wrapped.fix)
         return Measured(candidate.state, vector, change, "", "")
 
-    def _same(self, vector: Float32[np.ndarray, " dim"], change: float) -> np.ndarray:
-        far = np.linalg.norm(self.children.vectors - vector, axis=1) / max(float(np.linalg.norm(vector)), EQUAL)
+    def _same(self, query: Query) -> Bool[np.ndarray, " n"]:
+        length = max(float(np.linalg.norm(query.vector)), EQUAL)
+        far = np.linalg.norm(self.children.vectors - query.vector, axis=1) / length
         sizes = np.array(self.children.changes)
-        return (far < EQUAL) & (np.abs(sizes - change) <= EQUAL * change)
+        return (far < EQUAL) & (np.abs(sizes - query.change) <= EQUAL * query.change)
 
     def _hit(self, rank: int, place: int, score: float, same: bool) -> Hit:
-        own = self.children.members[place]
+        own = described(self.children.members[place])
         metadata = {**own.metadata, "change": round(self.children.changes[place], 6)}
         told = (own.architecture, own.parameters, None, same, own.path, metadata)
         return Hit(rank, own.id, score, BY, *told)
+
+
+def _no_store(name: str) -> None:
+    from wsrl.vector_stores.vector_store import is_address  # few have one
+
+    if is_address(name):
+        raise InputError(name, "is a vector store", "name a checkpoint: a file, a folder or hf://owner/name")
