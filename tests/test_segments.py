@@ -65,6 +65,17 @@ def test_what_a_filter_keeps_is_found(many, make, share):
     assert recall(rows, expected) >= (0.95 if share == 0.5 else 1)
 
 
+def test_filters_by_turns(many):
+    segment, queries = Segment(many, lambda _: None), clustered(5, 64, seed=1)
+    rng = np.random.default_rng(3)
+    filters = [rng.random(len(many)) < share for share in (0.01, 0.01, 0.02)]
+    for allowed in (*filters, *filters[::-1]):
+        rows, cosine = segment.search(queries, 10, allowed)
+        places = np.flatnonzero(allowed)
+        np.testing.assert_array_equal(rows, places[exact(many[places], queries, 10)])
+        np.testing.assert_allclose(cosine, np.take_along_axis(queries @ single(many).T, rows, 1), atol=1e-6)
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_more_hits_than_candidates_are_all_there_is(many, make):
     rows, cosine = Segment(many[:200], make).search(clustered(3, 64, seed=1), 500)

@@ -1,18 +1,23 @@
-"""What is compared: the search of wsrl, and libraries of nearest-neighbor search where they are installed."""
+"""What is compared: the search of wsrl, and libraries of nearest-neighbor search where they are installed.
+
+A graph of wsrl is made once and kept beside its data; the process that searches reads it, as that of an index does.
+"""
 
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int
 
+from experiments.scale.datasets import Dataset
 from wsrl.search.fixed_point import single
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed
-from wsrl.search.segment import Segment, build_candidates
+from wsrl.search.segment import BRUTE_FORCE_BELOW, GRAPH_DIMENSION, Segment, build_candidates
 
 Search = Callable[[Float32[np.ndarray, "q dim"], int], Int[np.ndarray, "q k"]]
 Built = tuple[Callable[[Any], Search], Sequence[Any]]  # a search by a setting, and settings, the fastest first
@@ -26,11 +31,13 @@ class Method(NamedTuple):
 
     Attributes:
       module: that it needs.
-      build: makes it of vectors in sixteen bits.
+      build: makes it of a data set.
+      prepare: makes files before, beside the data, that `build` reads.
     """
 
     module: str
-    build: Callable[[np.ndarray], Built]
+    build: Callable[[Dataset], Built]
+    prepare: Callable[[Dataset], None] | None = None
 
     @property
     def installed(self) -> bool:
@@ -38,21 +45,48 @@ class Method(NamedTuple):
         return find_spec(self.module) is not None
 
 
-def _own(make: Callable[[Any], Any]) -> Callable[[np.ndarray], Built]:
-    def build(vectors: np.ndarray) -> Built:
-        segment = Segment(vectors, make)
-        _ = segment.candidates  # made now
-        return lambda _: lambda queries, k: segment.search(queries, k)[0], (None,)
+class OwnSearch(NamedTuple):
+    """The search of wsrl."""
+
+    segment: Segment
+
+    def __call__(self, queries: Float32[np.ndarray, "q dim"], k: int) -> Int[np.ndarray, "q k"]:
+        """Returns rows of the nearest, best first."""
+        return self.segment.search(queries, k)[0]
+
+
+def _own(make: Callable[[Dataset], Callable[[Any], Any]]) -> Callable[[Dataset], Built]:
+    def build(data: Dataset) -> Built:
+        search = OwnSearch(Segment(data.vectors, make(data)))
+        _ = search.segment.candidates  # made now
+        return lambda _: search, (None,)
 
     return build
 
 
-def _faiss_hnsw(vectors: np.ndarray) -> Built:
+def _graph_files(data: Dataset) -> tuple[Path, Path]:
+    return data.folder / "vectors.graph", data.folder / "vectors.axes.npy"
+
+
+def _make_graph(data: Dataset) -> None:
+    Graph.build(data.vectors).save(_graph_files(data))
+
+
+def own_choice(data: Dataset) -> str:
+    """The name of the method that an index takes for such vectors."""
+    every, hashes, graph = OWN
+    large, low = len(data.vectors) >= BRUTE_FORCE_BELOW, data.about["dimension"] <= GRAPH_DIMENSION
+    if large and METHODS[graph].installed and (low or not METHODS[hashes].installed):
+        return graph
+    return hashes if large and METHODS[hashes].installed else every
+
+
+def _faiss_hnsw(data: Dataset) -> Built:
     import faiss
 
-    index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexHNSWFlat(data.vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = 100
-    index.add(whole(vectors))
+    index.add(whole(data.vectors))
 
     def search(effort: int) -> Search:
         index.hnsw.efSearch = effort
@@ -61,12 +95,12 @@ def _faiss_hnsw(vectors: np.ndarray) -> Built:
     return search, EFFORT
 
 
-def _faiss_ivf(vectors: np.ndarray) -> Built:
+def _faiss_ivf(data: Dataset) -> Built:
     import faiss
 
-    lists = round(4 * len(vectors) ** 0.5)
-    index = faiss.index_factory(vectors.shape[1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
-    own = whole(vectors)
+    lists = round(4 * len(data.vectors) ** 0.5)
+    index = faiss.index_factory(data.vectors.shape[1], f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+    own = whole(data.vectors)
     index.train(own[:: max(1, len(own) // (40 * lists))])
     index.add(own)
 
@@ -77,11 +111,11 @@ def _faiss_ivf(vectors: np.ndarray) -> Built:
     return search, (0.01, 0.03, 0.1, 0.3, 0.6)
 
 
-def _usearch(vectors: np.ndarray) -> Built:
+def _usearch(data: Dataset) -> Built:
     from usearch.index import Index
 
-    index = Index(ndim=vectors.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=100)
-    index.add(np.arange(len(vectors)), whole(vectors), threads=THREADS)
+    index = Index(ndim=data.vectors.shape[1], metric="ip", dtype="i8", connectivity=16, expansion_add=100)
+    index.add(np.arange(len(data.vectors)), whole(data.vectors), threads=THREADS)
 
     def search(effort: int) -> Search:
         index.expansion_search = effort
@@ -90,13 +124,13 @@ def _usearch(vectors: np.ndarray) -> Built:
     return search, EFFORT
 
 
-def _ngt(vectors: np.ndarray) -> Built:
+def _ngt(data: Dataset) -> Built:
     import ngtpy
 
     folder = tempfile.mkdtemp(prefix="scale-ngt-")
-    ngtpy.create(folder.encode(), vectors.shape[1], distance_type="Normalized Cosine")
+    ngtpy.create(folder.encode(), data.vectors.shape[1], distance_type="Normalized Cosine")
     index = ngtpy.Index(folder.encode())
-    index.batch_insert(whole(vectors), THREADS)
+    index.batch_insert(whole(data.vectors), THREADS)
 
     def search(epsilon: float) -> Search:
         def found(queries: Float32[np.ndarray, "q dim"], k: int) -> Int[np.ndarray, "q k"]:
@@ -111,11 +145,11 @@ def _ngt(vectors: np.ndarray) -> Built:
     return search, (0.05, 0.1, 0.2, 0.4)
 
 
-def _rabitqlib(vectors: np.ndarray) -> Built:
+def _rabitqlib(data: Dataset) -> Built:
     import rabitqlib
 
-    graph = rabitqlib.SymqgIndex(vectors.shape[1], 32, "l2")
-    graph.build(whole(vectors), 100, THREADS)
+    graph = rabitqlib.SymqgIndex(data.vectors.shape[1], 32, "l2")
+    graph.build(whole(data.vectors), 100, THREADS)
 
     def search(effort: int) -> Search:
         return lambda queries, k: np.asarray(
@@ -134,9 +168,9 @@ def whole(vectors: np.ndarray) -> Float32[np.ndarray, "n dim"]:
 
 
 METHODS = {
-    "wsrl": Method("wsrl", _own(build_candidates)),
-    "wsrl hashes": Method("scann", _own(Hashed)),
-    "wsrl graph": Method("rabitqlib", _own(Graph.build)),
+    "wsrl": Method("wsrl", _own(lambda _: build_candidates)),
+    "wsrl hashes": Method("scann", _own(lambda _: Hashed)),
+    "wsrl graph": Method("rabitqlib", _own(lambda data: lambda _: Graph.load(_graph_files(data))), _make_graph),
     "faiss HNSW": Method("faiss", _faiss_hnsw),
     "faiss IVF": Method("faiss", _faiss_ivf),
     "usearch": Method("usearch", _usearch),

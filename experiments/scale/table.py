@@ -9,8 +9,16 @@ from tqdm import tqdm
 
 from experiments.apart import DiedError, measured_apart
 from experiments.scale.datasets import Dataset, dataset
-from experiments.scale.measures import ALONE, CORES, ROUNDS, measure_brute_force, measure_method
-from experiments.scale.methods import METHODS, OWN
+from experiments.scale.measures import (
+    ALONE,
+    CORES,
+    HELD,
+    ROUNDS,
+    measure_brute_force,
+    measure_method,
+    measure_preparation,
+)
+from experiments.scale.methods import METHODS, OWN, own_choice
 from wsrl.errors import InputError
 from wsrl.evaluation.interval import Interval
 from wsrl.files import write_atomically
@@ -25,8 +33,11 @@ NOTE = (
     "fastest setting of recall .99, or the best. Milliseconds are of CPU, the least of {rounds} rounds, so that other "
     "work of the machine does not count: one at a time ({alone} queries), and in a batch of 1,000. Times brute force: "
     "against NumPy's product in single precision, whose time one at a time counts as if all {cores} cores shared it. "
-    "Memory: growth of the process from before the build until after the searches, pages of mapped vectors included. "
-    "Filtered: one at a time, where a filter keeps 1 %; brute force over these alone, held in memory, beside it."
+    "Of more than {held:,} vectors brute force holds so many and repeats their product. Memory: growth of the process "
+    "until after the searches, from before the build, or before a graph that another process made is read; mapped: "
+    "pages of files among it, which the system takes back where memory is short. "
+    "Filtered: one at a time, where a filter keeps 1 %, by the first search of a filter and by further ones; beside it "
+    "brute force over these alone, held in memory. Expanded: query and hits by neighbors that are found when needed."
 )
 
 
@@ -51,7 +62,12 @@ def measured_rows(
         for name in tqdm(named, desc=f"{kind} {size:,}", unit="method", disable=None, leave=False):
             about: Row = {"vectors": size, "data": kind, **data.about, "method": name}
             if METHODS[name].installed:
-                found = _kept(workdir, data, name, measure_method, name)
+                own = own_choice(data) if name == OWN[0] else name
+                if METHODS[own].prepare:
+                    built = _kept(workdir, data, f"{own} build", measure_preparation, own)
+                    found = {**_kept(workdir, data, own, measure_method, own), **built}
+                else:
+                    found = _kept(workdir, data, own, measure_method, own)
                 rows.append({**about, **_cells(found, brute)})
             else:
                 rows.append({**about, "state": "not installed"})
@@ -66,13 +82,16 @@ def _cells(found: dict[str, Any], brute: dict[str, Any]) -> Row:
         "ms in a batch": found["batch"]["cpu"],
         "batch, times brute force": brute["batch"]["cpu"] / found["batch"]["cpu"],
         "memory MB": found["memory MB"],
+        "mapped MB": found.get("mapped MB"),
         "build CPU seconds": found["build CPU seconds"],
     }
     if "filtered" in found:
         cells |= {
             "add 1,000, seconds": found["add seconds"],
+            "filter, first ms": found.get("filtered first"),
             "filtered ms": found["filtered"]["cpu"],
             "filtered brute force ms": brute["filtered"]["cpu"],
+            "expanded ms": found["expanded"]["cpu"] if "expanded" in found else None,
         }
     return cells
 
@@ -98,6 +117,6 @@ def write_scale(workdir: Path, rows: Sequence[Row]) -> None:
         if "ms alone" in row
     ]
     figure = line_figure(rates, "vectors", "ms", by="method", log="xy")
-    note = NOTE.format(rounds=ROUNDS, alone=ALONE, cores=CORES)
+    note = NOTE.format(rounds=ROUNDS, alone=ALONE, cores=CORES, held=HELD)
     write_table(workdir, "scale", "Nearest-neighbor search by number of models", note, rows, figure)
     print_table(rows)

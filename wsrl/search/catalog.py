@@ -10,7 +10,8 @@ import shlex
 import shutil
 import sqlite3
 import weakref
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,14 @@ CREATE TABLE models (
 CREATE TABLE tensors (number INTEGER PRIMARY KEY, names TEXT UNIQUE);  -- models of one architecture share a row
 CREATE TABLE annotations (id TEXT, key TEXT, value TEXT, PRIMARY KEY (id, key));
 """
+
+HEAD = 8  # characters of a digest that find nearly all rows of it, and take a tenth of the bytes
+INDEXES = f"""
+CREATE INDEX IF NOT EXISTS by_weights ON models (substr(weights_digest, 1, {HEAD}));
+CREATE INDEX IF NOT EXISTS by_content ON models (substr(content_digest, 1, {HEAD}));
+CREATE INDEX IF NOT EXISTS by_size ON models (size);
+CREATE INDEX IF NOT EXISTS by_inode ON models (inode);
+"""  # without them, as in an index of an earlier version, all rows are read
 
 
 class Stat(NamedTuple):
@@ -119,6 +128,23 @@ class Change:
         return any((self.renamed, self.removed, self.lost, self.models, self.moved, self.annotations))
 
 
+class Columns(NamedTuple):
+    """What is held of all models of a database, in the order of the index.
+
+    Attributes:
+      ids, architectures: of the models.
+      places: segment, row of the weights, of the function (-1 for none) and of the signatures.
+      line: tells a database from those that are no more than it with models added; 0 in one of an earlier version.
+      last: the highest number of a row.
+    """
+
+    ids: list[str]
+    architectures: list[str]
+    places: Int64[np.ndarray, "n 4"]
+    line: int = 0
+    last: int = 0
+
+
 class Catalog:
     """A committed database, opened for reading.
 
@@ -143,17 +169,31 @@ class Catalog:
         except (sqlite3.Error, OverflowError) as error:
             raise damaged(self.path, error) from error
 
-    def columns(self) -> tuple[list[str], list[str], Int64[np.ndarray, "n 4"]]:
-        """Returns ids, architectures and places (-1 for no function) of all models, in the order of the index."""
-        rows = self._read(
-            "SELECT id, architecture, segment, row, ifnull(function_row, -1), signature_row FROM models ORDER BY rowid"
-        )
-        places = np.array([row[2:] for row in rows], np.int64).reshape(-1, 4)
-        return [row[0] for row in rows], [row[1] for row in rows], places
+    def columns(self, before: Columns | None = None) -> Columns:
+        """Returns columns of all models.
 
-    def models(self) -> list[Model]:
-        """Returns all models, in the order of the index."""
-        return [self._model(row) for row in self._read(f"{SELECT} ORDER BY models.rowid")]
+        Args:
+          before: of an earlier state of the same index. What was added to it is all that is read, if that is the only
+            difference.
+        """
+        ((line,),) = self._read("PRAGMA user_version")
+        known = before if before and line and before.line == line else Columns([], [], np.zeros((0, 4), np.int64))
+        rows = self._read(
+            "SELECT id, architecture, segment, row, ifnull(function_row, -1), signature_row, rowid FROM models"
+            " WHERE rowid > ? ORDER BY rowid",
+            (known.last,),
+        )
+        places = np.array([row[2:6] for row in rows], np.int64).reshape(-1, 4)
+        ids, architectures = ([row[column] for row in rows] for column in (0, 1))
+        last = rows[-1][6] if rows else known.last
+        return Columns(
+            known.ids + ids, known.architectures + architectures, np.vstack([known.places, places]), line, last
+        )
+
+    def models(self, segments: Collection[int] | None = None) -> list[Model]:
+        """Returns all models, or those whose vectors stand in some segments, in the order of the index."""
+        where = "" if segments is None else f"WHERE segment IN ({', '.join(str(int(one)) for one in segments)})"
+        return [self._model(row) for row in self._read(f"{SELECT} {where} ORDER BY models.rowid")]
 
     def get(self, name: str) -> Model | None:
         """Returns the model of an id."""
@@ -170,11 +210,13 @@ class Catalog:
 
     def of_content(self, digest: str) -> Model | None:
         """Returns a model of this content."""
-        return next(map(self._model, self._read(f"{SELECT} WHERE content_digest = ? LIMIT 1", (digest,))), None)
+        where = _has_digest("content_digest")
+        return next(map(self._model, self._read(f"{SELECT} WHERE {where} LIMIT 1", (digest[:HEAD], digest))), None)
 
     def same_weights(self, digest: str) -> set[str]:
         """Returns the ids of models of these weights."""
-        return {row[0] for row in self._read("SELECT id FROM models WHERE weights_digest = ?", (digest,))}
+        rows = self._read(f"SELECT id FROM models WHERE {_has_digest('weights_digest')}", (digest[:HEAD], digest))
+        return {row[0] for row in rows}
 
     def column(self, name: str) -> list[Any]:
         """Returns a column of the table of models, in the order of the index."""
@@ -221,6 +263,14 @@ no_function, warnings, size, mtime, device, inode, hints, metadata, segment, row
 tensors.names FROM models JOIN tensors ON models.tensors = tensors.number"""
 
 
+def _has_digest(column: str) -> str:
+    """A condition that one of INDEXES finds; it takes the first HEAD characters of the digest, then the digest.
+
+    The plus keeps SQLite from putting the digest in place of the column in both, which would leave the index unused.
+    """
+    return f"substr({column}, 1, {HEAD}) = ? AND +{column} = ?"
+
+
 def write_database(old: Path | None, new: Path, change: Change) -> None:
     """Writes a database: the old one (or an empty one) with a change. A crash leaves a file that nobody reads."""
     new.unlink(missing_ok=True)
@@ -232,6 +282,9 @@ def write_database(old: Path | None, new: Path, change: Change) -> None:
         connection.execute("PRAGMA synchronous = OFF")
         if old is None:
             connection.executescript(SCHEMA)
+        connection.executescript(INDEXES)
+        count = "SELECT count(*) FROM models"
+        ((before,),) = connection.execute(count)
         connection.executemany(
             "UPDATE OR REPLACE annotations SET id = ? WHERE id = ?", [(b, a) for a, b in change.renamed.items()]
         )
@@ -250,10 +303,21 @@ def write_database(old: Path | None, new: Path, change: Change) -> None:
             if value is not None:
                 connection.execute("INSERT INTO annotations VALUES (?, ?, ?)", (name, key, value))
         connection.commit()
+        ((after,),) = connection.execute(count)
+        if not before or change.renamed or change.moved or after != before + len(change.models):
+            connection.execute(f"PRAGMA user_version = {_line(connection, change)}")
     finally:
         connection.close()
     with open(new, "rb") as file:
         os.fsync(file.fileno())
+
+
+def _line(connection: sqlite3.Connection, change: Change) -> int:
+    """A number of the rows that a database begins with: see `Columns`."""
+    ((line,),) = connection.execute("PRAGMA user_version")
+    models = [(model.id, model.architecture, *model.place) for model in change.models]
+    changed = (line, [*change.renamed.items()], change.removed, change.lost, models, [*change.moved.items()])
+    return zlib.crc32(json.dumps(changed).encode()) % 2**31 or 1
 
 
 def _insert(connection: sqlite3.Connection, model: Model) -> None:

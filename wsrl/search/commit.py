@@ -78,15 +78,15 @@ def commit(
     """
     generation = store.manifest.generation + 1 if store else last_number(directory) + 1
     gone = {*change.removed, *change.lost, *(model.id for model, _ in new), *(model.id for model in change.models)}
-    kept = [row for row in store.rows() if row[0] not in gone] if store else []
-    live = {segment for _, _, segment in kept} | {model.place.segment for model in change.models}
-    segments = {number: rows for number, rows in store.manifest.segments.items() if number in live} if store else {}
+    kept = store.standing(gone) if store else np.zeros((0, 2), np.int64)
+    places = Counter(dict(zip(*(part.tolist() for part in np.unique(kept[:, 0], return_counts=True)), strict=True)))
+    places.update(model.place.segment for model in change.models)
+    segments = {number: rows for number, rows in store.manifest.segments.items() if number in places} if store else {}
     written, moved = [row for _, row in new], {}
     files = {name: own for name, own in (store.manifest.files if store else {}).items() if segment_of(name) in segments}
-    places = Counter([*(segment for _, _, segment in kept), *(model.place.segment for model in change.models)])
     merged = _merged(segments, places, len(new))
     if store and merged and all(store.sound(name) for name in files if segment_of(name) in merged):  # else: repaired
-        staying = [model for model in store.catalog.models() if model.id not in gone] + list(change.models)
+        staying = [model for model in store.catalog.models(merged) if model.id not in gone] + list(change.models)
         staying = [model for model in staying if model.place.segment in merged]
         written += [store.embedded(model) for model in staying]
         segments = {number: rows for number, rows in segments.items() if number not in merged}
@@ -108,7 +108,7 @@ def commit(
         neighbors = neighbors if all(map(store.sound, derived)) else ""
         files |= derived if neighbors else {}
     sync(directory)
-    functions = sum(function for _, function, _ in kept) + sum(model.place.function is not None for model in models)
+    functions = int(kept[:, 1].sum()) + sum(model.place.function is not None for model in models)
     if sources is None:
         sources = store.manifest.sources if store else ()
     manifest = Manifest(
@@ -117,7 +117,7 @@ def commit(
     write_atomically(directory / MANIFEST, manifest.to_bytes())
     sync(directory)
     clear(directory, files)
-    return Store(directory)
+    return Store(directory, store)
 
 
 def _merged(segments: Mapping[int, tuple[int, int, int]], places: Mapping[int, int], new: int) -> Collection[int]:

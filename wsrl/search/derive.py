@@ -29,7 +29,7 @@ def commit_derived(directory: Path, store: Store) -> Store:
     sync(directory)
     write_atomically(directory / MANIFEST, manifest.to_bytes())
     sync(directory)
-    return Store(directory)
+    return Store(directory, store)
 
 
 def _neighbors(directory: Path, store: Store) -> Sequence[Path]:

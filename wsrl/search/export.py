@@ -90,7 +90,8 @@ def _write_parquet(arrays: dict[str, np.ndarray], file: object) -> None:
         values = pyarrow.array(array.reshape(-1), from_pandas=name == "accuracy")  # NaN: there is none
         if array.ndim == 2:
             nothing = pyarrow.array(np.isnan(array[:, 0]))
-            values = pyarrow.FixedSizeListArray.from_arrays(values, array.shape[1], mask=nothing)
+            fixed = pyarrow.FixedSizeListArray.from_arrays(values, array.shape[1], mask=nothing)
+            values = fixed.cast(pyarrow.list_(pyarrow.float32()))  # pyarrow 25 reads none of fixed length with nulls
         columns[names.get(name, name)] = values
     table = pyarrow.table(columns).replace_schema_metadata({"encoder": encoder})
     parquet.write_table(table, file, row_group_size=ROWS)

@@ -139,7 +139,7 @@ class Index:
         Raises:
           InputError: see `open`.
         """
-        store = Store(self.directory)
+        store = Store(self.directory, self._store)
         if self._encoder is not None:
             store.manifest.check_encoder(store.directory, self._encoder.hash)
         self._become(store)
@@ -179,7 +179,7 @@ class Index:
 
     def _commit(self, change: Change) -> None:
         with writing(self.directory):
-            store = Store(self.directory)  # it may have changed since it was opened
+            store = Store(self.directory, self._store)  # it may have changed since it was opened
             committed = commit(self.directory, store, store.manifest.encoder, [], change)
             self._become(commit_derived(self.directory, committed))
 

@@ -51,6 +51,10 @@ class Searcher:
         return {name: place for place, name in enumerate(self.store.ids)}
 
     @cached_property
+    def _every(self) -> Int64[np.ndarray, " n"]:
+        return np.arange(len(self.store.ids))
+
+    @cached_property
     def _functional(self) -> set[int]:
         return set(self.store.has_function.tolist())
 
@@ -121,7 +125,7 @@ class Searcher:
         start = time.perf_counter()
         functional = self.uses_function([*question.queries, *question.against], question.by)
         name = "function" if functional else "weights"
-        having = self.store.has_function if functional else np.arange(len(self.store.ids))
+        having = self.store.has_function if functional else self._every
         allowed = np.ones(len(having), bool) if question.left_out is None else ~question.left_out[having]
         if question.among is not None:
             allowed &= question.among[having]

@@ -86,6 +86,7 @@ class Segment:
         candidates: Callable[[Vectors], Candidates | None] = build_candidates,
     ):
         self.vectors, self._make = vectors, candidates
+        self._kept: tuple[Int64[np.ndarray, " m"], Float32[np.ndarray, "m dim"]] | None = None  # by the last filter
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -146,9 +147,18 @@ class Segment:
         rows = np.full((len(queries), k), -1)
         cosine = np.full((len(queries), k), -np.inf, np.float32)
         if len(places):
-            found, own = nearest_exactly(_Some(self.whole, places), queries, min(k, len(places)))
+            found, own = nearest_exactly(self._some(places), queries, min(k, len(places)))
             rows[:, : found.shape[1]], cosine[:, : found.shape[1]] = places[found], own
         return rows, cosine
+
+    def _some(self, places: Int64[np.ndarray, " m"]) -> Vectors:
+        """Some vectors; if they are few, they are kept in single precision for the next search of the same filter."""
+        if len(places) > BRUTE_FORCE_BELOW:
+            return _Some(self.whole, places)
+        kept = self._kept
+        if kept is None or not np.array_equal(kept[0], places):
+            self._kept = kept = (places, single(self.whole[places]))
+        return kept[1]
 
     def _compare(
         self,

@@ -20,6 +20,7 @@ class Segments:
 
     def __init__(self, parts: Sequence[Part], by_digest: Mapping[str, Segment] | None = None):
         self.parts = [part for part in parts if len(part[0])]
+        self._there = [None if (places >= 0).all() else places >= 0 for _, places in self.parts]
         self.by_digest = by_digest or {}
 
     @property
@@ -74,11 +75,10 @@ class Segments:
           Places and cosines, best first; place -1 of cosine minus infinity where there are fewer.
         """
         places, cosines = [], []
-        for segment, own in self.parts:
-            may = own >= 0
+        for (segment, own), may in zip(self.parts, self._there, strict=True):
             if allowed is not None:
-                may &= allowed[own]
-            rows, cosine = segment.search(queries, k, None if may.all() else may, exact)
+                may = allowed[own] if may is None else may & allowed[own]
+            rows, cosine = segment.search(queries, k, may, exact)
             places.append(np.where(rows >= 0, own[rows], -1))
             cosines.append(cosine)
         found, cosine = np.hstack(places), np.hstack(cosines)

@@ -20,7 +20,7 @@ import hashlib
 import io
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -46,18 +46,24 @@ class Store:
     Files are checked against their digests when they are first used: damage to one is told when it is needed. Of
     vectors that are larger than CHECKED only the size is, since searches read few of them.
 
+    Args:
+      directory: the folder.
+      before: an earlier state of the same index, from which files are taken over that are in both.
+
     Raises:
       InputError: the folder holds no index, or one whose manifest or database is damaged.
     """
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, before: "Store | None" = None):
         self.directory = directory
         self._files: dict[str, mmap.mmap | None] = {}  # None for one that is missing or empty
         self._checked: set[str] = set()
+        self._segments: dict[str, list[tuple[int, np.ndarray, Int64[np.ndarray, " rows"]]]] = {}
         for _ in range(RETRIES):
             self.manifest = Manifest.read(directory)
             try:
-                self._files = {name: _mapped(directory / name) for name in self.manifest.files}
+                taken = before.unchanged(self.manifest) if before else {}
+                self._files = {name: taken.get(name) or _mapped(directory / name) for name in self.manifest.files}
                 if None in self._files.values() and Manifest.read(directory) != self.manifest:
                     continue  # another process has committed meanwhile
                 self._check(self.manifest.database)
@@ -67,7 +73,9 @@ class Store:
                 raise damaged(Path(error.filename), "missing") from error
         else:
             raise InputError(directory, "is written all the time", "wait until the other process has ended")
-        self.ids, self.architectures, self._places = self.catalog.columns()
+        self._columns = self.catalog.columns(before._columns if before else None)
+        self.ids, self.architectures, self._places = self._columns[:3]
+        self._checked |= before._checked & taken.keys() if before else set()
         if len(self.ids) != self.manifest.models:
             raise damaged(self.catalog.path, f"{len(self.ids)} models, not {self.manifest.models}")
 
@@ -115,9 +123,15 @@ class Store:
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
-    def rows(self) -> list[tuple[str, bool, int]]:
-        """Returns the id of each model, whether it has a function vector, and the segment that its vectors stand in."""
-        return list(zip(self.ids, (self._places[:, 2] >= 0).tolist(), self._places[:, 0].tolist(), strict=True))
+    def unchanged(self, manifest: Manifest) -> dict[str, mmap.mmap]:
+        """Returns the files, mapped, that another state has as well."""
+        same = [name for name, own in manifest.files.items() if self.manifest.files.get(name) == own]
+        return {name: content for name in same if (content := self._files.get(name)) is not None}
+
+    def standing(self, gone: Collection[str]) -> Int64[np.ndarray, "kept 2"]:
+        """Returns the segment of the vectors of each model but some, and whether it has a function vector."""
+        left = np.fromiter((name not in gone for name in self.ids), bool, len(self.ids))
+        return np.stack([self._places[left, 0], self._places[left, 2] >= 0], axis=1).astype(np.int64)
 
     def signatures(self, model: Model) -> Float32[np.ndarray, "tensors numbers"]:
         """Returns the signatures of a model's tensors, as its file of signatures shows them."""
@@ -173,6 +187,8 @@ class Store:
         Args:
           kind: "weights" or "function"; the places are among the models that have such a vector.
         """
+        if kind in self._segments:
+            return self._segments[kind]
         column = 1 + KINDS.index(kind)
         having = np.flatnonzero(self._places[:, column] >= 0)
         numbers, rows = self._places[having, 0], self._places[having, column]
@@ -184,6 +200,7 @@ class Store:
             places = np.full(len(vectors), -1)
             places[rows[own]] = np.flatnonzero(own)
             found.append((number, vectors, places))
+        self._segments[kind] = found
         return found
 
     def graph_paths(self, kind: str, segment: int) -> tuple[Path, Path] | None:
