@@ -28,21 +28,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.sources = ",".join(
         [
             "tiny_imagenet=" + "+".join(PHOTOS.split()),
-            *("tin_food", "tin_mammals", "tin_structures", "tin_vehicles"),
-            *("natural_images", "grocery_store", "clothing_photos", "gtsrb_signs", "dtd_textures"),
-            *("asl_letters", "coil20", "notmnist10k", "bhmsds_math_symbols", "mdi_icons", "file_fragments"),
             "omniglot=omniglot_japanese_katakana+omniglot_sanskrit+omniglot_korean+omniglot_latin+omniglot_greek",
-            "fonts=font_id+script_id",
-            "game_art=crawl_tiles+wesnoth_terrain+wesnoth_units",
+            *("natural_images", "mdi_icons", "dtd_textures", "asl_letters", "grocery_store"),
             "sounds=fsdd_spec28+dirt_samples",
+            "game_art=crawl_tiles+wesnoth_terrain+wesnoth_units",
+            *("notmnist10k", "file_fragments", "gtsrb_signs", "fonts=font_id+script_id", "clothing_photos"),
+            *("bhmsds_math_symbols", "tin_mammals", "tin_vehicles", "tin_food"),
         ]
     )
-    config.mirrored = (
-        "tiny_imagenet,tin_food,tin_mammals,tin_structures,tin_vehicles,natural_images,grocery_store,clothing_photos,"
-        "dtd_textures,game_art"
-    )
-    config.steps = 3000  # of training on a source
-    config.long_steps = 6000  # on a source of at least `long_images`
+    config.mirrored = "tiny_imagenet,tin_mammals,tin_vehicles,tin_food,natural_images,grocery_store,clothing_photos,dtd_textures,game_art"
+    config.steps = 1500  # of training on a source
+    config.long_steps = 4000  # on a source of at least `long_images`
     config.long_images = 3000
     config.batch_size = 32  # images
     config.learning_rate = 2e-3  # of AdamW, the highest of the schedule
