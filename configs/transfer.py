@@ -36,7 +36,10 @@ def get_config() -> ml_collections.ConfigDict:
             *("bhmsds_math_symbols", "tin_mammals", "tin_vehicles", "tin_food"),
         ]
     )
-    config.mirrored = "tiny_imagenet,tin_mammals,tin_vehicles,tin_food,natural_images,grocery_store,clothing_photos,dtd_textures,game_art"
+    config.mirrored = (
+        "tiny_imagenet,tin_mammals,tin_vehicles,tin_food,natural_images,grocery_store,clothing_photos,dtd_textures,"
+        "game_art"
+    )
     config.steps = 1500  # of training on a source
     config.long_steps = 4000  # on a source of at least `long_images`
     config.long_images = 3000
@@ -55,4 +58,5 @@ def get_config() -> ml_collections.ConfigDict:
         "face_mask=natural_images,sign_digits=asl_letters,neu_steel_defects=dtd_textures,chula_red_cells=dtd_textures,"
         "language_bigrams=file_fragments,molecules_solubility=mdi_icons,wake_words=sounds"
     )
+    config.tuned = "10,5,50"  # labeled images a class at which starts are fine-tuned on test targets
     return config
