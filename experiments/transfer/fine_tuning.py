@@ -16,7 +16,7 @@ from wsrl.zoo.bank import ImageBank
 from wsrl.zoo.finetuning import FineTuner
 
 RECORDED = (0, 10, 25, 50, 100)  # steps
-RATES = (5e-4, 2e-3, 8e-3)  # highest learning rates to choose from, on validation targets
+RATES = (5e-4, 2e-3)  # highest learning rates to choose from, on validation targets
 FILE = "fine_tuned.json"
 
 
