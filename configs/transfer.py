@@ -33,13 +33,10 @@ def get_config() -> ml_collections.ConfigDict:
             "sounds=fsdd_spec28+dirt_samples",
             "game_art=crawl_tiles+wesnoth_terrain+wesnoth_units",
             *("notmnist10k", "file_fragments", "gtsrb_signs", "fonts=font_id+script_id", "clothing_photos"),
-            *("bhmsds_math_symbols", "tin_mammals", "tin_vehicles", "tin_food"),
+            *("bhmsds_math_symbols", "tin_mammals"),
         ]
     )
-    config.mirrored = (
-        "tiny_imagenet,tin_mammals,tin_vehicles,tin_food,natural_images,grocery_store,clothing_photos,dtd_textures,"
-        "game_art"
-    )
+    config.mirrored = "tiny_imagenet,tin_mammals,natural_images,grocery_store,clothing_photos,dtd_textures,game_art"
     config.steps = 1500  # of training on a source
     config.long_steps = 4000  # on a source of at least `long_images`
     config.long_images = 3000

@@ -1,7 +1,6 @@
 import importlib
 import json
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -190,6 +189,5 @@ def test_the_program_ends_with_a_line_without_its_data(monkeypatch, tmp_path):
     config.data_dir = str(tmp_path)
     monkeypatch.setattr(program, "CONFIG", type("Flag", (), {"value": config}))
     monkeypatch.setattr(program, "WORKDIR", type("Flag", (), {"value": str(tmp_path)}))
-    monkeypatch.setattr(jax.config, "update", lambda *_: None)  # devices are there already
     with pytest.raises(SystemExit, match=r"^error: .*holds no cmater_bangla_digits.npz"):
         program.main([])

@@ -6,22 +6,18 @@ python -m experiments.transfer --config=configs/transfer.py --workdir=runs/trans
 asked once. What the folder holds is neither trained nor measured again.
 """
 
-import os
 import sys
 from pathlib import Path
 
-import jax
 from absl import app
 
 from experiments.main import CONFIG, WORKDIR, parse_command_line
+from experiments.transfer.run import run
 from wsrl.errors import InputError
 
 
 def main(_: list[str]) -> None:
     """Runs the experiment; bad input ends it with one line and exit status 1."""
-    jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
-    from experiments.transfer.run import run  # after the devices are set
-
     try:
         run(CONFIG.value, Path(WORKDIR.value))
     except InputError as error:
