@@ -26,7 +26,9 @@ from wsrl.zoo.families import CATALOGUES
 from wsrl.zoo.recipes import draw_runs
 from wsrl.zoo.tasks import load_tasks
 
-NAMES = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+PROGRAMS = {"transfer": "experiments.transfer"}  # of configurations that are not the main job's
+ALL = [module.name for module in pkgutil.iter_modules(configs.__path__)]
+NAMES = [name for name in ALL if name not in PROGRAMS]
 VARIANTS = ("packaged", "full", "gpu")
 CONFIGS = {name: importlib.import_module(f"configs.{name}").get_config for name in NAMES if name != "pretrain"}
 CONFIGS |= {f"pretrain:{variant}": partial(pretrain.get_config, variant) for variant in VARIANTS}
@@ -52,10 +54,10 @@ def test_configurations_are_flat_and_share_their_fields(name):
     assert {type(value) for value in found.values()} <= {int, float, str, bool}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_docstrings_give_command_cost_and_result(name):
-    text = importlib.import_module(f"configs.{name}").__doc__
-    assert re.search(rf"^Command: python -m experiments.main --config=configs/{name}.py", text, re.MULTILINE)
+    text, program = importlib.import_module(f"configs.{name}").__doc__, PROGRAMS.get(name, "experiments.main")
+    assert re.search(rf"^Command: python -m {program} --config=configs/{name}.py", text, re.MULTILINE)
     for heading in ("Cost", "Result"):
         (paragraph,) = re.findall(rf"^{heading}[^:\n]*: (.+?)\n(?:\n|$)", text, re.MULTILINE | re.DOTALL)
         figures = re.search(r"\d", paragraph)
