@@ -34,23 +34,53 @@ PACKAGED = {
     "validation_datasets": "keel/vowel",
     "test_datasets": "digits,keel/letter,keel/texture",
 }
+# By domain: glyphs, hands, clothes, sound, photographs, drawn sprites, surfaces. A source stands on one side.
 FULL = {
     "datasets": ",".join(
         [
-            *("mnist", "digits", "opencv_digits20.npz"),
-            *("omniglot_japanese_katakana.npz", "omniglot_sanskrit.npz", "omniglot_latin.npz"),
+            *("mnist", "digits", "opencv_digits20.npz", "bhmsds_math_symbols.npz", "binary_alphadigits.npz"),
+            *("cmater_bangla_digits.npz", "cmater_devanagari_digits.npz", "font_id.npz", "script_id.npz"),
+            *("mdi_icons.npz", "desktop_icons.npz", "chess_pieces.npz", "wesnoth_terrain.npz", "wesnoth_units.npz"),
+            *("asl_letters.npz", "clothing_photos.npz", "coil20.npz", "dtd_textures.npz", "flowers5.npz"),
+            *("natural_images.npz", "trashnet.npz", "tin_food.npz", "tin_household.npz", "tin_invertebrates.npz"),
+            *("tin_mammals.npz", "tin_structures.npz", "tin_vehicles.npz", "tin_vertebrates.npz"),
+            *("dirt_samples.npz", "emodb_emotion.npz", "japanese_vowels.npz", "dna_chaos_game.npz"),
+            *("file_fragments.npz", "fruit_outlines.npz", "language_bigrams.npz", "osuleaf_shapes.npz"),
+            *("chula_red_cells.npz", "bccd_blood_cells.npz+elpv_solar_cells.npz"),
+            *("face_mask.npz+smiles.npz+day_night.npz", "molecules_solubility.npz+italy_power_plots.npz"),
+            *("doodle3.npz+mnist", "doodle3.npz+bhmsds_math_symbols.npz", "clothing_photos.npz+bccd_blood_cells.npz"),
             *("keel/letter", "keel/texture", "keel/segment", "keel/movement_libras", "keel/satimage", "keel/vowel"),
-            *("doodle3.npz+mnist", "doodle3.npz+omniglot_sanskrit.npz", "mnist+omniglot_latin.npz"),
-            *("omniglot_japanese_katakana.npz+digits", "opencv_digits20.npz+doodle3.npz"),
-            *("teacher/0/dead_leaves", "teacher/1/dead_leaves", "teacher/2/dead_leaves"),
-            *("teacher/3/mnist", "teacher/4/omniglot_japanese_katakana.npz"),
+            *("teacher/0/dead_leaves", "teacher/1/dead_leaves", "teacher/2/dead_leaves", "teacher/3/mnist"),
         ]
     ),
-    "validation_datasets": "fsdd_spec28.npz,omniglot_greek.npz",
-    "test_datasets": "fashion_mnist,notmnist10k.npz,sign_digits.npz,omniglot_korean.npz",
+    "validation_datasets": "fsdd_spec28.npz,muscima_symbols.npz,gtsrb_signs.npz,neu_steel_defects.npz",
+    "test_datasets": ",".join(
+        [
+            *("fashion_mnist", "notmnist10k.npz", "sign_digits.npz", "omniglot_korean.npz"),
+            *("wake_words.npz", "grocery_store.npz", "crawl_tiles.npz"),
+        ]
+    ),
 }
-MANY = {"num_tasks": 1200, "num_children": 400, "num_distilled": 300, "num_copies": 3400}
-GPU = {"runs_train": 4, "num_children": 2000, "num_distilled": 2000, "num_copies": 6000}
+# Half of the networks is trained for four times as long: for some twenty epochs of these sets.
+DIVERSE = {
+    "catalogue": "diverse",
+    "image_size": 28,
+    "max_images": 2000,
+    "families": "mlp,cnn_gap,cnn_flatten,cnn_pooled,vit,sequence_transformer,rnn",
+    "test_families": "mlp,cnn_gap,cnn_flatten,cnn_pooled,resnet,vit",  # resnet is never trained on
+    "num_tasks": 350,
+    "num_test_tasks": 14,
+    "num_validation_tasks": 12,
+    "num_seen_tasks": 4,
+    "runs_test": 3,
+    "num_children": 100,
+    "num_distilled": 100,
+    "num_copies": 1200,
+    "steps": 200,
+    "stretched": 0.5,
+    "stretch": 4,
+}
+GPU = {"num_tasks": 1200, "runs_train": 4, "num_children": 2000, "num_distilled": 2000, "num_copies": 6000}
 
 
 def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
@@ -87,7 +117,7 @@ def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
     config.starts.update(models=260, tasks=48)
     config.gnn.steps = 0  # it would hold every edge of the zoo in memory
     if data != "packaged":
-        config.zoo.update(MANY)
+        config.zoo.update(DIVERSE)
     if data == "gpu":
         config.zoo.update(GPU, max_images=10_000, steps=1000, batch_size=64, chunk_size=512)
         config.encoder.update(dtype="bfloat16", probes=512, gradient_probes=128, tile=64, batch_cost=65_536, chunk=64)
