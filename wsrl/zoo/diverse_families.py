@@ -15,39 +15,33 @@ DIVERSE = {
         train=(
             MLP("relu", widths=(16, 16), image_size=16),
             MLP("relu", widths=(96, 48), image_size=28),
-            MLP("leaky_relu", widths=(48,) * 4, image_size=16, pixels=STANDARD),
             MLP("silu", widths=(96,), image_size=28, pixels=UNIT),
-            MLP("gelu", widths=(64,) * 3, image_size=28, pixels=STANDARD),
+            MLP("leaky_relu", widths=(64,) * 3, image_size=28, pixels=STANDARD),
             MLP("tanh", widths=(24,) * 6, image_size=32),
         ),
         test=(
             MLP("relu", widths=(128, 128), image_size=28, pixels=UNIT),
             MLP("tanh", widths=(80,) * 2, image_size=32),
-            MLP("gelu", widths=(112,), image_size=28, pixels=STANDARD),
         ),
     ),
     "cnn_gap": Family(
         train=(
             CNNGap("relu", widths=(16, 16, 16), conv_strides=(2, 2, 2), image_size=28),
-            CNNGap("relu", widths=(12, 24), conv_strides=(2, 2), image_size=32, pixels=STANDARD),
+            CNNGap("leaky_relu", widths=(12, 24), conv_strides=(2, 2), image_size=32, pixels=STANDARD),
             CNNGap("gelu", widths=(12, 16, 24, 24), conv_strides=(2, 2, 1, 2), image_size=16),
             CNNGap("silu", widths=(32, 48), conv_strides=(2, 2), image_size=16, pixels=UNIT),
-            CNNGap("leaky_relu", widths=(8, 16, 24), conv_strides=(1, 2, 2), image_size=16),
             CNNGap("tanh", widths=(12,) * 5, conv_strides=(2, 2, 1, 1, 1), image_size=16),
         ),
         test=(
             CNNGap("relu", widths=(20, 40, 64), conv_strides=(2, 2, 2), image_size=28, pixels=UNIT),
-            CNNGap("tanh", widths=(20,) * 4, conv_strides=(2,) * 4, image_size=32),
-            CNNGap("gelu", widths=(10, 20, 40), conv_strides=(2, 2, 2), image_size=28, pixels=STANDARD),
+            CNNGap("tanh", widths=(10, 20, 40), conv_strides=(2, 2, 2), image_size=32, pixels=STANDARD),
         ),
     ),
     "cnn_flatten": Family(
         train=(
-            CNNFlatten("relu", widths=(8, 16), conv_strides=(2, 2), hidden=32, image_size=28),
+            CNNFlatten("relu", widths=(8, 16), conv_strides=(2, 2), hidden=32, image_size=28, pixels=STANDARD),
             CNNFlatten("tanh", widths=(12, 12), conv_strides=(2, 2), hidden=24, use_bias=True, image_size=16),
             CNNFlatten("silu", widths=(24,), conv_strides=(2,), hidden=16, image_size=16, pixels=UNIT),
-            CNNFlatten("gelu", widths=(8, 16, 16), conv_strides=(2, 2, 2), hidden=32, image_size=32, pixels=STANDARD),
-            CNNFlatten("leaky_relu", widths=(8,) * 4, conv_strides=(2, 2, 1, 1), hidden=48, image_size=16),
         ),
         test=(
             CNNFlatten("relu", widths=(20, 40), conv_strides=(2, 2), hidden=64, image_size=28, pixels=STANDARD),
@@ -59,14 +53,11 @@ DIVERSE = {
             CNNPooled("relu", widths=(8, 16), norm=True, image_size=16),
             CNNPooled("relu", widths=(8, 16), padded=False, kernel=5, hidden=48, image_size=28, pixels=UNIT),
             CNNPooled("tanh", widths=(8, 16), pooling="mean", hidden=24, image_size=16, pixels=STANDARD),
-            CNNPooled("gelu", widths=(8, 12, 24), pooled=(True, True, False), norm=True, image_size=28),
-            CNNPooled("silu", widths=(12, 24), pooled=(True, False), image_size=16),
-            CNNPooled("relu", widths=(8, 16, 16), pooled=(True,) * 3, hidden=0, image_size=32, pixels=STANDARD),
+            CNNPooled("gelu", widths=(8, 12, 24), pooled=(True, True, False), norm=True, image_size=16),
         ),
         test=(
             CNNPooled("relu", widths=(14, 28), norm=True, hidden=64, image_size=28, pixels=STANDARD),
-            CNNPooled("tanh", widths=(10, 20), padded=False, hidden=56, image_size=28),
-            CNNPooled("relu", widths=(10, 20, 40), pooled=(True, True, False), image_size=32, pixels=UNIT),
+            CNNPooled("tanh", widths=(10, 20, 40), pooled=(True, True, False), image_size=28, pixels=UNIT),
         ),
     ),
     "resnet": Family(
@@ -77,22 +68,18 @@ DIVERSE = {
             ResNet("gelu", widths=(8, 16), block_strides=(2, 2), image_size=28, pixels=STANDARD),
         ),
         test=(
-            ResNet("relu", widths=(14, 28, 28), block_strides=(2, 2, 1), image_size=28, pixels=STANDARD),
-            ResNet("tanh", widths=(20,) * 3, block_strides=(2, 2, 1), image_size=32),
+            ResNet("relu", widths=(14, 14, 28), block_strides=(2, 1, 2), image_size=28, pixels=STANDARD),
         ),
     ),
     "vit": Family(
         train=(
-            ViT("relu", widths=(16, 16), image_size=16),
             ViT("gelu", widths=(24,) * 2, image_size=28, patch=(7, 7), pixels=STANDARD),
             ViT("silu", widths=(32, 32), heads=4, image_size=28, patch=(7, 7)),
-            ViT("gelu", widths=(24,) * 3, heads=4, image_size=16, pixels=UNIT),
-            ViT("leaky_relu", widths=(8,) * 4, image_size=16),
+            ViT("relu", widths=(24,) * 2, heads=4, image_size=16, pixels=UNIT),
         ),
         test=(
             ViT("gelu", widths=(48,) * 2, heads=4, image_size=28, patch=(7, 7)),
-            ViT("relu", widths=(40,), heads=4, image_size=28, patch=(4, 4), pixels=UNIT),
-            ViT("tanh", widths=(12,) * 3, image_size=16),
+            ViT("relu", widths=(40,), heads=4, image_size=32, patch=(8, 8), pixels=UNIT),
         ),
     ),
     "sequence_transformer": Family(
