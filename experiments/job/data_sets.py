@@ -18,9 +18,7 @@ from wsrl.zoo.bank import ZooImages
 from wsrl.zoo.manifest import Record
 
 
-def task_data(
-    images: ZooImages, records: Sequence[Record], examples: Examples, shape: tuple[int, int, int]
-) -> Data:
+def task_data(images: ZooImages, records: Sequence[Record], examples: Examples, shape: tuple[int, int, int]) -> Data:
     """Training images and classes of each task, by its number in `examples`; images have the shape of inputs."""
     bank = images.bank
     numbers = {record.task: int(number) for record, number in zip(records, examples.task, strict=True)}

@@ -72,7 +72,9 @@ def _chain(modules: Mapping[str, Tensors], style: str, pooled: bool) -> Tensors:
 
 def _transformer(modules: Mapping[str, Tensors]) -> Tensors:
     found = {"pos_embed": modules[""]["pos_embedding"]}
-    plain = {path: own for path, own in modules.items() if path and path.split("/")[-1] not in ("query", "key", "value")}
+    plain = {
+        path: own for path, own in modules.items() if path and path.split("/")[-1] not in ("query", "key", "value")
+    }
     for path, own in list(plain.items()):
         if path.endswith(f"{ATTENTION}/out"):
             plain[path] = own | {"kernel": own["kernel"].reshape(-1, own["kernel"].shape[-1])}

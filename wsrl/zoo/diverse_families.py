@@ -1,8 +1,8 @@
-"""The catalogue of networks as people train them: images of 16 to 32 pixels, pooled, strided or flattened, with norms or
-without, on pixels of several scales.
+"""The catalogue of networks as people train them: for images of 16 to 32 pixels, pooled, strided or flattened, with
+norms or without, on pixels of several scales.
 
-Test variants have widths, and mostly sizes of images, that no training variant of the family has. Pixels from 0 to 1 and
-standardized ones stand for recipes that no file tells.
+Of each family the widest test variant is wider than all that is trained on. Pixels from 0 to 1 and standardized ones
+stand for recipes that no file tells.
 """
 
 from wsrl.zoo.family import Family
@@ -67,9 +67,7 @@ DIVERSE = {
             ResNet("silu", widths=(16, 16, 24, 24), block_strides=(2, 2, 1, 2), image_size=16, pixels=UNIT),
             ResNet("gelu", widths=(8, 16), block_strides=(2, 2), image_size=28, pixels=STANDARD),
         ),
-        test=(
-            ResNet("relu", widths=(14, 14, 28), block_strides=(2, 1, 2), image_size=28, pixels=STANDARD),
-        ),
+        test=(ResNet("relu", widths=(14, 14, 28), block_strides=(2, 1, 2), image_size=28, pixels=STANDARD),),
     ),
     "vit": Family(
         train=(

@@ -108,7 +108,7 @@ class Classifier(nn.Module):
     pooling = "none"  # kind of the 2 x 2 windows behind convolutions
     heads = None  # number of attention heads
 
-    def seen(self, x: Images) -> Images:
+    def seen(self, x: Images) -> Float[Any, "batch rows columns channels"]:
         """Images as the recipe of the model feeds them."""
         if self.image_size not in (None, x.shape[1]):
             x = jax.image.resize(x, (len(x), self.image_size, self.image_size, x.shape[3]), "linear")
