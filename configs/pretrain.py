@@ -34,8 +34,25 @@ PACKAGED = {
     "validation_datasets": "keel/vowel",
     "test_datasets": "digits,keel/letter,keel/texture",
 }
-# By domain: glyphs, hands, clothes, sound, photographs, drawn sprites, surfaces. A source stands on one side.
 FULL = {
+    "datasets": ",".join(
+        [
+            *("mnist", "digits", "opencv_digits20.npz"),
+            *("omniglot_japanese_katakana.npz", "omniglot_sanskrit.npz", "omniglot_latin.npz"),
+            *("keel/letter", "keel/texture", "keel/segment", "keel/movement_libras", "keel/satimage", "keel/vowel"),
+            *("doodle3.npz+mnist", "doodle3.npz+omniglot_sanskrit.npz", "mnist+omniglot_latin.npz"),
+            *("omniglot_japanese_katakana.npz+digits", "opencv_digits20.npz+doodle3.npz"),
+            *("teacher/0/dead_leaves", "teacher/1/dead_leaves", "teacher/2/dead_leaves"),
+            *("teacher/3/mnist", "teacher/4/omniglot_japanese_katakana.npz"),
+        ]
+    ),
+    "validation_datasets": "fsdd_spec28.npz,omniglot_greek.npz",
+    "test_datasets": "fashion_mnist,notmnist10k.npz,sign_digits.npz,omniglot_korean.npz",
+}
+MANY = {"num_tasks": 1200, "num_children": 400, "num_distilled": 300, "num_copies": 3400}
+GPU = {"runs_train": 4, "num_children": 2000, "num_distilled": 2000, "num_copies": 6000}
+# By domain: glyphs, hands, clothes, sound, photographs, drawn sprites, surfaces. A source stands on one side.
+MANY_SETS = {
     "datasets": ",".join(
         [
             *("mnist", "digits", "opencv_digits20.npz", "bhmsds_math_symbols.npz", "binary_alphadigits.npz"),
@@ -73,26 +90,34 @@ DIVERSE = {
     "num_validation_tasks": 12,
     "num_seen_tasks": 2,
     "runs_test": 2,
-    "num_children": 40,
-    "num_distilled": 40,
-    "num_copies": 500,
+    "num_children": 0,
+    "num_distilled": 0,
+    "num_copies": 0,
     "steps": 200,
     "stretched": 0.4,
     "stretch": 3,
 }
-GPU = {"num_tasks": 1200, "runs_train": 4, "num_children": 2000, "num_distilled": 2000, "num_copies": 6000}
+# Sets whose licenses let their images stand in an encoder that is passed on, and drawn ones.
+PERMISSIVE = ",".join(
+    [
+        *("mnist", "digits", "opencv_digits20.npz", "bhmsds_math_symbols.npz", "cmater_bangla_digits.npz"),
+        *("cmater_devanagari_digits.npz", "font_id.npz", "script_id.npz", "mdi_icons.npz", "clothing_photos.npz"),
+        *("chula_red_cells.npz", "clothing_photos.npz+bccd_blood_cells.npz", "doodle3.npz+mnist"),
+        *("doodle3.npz+bhmsds_math_symbols.npz", "teacher/0/dead_leaves", "teacher/1/dead_leaves"),
+    ]
+)
 
 
 def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
-    """Returns the configuration of pretraining; `data` is packaged, full or gpu.
+    """Returns the configuration of pretraining; `data` is packaged, full, gpu or diverse.
 
     Raises:
       ValueError: another value of `data`.
     """
-    if data not in ("packaged", "full", "gpu"):
-        raise ValueError(f"no configuration pretrain.py:{data}, choose packaged, full or gpu")
+    if data not in ("packaged", "full", "gpu", "diverse"):
+        raise ValueError(f"no configuration pretrain.py:{data}, choose packaged, full, gpu or diverse")
     config: Config = zoo.get_config()
-    config.zoo.update(PACKAGED if data == "packaged" else FULL)
+    config.zoo.update({"packaged": PACKAGED, "diverse": MANY_SETS}.get(data, FULL))
     config.zoo.update(
         max_images=3000,
         num_tasks=224,
@@ -116,9 +141,12 @@ def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
     config.dataset_encoder.steps = 120
     config.starts.update(models=260, tasks=48)
     config.gnn.steps = 0  # it would hold every edge of the zoo in memory
-    if data != "packaged":
-        config.zoo.update(DIVERSE)
+    if data in ("full", "gpu"):
+        config.zoo.update(MANY)
     if data == "gpu":
         config.zoo.update(GPU, max_images=10_000, steps=1000, batch_size=64, chunk_size=512)
         config.encoder.update(dtype="bfloat16", probes=512, gradient_probes=128, tile=64, batch_cost=65_536, chunk=64)
+    if data == "diverse":
+        config.zoo.update(DIVERSE)
+        config.encoder.update(seeds=1, probes=128, gradient_probes=16, probe_size=16, probe_datasets=PERMISSIVE)
     return config
