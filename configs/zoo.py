@@ -46,6 +46,8 @@ def get_config() -> ml_collections.ConfigDict:
     zoo.num_distilled = 0  # runs of another family trained on a model's predictions
     zoo.num_copies = 0  # quantized, pruned or noisy copies of final checkpoints
     zoo.steps = 300  # of a run
+    zoo.stretched = 0.0  # share of the runs that are trained for several times as long
+    zoo.stretch = 1  # how many times
     zoo.checkpoints = 3  # kept of a run, the last is the final one
     zoo.batch_size = 32
     zoo.chunk_size = 26  # networks trained together
@@ -56,6 +58,8 @@ def get_config() -> ml_collections.ConfigDict:
     encoder.seeds = 3
     encoder.tile = 16  # neurons a tile of the graph
     encoder.probes = 256  # learned inputs, started from images of the training tasks
+    encoder.probe_datasets = ""  # sets that they are drawn from, among those of the training tasks; empty for all
+    encoder.probe_size = 0  # pixels a side of them; 0 for that of the zoo's images
     encoder.chunk = 8  # learned inputs swept at a time
     encoder.dim = 512  # of the embedding
     encoder.rank = 64  # components of the responses that the read-out takes products of

@@ -29,13 +29,16 @@ from wsrl.zoo.tasks import load_tasks
 PROGRAMS = {"transfer": "experiments.transfer"}  # of configurations that are not the main job's
 ALL = [module.name for module in pkgutil.iter_modules(configs.__path__)]
 NAMES = [name for name in ALL if name not in PROGRAMS]
-VARIANTS = ("packaged", "full", "gpu")
+VARIANTS = ("packaged", "full", "gpu", "diverse")
 CONFIGS = {name: importlib.import_module(f"configs.{name}").get_config for name in NAMES if name != "pretrain"}
 CONFIGS |= {f"pretrain:{variant}": partial(pretrain.get_config, variant) for variant in VARIANTS}
 CLASSES = {  # of image sets that do not have ten
     **{"keel/segment": 7, "keel/movement_libras": 15, "keel/satimage": 6, "keel/vowel": 11, "keel/letter": 26},
     **{"keel/texture": 11, "doodle3.npz": 3, "omniglot_japanese_katakana.npz": 47, "omniglot_sanskrit.npz": 42},
     **{"omniglot_latin.npz": 26, "omniglot_greek.npz": 24, "omniglot_korean.npz": 40},
+    **{"bccd_blood_cells.npz": 3, "elpv_solar_cells.npz": 4, "face_mask.npz": 2, "smiles.npz": 2, "day_night.npz": 2},
+    **{"molecules_solubility.npz": 4, "italy_power_plots.npz": 2, "dna_chaos_game.npz": 5, "flowers5.npz": 5},
+    **{"neu_steel_defects.npz": 6, "wake_words.npz": 6, "osuleaf_shapes.npz": 6, "desktop_icons.npz": 7},
 }
 
 
@@ -101,8 +104,15 @@ def test_the_test_of_pretraining_has_sets_and_a_family_of_its_own():
         assert not training & set(f"{config.test_datasets},{config.validation_datasets}".split(","))
 
 
+def test_probes_of_the_diverse_variant_are_of_sets_that_are_trained_on():
+    config = pretrain.get_config("diverse")
+    assert set(config.encoder.probe_datasets.split(",")) <= set(config.zoo.datasets.split(","))
+
+
 def test_another_variant_of_pretraining_is_told():
-    with pytest.raises(ValueError, match=r"^no configuration pretrain\.py:tiny, choose packaged, full or gpu$"):
+    with pytest.raises(
+        ValueError, match=r"^no configuration pretrain\.py:tiny, choose packaged, full, gpu or diverse$"
+    ):
         pretrain.get_config("tiny")
 
 

@@ -1,4 +1,5 @@
 import collections
+import dataclasses
 
 import pytest
 from ml_collections import ConfigDict
@@ -22,6 +23,8 @@ CONFIG = ConfigDict(
         "runs_seen": 3,
         "num_children": 12,
         "num_distilled": 0,
+        "stretched": 0.0,
+        "stretch": 1,
     }
 )
 SPLITS = ["train"] * 5 + ["validation"] * 2 + ["test"] * 3
@@ -156,3 +159,14 @@ def test_the_main_catalogue_draws_the_runs_it_always_drew():
 def test_unknown_catalogue_or_test_family(change, reason):
     with pytest.raises(InputError, match=reason):
         draw_runs(ConfigDict({**CONFIG, **change}), TASKS)
+
+
+def test_a_share_of_the_roots_is_stretched_and_nothing_else_changes():
+    plain = draw_runs(CONFIG, TASKS)
+    config = CONFIG.copy_and_resolve_references()
+    config.update(stretched=0.5, stretch=4)
+    runs = draw_runs(config, TASKS)
+    assert [dataclasses.replace(run, stretch=1) for run in runs] == plain
+    roots = [run for run in runs if run.parent is None]
+    assert {run.stretch for run in roots} == {1, 4} and all(run.stretch == 1 for run in runs if run.parent)
+    assert 0.3 < sum(run.stretch == 4 for run in roots) / len(roots) < 0.7

@@ -59,6 +59,8 @@ def config(**changes):
         "num_children": 3,
         "num_distilled": 0,
         "num_copies": 0,
+        "stretched": 0.0,
+        "stretch": 1,
         "steps": 6,
         "checkpoints": 3,
         "batch_size": 8,
@@ -354,3 +356,19 @@ def test_an_interrupted_build_of_copies_goes_on(larger, tmp_path, monkeypatch):
 def test_unknown_storage(tmp_path):
     with pytest.raises(InputError, match="no storage 'tar'"):
         train_zoo(config(storage="tar"), tmp_path)
+
+
+def test_stretched_runs_take_several_times_the_steps(tmp_path):
+    settings = config(stretched=0.5, stretch=3, num_children=2, num_distilled=0)
+    counts = train_zoo(settings, tmp_path)
+    records, _ = read_manifest(tmp_path)
+    steps = collections.defaultdict(list)
+    for record in records:
+        if not record.parent:
+            steps[record.get("run")].append(record.step)
+    assert {tuple(found) for found in steps.values()} == {(2, 4, 6), (6, 12, 18)}
+    assert counts["programs"] <= 4  # architectures, and sizes of chunks
+    for record in records:
+        assert record.get("steps") == (
+            2 if record.parent else 18 if len(set(steps[record.get("run")]) - {2, 4, 6}) else 6
+        )

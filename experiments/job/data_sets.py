@@ -10,6 +10,7 @@ from wsrl.annotations import Config
 from wsrl.data import normalize
 from wsrl.encoder.dataset_encoder import init_dataset_params, save_dataset_encoder
 from wsrl.encoder.encoder import ResponseEncoder
+from wsrl.encoder.swept import fit_inputs
 from wsrl.training.fit import Fitted
 from wsrl.training.fit_dataset import Data, fit_dataset_encoder
 from wsrl.training.sampling import Examples
@@ -17,12 +18,12 @@ from wsrl.zoo.bank import ZooImages
 from wsrl.zoo.manifest import Record
 
 
-def task_data(images: ZooImages, records: Sequence[Record], examples: Examples) -> Data:
-    """Training images and classes of each task, by its number in `examples`."""
+def task_data(images: ZooImages, records: Sequence[Record], examples: Examples, shape: tuple[int, int, int]) -> Data:
+    """Training images and classes of each task, by its number in `examples`; images have the shape of inputs."""
     bank = images.bank
     numbers = {record.task: int(number) for record, number in zip(records, examples.task, strict=True)}
     return {
-        numbers[name]: (normalize(bank.images[rows])[..., None], labels)
+        numbers[name]: (fit_inputs(normalize(bank.images[rows])[..., None], shape), labels)
         for name, (rows, labels) in bank.train.items()
         if name in numbers
     }

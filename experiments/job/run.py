@@ -20,6 +20,8 @@ from experiments.job.workdir import encoder_directories, lock_workdir, zoo_direc
 from wsrl.annotations import Config
 from wsrl.encoder.embed import Embedder
 from wsrl.encoder.export import save_encoder
+from wsrl.encoder.swept import fit_inputs
+from wsrl.errors import InputError
 from wsrl.evaluation import Interval, Results, query_examples, write_results
 from wsrl.report import write_report
 from wsrl.search.nearest import NearestNeighbors
@@ -92,7 +94,7 @@ def run(config: Config, workdir: str | Path) -> Results | None:
             print("the encoders are trained; the same command in one process goes on from here")
         return None
     with stages("data-set encoders"):
-        data = {} if config.zoo.dir else task_data(images, records, examples)
+        data = {} if config.zoo.dir else task_data(images, records, examples, embedder.encoder.input_shape)
         for fit, directory, seed in zip(fitted, directories, seeds, strict=True):
             fit_data_sets(config, embedder.encoder, fit, examples, split, data, directory, seed)
     if config.starts.tasks and not config.zoo.dir:
@@ -123,12 +125,22 @@ def run(config: Config, workdir: str | Path) -> Results | None:
 
 
 def draw_inputs(config: Config, images: ZooImages) -> list[Float[np.ndarray, "probes height width channels"]]:
-    """For each encoder natural images of the training tasks, or, for a zoo made elsewhere, of the configured sets."""
+    """For each encoder natural images of the training tasks, or, for a zoo made elsewhere, of the configured sets.
+
+    Raises:
+      InputError: no training task is of the sets that they are to be drawn from.
+    """
     sets, tasks = images.sets, images.tasks
     if config.zoo.dir:
         sets, tasks = [own for own in sets if own.name in config.zoo.datasets.split(",")], []
-    training = [task for task in tasks if task.split == "train"]
-    return [natural_inputs(sets, training, config.encoder.probes, seed) for seed in range(config.encoder.seeds)]
+    training, drawn_from = [task for task in tasks if task.split == "train"], config.encoder.probe_datasets
+    if drawn_from and training:
+        training = [task for task in training if task.dataset in drawn_from.split(",")]
+        if not training:
+            raise InputError("encoder.probe_datasets", "no training task is of these sets", "name some of zoo.datasets")
+    size = config.encoder.probe_size or config.zoo.image_size
+    drawn = (natural_inputs(sets, training, config.encoder.probes, seed) for seed in range(config.encoder.seeds))
+    return [fit_inputs(inputs, (size, size, 1)) for inputs in drawn]
 
 
 def report(

@@ -8,7 +8,7 @@ from wsrl.zoo.storage import STORAGES
 
 LEAST = {  # value -> sections -> fields that must not be below it
     1: {
-        "zoo": ("image_size", "chunk_size", "batch_size", "steps", "checkpoints"),
+        "zoo": ("image_size", "chunk_size", "batch_size", "steps", "checkpoints", "stretch"),
         "encoder": (
             *("seeds", "tile", "window", "probes", "gradient_probes", "chunk", "dim", "rank"),
             *("batch_size", "tasks_per_batch", "steps", "validate_every"),
@@ -22,8 +22,8 @@ LEAST = {  # value -> sections -> fields that must not be below it
     },
     0.001: {"encoder": ("smoothing", "hard_negatives")},
     0: {
-        "zoo": ("num_children", "num_distilled", "num_copies"),
-        "encoder": ("blur", "evidence", "template"),
+        "zoo": ("num_children", "num_distilled", "num_copies", "stretched"),
+        "encoder": ("blur", "evidence", "template", "probe_size"),
         "dataset_encoder": ("steps",),
         "starts": ("tasks",),
         "gnn": ("steps",),

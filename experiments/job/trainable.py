@@ -92,8 +92,10 @@ def find_architecture(record: Record, variables: Tree, zoo: Config) -> Classifie
     shapes = jax.tree.map(np.shape, variables["params"])
     for variant in family.variants if family else ():
         model = variant.clone(num_classes=zoo.num_classes)
-        told = model.activation, list(model.conv_strides), model.heads
-        if told != (record.activation, list(record.get("strides")), record.get("heads")):
+        told = model.activation, list(model.conv_strides), model.heads, model.pooling, model.image_size
+        size = record.get("input_shape")[0] if model.image_size else None
+        strides, pooling = list(record.get("strides")), record.get("pooling") or "none"
+        if told != (record.activation, strides, record.get("heads"), pooling, size):
             continue
         if _shapes(model, zoo.image_size) == shapes:  # pyright: ignore[reportArgumentType]
             return model

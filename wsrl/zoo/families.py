@@ -4,27 +4,9 @@ A variant is one compiled training program, so there are few; widths, depths and
 Deep variants are narrow, and transformers at most four blocks deep: a block is seven levels of a sweep to compile.
 """
 
-from dataclasses import dataclass
-
+from wsrl.zoo.diverse_families import DIVERSE
+from wsrl.zoo.family import Family
 from wsrl.zoo.models import MLP, RNN, Classifier, CNNFlatten, CNNGap, ResNet, SequenceTransformer, ViT
-
-
-@dataclass(frozen=True)
-class Family:
-    """Variants of one kind of network.
-
-    Attributes:
-        train: of the models that encoders are trained on.
-        test: of the models that they are tested on.
-    """
-
-    train: tuple[Classifier, ...]
-    test: tuple[Classifier, ...]
-
-    @property
-    def variants(self) -> tuple[Classifier, ...]:
-        """All variants, those of `train` first, each once."""
-        return tuple(dict.fromkeys(self.train + self.test))
 
 
 def _same(*variants: Classifier) -> Family:
@@ -153,4 +135,4 @@ WIDE = {
     ),
 }
 
-CATALOGUES: dict[str, dict[str, Family]] = {"main": MAIN, "wide": WIDE}
+CATALOGUES: dict[str, dict[str, Family]] = {"main": MAIN, "wide": WIDE, "diverse": DIVERSE}

@@ -68,9 +68,9 @@ def patch_convolution(
     return y.reshape(features, out_height, out_width, batch).transpose(3, 1, 2, 0)
 
 
-def conv(features: int, stride: int, size: int = 3, use_bias: bool = True) -> nn.Conv:
-    """Square convolution with symmetric padding that keeps the size at stride 1."""
-    pad = (size // 2, size // 2)
+def conv(features: int, stride: int, size: int = 3, use_bias: bool = True, padded: bool = True) -> nn.Conv:
+    """Square convolution with symmetric padding that keeps the size at stride 1, or with none."""
+    pad = (size // 2, size // 2) if padded else (0, 0)
     return nn.Conv(
         features,
         (size, size),
@@ -79,6 +79,13 @@ def conv(features: int, stride: int, size: int = 3, use_bias: bool = True) -> nn
         use_bias=use_bias,
         conv_general_dilated=patch_convolution,
     )
+
+
+def pool_windows(x: Float[Array, "batch height width channels"], pooling: str) -> jax.Array:
+    """The largest or mean value of each 2 x 2 window; the gradient of JAX's own windows takes far longer on CPU."""
+    height, width = x.shape[1] // 2, x.shape[2] // 2
+    windows = x[:, : 2 * height, : 2 * width].reshape(len(x), height, 2, width, 2, x.shape[3])
+    return windows.max((2, 4)) if pooling == "max" else windows.mean((2, 4))
 
 
 def batch_norm(train: bool) -> nn.BatchNorm:
@@ -95,8 +102,17 @@ class Classifier(nn.Module):
 
     activation: str = "relu"
     num_classes: int = 5
+    image_size: int | None = None  # pixels a side that images are resized to; None takes them as they are
+    pixels: tuple[float, float] = (1.0, 0.0)  # factor and offset of pixels from -1 to 1: not all recipes scale them so
     conv_strides = ()  # of the convolutions, in order of the forward pass
+    pooling = "none"  # kind of the 2 x 2 windows behind convolutions
     heads = None  # number of attention heads
+
+    def seen(self, x: Images) -> Float[Any, "batch rows columns channels"]:
+        """Images as the recipe of the model feeds them."""
+        if self.image_size not in (None, x.shape[1]):
+            x = jax.image.resize(x, (len(x), self.image_size, self.image_size, x.shape[3]), "linear")
+        return x if self.pixels == (1.0, 0.0) else self.pixels[0] * x + self.pixels[1]
 
     def act(self, x: jax.Array) -> jax.Array:
         """Apply the activation."""
@@ -118,7 +134,7 @@ class MLP(Classifier):
     @nn.compact
     def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
         """Logits of images."""
-        x = x.reshape(len(x), -1)
+        x = self.seen(x).reshape(len(x), -1)
         for width in self.widths:
             x = self.act(nn.Dense(width)(x))
         return self.head(x, train, dropout)
@@ -137,6 +153,7 @@ class CNNGap(Classifier):
     @nn.compact
     def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
         """Logits of images."""
+        x = self.seen(x)
         for width, stride in zip(self.widths, self.conv_strides, strict=True):
             x = self.act(conv(width, stride)(x))
         return self.head(x.mean((1, 2)), train, dropout)
@@ -153,10 +170,44 @@ class CNNFlatten(Classifier):
     @nn.compact
     def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
         """Logits of images."""
+        x = self.seen(x)
         for width, stride in zip(self.widths, self.conv_strides, strict=True):
             x = self.act(batch_norm(train)(conv(width, stride, use_bias=self.use_bias)(x)))
         x = self.act(nn.Dense(self.hidden)(x.reshape(len(x), -1)))
         return self.head(x, train, dropout)
+
+
+class CNNPooled(Classifier):
+    """Convolutions of stride 1 with 2 x 2 windows pooled behind them, as most tutorials have it (LeCun et al., 1998).
+
+    Behind the last one come the mean over its map, where that is not pooled, or the map as it is and a hidden layer.
+    """
+
+    widths: tuple[int, ...] = (8, 16)
+    pooling: str = "max"  # or mean
+    pooled: tuple[bool, ...] = (True, True)  # of each convolution
+    kernel: int = 3
+    padded: bool = True  # by half the kernel, else not at all
+    norm: bool = False  # batch normalization behind each convolution
+    hidden: int = 32  # 0 for none
+
+    @property
+    def conv_strides(self) -> tuple[int, ...]:
+        """All are 1."""
+        return (1,) * len(self.widths)
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
+        """Logits of images."""
+        x = self.seen(x)
+        for width, pooled in zip(self.widths, self.pooled, strict=True):
+            x = conv(width, 1, self.kernel, use_bias=not self.norm, padded=self.padded)(x)
+            x = self.act(batch_norm(train)(x) if self.norm else x)
+            x = pool_windows(x, self.pooling) if pooled else x
+        if not self.pooled[-1]:
+            return self.head(x.mean((1, 2)), train, dropout)
+        x = x.reshape(len(x), -1)
+        return self.head(self.act(nn.Dense(self.hidden)(x)) if self.hidden else x, train, dropout)
 
 
 class ResidualBlock(nn.Module):
@@ -194,6 +245,7 @@ class ResNet(Classifier):
     @nn.compact
     def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
         """Logits of images."""
+        x = self.seen(x)
         x = self.act(batch_norm(train)(conv(self.widths[0], self.block_strides[0], use_bias=False)(x)))
         for width, stride in zip(self.widths[1:], self.block_strides[1:], strict=True):
             x = ResidualBlock(width, stride, self.activation)(x, train)
@@ -208,6 +260,7 @@ class RNN(Classifier):
     @nn.compact
     def __call__(self, x: Images, train: bool = False, dropout: float | jax.Array = 0.0) -> Logits:
         """Logits of images."""
+        x = self.seen(x)
         x = x.reshape(*x.shape[:2], -1)
         for width in self.widths:
             x = nn.RNN(nn.SimpleCell(width, activation_fn=ACTIVATIONS[self.activation]))(x)
@@ -246,7 +299,7 @@ class ViT(Classifier):
         """Logits of images."""
         no_padding = ((0, 0), (0, 0))
         embed = nn.Conv(self.widths[0], self.patch, self.patch, no_padding, conv_general_dilated=patch_convolution)
-        x = embed(x).reshape(len(x), -1, self.widths[0])
+        x = embed(self.seen(x)).reshape(len(x), -1, self.widths[0])
         x = x + self.param("pos_embedding", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         for _ in self.widths:
             x = TransformerBlock(self.heads, self.activation)(x)

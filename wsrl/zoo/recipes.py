@@ -82,6 +82,7 @@ class Run:
         data_fraction: share of the training images that the run sees.
         label_noise: share of those whose class is replaced by another.
         class_order: class of the task at each output unit.
+        stretch: how many times the zoo's steps it is trained for.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Run:
     data_fraction: float
     label_noise: float
     class_order: tuple[int, ...]
+    stretch: int = 1
 
     @property
     def model(self) -> Classifier:
@@ -170,7 +172,8 @@ def draw_runs(config: Config, tasks: Sequence[Task], seed: int = 0) -> list[Run]
     Args:
         config: the section `zoo`, with catalogue, families, test_families, recipes (a key of `RANGES`), num_classes,
             num_seen_tasks, runs_train, runs_validation, runs_test, runs_seen (each a number of runs for a task and
-            family), num_children and num_distilled.
+            family), stretch and stretched (how many times the steps that share of the runs without a parent or teacher
+            is trained for), num_children and num_distilled.
         tasks: the tasks with their splits.
         seed: fixes everything.
 
@@ -214,6 +217,10 @@ def draw_runs(config: Config, tasks: Sequence[Task], seed: int = 0) -> list[Run]
                     **_hyperparameters(rng, ranges, config.num_classes, family),
                 )
             )
+    chosen = np.random.default_rng([seed, 8]).random(len(runs)) < config.stretched
+    runs = [
+        dataclasses.replace(run, stretch=config.stretch if own else 1) for run, own in zip(runs, chosen, strict=True)
+    ]
     runs += _draw_children(runs, config.num_children, ranges, rng)
     return runs + _draw_distilled(runs, config.num_distilled, families, ranges, turns, rng)
 
@@ -239,6 +246,7 @@ def _draw_children(runs: Sequence[Run], number: int, ranges: Ranges, rng: np.ran
                 parent=parent.id,
                 seed=drawn["seed"],
                 optimizer=drawn["optimizer"],
+                stretch=1,
                 learning_rate=drawn["learning_rate"],
                 weight_decay=drawn["weight_decay"],
                 dropout=drawn["dropout"],
@@ -276,6 +284,7 @@ def _draw_distilled(
                     "family": family,
                     "variant": turns.next(teacher.split, family),
                     "parent": None,
+                    "stretch": 1,
                     "teacher": teacher,
                     "label_noise": 0.0,  # the teacher's mistakes are the noise
                     "class_order": teacher.class_order,

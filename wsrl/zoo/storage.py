@@ -32,14 +32,17 @@ def checkpoint_bytes(tensors: Mapping[str, np.ndarray], model: Classifier, image
     Args:
         tensors: float32 arrays by their Flax path, with "/" between its parts.
         model: the architecture.
-        image_size: pixels a side.
+        image_size: pixels a side of the images that it is given; its own, where it has one, counts.
     """
+    image_size = model.image_size or image_size
     metadata = {
         "framework": "flax",
         "activation": model.activation,
         "input_shape": f"{image_size},{image_size},1",
         "strides": ",".join(map(str, model.conv_strides)),
     }
+    if model.pooling != "none":
+        metadata["pooling"] = model.pooling
     if model.heads:
         metadata["heads"] = str(model.heads)
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}

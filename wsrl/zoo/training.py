@@ -54,14 +54,16 @@ class Chunk:
 
 
 def make_chunks(runs: Sequence[Run], chunk_size: int) -> list[Chunk]:
-    """Group runs by architecture into chunks of one size for each architecture: roots, children, distilled runs."""
-    groups: dict[tuple[int, str, int], list[Run]] = {}
+    """Group runs by architecture and length into chunks of one size for each architecture: roots, children, distilled
+    runs.
+    """
+    groups: dict[tuple[int, str, int, int], list[Run]] = {}
     for run in runs:
         stage = 2 if run.teacher else 1 if run.parent else 0
-        groups.setdefault((stage, run.family, run.variant), []).append(run)
+        groups.setdefault((stage, run.family, run.variant, run.stretch), []).append(run)
     chunks = []
-    for (_, family, variant), group in sorted(groups.items(), key=lambda item: item[0]):
-        number = len(groups.get((0, family, variant), group))
+    for (_, family, variant, _), group in sorted(groups.items(), key=lambda item: item[0]):
+        number = len(groups.get((0, family, variant, 1), group))
         size = -(-number // -(-number // chunk_size))
         chunks += [Chunk(tuple(group[i : i + size]), size) for i in range(0, len(group), size)]
     return chunks
@@ -77,12 +79,15 @@ def train_chunk(
 ) -> Iterator[tuple[int, Tree, Float[np.ndarray, " models"]]]:
     """Train the runs of a chunk together; yields (step, variables, accuracies) at each checkpoint.
 
+    Runs that are stretched are trained for several times the steps by the same program, segment after segment.
+
     Children (all runs of a chunk or none) start from their parent's last checkpoint and are trained for one
     checkpoint's worth of steps. `final` has the last record of each run in `directory` that is a parent or a teacher.
     Variables are NumPy arrays with models as their first axis.
     """
     segment = config.steps // config.checkpoints
-    checkpoints = config.checkpoints if chunk.runs[0].parent is None else 1
+    stretch = chunk.runs[0].stretch if chunk.runs[0].parent is None else 1
+    segments = stretch * (config.checkpoints if chunk.runs[0].parent is None else 1)
     mesh = device_bank.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue]
     sharding = NamedSharding(mesh, PartitionSpec("models"))
 
@@ -92,19 +97,20 @@ def train_chunk(
     size = -(-chunk.size // mesh.size) * mesh.size
     padding = [0] * (size - len(chunk.runs))
     padded = [*chunk.runs, *[chunk.runs[i] for i in padding]]
-    drawn = [draw_batches(run, bank, checkpoints * segment, config.batch_size) for run in chunk.runs]
+    drawn = [draw_batches(run, bank, segments * segment, config.batch_size) for run in chunk.runs]
     drawn = _taught(chunk.runs, drawn, directory, final, device_bank)
-    runs = stack([run_arrays(run, bank, checkpoints * segment) for run in padded])
+    runs = stack([run_arrays(run, bank, segments * segment) for run in padded])
     batches = stack([*drawn, *[drawn[i] for i in padding]])
     variables = stack([_initial_variables(run, directory, config, final) for run in padded])
     zeros = jax.tree.map(np.zeros_like, variables["params"])
     state = {"variables": variables, "first": zeros, "second": zeros, "step": np.zeros(size, np.int32)}
     state, runs = jax.device_put((state, runs), sharding)
-    for checkpoint in range(1, checkpoints + 1):
-        steps = slice((checkpoint - 1) * segment, checkpoint * segment)
+    for number in range(1, segments + 1):
+        steps = slice((number - 1) * segment, number * segment)
         part = jax.device_put(jax.tree.map(lambda x, steps=steps: x[:, steps], batches), sharding)
         state, accuracy = train_models(chunk.model, state, part, runs, device_bank)
-        yield checkpoint * segment, jax.device_get(state["variables"]), np.asarray(accuracy)
+        if number % stretch == 0:
+            yield number * segment, jax.device_get(state["variables"]), np.asarray(accuracy)
 
 
 def _initial_variables(run: Run, directory: Path, config: Config, final: Mapping[str, Record]) -> Tree:
@@ -161,11 +167,13 @@ def _record(
             "width": max(model.widths),  # pyright: ignore[reportAttributeAccessIssue]
             "depth": len(model.widths),  # pyright: ignore[reportAttributeAccessIssue]
             "batch_size": config.batch_size,
-            "input_shape": [config.image_size, config.image_size, 1],
+            "input_shape": [model.image_size or config.image_size] * 2 + [1],
             "strides": list(model.conv_strides),
+            **({"pooling": model.pooling} if model.pooling != "none" else {}),
+            **({"pixels": list(model.pixels)} if model.pixels != (1.0, 0.0) else {}),
             "heads": model.heads,
             "parameters": sum(w.size for w in jax.tree.leaves(variables["params"])),
-            "steps": config.steps if run.parent is None else config.steps // config.checkpoints,
+            "steps": run.stretch * config.steps if run.parent is None else config.steps // config.checkpoints,
         },
     )
 
