@@ -202,10 +202,11 @@ class _File:
             tensor = scattered(values, places, shape, len(self.data), self.path)
         else:
             tensor = self._stored(data, dtype, shape, name)
-        value.tensor = self._scaled(table.table(4), tensor)
-        zeros = [] if table.table(4) is None else table.table(4).array(3, "<i8")
-        if dtype == np.uint8 and sparsity is None and len(zeros) and not np.any(zeros):
-            value.signed = self._scaled(table.table(4), self._stored(data, np.dtype(np.int8), shape, name))
+        quantization = table.table(4)
+        value.tensor = self._scaled(quantization, tensor)
+        zeros = quantization.array(3, "<i8") if quantization else np.empty(0, np.int64)
+        if dtype == np.uint8 and sparsity is None and len(zeros) and not zeros.any():
+            value.signed = self._scaled(quantization, self._stored(data, np.dtype(np.int8), shape, name))
         return value
 
     def _stored(self, data: Bytes, dtype: np.dtype | None, shape: tuple[int, ...], name: str) -> LazyTensor:

@@ -1,6 +1,7 @@
 """MobileNet V1 to V3, MNASNet, MixNet, FBNet and EfficientNet as torchvision, timm and transformers name them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import ceil
@@ -217,7 +218,7 @@ def efficientnet_of_transformers(m: Module) -> Value:
     return m.linear(features(m, layout, kind, USUAL, shrinking).mean(1, 2), "classifier")
 
 
-def _block_counts(m: Module, blocks: list[Block]) -> list[int]:
+def _block_counts(m: Module, blocks: Sequence[Block]) -> list[int]:
     """Blocks of each stage: from the configuration, else by where the number of channels changes."""
     repeats = m.net.config.get("num_block_repeats")
     depth = m.net.config.get("depth_coefficient")
