@@ -82,7 +82,7 @@ def test_outputs_that_vary_little_count_like_others():
     """A label set of which one network answers a half faintly."""
     rng = np.random.default_rng(0)
     truth, other = rng.normal(size=(2, 64, 20))
-    faint = truth * np.where(np.arange(20) < 10, 1, 0.1)
+    faint = truth * np.where(np.arange(20) < 10, 1, 0.3)
     assert vector(truth, 64) @ vector(faint, 64) > 0.9 > 0.3 > abs(vector(faint, 64) @ vector(other, 64))
 
 
@@ -170,6 +170,17 @@ def test_inspection_tells_whether_it_can_be_run(tmp_path):
     nodes = [node("Conv", "x a", "1"), node("Foo", "1", "y")]
     path = saved(tmp_path, {"a": weights(5, 1, 3, 3)}, nodes)
     assert how_run(open_checkpoint(path)).startswith("not run by its operators: operator Foo is not known")
+
+
+def test_inspection_tells_of_a_dense_network_of_no_image(tmp_path):
+    """It is run as a program on a row of numbers, which nothing says to be an image."""
+    nodes = [node("Gemm", "x a", "1", transB=1), node("Relu", "1", "2"), node("Gemm", "2 b", "y", transB=1)]
+    path = saved(tmp_path, {"a": weights(8, 30), "b": weights(4, 8)}, nodes, shape=("batch", 30))
+    told = how_run(open_checkpoint(path))
+    assert told.startswith("not run by its operators: it does not take images")
+    assert told.endswith("; run as a program on images of 1x30x1, a size that is assumed")
+    (row,) = load_encoder().embed([path])
+    assert row.function is not None and "input: 1x30x1" in row.assumed
 
 
 def test_costly_networks_are_run_on_fewer_images(tmp_path, monkeypatch):

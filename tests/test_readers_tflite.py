@@ -143,3 +143,13 @@ def test_changes_of_the_layout_of_a_constant_are_folded(tmp_path):
         ("FULLY_CONNECTED", ["x", "w"]),
         ("TRANSPOSE", ["v", "order"]),
     ]
+
+
+@pytest.mark.parametrize(("zero", "operator", "signed"), [(0, 9, True), (0, 6, False), (7, 9, False)])
+def test_unsigned_weights_beside_real_numbers_are_signed(tmp_path, zero, operator, signed):
+    """As TensorFlow once wrote networks whose weights alone are quantized; 9 is a dense layer, 6 takes numbers apart."""
+    stored = np.array([[0, 100, 200], [255, 128, 1]], np.uint8)
+    weights = [("x", (1, 3), None), ("w", stored, ([0.5], [zero], 0)), ("y", (1, 2), None)]
+    checkpoint = open_checkpoint(saved(tmp_path, weights, [(0, [0, 1], [2], None)], [operator]))
+    right = stored.view(np.int8) if signed else stored.astype(int) - zero
+    np.testing.assert_array_equal(np.asarray(checkpoint.tensors["w"]), 0.5 * right)

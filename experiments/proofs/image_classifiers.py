@@ -34,7 +34,7 @@ TIMM = (
     *("ghostnet_050", "repghostnet_050", "hrnet_w18_small", "cspresnext50", "cspdarknet53", "dpn48b", "dpn68"),
     *("rdnet_tiny", "caformer_s18", "convformer_s18", "pvt_v2_b0", "twins_pcpvt_small", "pit_ti_224"),
     *("pit_s_distilled_224", "visformer_tiny", "xcit_nano_12_p8_224", "xcit_tiny_12_p16_224", "efficientformer_l1"),
-    *("efficientvit_m0", "shvit_s1", "mobilevitv2_050"),
+    *("efficientvit_m0", "shvit_s1", "mobilevitv2_050", "vit_tiny_r_s16_p8_224"),
 )
 SMALL: dict[str, object] = {
     "hidden_size": 128,

@@ -50,7 +50,7 @@ class TfliteWriter:
           codes: numbers of built-in operators.
         """
         buffers, tensors = [self.table("Buffer")], []
-        types = {"float32": 0, "float16": 1, "int32": 2, "int8": 9}
+        types = {"float32": 0, "float16": 1, "int32": 2, "uint8": 3, "int8": 9}
         for name, array, quantization, *sparsity in weights:
             constant = isinstance(array, np.ndarray)
             fields = {"Name": name, "Shape": np.array(array.shape if constant else array, np.int32)}

@@ -4,7 +4,7 @@ The schema: https://github.com/tensorflow/tensorflow, `tensorflow/compiler/mlir/
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -27,7 +27,13 @@ DTYPES = {
     **{0: np.float32, 1: np.float16, 10: np.float64, 18: ml_dtypes.bfloat16, 6: np.bool_},
     **{2: np.int32, 3: np.uint8, 4: np.int64, 7: np.int16, 9: np.int8, 12: np.uint64, 15: np.uint32, 16: np.uint16},
 }
+FLOAT32 = 0
 INT4 = 17
+HYBRID = (
+    "FULLY_CONNECTED",
+    "CONV_2D",
+    "DEPTHWISE_CONV_2D",
+)  # beside real numbers their unsigned weights are signed ones
 FEW = 64  # entries of an integer tensor that may steer the graph: a shape, axes, a permutation
 MEND = "convert or download it again"
 
@@ -85,11 +91,26 @@ def _operator(code: Table) -> str:
 
 @dataclass
 class _Value:
-    """An edge of the graph: a name, a shape whose unknown lengths are None, and a tensor where it is constant."""
+    """An edge of the graph: a name, a shape whose unknown lengths are None, and a tensor where it is constant.
+
+    Attributes:
+      real: whether it is of float32.
+      signed: what an unsigned tensor without zero points is as a weight beside real numbers, see `HYBRID`.
+    """
 
     name: str
     shape: list[int | None]
     tensor: LazyTensor | None = None
+    real: bool = False
+    signed: LazyTensor | None = None
+
+
+def _signed_weights(nodes: Sequence[dict], values: Mapping[str, _Value]) -> Iterator[tuple[str, LazyTensor]]:
+    """Weights that nodes of real numbers read as signed."""
+    for node in nodes:
+        fed, weight = (values.get(name) for name in (*node["inputs"], "", "")[:2])
+        if node["op"] in HYBRID and fed is not None and fed.real and weight is not None and weight.signed is not None:
+            yield weight.name, weight.signed
 
 
 class _File:
@@ -112,6 +133,7 @@ class _File:
         nodes = []
         same = {name: name for name in constants}  # value -> the constant that it is
         raw = [self._node(table, values) for table in self.budget.each(subgraph.tables(3))]
+        constants |= dict(_signed_weights(raw, {v.name: v for v in values}))
         times = Counter(name for node in raw for name in node["inputs"])
         shapes = {v.name: v.shape for v in values}
         for node in raw:
@@ -163,10 +185,11 @@ class _File:
         self.names.add(name)
         told = table.array(7, "<i4") if len(table.array(7, "<i4")) else table.array(0, "<i4")
         value = _Value(name, [n if n >= 0 else None for n in told[: MOST_AXES + 1].tolist()])
+        kind = table.integer(1, "<b")
+        value.real = kind == FLOAT32
         data = self._data(table.integer(2, "<I"))
         if not len(data):
             return value
-        kind = table.integer(1, "<b")
         dtype = np.dtype(DTYPES[kind]) if kind in DTYPES else None
         if dtype is None and kind != INT4:  # strings, complex numbers
             self.left_out.append(name)
@@ -179,7 +202,11 @@ class _File:
             tensor = scattered(values, places, shape, len(self.data), self.path)
         else:
             tensor = self._stored(data, dtype, shape, name)
-        value.tensor = self._scaled(table.table(4), tensor)
+        quantization = table.table(4)
+        value.tensor = self._scaled(quantization, tensor)
+        zeros = quantization.array(3, "<i8") if quantization else np.empty(0, np.int64)
+        if dtype == np.uint8 and sparsity is None and len(zeros) and not zeros.any():
+            value.signed = self._scaled(quantization, self._stored(data, np.dtype(np.int8), shape, name))
         return value
 
     def _stored(self, data: Bytes, dtype: np.dtype | None, shape: tuple[int, ...], name: str) -> LazyTensor:

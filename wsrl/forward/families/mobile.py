@@ -1,6 +1,7 @@
 """MobileNet V1 to V3, MNASNet, MixNet, FBNet and EfficientNet as torchvision, timm and transformers name them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from math import ceil
@@ -15,6 +16,7 @@ PIXELS = {  # a side for EfficientNets, by blocks and units of the last one; tho
     **{(16, 320): 224, (23, 320): 240, (23, 352): 260, (26, 384): 300, (32, 448): 380, (39, 512): 456},
     **{(45, 576): 528, (55, 640): 600, (21, 320): 240, (21, 352): 260, (24, 384): 280, (30, 448): 300},
 }
+SMALL_V2 = 16  # units of their first stage
 TF_EPSILON = 1e-3  # TensorFlow's, in networks that were first trained there
 
 V2, MNASNET, EFFICIENTNET = Kind("relu6"), Kind("relu"), Kind("silu")
@@ -46,7 +48,8 @@ def of_timm(m: Module) -> Value:
     stages = [[_timm_block(block) for block in stage.listed()] for stage in m.listed("blocks")]
     pooled_first = "bn2" not in m and "conv_head" in m  # the last convolution reads means, as in MobileNet V3
     kind = _timm_kind(m, pooled_first)
-    if m.net.config.architecture.startswith("tf_"):
+    name = m.net.config.architecture
+    if name.startswith("tf_") or (not name and _is_small_v2(m)):
         m.net.same = True
         kind = replace(kind, epsilon=TF_EPSILON)
     ends_wide = len(stages[-1]) == 1 and len(stages[-1][0]) == 1 and pooled_first
@@ -61,6 +64,11 @@ def of_timm(m: Module) -> Value:
     if pooled_first:
         x = activate(m.linear(x, "conv_head"), kind.activation)
     return m.linear(x, "classifier")
+
+
+def _is_small_v2(m: Module) -> bool:
+    """Whether it is of EfficientNet V2 B0 to B3, of which TensorFlow's alone were trained; others begin wider."""
+    return "blocks.0.0.conv" in m and m.shape("blocks.0.0.conv.weight")[0] == SMALL_V2
 
 
 def _timm_block(m: Module) -> Block:
@@ -217,7 +225,7 @@ def efficientnet_of_transformers(m: Module) -> Value:
     return m.linear(features(m, layout, kind, USUAL, shrinking).mean(1, 2), "classifier")
 
 
-def _block_counts(m: Module, blocks: list[Block]) -> list[int]:
+def _block_counts(m: Module, blocks: Sequence[Block]) -> list[int]:
     """Blocks of each stage: from the configuration, else by where the number of channels changes."""
     repeats = m.net.config.get("num_block_repeats")
     depth = m.net.config.get("depth_coefficient")

@@ -37,13 +37,16 @@ def _norm(m: Module, x: Value, name: str) -> Value:
 
 
 def _conv(m: Module, x: Value, name: str, stride: int, standardized: bool) -> Value:
+    return m.conv(x, name, stride, weight=standard_kernel(m, name) if standardized else None)
+
+
+def standard_kernel(m: Module, name: str) -> Value:
+    """A kernel whose weights of each unit have mean 0 and deviation 1."""
     weight = m.tensor(f"{name}.weight")
-    if standardized:
-        flat = weight.reshape(weight.shape[0], prod(weight.shape[1:]))
-        flat = flat - flat.mean(1, keep=True)
-        flat = flat / ((flat * flat).mean(1, keep=True) + STANDARD_EPSILON).then("Sqrt")
-        weight = flat.reshape(*weight.shape)
-    return m.conv(x, name, stride, weight=weight)
+    flat = weight.reshape(weight.shape[0], prod(weight.shape[1:]))
+    flat = flat - flat.mean(1, keep=True)
+    flat = flat / ((flat * flat).mean(1, keep=True) + STANDARD_EPSILON).then("Sqrt")
+    return flat.reshape(*weight.shape)
 
 
 def _block(m: Module, x: Value, stride: int, averages: bool, standardized: bool) -> Value:

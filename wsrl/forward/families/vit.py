@@ -18,7 +18,8 @@ from wsrl.forward.families.blocks import (
     window_bias,
 )
 from wsrl.forward.families.family import Family
-from wsrl.forward.families.module import Module
+from wsrl.forward.families.module import Module, activate, pooled
+from wsrl.forward.families.resnetv2 import GROUPS, standard_kernel
 from wsrl.forward.families.value import Value, concat
 
 USUAL = 224  # pixels a side
@@ -81,7 +82,11 @@ def vit(m: Module, epsilon: float = 1e-6) -> Value:
     tokens = [m.tensor(name) for name in PREFIX if name in m]
     count = sum(t.shape[1] for t in tokens)
     grid = _grid(m, count)
-    x = net.image(channels, USUAL, patch, patch * grid if grid else None)
+    stem = m["patch_embed.backbone"]
+    shrinks = 4 if "conv" in stem else 1
+    channels = stem.shape("conv.weight")[1] if "conv" in stem else channels
+    x = net.image(channels, USUAL, patch * shrinks, patch * shrinks * grid if grid else None)
+    x = _stem(stem, x) if "conv" in stem else x
     x = m.conv(x, "patch_embed.proj", patch, padding=0).tokens()
     x = m.norm(x, "patch_embed.norm") if "patch_embed.norm" in m else x
     x = _with_positions(m, x, tokens)
@@ -92,6 +97,12 @@ def vit(m: Module, epsilon: float = 1e-6) -> Value:
         x = transformer_block(block, x, act, heads, shared or _relative(block["attn"], side))
     x = m.norm(x, "norm") if "norm" in m else x
     return _answers(m, x, count)
+
+
+def _stem(m: Module, x: Value) -> Value:
+    """A convolution and a pooling before the patches, as in a ResNet, with a standardized kernel."""
+    x = m.conv(x, "conv", 2, "same", weight=standard_kernel(m, "conv"))
+    return pooled(activate(m.norm(x, "norm", 1e-5, groups=GROUPS), "relu"), "max", 3, 2, "same")
 
 
 def _heads(m: Module, width: int) -> int:
