@@ -198,6 +198,20 @@ def weights_of_a_sum():
     return shapes, outputs
 
 
+def layers_named_by_depth():
+    """Badrinarayanan et al. (SegNet, 2017): names of the decoder's layers say how deep they lie, not when they run."""
+    shapes = {"conv11.weight": (8, 3, 3, 3), "conv21.weight": (12, 8, 3, 3)}
+    shapes |= {"conv21d.weight": (8, 12, 3, 3), "conv11d.weight": (4, 8, 3, 3)}
+
+    def outputs(t):
+        x = MAP
+        for name in ("conv11", "conv21", "conv21d"):
+            x = relu(conv(x, t[f"{name}.weight"]))
+        return conv(x, t["conv11d.weight"])
+
+    return shapes, outputs
+
+
 def filters_from_beside():
     """Schuett et al. (SchNet, 2017): filters that a network beside makes multiply what a layer deeper in returns."""
     shapes = {"embedding.weight": (9, 16), "output.0.weight": (8, 16), "output.2.weight": (1, 8)}
@@ -252,6 +266,7 @@ NETWORKS = {
         handed_states,
         states_of_all_layers,
         weights_of_a_sum,
+        layers_named_by_depth,
         filters_from_beside,
         scales_of_noise,
     )

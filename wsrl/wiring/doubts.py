@@ -50,16 +50,19 @@ def _lies_in(entry: Entry, block: Node) -> bool:
 
 
 def _fix_beside_dead_ends(flow: Flow, env: Env) -> None:
-    """Fixes maps beside a map that nothing reads although a dense layer ends the network, unless names call it a head:
-    it may hold the weights of a sum (Li et al., Involution, 2021), offsets or gates."""
-    if not any(entry.dense and not entry.read for entry in env.entries):
-        return
+    """Fixes maps beside a map that nothing reads although it is not the only end, unless names call it a head.
+
+    Where a dense layer ends the network, it may hold the weights of a sum (Li et al., Involution, 2021), offsets or
+    gates. Else what reads other maps as wide may read it (Badrinarayanan et al., SegNet, 2017).
+    """
+    unread = [entry for entry in env.entries if not entry.read]
+    dense = any(entry.dense for entry in unread)
     writers = {id(values[0]): tensor for tensor, values in flow.axes.items() if len(values) > 2}
-    for entry in env.entries:
+    for entry in unread if len(unread) > 1 else ():
         end = entry
         while end.source is not None:
             end = end.source
-        dead = entry.spatial and not entry.read and not LATE.search(writers.get(id(end.value), "head"))
+        dead = entry.spatial and not LATE.search(writers.get(id(end.value), "head"))
         for other in (*end.env.entries, *end.env.inputs) if dead and end.env is not None else ():
-            if other.spatial and other is not end:
+            if other.spatial and other is not end and (dense or other.size == end.size):
                 fix(other.value)
