@@ -265,13 +265,10 @@ def may_pad(node: Node) -> bool:
 def _ends_of(node: Node) -> tuple[int, int] | None:
     """Channels that a block of norms and two wide convolutions, or three, reads and returns; None for other modules."""
     layers = [leaf for leaf in node.leaves() if leaf.kind == "conv"]
-    if not any(leaf.kind == "norm" for leaf in node.leaves()):
+    normed = any(leaf.kind == "norm" for leaf in node.leaves())
+    if len(layers) not in (2, 3) or not normed or any(leaf.fan_in == 1 or leaf.transposed for leaf in layers):
         return None
-    if (
-        len(layers) not in (2, 3)
-        or any(map(numbered, node.children.values()))
-        or any(leaf.fan_in == 1 or leaf.transposed for leaf in layers)
-    ):
+    if any(numbered(child) or "attn" in child.name for child in node.children.values()):
         return None
     wide = all(max(layer.weight[2:]) > 1 for layer in (layers[0], layers[-1]))
     return (layers[0].fan_in, layers[-1].units) if wide or len(layers) > 2 else None
