@@ -51,8 +51,8 @@ def feed(flow: "Flow", env: Env) -> bool:
 
 
 def _in_groups(node: Node, env: Env) -> bool:
-    """Whether a member of a list may read maps that were made before, in groups."""
-    listed = any(name.isdigit() for name in node.path)
+    """Whether a member of a list may read maps that were made before, in groups; three channels are an image."""
+    listed = node.fan_in != 3 and any(name.isdigit() for name in node.path)
     return listed and any(e.spatial and e.size % node.fan_in == 0 for e in env.made)
 
 
