@@ -26,6 +26,7 @@ def feed(flow: "Flow", env: Env) -> bool:
         and s not in produced
         and (1 < s <= 4 or (s == 1 and not env.entries and not re.search("depthwise|dw", n.name)))
         and not (env.entries and any(name.isdigit() for name in n.path))  # else it may be grouped
+        and (s in (1, 3) or n.transposed or max(n.weight[2:]) > 1)
     ]
     sources = [(s, n) for s, n in wanted if s not in _made_before(flow, n) and s > 1 and not LATE.search(n.path[0])]
     images.sort(key=lambda image: -image[0])  # what reads one channel may be depthwise
