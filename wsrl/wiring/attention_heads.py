@@ -31,6 +31,7 @@ TWIN = re.compile(r"(^|[.])(query|key|value|[qkv]_proj)_global$|(^|[.])[we]2[we]
 CODE_BIAS = re.compile(r"(pos_)?bias_[uv]")  # [heads, dim], added to queries
 BIAS = re.compile(r"[qkv]_?bias")
 SMALLEST = 4  # entries of a head that any usual width of heads is a multiple of
+SEVERAL = 64  # what widths are a multiple of if up to 16 heads have such a number of entries
 
 
 @dataclass
@@ -154,7 +155,7 @@ def cut_into_heads(site: Site, settings: Settings, shared: int | None = None) ->
         if fused and rotary and site.parts["qkv"].name == "c_attn" and not site.parts["qkv"].transposed:
             fix((q, k, v))  # part by part, or head by head (GPT-BigCode)
             return 0
-        _tie_within(site, SMALLEST, rotary)
+        _tie_within(site, SMALLEST // 2 if q.size % SEVERAL else SMALLEST, rotary)  # as 8 heads of 6 entries
         if fused and not rotary:  # true whether the fused rows lie part by part or head by head
             tie(q.find()[0], v.find()[0])
         return 0

@@ -4,7 +4,7 @@ import re
 
 from wsrl.wiring.dims import Dim, Value, fix, tie, tie_values, view
 from wsrl.wiring.flow import Flow
-from wsrl.wiring.order import SECOND, SHORTCUT
+from wsrl.wiring.order import SECOND, SHORTCUT, block_of
 from wsrl.wiring.reading import read_joined_maps, read_value
 from wsrl.wiring.tree import Node, Shape
 from wsrl.wiring.values import Env
@@ -173,7 +173,7 @@ def _grouped(flow: Flow, node: Node, env: Env, fan_in: int, units: int, newest: 
 
 def _beside_others_in_groups(node: Node) -> bool:
     """Whether other convolutions of the block are grouped, as far as shapes tell (Zhang et al., ShuffleNet, 2018)."""
-    block = _block_of(node)
+    block = block_of(node)
     layers = [leaf for leaf in block.leaves() if leaf.kind == "conv"] if block is not None else []
     made = {leaf.units for leaf in layers}
     return any(leaf.weight[1] == 1 or leaf.weight[1] not in made for leaf in layers if leaf is not node)
@@ -187,19 +187,11 @@ def weight_axis(node: Node) -> tuple[str, int]:
 
 def _made_beside(node: Node, squeezed: bool) -> set[int]:
     """Sizes that other layers of the same block return, those of squeeze-and-excitation only if asked for."""
-    scope = _block_of(node)
+    scope = block_of(node)
     if scope is None:
         return set()
     layers = (leaf for leaf in scope.leaves() if leaf.kind in ("linear", "conv") and leaf is not node)
     return {leaf.units for leaf in layers if squeezed or not SQUEEZE.search(leaf.dotted)}
-
-
-def _block_of(node: Node) -> Node | None:
-    """The module around a layer that holds more than it and its norm."""
-    scope = node.parent or node
-    while scope is not None and scope.parent is not None and sum(1 for _ in scope.leaves()) <= 3:
-        scope = scope.parent
-    return scope
 
 
 def _unflattened(flow: Flow, env: Env, channels: int) -> Value | None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from wsrl.wiring.attention_roles import role_of
 from wsrl.wiring.dims import Dim, Value, fix, tie_values
+from wsrl.wiring.handed_states import States
 from wsrl.wiring.joining import join_skips
 from wsrl.wiring.order import (
     CROSS,
@@ -25,6 +26,8 @@ from wsrl.wiring.order import (
     first_read,
     has_halves,
     may_be_grouped,
+    may_join_own,
+    may_pad,
     norm_first_by_names,
     numbered,
     plan_of,
@@ -71,6 +74,8 @@ class Flow(Record):
         self.in_order: list[Env] = []  # blocks whose values keep their order
         self.unknown_sizes: set[int] = set()  # that modules read which are not understood
         self.unmet: set[int] = set()  # of norms that have met no value: a value of that size flows where nothing tells
+        self.not_understood: list[Node] = []  # modules
+        self.states: list[States] = []  # of recurrent modules
         self.made = sizes_made(root)  # sizes that some module returns
         self.made_early = sizes_made_early(root)  # sizes that modules return which do not run late
         self.group_norms = False  # whether norms have been taken for group norms
@@ -334,7 +339,7 @@ class Flow(Record):
     def run_first(self, node: Node, inner: Env, env: Env) -> bool:
         """Runs a dense layer on what its block is given, if it fits: the others of its block follow."""
         own, inner.entries, waiting = inner.entries, [], len(self.wanted)
-        ran = self.run(node, inner) if env.visible(node.fan_in) else False
+        ran = any(not may_join_own(node, e) for e in env.visible(node.fan_in)[-1:]) and self.run(node, inner)
         del self.wanted[waiting:]
         inner.entries = own + inner.entries
         return ran
@@ -356,6 +361,7 @@ class Flow(Record):
 
     def run_lost(self, nodes: list[Node], env: Env) -> None:
         """Looks at modules on their own; what they return may be added to any value of the same size."""
+        self.not_understood += nodes
         for node in nodes:
             own = Env(env, unknown=True)
             self.run(node, own)
@@ -382,9 +388,9 @@ class Flow(Record):
         stage = node.name.isdigit() or env.parent is None
         if env.outermost and codes_sound(node):
             fix([dim for entry in first.values() for dim in entry.value])
+        if inner.unknown or may_pad(node):
+            fix([dim for entry in (*first.values(), *inner.inputs) for dim in entry.value])
         for entry in first.values():
-            if inner.unknown:
-                fix(entry.value)
             kinds = {"spatial": entry.spatial, "dense": entry.dense, "heads": entry.heads, "widened": entry.widened}
             made = env.add(entry.value, returned=stage, source=entry, loose=entry.loose, **kinds)
             made.read = made.loose is not None

@@ -189,12 +189,18 @@ def _to_wiring(
         for name in sorted(shapes, key=natural)
     }
     shapes = {n: shapes[n] for n in axes}
-    groups = _lone_ones_fixed(groups, axes)
+    groups = _lone_ones_fixed(groups, axes, operations)
     return Wiring(groups, shapes, axes, operations, tuple(products), warnings=tuple(flow.warnings))
 
 
-def _lone_ones_fixed(groups: dict[str, Neurons], axes: Mapping[str, tuple[Axis, ...]]) -> dict[str, Neurons]:
-    """Fixes groups that lie along a single axis of all matrices: what writes or what reads them has not been found."""
-    matrices = [found for found in axes.values() if len(found) > 1]
-    places = Counter(s.group for found in matrices for axis in found for s in axis or ())
+def _lone_ones_fixed(
+    groups: dict[str, Neurons], axes: Mapping[str, tuple[Axis, ...]], operations: Sequence[Operation]
+) -> dict[str, Neurons]:
+    """Fixes groups that lie along a single axis of all matrices: what writes or what reads them has not been found.
+
+    What only passes units on, one by one, such as a depthwise convolution, is neither.
+    """
+    passed = {place for o in operations for place in o.reads if place in o.writes}
+    found = [(name, i, axis) for name, own in axes.items() if len(own) > 1 for i, axis in enumerate(own)]
+    places = Counter(s.group for name, i, axis in found if (name, i) not in passed for s in axis or ())
     return {name: replace(g, permutable=g.permutable and places[name] > 1) for name, g in groups.items()}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
-from wsrl.wiring.tree import Node, sorted_children
+from wsrl.wiring.tree import Node, natural, sorted_children
 from wsrl.wiring.values import Entry
 
 NAMES = 2**14  # that are kept
@@ -40,6 +40,7 @@ SEVERAL = Words(r"fus|fpn|msfa|neck|lateral|reassemble", re.I)  # may read what 
 CODE = Words(r"pos|wpe")
 FRONT = Words(r"^conv|feature_(ext|enc)|subsampl|prenet")  # what turns sound into a sequence
 GATE = Words(r"^(se\d*|se_module|squeeze\w*|attn\w*|ca|sca|channel_attention|eca)$", re.I)
+NARROWS, WIDENS = Words(r"(^|_)(reduce|squeeze)(_|$)", re.I), Words(r"(^|_)expand(_|$)", re.I)
 STEM = Words(
     r"(conv|fc|linear|lin|dense|layer|bn|norm|pw|pwconv|hidden|l|fc_|conv_|linear_|batchnorm|layernorm)(\d+)([a-z]?)(?:_\w+)?"
 )
@@ -63,6 +64,8 @@ def waits(node: Node, pending: list[Node]) -> bool:
         size = node.tensors[next(iter(node.tensors))][1][:1]
         layers = [c for c in pending if c.parent is node.parent and c.kind in ("linear", "conv") and not c.transposed]
         return any((c.units,) == size != c.weight[1:2] for c in layers)
+    if any(_narrows_for(other, node) or _lies_between(other, node) for other in pending):
+        return True
     if CODE.search(node.name) and node.kind in (
         "embedding",
         "container",
@@ -87,6 +90,31 @@ def waits(node: Node, pending: list[Node]) -> bool:
         if gap and not m and not SIDE.search(other.name) and not LATE.search(other.name):
             return True
     return False
+
+
+def _narrows_for(other: Node, node: Node) -> bool:
+    """Whether a layer beside a convolution returns what that may read in groups."""
+    if len(node.path) < 2 or other.parent is not node.parent or other is node or node.kind != "conv":
+        return False
+    grouped = 1 < node.fan_in < node.units and node.units % node.fan_in == 0 and max(node.weight[2:]) > 1
+    if not grouped or other.kind != "conv" or max(other.weight[2:]) > 1 or STEM.fullmatch(other.name):
+        return False
+    return other.units == node.units <= other.fan_in and not runs_later(other, node)
+
+
+def _lies_between(other: Node, node: Node) -> bool:
+    """Whether a convolution beside one that widens what a third has narrowed runs before it (`reduce`, `expand`)."""
+    beside = node.parent.children if node.parent is not None and node.kind == "conv" else {}
+    if not WIDENS.search(node.name) or not any(map(NARROWS.search, beside)):
+        return False
+    return other.kind == "conv" and other is not node and other.name in beside and not SHORTCUT.search(other.name)
+
+
+def runs_later(node: Node, other: Node) -> bool:
+    """Whether numbers or letters tell that a module runs after another (`conv_b` after `conv_a`)."""
+    mine, its = next(((a, b) for a, b in zip(node.path, other.path, strict=False) if a != b), ("", ""))
+    stems = [re.sub(r"\d+|(?<=_)[a-z]$", "", name) for name in (mine, its)]
+    return stems[0] == stems[1] and natural(mine) > natural(its)
 
 
 def _number(digits: str, parent: Node) -> int | float:
@@ -196,6 +224,14 @@ def first_read(node: Node) -> int | None:
     return None
 
 
+def block_of(node: Node) -> Node | None:
+    """The module around a layer that holds more than it and its norm."""
+    scope = node.parent or node
+    while scope is not None and scope.parent is not None and sum(1 for _ in scope.leaves()) <= 3:
+        scope = scope.parent
+    return scope
+
+
 def may_be_grouped(node: Node, before: Entry | None) -> bool:
     """Whether the first convolution of a module may read a value in groups."""
     leaf = next((leaf for leaf in node.leaves() if leaf.kind in ("linear", "conv")), None)
@@ -203,6 +239,39 @@ def may_be_grouped(node: Node, before: Entry | None) -> bool:
         return False
     groups, rest = divmod(before.size, leaf.weight[1])
     return groups > 1 and rest == 0 and leaf.units % groups == 0 and max(leaf.weight[2:]) > 1
+
+
+def may_join_own(node: Node, given: Entry) -> bool:
+    """Whether a layer may read two values of its own block side by side rather than both directions of a recurrent
+    layer elsewhere, which may have been added (Luong et al., 2015)."""
+    half = [node.fan_in // 2] * 2
+    return [d.size for d in given.value] == half and node.parent is not None and half[0] in sizes_made(node.parent)
+
+
+def may_pad(node: Node) -> bool:
+    """Whether a block may add what it reads, padded with zeros, to more channels that it returns (He et al., 2016, A).
+
+    That is so where it has no shortcut of its own, while blocks of the same layers in its list or in one beside it
+    return as many channels as they read and so may add them. Blocks with depthwise convolutions add nothing then.
+    """
+    ends = _ends_of(node) if node.name.isdigit() else None
+    if ends is None or ends[0] == ends[1] or node.parent is None or any(map(SHORTCUT.search, node.children)):
+        return False
+    lists = node.parent.parent.children.values() if node.parent.parent is not None else [node.parent]
+    alike = [m for other in lists for m in other.children.values() if m.children.keys() == node.children.keys()]
+    return any(found is not None and found[0] == found[1] for found in map(_ends_of, alike))
+
+
+def _ends_of(node: Node) -> tuple[int, int] | None:
+    """Channels that a block of norms and two wide convolutions, or three, reads and returns; None for other modules."""
+    layers = [leaf for leaf in node.leaves() if leaf.kind == "conv"]
+    normed = any(leaf.kind == "norm" for leaf in node.leaves())
+    if len(layers) not in (2, 3) or not normed or any(leaf.fan_in == 1 or leaf.transposed for leaf in layers):
+        return None
+    if any(numbered(child) or "attn" in child.name for child in node.children.values()):
+        return None
+    wide = all(max(layer.weight[2:]) > 1 for layer in (layers[0], layers[-1]))
+    return (layers[0].fan_in, layers[-1].units) if wide or len(layers) > 2 else None
 
 
 def signature(node: Node) -> frozenset[str]:

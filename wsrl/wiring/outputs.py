@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from math import prod
 
 from wsrl.wiring.dims import fix, mark, size_of, tie_values
+from wsrl.wiring.doubts import fix_doubtful
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.handed_states import tie_handed_states
 from wsrl.wiring.order import LATE
 from wsrl.wiring.values import Entry, Env
 
@@ -44,6 +46,8 @@ def finish(flow: Flow, env: Env, tied: bool, patch: int) -> None:
     for block in flow.in_order:
         for entry in (*block.entries, *block.inputs):
             fix(entry.value)
+    tie_handed_states(flow.states, env)
+    fix_doubtful(flow, env)
     for entry in env.made:
         listed = entry.returned or (entry.env is not None and (entry.env.only_last or entry.env.parent is env))
         if listed and entry.size in flow.unknown_sizes:

@@ -2,9 +2,10 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, Value, fix, in_blocks, tie, view
+from wsrl.wiring.dims import Dim, Value, fix, in_blocks, size_of, tie, tie_values, view
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.joining import all_of, joined_maps
+from wsrl.wiring.order import may_join_own
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Entry, Env
 
@@ -32,6 +33,9 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             return joined
     if env.visible(size) or env.is_unknown():
         entry = flow.pick(env, size, node, newest)
+        if entry is not None and node.kind == "linear" and entry not in env.entries and may_join_own(node, entry):
+            own = [e.value for e in env.entries if 2 * e.size == size]
+            return all_of(in_blocks([entry.value, *own], [size // 2]), size)
         return entry.value if entry else None
     last = env.last()
     if flow.parts and last is not None and not env.is_unknown():
@@ -40,7 +44,10 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
         if width == 2 * size and own and NARROWING.fullmatch(node.name) and len(last.value) == 1:
             mixed = _mixed_parts(node, size)
             alone = node.parent is None or not node.parent.path  # not in a block: which half gates is not known
-            half = Dim(size, fixed=bool(mixed) or alone)
+            unsure = alone or _is_one_of_many(node)
+            half = Dim(size, fixed=bool(mixed) or unsure)
+            for entry in env.everywhere(size) if unsure else ():
+                fix(entry.value)
             for part in mixed:
                 fix([dim for entry in env.everywhere(part) for dim in entry.value])
             flow.read(env, [last])
@@ -91,12 +98,21 @@ def _mixed_parts(node: Node, size: int) -> list[int]:
     return [n for n in depthwise if n not in (size, 2 * size)]
 
 
+def _is_one_of_many(node: Node) -> bool:
+    """Whether all layers of a list have one shape: they may be branches rather than a chain of gated layers."""
+    members = node.parent.children.values() if node.parent and node.name.isdigit() else ()
+    return len(members) > 1 and all(m.kind == node.kind and m.weight == node.weight for m in members)
+
+
 def repeated(flow: Flow, node: Node, env: Env, last: Entry, size: int) -> Value | None:
     """Several views of the newest value side by side: four pixels that are merged, or the first token and the mean."""
     times = size // last.size
     if size % last.size or times not in (2, 3, 4) or not MERGED.search(node.dotted) or last.spatial:
         return None
     flow.read(env, [last])
+    for states in last.states:  # the last states of all layers may be meant
+        if size_of(states) == last.size:
+            tie_values(states, last.value)
     return last.value * times
 
 

@@ -2,8 +2,9 @@
 
 import re
 
-from wsrl.wiring.dims import Dim, view
+from wsrl.wiring.dims import Dim, Value, view
 from wsrl.wiring.flow import Flow
+from wsrl.wiring.handed_states import States
 from wsrl.wiring.reading import read_value
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
@@ -33,6 +34,7 @@ def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     if value is None:
         return False
     given, layer = value, 0
+    returned: list[Value] = []
     while True:
         outputs: list[Dim] = []
         for suffix in (f"_l{layer}", f"_l{layer}_reverse", "") if layer == 0 else (f"_l{layer}", f"_l{layer}_reverse"):
@@ -58,9 +60,11 @@ def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         if not outputs:
             break
         value = tuple(outputs)
+        returned.append(value)
         layer += 1
     flow.note(node, "recurrent", given, value)
-    env.add(value)
+    env.add(value).states = tuple(returned[:-1])
+    flow.states.append(States(node, tuple(returned)))
     return True
 
 
@@ -82,4 +86,5 @@ def _keras_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         flow.writes(bias, len(flow.shapes[bias]) - 1, gates)
     flow.note(node, "recurrent", value, (hidden,))
     env.add((hidden,))
+    flow.states.append(States(node, ((hidden,),)))
     return True

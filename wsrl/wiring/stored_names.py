@@ -14,8 +14,8 @@ Parts = Mapping[str, Mapping[str, tuple[int, ...]]]  # tensor -> its parts in th
 def with_stored_names(wiring: dict[str, Any], parts: Parts) -> dict[str, Any]:
     """Returns the JSON form of a wiring with the parts of tensors in place of these.
 
-    A part that has other axes than the whole, as the singular vectors of spectral norm, would have to be permuted with
-    it in a way that is not worked out: the groups of such a tensor are not claimed.
+    The two vectors of spectral norm lie along one axis of the whole and along all others. Where it is not known which
+    axis that is, and for parts of other forms, the groups of such a tensor are not claimed.
 
     Args:
       wiring: as `Wiring.to_json` returns it; left as it is.
@@ -26,9 +26,13 @@ def with_stored_names(wiring: dict[str, Any], parts: Parts) -> dict[str, Any]:
     tensors: dict[str, Any] = {}
     frozen: set[str] = set()
     for name, tensor in wiring["tensors"].items():
-        for part, shape in parts.get(name, {name: tuple(tensor["shape"])}).items():
+        own = parts.get(name, {name: tuple(tensor["shape"])})
+        vectors = _along_vectors(tensor, own)
+        for part, shape in own.items():
             axes: list = [None] * len(shape)
-            if len(shape) == len(tensor["shape"]):
+            if part in vectors:
+                axes = [vectors[part]]
+            elif len(shape) == len(tensor["shape"]):
                 sizes = zip(shape, tensor["shape"], tensor["axes"], strict=True)
                 axes = [axis if size == whole else None for size, whole, axis in sizes]
             else:
@@ -39,6 +43,26 @@ def with_stored_names(wiring: dict[str, Any], parts: Parts) -> dict[str, Any]:
         for name, group in wiring["groups"].items()
     }
     return wiring | {"tensors": tensors, "groups": groups}
+
+
+def _along_vectors(tensor: Mapping[str, Any], parts: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What lies along the two vectors of spectral norm: one axis of the weight, and all others (Miyato et al., 2018).
+
+    The first axis of a matrix, of a kernel the second one where it is transposed. Empty where that is not known.
+    """
+    whole = tuple(tensor["shape"])
+    left, right = (next((p for p in parts if p.endswith(end)), None) for end in ("_u", "_v"))
+    if left is None or right is None or {len(parts[left]), len(parts[right])} != {1}:
+        return {}
+    fits = [i for i in (0, 1) if whole[i] == parts[left][0] and prod(whole) == whole[i] * parts[right][0]]
+    first = 0 if len(whole) == 2 and 0 in fits else fits[0] if len(fits) == 1 else None
+    if first is None:
+        return {}
+    taps = prod(whole[2:])
+    others = tensor["axes"][1 - first]
+    spread = others and [segment | {"inner": segment.get("inner", 1) * taps, "power": 0} for segment in others]
+    units = tensor["axes"][first]
+    return {left: units and [segment | {"power": 0} for segment in units], right: spread}
 
 
 def with_whole_names(wiring: dict[str, Any], parts: Parts) -> dict[str, Any]:

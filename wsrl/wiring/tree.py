@@ -82,7 +82,8 @@ class Node:
             looked_up = (
                 listed or EMBEDDING.search(self.name) or self.tensors["weight"][0].endswith(("embedding", "embeddings"))
             )
-            return "embedding" if looked_up and "bias" not in self.tensors else "linear"
+            projects = "bias" in self.tensors or "proj" in self.name  # what embeddings return
+            return "embedding" if looked_up and not projects else "linear"
         return "conv"
 
     def _is_recurrent(self) -> bool:

@@ -18,6 +18,7 @@ def run_unknown(flow: Flow, node: Node, env: Env) -> bool:
         fix(entry.value)
         entry.read = True
     flow.unknown_sizes |= sizes
+    flow.not_understood.append(node)
     flow.warnings.append(f"{node.dotted} is not understood")
     last = env.last()
     if last is not None:

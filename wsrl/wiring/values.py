@@ -39,6 +39,7 @@ class Entry:
       widened: whether it comes from a transposed convolution.
       loose: what else it may be, where its size is not certain.
       source: the value within a block that the block returned as this one.
+      states: what the layers of a recurrent network before its last one return.
       size: entries of the value.
     """
 
@@ -53,6 +54,7 @@ class Entry:
     loose: Loose | None = None
     env: "Env | None" = None
     source: "Entry | None" = None
+    states: tuple[Value, ...] = ()
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
