@@ -57,8 +57,8 @@ def run_known(kinds: Sequence[Kind], flow: Flow, node: Node, env: Env) -> bool |
     last = env.last()
     given = [last.size] if last is not None else []
     for known in kinds:
-        sizes = given if given and env.only_last else [_read(known, node), *given]  # in a list what comes in is certain
-        sizes = sorted(sizes, key=lambda n: not env.visible(n))  # of a convolution in groups it reads more than that
+        # Of a convolution in groups its weight does not tell what comes in; in a list it is certain.
+        sizes = given if given and env.only_last else [*given, _read(known, node)]
         size = next((n for n in sizes if fits(known, node, n)), None)
         if size is None:
             continue
@@ -296,13 +296,13 @@ class Course:
             raise Misfit
         found, dims = [], list(value)
         for size in sizes:
-            part: list[Dim] = []
+            part: Value = ()
             while dims and size_of((*part, dims[0])) <= size:
-                part.append(dims.pop(0))
+                part = (*part, dims.pop(0))
             if size_of(part) != size:
                 base = in_blocks([value], sizes)
                 return [all_of(base, n) for n in sizes]
-            found.append(tuple(part))
+            found.append(part)
         return found
 
 
