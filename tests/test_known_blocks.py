@@ -144,14 +144,6 @@ def large_kernel(net, path, x):
     return y + net.norm(f"{path}.small_conv.bn", net.conv(f"{path}.small_conv.conv", x, 16, 3, 16))
 
 
-def selected(net, path, x):
-    found = [net.unit(f"{path}.paths.{i}", part, 16, 3) for i, part in enumerate(np.split(x, 2))]
-    y = net.conv(f"{path}.attn.fc_reduce", sum(found).mean((1, 2), keepdims=True), 4)
-    y = net.conv(f"{path}.attn.fc_select", np.maximum(net.norm(f"{path}.attn.bn", y), 0), 32)
-    weights = softmax(y.reshape(2, 16, 1, 1), 0)
-    return sum(w * f for w, f in zip(weights, found, strict=True))
-
-
 def split_attention(net, path, x):
     y = np.maximum(net.norm(f"{path}.bn0", net.conv(f"{path}.conv", x, 32, 3, 2)), 0).reshape(2, 16, 8, 8)
     z = net.conv(f"{path}.fc1", y.sum(0).mean((1, 2), keepdims=True), 6)
@@ -231,7 +223,7 @@ def dense_convolutions(net, path, x):
 BLOCKS = {
     block.__name__: block
     for block in (
-        *(cross_stage, cross_layer, mixed_kernels, ghost_bottleneck, scales, branches, large_kernel, selected),
+        *(cross_stage, cross_layer, mixed_kernels, ghost_bottleneck, scales, branches, large_kernel),
         *(split_attention, cascade, by_heads, part_attends, modulated, additive, halo, dense_convolutions),
     )
 }

@@ -163,7 +163,11 @@ def _followed(step: Step, first: dict, others: list[str]) -> Iterator[dict]:
 
 def _facts(step: Step, kernel: Sequence[int], depthwise: bool) -> dict[str, object]:
     padding = str(step.attributes.get("padding", "VALID")).lower()
-    found = {"kernel": tuple(kernel[:2]), "stride": _pair(step.attributes.get("strides")), "padding": padding}
+    found: dict[str, object] = {
+        "kernel": tuple(kernel[:2]),
+        "stride": _pair(step.attributes.get("strides")),
+        "padding": padding,
+    }
     found["groups"] = kernel[2] if depthwise and len(kernel) > 2 else 1
     dilation = _pair(step.attributes.get("dilations"))
     return found | ({"dilation": dilation} if dilation != (1, 1) else {})
