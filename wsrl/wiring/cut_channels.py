@@ -167,7 +167,11 @@ def _lengths(node: Node, read: bool) -> list[int]:
 def _ghost(run: Course, node: Node, value: Value) -> Value:
     """Cheap convolutions of each channel stand beside them (Han et al., GhostNet, 2020), or are added to them (Chen et
     al., RepGhost, 2022)."""
-    parts = node.children
+    parts, root = node.children, node
+    while root.parent is not None:
+        root = root.parent
+    if any("short_conv" in leaf.path for leaf in root.leaves()):  # GhostNetV2, whose gates are left alone
+        raise Misfit
     plain = run.stack(parts["primary_conv"], value)
     cheap = run.stack(parts["cheap_operation"], plain)
     if "fusion_bn" in parts:
