@@ -75,8 +75,15 @@ def test_dims_of_two_sizes_are_refused():
         tie(Dim(3), Dim(4))
 
 
-def test_values_cut_differently_are_fixed():
+def test_values_cut_differently_are_tied_in_blocks():
     a, b = (Dim(2), Dim(4)), (Dim(4), Dim(2))
     tie_values(a, b)
     assert size_of(a) == size_of(b) == 6
+    assert len({id(dim.find()[0]) for dim in a + b}) == 1
+    assert a[0].find()[0].size == 2
+
+
+def test_values_cut_at_unlike_places_are_fixed():
+    a, b = (Dim(2), Dim(3)), (Dim(3), Dim(2))
+    tie_values(a, b)
     assert not any(dim.permutable for dim in a + b)

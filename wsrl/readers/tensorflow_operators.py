@@ -34,6 +34,7 @@ FUSED = {  # with what follows them, as TensorFlow.js writes them
     "FusedDepthwiseConv2dNative": "DepthwiseConv2dNative", "_FusedDepthwiseConv2dNative": "DepthwiseConv2dNative",
 }  # fmt: skip
 CONVOLUTIONS = ("Conv2D", "DepthwiseConv2dNative")
+CHANNELED = (*CONVOLUTIONS, "BiasAdd", "MaxPool", "AvgPool")  # operators that know where channels lie
 LAYERS = (*CONVOLUTIONS, "MatMul", *FUSED)
 
 
@@ -117,9 +118,7 @@ def _nodes(
     first = {"op": NAMES.get(op, op), "domain": "", "name": step.name, "inputs": reads, "outputs": [f"{step.name}:0"]}
     first["attributes"] = told = dict[str, object]()
     last = step.attributes.get("data_format", "NHWC") in ("NHWC", "")
-    if (not last and op in (*CONVOLUTIONS, "BiasAdd", "MaxPool", "AvgPool")) or (
-        not last and op.startswith("FusedBatch")
-    ):
+    if not last and (op in CHANNELED or op.startswith("FusedBatchNorm")):
         return [{**first, "op": f"{step.op} of channels first"}]
     if op in CONVOLUTIONS:
         kernel = shapes.get(reads[1], ()) if len(reads) > 1 else ()
@@ -164,7 +163,11 @@ def _followed(step: Step, first: dict, others: list[str]) -> Iterator[dict]:
 
 def _facts(step: Step, kernel: Sequence[int], depthwise: bool) -> dict[str, object]:
     padding = str(step.attributes.get("padding", "VALID")).lower()
-    found = {"kernel": tuple(kernel[:2]), "stride": _pair(step.attributes.get("strides")), "padding": padding}
+    found: dict[str, object] = {
+        "kernel": tuple(kernel[:2]),
+        "stride": _pair(step.attributes.get("strides")),
+        "padding": padding,
+    }
     found["groups"] = kernel[2] if depthwise and len(kernel) > 2 else 1
     dilation = _pair(step.attributes.get("dilations"))
     return found | ({"dilation": dilation} if dilation != (1, 1) else {})

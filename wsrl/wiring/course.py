@@ -57,8 +57,9 @@ def run_known(kinds: Sequence[Kind], flow: Flow, node: Node, env: Env) -> bool |
     last = env.last()
     given = [last.size] if last is not None else []
     for known in kinds:
-        sizes = given if given and env.only_last else [_read(known, node), *given]  # in a list what comes in is certain
-        sizes = sorted(sizes, key=lambda n: not env.visible(n))  # of a convolution in groups it reads more than that
+        # Of a convolution in groups its weight does not tell what comes in; in a list it is certain.
+        sizes = given if given and env.only_last else [_read(known, node), *given]
+        sizes = sorted(sizes, key=lambda n: not env.visible(n))
         size = next((n for n in sizes if fits(known, node, n)), None)
         if size is None:
             continue
@@ -134,6 +135,8 @@ class Course:
         units, fan_in = node.weight[:2]
         groups, rest = divmod(size_of(value), fan_in)
         parts = tuple(parts) or (units,)
+        if groups > 1 and node.kind == "linear":
+            raise Misfit
         if rest or not groups or units % groups or sum(parts) != units or node.shape("bias") not in (None, (units,)):
             raise Misfit
         self.seen.add(node)
@@ -296,13 +299,13 @@ class Course:
             raise Misfit
         found, dims = [], list(value)
         for size in sizes:
-            part: list[Dim] = []
+            part: Value = ()
             while dims and size_of((*part, dims[0])) <= size:
-                part.append(dims.pop(0))
+                part = (*part, dims.pop(0))
             if size_of(part) != size:
                 base = in_blocks([value], sizes)
                 return [all_of(base, n) for n in sizes]
-            found.append(tuple(part))
+            found.append(part)
         return found
 
 
@@ -320,5 +323,6 @@ def _in_groups(value: Value, groups: int, fan_in: int, units: int) -> tuple[Valu
         within = in_blocks([value], [fan_in])
         return (view(Dim(per_group), outer=groups),), all_of(within, fan_in)
     blocks = Dim(groups)
-    tie(value[0], view(blocks, inner=fan_in))
+    for dim in value:  # there is one
+        tie(dim, view(blocks, inner=fan_in))
     return (view(blocks, inner=per_group),), None

@@ -101,6 +101,14 @@ def _inverted(run: Course, node: Node, value: Value) -> Value:
     return value
 
 
+def _dense_head(run: Course, node: Node, value: Value) -> Value:
+    """A convolution, and dense layers of the means over the places of what it returns."""
+    parts = node.children
+    value = run.layer(parts["pre_classifier"].children["linear"], run.stack(parts["in_conv"], value))
+    run.norm(parts["pre_classifier"].children["norm"], value, statistics=False)
+    return run.layer(parts["classifier"].children["linear"], value)
+
+
 def _dense(run: Course, node: Node, value: Value) -> Value:
     """Blocks that read all maps before them (Kim et al., RDNet, 2024)."""
     for block in sorted_children(node):
@@ -159,7 +167,11 @@ def _lengths(node: Node, read: bool) -> list[int]:
 def _ghost(run: Course, node: Node, value: Value) -> Value:
     """Cheap convolutions of each channel stand beside them (Han et al., GhostNet, 2020), or are added to them (Chen et
     al., RepGhost, 2022)."""
-    parts = node.children
+    parts, root = node.children, node
+    while root.parent is not None:
+        root = root.parent
+    if any("short_conv" in leaf.path for leaf in root.leaves()):  # GhostNetV2, whose gates are left alone
+        raise Misfit
     plain = run.stack(parts["primary_conv"], value)
     cheap = run.stack(parts["cheap_operation"], plain)
     if "fusion_bn" in parts:
@@ -225,6 +237,7 @@ KINDS = (
     kind("large_conv", "large_conv.conv", _large_kernel),
     kind("spatial_conv point_conv", "spatial_conv.conv spatial_conv.conv.1", _inverted),
     kind("inverted_conv depth_conv point_conv", "inverted_conv.conv inverted_conv.conv.1", _inverted),
+    kind("in_conv pre_classifier classifier", "in_conv.conv", _dense_head),
     kind("conv_kxk", "conv_kxk.0.conv", _summed),
     kind("dense_block0", "dense_block0.layers.layers.0", _dense),
     kind("conv1 convs bns conv3", "conv1", _scales),

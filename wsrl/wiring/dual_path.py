@@ -15,16 +15,16 @@ def _network(run: Course, node: Node, value: Value) -> Value:
     value = run.stack(parts["conv1_1"], value)
     blocks = {name: match for name in parts if (match := BLOCK.fullmatch(name)) and name != "conv1_1"}
     for name in sorted(blocks, key=lambda name: (int(blocks[name][1]), int(blocks[name][2]))):
-        value = _block(run, parts[name], value)
+        value = _block(run, parts[name], value, parts[f"conv{blocks[name][1]}_1"])
     for leaf in parts["conv5_bn_ac"].leaves():
         value = run.norm(leaf, value)
     return value
 
 
-def _block(run: Course, node: Node, value: Value) -> Value:
+def _block(run: Course, node: Node, value: Value, first: Node) -> Value:
     parts = node.children
-    width, grown = _widths(parts)
-    shortcut = next((parts[name] for name in ("c1x1_w_s1", "c1x1_w_s2") if name in parts), None)
+    width, grown = _widths(node, first)
+    shortcut = _shortcut(node)
     found = value
     for name in ("c1x1_a", "c3x3_b"):
         found = _normed_first(run, parts[name], found)
@@ -41,24 +41,19 @@ def _block(run: Course, node: Node, value: Value) -> Value:
     return join((run.add(kept, added), dense, new))
 
 
-def _widths(parts: dict[str, Node]) -> tuple[int, int]:
-    """Units that a block adds, and those by which it grows."""
-    if "c1x1_c1" in parts:
-        return parts["c1x1_c1"].units, parts["c1x1_c2"].units
-    shortcut = next((parts[name] for name in ("c1x1_w_s1", "c1x1_w_s2") if name in parts), None)
-    last = parts["c1x1_c"].children["conv"].units
-    if shortcut is None:  # the first block of a stage tells it; see `_network`
-        beside = [n for name, n in parts["c1x1_a"].parent.parent.children.items() if name.startswith(_stage_of(parts))]
-        found = [w for n in beside for name, w in n.children.items() if name.startswith("c1x1_w_s")]
-        if len(found) != 1:
-            raise Misfit
-        shortcut = found[0]
+def _widths(node: Node, first: Node) -> tuple[int, int]:
+    """Units that a block adds, and those by which it grows; a fused layer leaves that to the first of its stage."""
+    if "c1x1_c1" in node.children:
+        return node.children["c1x1_c1"].units, node.children["c1x1_c2"].units
+    shortcut, last = _shortcut(first), node.children["c1x1_c"].children["conv"].units
+    if shortcut is None:
+        raise Misfit
     grown = shortcut.children["conv"].units - last
     return last - grown, grown
 
 
-def _stage_of(parts: dict[str, Node]) -> str:
-    return parts["c1x1_a"].path[-2].rpartition("_")[0] + "_"
+def _shortcut(node: Node) -> Node | None:
+    return next((node.children[name] for name in ("c1x1_w_s1", "c1x1_w_s2") if name in node.children), None)
 
 
 def _normed_first(run: Course, node: Node, value: Value, parts: tuple[int, ...] = ()) -> Value:

@@ -15,13 +15,9 @@ SHUFFLED = (2, 3, 4, 6, 9, 16)
 
 def patch_of(config: Mapping) -> int:
     """How many numbers a patch of the pixels holds that a network reads, 0 where its configuration does not tell."""
-    sides = (
-        config.get("patch_size"),
-        config.get("patch_size"),
-        config.get("num_channels"),
-        config.get("tubelet_size", 1),
-    )
-    return prod(sides) if all(type(side) is int for side in sides) else 0
+    told = (config.get("patch_size"), config.get("num_channels"), config.get("tubelet_size", 1))
+    sides = [side for side in told if type(side) is int]
+    return prod(sides) * sides[0] if len(sides) == len(told) else 0
 
 
 def finish(flow: Flow, env: Env, tied: bool, patch: int) -> None:

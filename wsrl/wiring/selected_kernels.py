@@ -1,21 +1,8 @@
-"""Convolutions whose branches are weighted against each other, channel by channel."""
+"""Convolutions whose groups are weighted against each other, channel by channel."""
 
-from wsrl.wiring.course import Course, Misfit, join, kind
+from wsrl.wiring.course import Course, Misfit, kind
 from wsrl.wiring.dims import Value, size_of, view
-from wsrl.wiring.tree import Node, sorted_children
-
-
-def _selected(run: Course, node: Node, value: Value) -> Value:
-    """Kernels of several sizes, of all channels or of a part each (Li et al., SKNet, 2019)."""
-    paths = sorted_children(node.children["paths"])
-    width = size_of(value) // len(paths)
-    parted = paths[0].children["conv"].fan_in == width
-    parts = run.cut(value, (width,) * len(paths)) if parted else [value] * len(paths)
-    found = run.add(*(run.stack(path, part) for path, part in zip(paths, parts, strict=True)))
-    gate = node.children["attn"].children
-    narrow = run.norm(gate["bn"], run.layer(gate["fc_reduce"], found))
-    run.add(run.layer(gate["fc_select"], narrow), join([found] * len(paths)))
-    return found
+from wsrl.wiring.tree import Node
 
 
 def _split(run: Course, node: Node, value: Value) -> Value:
@@ -36,7 +23,4 @@ def _split(run: Course, node: Node, value: Value) -> Value:
     return found
 
 
-KINDS = (
-    kind("paths attn", "paths.0.conv", _selected),
-    kind("conv bn0 fc1 bn1 fc2", "conv", _split),
-)
+KINDS = (kind("conv bn0 fc1 bn1 fc2", "conv", _split),)

@@ -35,6 +35,8 @@ UNUSUAL = (
     # Inception joins branches of several widths
     (re.compile(r"Mixed_\w+"), set()),
     (re.compile(r".*"), {"branch0", "branch1"}),
+    # NASNet and PNASNet join what the two cells before return
+    (re.compile(r".*"), {"comb_iter_0_left"}),
     # CrossViT exchanges tokens between two streams
     (re.compile(r".*"), {"blocks", "fusion", "projs", "revert_projs"}),
     # vector quantization looks up the nearest code
