@@ -89,6 +89,15 @@ def test_a_change_is_recognized_in_both_directions(family, change):
     assert relation.related and relation.p_value is not None and relation.p_value < 1e-5
 
 
+@pytest.mark.parametrize("family", ["mlp", "cnn_flatten"])
+def test_zeros_of_a_quantizer_are_not_pruned(family):
+    network, _ = draw_network(family, 0)
+    relation = compare(network, changed(network, lambda tensors: four_bits(tuned(tensors, 0.5))))
+    assert relation.kind is Kind.FINE_TUNED and "pruned" not in {layer.what for layer in relation.layers}
+    both = compare(network, changed(network, lambda tensors: four_bits(prune(tensors))))
+    assert (both.kind, both.derived) == (Kind.PRUNED, "b")
+
+
 @pytest.mark.parametrize("family", ["mlp", "cnn_flatten", "resnet", "vit"])
 def test_independent_networks_are_unrelated(family):
     relation = compare(draw_network(family, 0, 1)[0], draw_network(family, 0, 2)[0])

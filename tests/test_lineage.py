@@ -20,7 +20,7 @@ from wsrl.encoder import checkpoint_encoder
 from wsrl.errors import InputError
 from wsrl.origins import relatives
 from wsrl.origins.lineage import Family, find_lineage, tree_lines
-from wsrl.origins.rooted import first_is_parent, root_probabilities, sides, spanning_tree
+from wsrl.origins.rooted import drawn_to_hubs, first_is_parent, root_probabilities, sides, spanning_tree
 from wsrl.readers.declared import card_bases, declared_bases, named_bases, names_model
 from wsrl.search.index import Index
 
@@ -199,6 +199,23 @@ def test_probabilities_of_roots_are_those_of_orders(count, seed):
 
 def test_the_shortest_edges_join_all():
     assert spanning_tree(4, {(0, 1): 1.0, (1, 2): 2.0, (0, 2): 3.0, (2, 3): 0.5}) == [(2, 3), (0, 1), (1, 2)]
+
+
+def test_a_hub_outweighs_what_lies_close_to_it():
+    """Model 1 was trained a little from 0, and 2 from there in much the same direction; all others come from 0."""
+    distances = {(0, 1): 0.05, (1, 2): 0.08, (0, 2): 0.09}
+    distances |= {(0, child): 0.5 + child / 100 for child in range(3, 8)}
+    distances |= {(1, child): 1.15 * (0.5 + child / 100) for child in range(3, 8)}
+    drawn = drawn_to_hubs(8, distances, {})
+    assert spanning_tree(8, drawn) == sorted(((0, child) for child in range(1, 8)), key=distances.__getitem__)
+    assert (1, 2) in spanning_tree(8, distances)
+
+
+def test_a_converted_model_comes_from_an_original():
+    """Models 1 and 2 were made from 0, and 2 lies a little nearer to 1."""
+    distances = {(0, 1): 0.006, (0, 2): 0.201, (1, 2): 0.2}
+    drawn = drawn_to_hubs(3, distances, {(0, 1): 1, (0, 2): 2, (1, 2): 2})
+    assert spanning_tree(3, drawn) == [(0, 1), (0, 2)]
 
 
 def test_cards_and_configurations_declare_bases(tmp_path):

@@ -28,6 +28,7 @@ class Difference:
       squares_a, squares_b, product, squares, fourth: sums of a^2, b^2, a b, (a - b)^2, (a - b)^4.
       sum_a: of a.
       zeros_a, zeros_b: entries that are 0 in one and not in the other.
+      cleared_a, cleared_b: sums of (a - b)^2 over these entries.
       rounded_a, rounded_b: names of the types of which one is the other's rounding.
       singular_values: of a part of a - b, and its shape.
     """
@@ -41,6 +42,8 @@ class Difference:
     sum_a: float = 0.0
     zeros_a: int = 0
     zeros_b: int = 0
+    cleared_a: float = 0.0
+    cleared_b: float = 0.0
     rounded_a: set[str] = field(default_factory=lambda: set(ROUNDINGS))
     rounded_b: set[str] = field(default_factory=lambda: set(ROUNDINGS))
     singular_values: np.ndarray | None = None
@@ -131,8 +134,11 @@ def _add_piece(found: Difference, a: np.ndarray, b: np.ndarray) -> None:
     d *= d
     found.fourth += float(d @ d)
     zero_a, zero_b = a == 0, b == 0
-    found.zeros_a += int(np.count_nonzero(zero_a & ~zero_b))
-    found.zeros_b += int(np.count_nonzero(zero_b & ~zero_a))
+    only_a, only_b = zero_a & ~zero_b, zero_b & ~zero_a
+    found.zeros_a += int(np.count_nonzero(only_a))
+    found.zeros_b += int(np.count_nonzero(only_b))
+    found.cleared_a += float(d[only_a].sum())
+    found.cleared_b += float(d[only_b].sum())
     found.rounded_a = {name for name in found.rounded_a if _is_rounded(a, b, ROUNDINGS[name])}
     found.rounded_b = {name for name in found.rounded_b if _is_rounded(b, a, ROUNDINGS[name])}
 

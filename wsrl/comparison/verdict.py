@@ -21,6 +21,7 @@ UNSCALED = 3e-5  # change that is left of units with other scales
 NARROW = {"float16": 1e-3, "bfloat16": 3e-3}  # and where they were rounded, too
 INDEPENDENT = 0.2  # cosine below which a tensor of a related network is taken for trained anew
 PRUNED = 0.05  # share of the entries that are 0 in one network alone
+CLEARED = 2.0  # mean square change of these entries, over that of the others
 WHITE = 1.25  # largest singular value of noise, over its expectation
 KURTOSIS = 0.25  # of white noise, about 3
 UNROUNDED = 32  # bits
@@ -89,14 +90,24 @@ def _what(layer: Layer, found: Difference) -> tuple[str, str | None, float | Non
         return "rounded", None if found.rounded_a and found.rounded_b else "a" if found.rounded_a else "b", None
     if coded := _quantized(layer, found):
         return "quantized", *coded
-    zeros = max(found.zeros_a, found.zeros_b) / found.entries
-    if zeros > PRUNED:
-        return "pruned", "a" if found.zeros_a > found.zeros_b else "b", None
+    if pruned := _pruned(found):
+        return "pruned", pruned, None
     if a.is_matrix and found.cosine < INDEPENDENT:
         return "independent", None, None
     if a.is_matrix and found.rank is not None:
         return "low rank", None, None
     return "noise" if _is_white(found) else "changed", None, None
+
+
+def _pruned(found: Difference) -> str | None:
+    """The side of which entries were set to 0, if one is.
+
+    A quantizer sets small entries to 0 too, but these then change no more than all others do.
+    """
+    of_a, of_b = ("a", found.zeros_a, found.cleared_a), ("b", found.zeros_b, found.cleared_b)
+    side, zeros, cleared = of_a if found.zeros_a > found.zeros_b else of_b
+    others = (found.squares - cleared) / max(found.entries - zeros, 1)
+    return side if zeros > PRUNED * found.entries and cleared > CLEARED * others * zeros else None
 
 
 def _rounding(layer: Layer) -> float:
