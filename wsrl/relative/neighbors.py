@@ -46,13 +46,13 @@ class Gallery:
           vector: of the query.
           place: of the query among the children, so that it is left out of all neighborhoods.
         """
-        found = self._alone(self._metric.describe(vector[None]))[0]
+        found = self._alone(self._metric.describe(vector[None]) if place is None else self._of([place]))[0]
         if not self._count:
             return found
         near = np.argsort(-found, kind="stable")
         near = near[near != place][: self._count]
         self._find(near)
-        theirs = self._alone(Described(*(part[near] for part in self._children)))
+        theirs = self._alone(self._of(near))
         theirs[np.arange(len(near)), near] = self._own[near]
         weights = np.maximum(found[near], SMALL)
         found = (1 - SHARE) * found + SHARE * weights @ theirs / weights.sum()
@@ -76,12 +76,15 @@ class Gallery:
         mean, deviation = self._levels
         return np.where(deviation > SMALL, (found - mean) / np.maximum(deviation, SMALL), 0.0).astype(np.float32)
 
+    def _of(self, places: Int[np.ndarray, " m"] | list[int]) -> Described:
+        return Described(*(part[places] for part in self._children))
+
     def _find(self, places: Int[np.ndarray, " m"]) -> None:
         """Finds the neighbors of some children, once."""
         places = places[self._near[places, 0] < 0]
         if not len(places):
             return
-        found = self._alone(Described(*(part[places] for part in self._children)))
+        found = self._alone(self._of(places))
         found[np.arange(len(places)), places] = -np.inf
         near = np.argsort(-found, axis=1, kind="stable")[:, : self._count + 1]
         self._near[places] = near
