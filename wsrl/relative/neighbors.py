@@ -35,7 +35,6 @@ class Gallery:
         self._count = neighbors if self._levels is not None else 0
         self._near = np.full((len(vectors), self._count + 1), -1)  # one more, as the query is left out
         self._weights = np.zeros((len(vectors), self._count + 1), np.float32)
-        self._own = np.zeros(len(vectors), np.float32)  # what a child counts for itself: as much as its best neighbor
 
     def scores(self, vector: Float[np.ndarray, " dim"], place: int | None = None) -> Float32[np.ndarray, " n"]:
         """Returns the score of each child for a query.
@@ -53,10 +52,12 @@ class Gallery:
         near = near[near != place][: self._count]
         self._find(near)
         theirs = self._alone(self._of(near))
-        theirs[np.arange(len(near)), near] = self._own[near]
+        others = np.where(self._near[near] != place, self._weights[near], 0.0)
+        theirs[np.arange(len(near)), near] = others.max(1)  # each counts for itself as much as its best neighbor
         weights = np.maximum(found[near], SMALL)
         found = (1 - SHARE) * found + SHARE * weights @ theirs / weights.sum()
-        shortlist = np.argsort(-found, kind="stable")[:SHORTLIST]
+        shortlist = np.argsort(-found, kind="stable")
+        shortlist = shortlist[shortlist != place][:SHORTLIST]
         self._find(shortlist)
         weights = _first(self._weights[shortlist] * (self._near[shortlist] != place), self._count)
         weights /= weights.sum(1, keepdims=True)
@@ -89,7 +90,6 @@ class Gallery:
         near = np.argsort(-found, axis=1, kind="stable")[:, : self._count + 1]
         self._near[places] = near
         self._weights[places] = np.maximum(np.take_along_axis(found, near, 1), SMALL)
-        self._own[places] = self._weights[places, 0]
 
 
 def _first(weights: Float32[np.ndarray, "m k"], count: int) -> Float32[np.ndarray, "m k"]:
