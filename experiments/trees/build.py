@@ -2,7 +2,7 @@
 
     python -m experiments.trees.build --workdir=runs/tree --data-dir=DATA_DIR [--of=texts] [--children=8]
 
-A vision transformer of 210,000 parameters, or a text encoder of 290,000, is trained on the base sets of
+A vision transformer of 210,000 parameters, or a text encoder of 300,000, is trained on the base sets of
 `experiments.trees.kinds`; children are trained from it on tasks made of other sets, as full fine-tunes, as merged or
 separate low-rank adapters in PEFT's layout, and with DoRA's magnitudes. Each has a new head, classes in an order of its
 own, and its own draw of inputs. `subset` children are trained on random classes of one set, for the question which

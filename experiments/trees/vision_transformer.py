@@ -40,7 +40,7 @@ def vision_transformer(layers: int = 4) -> Architecture:
         linear=linear,
         initial=partial(_initial, linear=linear, layers=layers),
         logits=partial(_logits, layers=layers),
-        jitter=lambda image, shift: jnp.roll(image, (shift[0], shift[1]), (0, 1)),
+        jitter=lambda image, shift: jnp.roll(image, shift, (0, 1)),
         ruled=_turned,
     )
 

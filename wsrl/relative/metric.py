@@ -118,7 +118,7 @@ class Metric:
         found = compare(children, self.describe(self._cohort))
         own = np.square(children.features).sum(1) / np.maximum(np.square(children.presence).sum(1), SMALL)
         others = found < EQUAL * own[:, None]
-        count = np.maximum(others.sum(1), 1)
+        count = np.maximum(others.sum(1), 1).astype(np.float32)
         mean = (found * others).sum(1) / count
         return mean, np.sqrt((np.square(found - mean[:, None]) * others).sum(1) / count)
 

@@ -35,7 +35,6 @@ class Gallery:
         self._count = neighbors if self._levels is not None else 0
         self._near = np.full((len(vectors), self._count + 1), -1)  # one more, as the query is left out
         self._weights = np.zeros((len(vectors), self._count + 1), np.float32)
-        self._own = np.zeros(len(vectors), np.float32)  # what a child counts for itself: as much as its best neighbor
 
     def scores(self, vector: Float[np.ndarray, " dim"], place: int | None = None) -> Float32[np.ndarray, " n"]:
         """Returns the score of each child for a query.
@@ -46,17 +45,19 @@ class Gallery:
           vector: of the query.
           place: of the query among the children, so that it is left out of all neighborhoods.
         """
-        found = self._alone(self._metric.describe(vector[None]))[0]
+        found = self._alone(self._metric.describe(vector[None]) if place is None else self._of([place]))[0]
         if not self._count:
             return found
         near = np.argsort(-found, kind="stable")
         near = near[near != place][: self._count]
         self._find(near)
-        theirs = self._alone(Described(*(part[near] for part in self._children)))
-        theirs[np.arange(len(near)), near] = self._own[near]
+        theirs = self._alone(self._of(near))
+        others = np.where(self._near[near] != place, self._weights[near], 0.0)
+        theirs[np.arange(len(near)), near] = others.max(1)  # each counts for itself as much as its best neighbor
         weights = np.maximum(found[near], SMALL)
         found = (1 - SHARE) * found + SHARE * weights @ theirs / weights.sum()
-        shortlist = np.argsort(-found, kind="stable")[:SHORTLIST]
+        shortlist = np.argsort(-found, kind="stable")
+        shortlist = shortlist[shortlist != place][:SHORTLIST]
         self._find(shortlist)
         weights = _first(self._weights[shortlist] * (self._near[shortlist] != place), self._count)
         weights /= weights.sum(1, keepdims=True)
@@ -76,17 +77,19 @@ class Gallery:
         mean, deviation = self._levels
         return np.where(deviation > SMALL, (found - mean) / np.maximum(deviation, SMALL), 0.0).astype(np.float32)
 
+    def _of(self, places: Int[np.ndarray, " m"] | list[int]) -> Described:
+        return Described(*(part[places] for part in self._children))
+
     def _find(self, places: Int[np.ndarray, " m"]) -> None:
         """Finds the neighbors of some children, once."""
         places = places[self._near[places, 0] < 0]
         if not len(places):
             return
-        found = self._alone(Described(*(part[places] for part in self._children)))
+        found = self._alone(self._of(places))
         found[np.arange(len(places)), places] = -np.inf
         near = np.argsort(-found, axis=1, kind="stable")[:, : self._count + 1]
         self._near[places] = near
         self._weights[places] = np.maximum(np.take_along_axis(found, near, 1), SMALL)
-        self._own[places] = self._weights[places, 0]
 
 
 def _first(weights: Float32[np.ndarray, "m k"], count: int) -> Float32[np.ndarray, "m k"]:

@@ -22,7 +22,7 @@ MOST, FEWEST = 48, 4  # directions of a matrix on each side
 HEAD_DIRECTIONS = 64
 SMOOTHING = 0.1  # of the projection onto the rows of a head; see `wsrl.encoder.readout.second_order`
 TINY = 1e-30
-VERSION = 1  # of the computation; vectors of another one are made anew
+VERSION = 2  # of the computation; vectors of another one are made anew
 
 
 class Block(NamedTuple):

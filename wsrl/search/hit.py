@@ -13,8 +13,8 @@ class Hit:
       id: of the model in the index.
       score: how similar it is, 0 to 1. By `weights`, the cosine of the two weights vectors. By `function`, the mean of
         the cosines of the two function vectors and of the two expanded ones (see `wsrl.search.query_expansion`).
-        By `relative`, the mean cosine of what two children change of their base (see `wsrl.relative.metric`). Negative
-        similarities count as 0; 1 if the weights are the same.
+        By `relative`, by how far what two children change of their base is more alike than strangers are (see
+        `wsrl.relative.neighbors`). Negative similarities count as 0; 1 if the weights are the same.
       by: the vector that the score rests on, "weights", "function" or "relative".
       architecture, parameters: see `wsrl.embedded.Embedded`.
       accuracy: predicted, 0 to 1, smoothed over the model's neighbors in the index; None without a function vector.
