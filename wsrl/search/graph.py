@@ -20,7 +20,10 @@ MULTIPLE = 64  # that rabitqlib needs their number to be of; shorter vectors are
 DEGREE = 32  # edges of a vector
 BITS = 8  # of a component that is stored with a vector
 CANDIDATES_BUILD = 100  # vectors that edges are chosen from
-VISITED_A_CANDIDATE = 2  # length of the list that a walk keeps
+# Of a million vectors in families, with a list of 800, the first 100 hold .9865 of the 10 nearest, 200 .989, 400 .9925:
+# some large families lie so close that their components do not tell which members are nearest.
+CANDIDATES_FACTOR, CANDIDATES_POWER = 6.4, 0.3  # candidates, by the number of vectors
+VISITED_A_CANDIDATE = 2  # length of the list that it keeps
 
 
 class Graph:
@@ -44,6 +47,11 @@ class Graph:
         graph = require("rabitqlib", "graph").SymqgIndex(axes.shape[1], DEGREE, "l2", BITS)
         graph.build(project(vectors, axes), CANDIDATES_BUILD, os.cpu_count() or 1)
         return cls(graph, axes)
+
+    @property
+    def least(self) -> int:
+        """How many candidates hold the nearest few."""
+        return round(CANDIDATES_FACTOR * self._graph.num_points**CANDIDATES_POWER)
 
     def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
         """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""
