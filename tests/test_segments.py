@@ -7,6 +7,7 @@ import pytest
 from test_nearest import clustered
 
 from wsrl.errors import InputError
+from wsrl.search import graph as graph_module
 from wsrl.search import segment as segment_module
 from wsrl.search.components import principal_axes, project
 from wsrl.search.fixed_point import single, to_fixed
@@ -97,10 +98,20 @@ def test_a_graph_is_read_back_and_a_damaged_one_refused(many, tmp_path):
     graph, paths = Graph.build(many), (tmp_path / "a.graph", tmp_path / "a.axes.npy")
     graph.save(paths)
     queries = clustered(5, 64, seed=1)
-    np.testing.assert_array_equal(Graph.load(paths).find(queries, 20), graph.find(queries, 20))
+    np.testing.assert_array_equal(Graph.load(paths, many).find(queries, 20), graph.find(queries, 20))
     paths[0].write_bytes(paths[0].read_bytes()[:5000])
     with pytest.raises(InputError, match="cannot be read"):
-        Graph.load(paths)
+        Graph.load(paths, many)
+
+
+@pytest.mark.skipif(find_spec("rabitqlib") is None, reason="extra `graph`")
+def test_walks_are_longer_where_many_vectors_have_a_high_dimension(monkeypatch):
+    rng = np.random.default_rng(0)
+    flat, full = rng.normal(size=(3000, 3)) @ rng.normal(size=(3, 64)), rng.normal(size=(3000, 64))
+    lengths = [Graph.build(unit(own).astype(np.float32))._visited for own in (flat, full)]
+    monkeypatch.setattr(graph_module, "FEW", 300)
+    lengths += [Graph.build(unit(own).astype(np.float32))._visited for own in (flat, full)]
+    assert lengths[:3] == [2, 2, 2] and lengths[3] == pytest.approx(2 * 10**0.6)
 
 
 def test_without_libraries_all_are_compared(many, monkeypatch):

@@ -18,14 +18,12 @@ from wsrl.search.components import Vectors
 from wsrl.search.fixed_point import DTYPE, STEPS, products, single
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed, scann
+from wsrl.search.local_dimension import NEIGHBORS, local_dimension, sampled_rows
 
 BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
 CANDIDATES_A_HIT = 4  # compared by the whole vectors where many hits are asked for,
 CANDIDATES_BEYOND = 500  # with no more than so many besides
 GRAPH_DIMENSION = 30.0  # intrinsic dimension up to which a graph is faster than hashes
-DIMENSION_SAMPLE = 64  # vectors that the intrinsic dimension is estimated by
-DIMENSION_NEIGHBORS = 100  # of each
-LEAST_DISTANCE = 1e-3  # of neighbors that tell something of it: nearer ones are copies
 PRODUCT = 2**26  # similarities that are held at a time
 CONVERTED = 1024  # rows that are converted to single precision at a time
 COMPARED = 64  # candidates a product: so few that BLAS does not split it among threads of its own
@@ -64,15 +62,10 @@ def suits_graph(vectors: Vectors) -> bool:
 
 
 def intrinsic_dimension(vectors: Vectors) -> float:
-    """Estimates the local intrinsic dimension of unit vectors by the distances of the neighbors of some of them.
-
-    The maximum-likelihood estimate of Levina and Bickel (2004), averaged as MacKay and Ghahramani (2005) propose.
-    """
-    places = np.sort(np.random.default_rng(1).permutation(len(vectors))[:DIMENSION_SAMPLE])
-    k = min(DIMENSION_NEIGHBORS + 1, len(vectors))
-    _, cosine = nearest_exactly(vectors, single(vectors[places]), k)
-    distance = np.sqrt(np.maximum(2 - 2 * cosine[:, 1:].astype(float), LEAST_DISTANCE**2))
-    return float(1 / max(np.log(distance[:, -1:] / distance).mean() * k / max(k - 1, 1), 1e-9))
+    """Estimates the local intrinsic dimension of unit vectors by the distances of the neighbors of some of them."""
+    k = min(NEIGHBORS + 1, len(vectors))
+    _, cosine = nearest_exactly(vectors, single(vectors[sampled_rows(len(vectors))]), k)
+    return local_dimension(2 - 2 * cosine[:, 1:].astype(float))
 
 
 class Segment:
