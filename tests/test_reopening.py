@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, write_model
 
+from wsrl.search import store
 from wsrl.search.catalog import Catalog, Change, Model, Place, Stat, write_database
 from wsrl.search.index import Index
 
@@ -100,3 +101,22 @@ def test_a_reopened_index_takes_over_its_files_and_is_the_newest_state(tmp_path)
     assert index.ids == built.ids
     for name in index.ids:
         np.testing.assert_array_equal(index.get(name).weights, built.get(name).weights)
+
+
+def test_a_state_that_is_replaced_while_it_is_opened_gives_way_to_the_next(tmp_path, monkeypatch):
+    for seed in range(3):
+        write_model(tmp_path / "models" / f"{seed}.safetensors", seed)
+    index, other = (Index.build(FakeEncoder(), tmp_path / "models", tmp_path / "index") for _ in range(2))
+    other.annotate(other.ids[0], {"note": "first"})
+    begun = []
+
+    def catalog(path: Path) -> Catalog:
+        if not begun:
+            begun.append(path)
+            other.annotate(other.ids[0], {"note": "second"})
+            assert not path.exists()
+        return Catalog(path)
+
+    monkeypatch.setattr(store, "Catalog", catalog)
+    index.reopen()
+    assert index.metadata(index.ids[0])["note"] == "second"

@@ -86,7 +86,7 @@ def test_the_table(index, tmp_path, monkeypatch, capsys):
     with open(tmp_path / "tables" / "scale.csv", newline="") as file:
         own, other = csv.DictReader(file)
     assert own["recall@10"] == "1.0" and float(own["batch, times brute force"]) > 0 and float(own["filtered ms"]) > 0
-    assert other["state"] == "not installed" or float(other["recall@10"]) > 0.5
+    assert other.get("state") == "not installed" or float(other["recall@10"]) > 0.5
     monkeypatch.setattr(table, "measured_apart", None)  # all is measured
     assert main(words) == 0
     for bad in (["--sizes=5"], ["--methods=none"], ["--families=nowhere", "--sizes=2000"]):

@@ -7,6 +7,7 @@ import pytest
 from test_nearest import clustered
 
 from wsrl.errors import InputError
+from wsrl.search import graph as graph_module
 from wsrl.search import segment as segment_module
 from wsrl.search.components import principal_axes, project
 from wsrl.search.fixed_point import single, to_fixed
@@ -43,7 +44,7 @@ def test_candidates_hold_the_nearest_and_scores_are_those_of_the_vectors(many, m
     queries = clustered(40, 64, seed=1)
     rows, cosine = segment.search(queries, 10)
     assert recall(rows, exact(many, queries, 10)) >= 0.95
-    assert segment.compared(10) == 150 and segment.compared(100) == 400
+    assert segment.compared(10) == segment.candidates.least and segment.compared(100) == 400
     np.testing.assert_allclose(cosine, np.take_along_axis(queries @ single(many).T, rows, 1), atol=1e-6)
     assert (np.diff(cosine, axis=1) <= 0).all()
     own = segment.search(single(many[:50]), 1)
@@ -97,10 +98,20 @@ def test_a_graph_is_read_back_and_a_damaged_one_refused(many, tmp_path):
     graph, paths = Graph.build(many), (tmp_path / "a.graph", tmp_path / "a.axes.npy")
     graph.save(paths)
     queries = clustered(5, 64, seed=1)
-    np.testing.assert_array_equal(Graph.load(paths).find(queries, 20), graph.find(queries, 20))
+    np.testing.assert_array_equal(Graph.load(paths, many).find(queries, 20), graph.find(queries, 20))
     paths[0].write_bytes(paths[0].read_bytes()[:5000])
     with pytest.raises(InputError, match="cannot be read"):
-        Graph.load(paths)
+        Graph.load(paths, many)
+
+
+@pytest.mark.skipif(find_spec("rabitqlib") is None, reason="extra `graph`")
+def test_walks_are_longer_where_many_vectors_have_a_high_dimension(monkeypatch):
+    rng = np.random.default_rng(0)
+    flat, full = rng.normal(size=(3000, 3)) @ rng.normal(size=(3, 64)), rng.normal(size=(3000, 64))
+    lengths = [Graph.build(unit(own).astype(np.float32))._visited for own in (flat, full)]
+    monkeypatch.setattr(graph_module, "FEW", 300)
+    lengths += [Graph.build(unit(own).astype(np.float32))._visited for own in (flat, full)]
+    assert lengths[:3] == [2, 2, 2] and lengths[3] == pytest.approx(2 * 10**0.6)
 
 
 def test_without_libraries_all_are_compared(many, monkeypatch):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.scale.datasets import FAMILIES, HARD, K
+from experiments.scale.datasets import FAMILIES, HARD, QUERIES, K
 from experiments.scale.methods import METHODS
 from experiments.scale.soak import soak
 from experiments.scale.table import measured_rows, write_scale
@@ -31,7 +31,7 @@ def make_table(args: argparse.Namespace) -> None:
     if unknown := [name for name in names if name not in METHODS]:
         raise InputError("--methods", f"{unknown[0]!r} is none", f"known are {', '.join(METHODS)}")
     sizes = chosen_sizes(args.sizes)
-    write_scale(args.workdir, measured_rows(args.workdir, kinds, sizes, names, args.largest_peer))
+    write_scale(args.workdir, measured_rows(args.workdir, kinds, sizes, names, args.largest_peer, args.queries))
 
 
 def run_soak(args: argparse.Namespace) -> None:
@@ -47,6 +47,13 @@ def chosen_sizes(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def positive(text: str) -> int:
+    """A number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns the exit status: 1 if the input is bad."""
     prog = "python -m experiments.scale"
@@ -58,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table.add_argument(
         "--largest-peer", type=int, default=100_000, metavar="N", help="vectors that other libraries are measured with"
     )
+    table.add_argument("--queries", type=positive, metavar="N", help=f"of each data set, by default {QUERIES:,}")
     table.add_argument("--methods", metavar="NAME,...", help="some of the methods; by default all")
     table.set_defaults(run=make_table)
     long = commands.add_parser("soak", help="searches and additions for some minutes")

@@ -44,7 +44,7 @@ class Dataset(NamedTuple):
     about: dict[str, float]
 
 
-def dataset(folder: Path, kind: str, count: int, index: Path) -> Dataset:
+def dataset(folder: Path, kind: str, count: int, index: Path, queries: int | None = None) -> Dataset:
     """Returns a data set, which is made unless it is there.
 
     Args:
@@ -53,6 +53,7 @@ def dataset(folder: Path, kind: str, count: int, index: Path) -> Dataset:
         from its weights vectors where it has none, with the tasks and lineages that its metadata tells.
       count: vectors.
       index: that they are made of.
+      queries: that are used, by default and at most QUERIES; those of a data set that is there stay as they are.
 
     Raises:
       InputError: the index cannot be used.
@@ -62,7 +63,7 @@ def dataset(folder: Path, kind: str, count: int, index: Path) -> Dataset:
         own.mkdir(parents=True, exist_ok=True)
         if not (own / "queries.npy").exists():
             _draw(own, kind, count, index)
-        _measure(own)
+        _measure(own, QUERIES if queries is None else queries)
     return open_dataset(own)
 
 
@@ -70,7 +71,7 @@ def open_dataset(folder: Path) -> Dataset:
     """Opens a data set that is there."""
     vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
     queries, least = (np.load(folder / f"{name}.npy") for name in ("queries", "least"))
-    return Dataset(folder, vectors, queries, least, json.loads((folder / "about.json").read_text()))
+    return Dataset(folder, vectors, queries[: len(least)], least, json.loads((folder / "about.json").read_text()))
 
 
 def _draw(folder: Path, kind: str, count: int, index: Path) -> None:
@@ -120,12 +121,13 @@ def _projected(vectors: Float[np.ndarray, "n dim"]) -> Float[np.ndarray, "n DIME
     return unit_vectors(vectors @ directions)
 
 
-def _measure(folder: Path) -> None:
+def _measure(folder: Path, used: int) -> None:
     """Finds the nearest of each query, and measures how hard they are to find.
 
     Relative contrast is the mean distance divided by that of the nearest (He, Kumar and Chang 2012).
     """
-    vectors, queries = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r")), np.load(folder / "queries.npy")
+    vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
+    queries = np.load(folder / "queries.npy")[:used]
     _, cosine = nearest_exactly(vectors, queries, K)
     np.save(folder / "least.npy", cosine[:, -1])
     places = np.sort(np.random.default_rng(2).permutation(len(vectors))[:CONTRAST_SAMPLE])

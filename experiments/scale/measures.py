@@ -28,7 +28,7 @@ WANTED = 0.99  # recall that a setting is chosen for
 TIE = 1e-6  # similarity
 ADDED = 1000  # vectors
 KEPT = 0.01  # share that a filter keeps
-EXPANDED = 10  # queries that are expanded, one at a time
+EXPANDED = 2  # queries that are expanded, one at a time
 CORES = os.cpu_count() or 1
 
 

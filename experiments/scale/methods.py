@@ -72,6 +72,10 @@ def _make_graph(data: Dataset) -> None:
     Graph.build(data.vectors).save(_graph_files(data))
 
 
+def _graph_reader(data: Dataset) -> Callable[[Any], Graph]:
+    return lambda vectors: Graph.load(_graph_files(data), vectors)
+
+
 def own_choice(data: Dataset) -> str:
     """The name of the method that an index takes for such vectors."""
     every, hashes, graph = OWN
@@ -170,7 +174,7 @@ def whole(vectors: np.ndarray) -> Float32[np.ndarray, "n dim"]:
 METHODS = {
     "wsrl": Method("wsrl", _own(lambda _: build_candidates)),
     "wsrl hashes": Method("scann", _own(lambda _: Hashed)),
-    "wsrl graph": Method("rabitqlib", _own(lambda data: lambda _: Graph.load(_graph_files(data))), _make_graph),
+    "wsrl graph": Method("rabitqlib", _own(_graph_reader), _make_graph),
     "faiss HNSW": Method("faiss", _faiss_hnsw),
     "faiss IVF": Method("faiss", _faiss_ivf),
     "usearch": Method("usearch", _usearch),

@@ -31,7 +31,7 @@ NOTE = (
     "spread. Dimension: local intrinsic dimension (Levina and Bickel 2004); contrast: mean distance over that of the "
     "nearest. Recall against exact search, in brackets its 95 % bootstrap interval over queries; of each method the "
     "fastest setting of recall .99, or the best. Milliseconds are of CPU, the least of {rounds} rounds, so that other "
-    "work of the machine does not count: one at a time ({alone} queries), and in a batch of 1,000. Times brute force: "
+    "work of the machine does not count: one at a time ({alone} queries), and all in a batch. Times brute force: "
     "against NumPy's product in single precision, whose time one at a time counts as if all {cores} cores shared it. "
     "Of more than {held:,} vectors brute force holds so many and repeats their product. Memory: growth of the process "
     "until after the searches, from before the build, or before a graph that another process made is read; mapped: "
@@ -42,7 +42,12 @@ NOTE = (
 
 
 def measured_rows(
-    workdir: Path, kinds: dict[str, Path], sizes: Sequence[int], methods: Sequence[str], largest_peer: int
+    workdir: Path,
+    kinds: dict[str, Path],
+    sizes: Sequence[int],
+    methods: Sequence[str],
+    largest_peer: int,
+    queries: int | None = None,
 ) -> list[Row]:
     """Measures what is not measured yet, and returns all rows.
 
@@ -52,15 +57,16 @@ def measured_rows(
       sizes: numbers of vectors.
       methods: names of METHODS.
       largest_peer: number of vectors up to which other libraries are measured.
+      queries: of each data set; None for all.
     """
     rows: list[Row] = []
     cases = [(kind, size) for size in sizes for kind in kinds]
     for kind, size in tqdm(cases, desc="data sets", unit="data set", disable=None):
-        data = dataset(workdir / "data", kind, size, kinds[kind])
+        data = dataset(workdir / "data", kind, size, kinds[kind], queries)
         brute = _kept(workdir, data, "brute force", measure_brute_force)
         named = [name for name in methods if name in OWN or size <= largest_peer]
         for name in tqdm(named, desc=f"{kind} {size:,}", unit="method", disable=None, leave=False):
-            about: Row = {"vectors": size, "data": kind, **data.about, "method": name}
+            about: Row = {"vectors": size, "data": kind, "queries": len(data.queries), **data.about, "method": name}
             if METHODS[name].installed:
                 own = own_choice(data) if name == OWN[0] else name
                 if METHODS[own].prepare:

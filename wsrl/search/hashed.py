@@ -21,6 +21,8 @@ from wsrl.search.components import Vectors, principal_axes, project
 COMPONENTS = 384  # that are hashed, at most
 BLOCK_DIMENSIONS = 3  # that are hashed together
 HASHED_A_CANDIDATE = 12  # hits of the hash that are compared by all components, in 8 bits
+CANDIDATES = 150  # at least,
+CANDIDATES_A_ROOT = 0.8  # or more among many vectors, times the square root of their number
 HASH_SAMPLE = 20_000  # vectors to train the hash
 
 
@@ -51,6 +53,11 @@ class Hashed:
         hashing = builder.score_ah(BLOCK_DIMENSIONS, training_sample_size=min(self._count, HASH_SAMPLE))
         self._searcher = hashing.reorder(HASHED_A_CANDIDATE, quantize=True).build()
         self._searcher.set_num_threads(os.cpu_count() or 1)
+
+    @property
+    def least(self) -> int:
+        """How many candidates hold the nearest few."""
+        return max(CANDIDATES, round(CANDIDATES_A_ROOT * self._count**0.5))
 
     def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
         """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""

@@ -18,16 +18,12 @@ from wsrl.search.components import Vectors
 from wsrl.search.fixed_point import DTYPE, STEPS, products, single
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed, scann
+from wsrl.search.local_dimension import NEIGHBORS, local_dimension, sampled_rows
 
 BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
-CANDIDATES = 150  # compared by the whole vectors, at least
-CANDIDATES_A_ROOT = 0.8  # of hashes, or more among many vectors, times the square root of their number,
-CANDIDATES_A_HIT = 4  # or where many hits are asked for,
+CANDIDATES_A_HIT = 4  # compared by the whole vectors where many hits are asked for,
 CANDIDATES_BEYOND = 500  # with no more than so many besides
-GRAPH_DIMENSION = 20.0  # intrinsic dimension up to which a graph is faster than hashes
-DIMENSION_SAMPLE = 64  # vectors that the intrinsic dimension is estimated by
-DIMENSION_NEIGHBORS = 100  # of each
-LEAST_DISTANCE = 1e-3  # of neighbors that tell something of it: nearer ones are copies
+GRAPH_DIMENSION = 30.0  # intrinsic dimension up to which a graph is faster than hashes
 PRODUCT = 2**26  # similarities that are held at a time
 CONVERTED = 1024  # rows that are converted to single precision at a time
 COMPARED = 64  # candidates a product: so few that BLAS does not split it among threads of its own
@@ -39,6 +35,11 @@ class Candidates(Protocol):
     """What proposes candidates."""
 
     name: str
+
+    @property
+    def least(self) -> int:
+        """How many hold the nearest few."""
+        ...
 
     def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
         """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""
@@ -61,15 +62,10 @@ def suits_graph(vectors: Vectors) -> bool:
 
 
 def intrinsic_dimension(vectors: Vectors) -> float:
-    """Estimates the local intrinsic dimension of unit vectors by the distances of the neighbors of some of them.
-
-    The maximum-likelihood estimate of Levina and Bickel (2004), averaged as MacKay and Ghahramani (2005) propose.
-    """
-    places = np.sort(np.random.default_rng(1).permutation(len(vectors))[:DIMENSION_SAMPLE])
-    k = min(DIMENSION_NEIGHBORS + 1, len(vectors))
-    _, cosine = nearest_exactly(vectors, single(vectors[places]), k)
-    distance = np.sqrt(np.maximum(2 - 2 * cosine[:, 1:].astype(float), LEAST_DISTANCE**2))
-    return float(1 / max(np.log(distance[:, -1:] / distance).mean() * k / max(k - 1, 1), 1e-9))
+    """Estimates the local intrinsic dimension of unit vectors by the distances of the neighbors of some of them."""
+    k = min(NEIGHBORS + 1, len(vectors))
+    _, cosine = nearest_exactly(vectors, single(vectors[sampled_rows(len(vectors))]), k)
+    return local_dimension(2 - 2 * cosine[:, 1:].astype(float))
 
 
 class Segment:
@@ -105,8 +101,7 @@ class Segment:
         """Returns how many vectors are compared whole for k hits."""
         if self.candidates is None:
             return len(self)
-        many = round(CANDIDATES_A_ROOT * len(self) ** 0.5) if isinstance(self.candidates, Hashed) else 0
-        return min(len(self), max(CANDIDATES, many, min(CANDIDATES_A_HIT * k, k + CANDIDATES_BEYOND)))
+        return min(len(self), max(self.candidates.least, min(CANDIDATES_A_HIT * k, k + CANDIDATES_BEYOND)))
 
     def search(
         self,
@@ -135,7 +130,7 @@ class Segment:
         count = min(len(self), round(self.compared(k) / share))
         rows = self.candidates.find(queries, count)
         there = rows >= 0 if allowed is None else (rows >= 0) & allowed[rows]
-        rows, cosine = self._compare(queries, np.where(there, rows, 0), there, k)
+        rows, cosine = self._compare(queries, rows, there, k)
         short = np.isinf(cosine).any(1)
         if short.any():
             rows[short], cosine[short] = nearest_exactly(self.whole, queries[short], k, allowed)
@@ -168,17 +163,20 @@ class Segment:
         k: int,
     ) -> tuple[Int64[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
         """The k nearest of each query's candidates that are there; minus infinity where there are fewer."""
-        starts = range(0, candidates.shape[1], COMPARED)
+        cosine = np.full(candidates.shape, -np.inf, np.float32)
 
-        def compare(own: Int64[np.ndarray, " c"], query: Float32[np.ndarray, " dim"]) -> Float32[np.ndarray, " c"]:
-            return np.concatenate([products(query, self.vectors[own[start : start + COMPARED]]) for start in starts])
+        def compare(place: int) -> None:
+            own, query = candidates[place, there[place]], queries[place]
+            starts = range(0, len(own), COMPARED)
+            near = [products(query, self.vectors[own[start : start + COMPARED]]) for start in starts]
+            if near:
+                cosine[place, there[place]] = np.clip(np.concatenate(near), -1, 1)
 
         if len(queries) == 1:
-            cosines = [compare(candidates[0], queries[0])]
+            compare(0)
         else:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy does not hold the interpreter meanwhile
-                cosines = list(pool.map(compare, candidates, queries))
-        cosine = np.where(there, np.clip(cosines, -1, 1), -np.inf).astype(np.float32)
+                list(pool.map(compare, range(len(queries))))
         best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(candidates, best, axis=1), np.take_along_axis(cosine, best, axis=1)
 

@@ -29,7 +29,7 @@ from jaxtyping import Float32, Int32, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
-from wsrl.search.catalog import Catalog, Model, damaged
+from wsrl.search.catalog import Catalog, DamagedError, Model, damaged
 from wsrl.search.fixed_point import DTYPE, single
 from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segment_file
 
@@ -68,12 +68,16 @@ class Store:
                     continue  # another process has committed meanwhile
                 self._check(self.manifest.database)
                 self.catalog = Catalog(directory / self.manifest.database)
+                self._columns = self.catalog.columns(before._columns if before else None)
                 break
-            except FileNotFoundError as error:
+            except (FileNotFoundError, DamagedError) as error:
+                if Manifest.read(directory) != self.manifest:
+                    continue  # SQLite opens the file by its name, which may be gone meanwhile
+                if isinstance(error, DamagedError):
+                    raise
                 raise damaged(Path(error.filename), "missing") from error
         else:
             raise InputError(directory, "is written all the time", "wait until the other process has ended")
-        self._columns = self.catalog.columns(before._columns if before else None)
         self.ids, self.architectures, self._places = self._columns[:3]
         self._checked |= before._checked & taken.keys() if before else set()
         if len(self.ids) != self.manifest.models:

@@ -66,5 +66,5 @@ def _candidates(store: Store, kind: str, number: int, vectors: Vectors) -> Candi
     if len(vectors) < BRUTE_FORCE_BELOW:
         return None
     if paths := store.graph_paths(kind, number):
-        return Graph.load(paths)
+        return Graph.load(paths, vectors)
     return Hashed(vectors) if scann() else None

@@ -7,8 +7,7 @@ of each of its layers, of one of its directions, of both side by side, or throug
 import re
 from dataclasses import dataclass
 
-from wsrl.wiring.dims import Dim, Value, tie
-from wsrl.wiring.joining import in_blocks
+from wsrl.wiring.dims import Dim, Value, in_blocks, tie
 from wsrl.wiring.tree import Node
 from wsrl.wiring.values import Env
 
