@@ -5,11 +5,12 @@ Command: python -m experiments.transfer --config=configs/transfer.py --workdir=r
 
 DATA_DIR holds the sets as `.npz` files with arrays `x` and `y`, in folders of any depth. Each source trains every
 architecture of `experiments.transfer.sources`. Targets come from other collections than all sources; what is chosen is
-chosen on the validation targets, and the test targets are asked once.
+chosen on the validation targets.
 
-Cost: not measured yet.
+Cost: some 20 CPU minutes, 11 for the sources; measured at eb2d0e6 on a core that was shared.
 
-Result: not measured yet.
+Result at 10 labeled images a class, heads fitted to the features: random weights .48, a random pick .56, nearest to the
+data's vector .56, most classes .62, LogME of the five networks of most classes .65, LogME of all .66; eb2d0e6.
 """
 
 import ml_collections

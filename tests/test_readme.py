@@ -53,7 +53,7 @@ def commands(text: str) -> list[str]:
 
 
 def check_main_job(words: list[str]) -> None:
-    """The configuration loads and has the fields that the flags set; the tiny one is run by test_job."""
+    """The configuration loads and has the fields that the flags set; test_job and test_transfer run tiny ones."""
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=words)
     workdir = flags.DEFINE_string("workdir", "runs/zoo", "", flag_values=values)
@@ -112,7 +112,7 @@ def check_wsrl(command: str) -> None:
 
 
 CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
-    (r"python -m experiments\.main( .*)?", lambda words: check_main_job(words[2:])),
+    (r"python -m experiments\.(main|transfer)( .*)?", lambda words: check_main_job(words[2:])),
     (
         r"python -m experiments\.(benchmarks|proofs)\.\w+( .*)?"
         r"|python -m experiments\.tables\.(identity|leave_one_out|relations|duplicates|robustness)( .*)?"

@@ -65,7 +65,7 @@ def test_a_tiny_run_writes_both_tables_and_goes_on_from_what_there_is(tiny, tmp_
     ]
     rows = (workdir / "tables/transfer.csv").read_text().splitlines()
     starts = [row.split(",")[0].strip('"') for row in rows[1:]]
-    assert {"wsrl", "LogME of all", "random weights", "scratch", "best in hindsight"} <= set(starts)
+    assert {"vector and classes", "LogME of all", "random weights", "scratch", "best in hindsight"} <= set(starts)
     assert "tuned, 10 a class" in rows[0] and (workdir / "tables/transfer-validation.csv").exists()
     written = {path: path.stat().st_mtime_ns for path in (workdir / "zoo").rglob("*") if path.is_file()}
     kept = [(workdir / name).read_bytes() for name in (measured.FILE, fine_tuning.FILE)]
@@ -156,13 +156,13 @@ def cell(head, data):
 def test_picks_are_those_that_their_names_say():
     cells = {"10/0": cell([0.1, 0.6, 0.5, 0.7], [0.9, 0.8, 0.1, 0.2])}
     target = targets.Target("t", "test", "large", 2)
-    found = pick_starts(cells, "10/0", target, zoo(), {"wsrl": Rule("data", 4.0, 2)})
+    found = pick_starts(cells, "10/0", target, zoo(), {"chosen": Rule("data", 4.0, 2)})
     places = {name: pick.places for name, pick in found.items()}
     assert places["retrieved by the data's vector"] == [0] and places["random pick"] == [0, 1, 2, 3]
-    assert places["metadata: highest accuracy told"] == [1]
-    for name in ("source of most images", "source of most classes", "same domain, by hand", "LogME of all", "wsrl"):
+    assert places["highest accuracy told"] == [1]
+    for name in ("source of most images", "source of most classes", "same domain, by hand", "LogME of all", "chosen"):
         assert places[name] == [3], name
-    assert (found["LogME of all"].seconds, found["wsrl"].seconds) == (4.0, 2.5)
+    assert (found["LogME of all"].seconds, found["chosen"].seconds) == (4.0, 2.5)
 
 
 def test_a_rule_is_chosen_by_what_it_picks():

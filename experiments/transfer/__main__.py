@@ -9,7 +9,7 @@ asked once. What the folder holds is neither trained nor measured again.
 import sys
 from pathlib import Path
 
-from absl import app
+from absl import app, logging
 
 from experiments.main import CONFIG, WORKDIR, parse_command_line
 from experiments.transfer.run import run
@@ -18,6 +18,7 @@ from wsrl.errors import InputError
 
 def main(_: list[str]) -> None:
     """Runs the experiment; bad input ends it with one line and exit status 1."""
+    logging.set_verbosity(logging.WARNING)  # JAX tells of accelerators that are not there
     try:
         run(CONFIG.value, Path(WORKDIR.value))
     except InputError as error:

@@ -40,9 +40,9 @@ def run(config: Config, workdir: Path) -> None:
     rules = {rule_name(first): choose_rule(cells, validation, gallery.records, first) for first in FIRST}
     results = Results(cells, {}, gallery.records, rules, architecture)
     tuned = Tuned(workdir, bank, {"seed": config.seed, "models": [record.id for record in gallery.records]})
-    curves = fine_tune(config, results, gallery, tuned, targets)
+    curves, rates = fine_tune(config, results, gallery, tuned, targets)
     results = results._replace(curves=curves)
-    print(f"random weights: {architecture}; " + "; ".join(f"{name}: {rule}" for name, rule in rules.items()))
+    print(f"random weights: {architecture}; rates: {rates}; {rules}")
     for split, name in (("validation", f"{NAME}-validation"), ("test", NAME)):
         own = of_split(targets, split)
         rows = table_rows(results, own, config.seed)
@@ -54,7 +54,7 @@ def run(config: Config, workdir: Path) -> None:
 
 def rule_name(first: int) -> str:
     """What the table calls a rule."""
-    return "wsrl" if first == 1 else f"wsrl, LogME of the first {first}"
+    return "vector and classes" + (f", LogME of {first}" if first > 1 else "")
 
 
 def best_random(cells: Mapping[str, Mapping[str, Cell]], validation: Sequence[Target]) -> str:
@@ -65,8 +65,10 @@ def best_random(cells: Mapping[str, Mapping[str, Cell]], validation: Sequence[Ta
 
 def fine_tune(
     config: Config, results: Results, gallery: Gallery, tuned: Tuned, targets: Sequence[Target]
-) -> dict[str, dict[int, dict[str, Sequence[float]]]]:
-    """Curves of full fine-tuning of what was picked for test targets, by target, labeled images a class, and start."""
+) -> tuple[dict[str, dict[int, dict[str, Sequence[float]]]], dict[str, float]]:
+    """Curves of full fine-tuning of what was picked for test targets, by target, labeled images a class, and start, and
+    the learning rates.
+    """
     untrained = random_starts(config.image_size, config.seed)[results.architecture]
     validation = of_split(targets, "validation")
     by_hand = {t.name: picks_of(results, t, SHOWN, 0)["same domain, by hand"].places[0] for t in validation}
@@ -96,4 +98,4 @@ def fine_tune(
         own[RANDOM] = curve(RANDOM, untrained[0], RANDOM)
         own[SCRATCH] = curve(SCRATCH, untrained[0], SCRATCH)
         found.setdefault(target.name, {})[count] = own
-    return found
+    return found, rates
