@@ -48,7 +48,9 @@ def write_files(run: FinishedRun, records: Sequence[Record]) -> list[Path]:
         path = run.workdir / NAME / f"{record.id.replace('/', '-')}.safetensors"
         if not path.exists():
             pooled = record.get("pooling") is not None
-            tensors = torch_form(checkpoint.tensors, STYLES[number % len(STYLES)], pooled)
+            tensors = torch_form(
+                {n: np.asarray(t) for n, t in checkpoint.tensors.items()}, STYLES[number % len(STYLES)], pooled
+            )
             write_atomically(path, safetensors.numpy.save(tensors))
         paths.append(path)
     return paths

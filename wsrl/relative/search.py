@@ -21,6 +21,7 @@ from wsrl.relative.kept import Measured, kept_file, read_kept, write_kept
 from wsrl.relative.metric import Metric
 from wsrl.relative.neighbors import Gallery
 from wsrl.relative.vector import RelativeEncoder
+from wsrl.search.address import is_address
 from wsrl.search.file_identity import local_folder, printable_id
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
@@ -179,7 +180,5 @@ class RelativeSearch:
 
 
 def _no_store(name: str) -> None:
-    from wsrl.vector_stores.vector_store import is_address  # few have one
-
     if is_address(name):
         raise InputError(name, "is a vector store", "name a checkpoint: a file, a folder or hf://owner/name")

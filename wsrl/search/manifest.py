@@ -143,7 +143,7 @@ def segment_file(kind: str, segment: int) -> str:
 
 
 def _no_index(directory: Path) -> InputError:
-    from wsrl.vector_stores.vector_store import is_address  # it stands on the index
+    from wsrl.search.address import is_address  # which asks for the manifest of a folder
 
     address = re.sub("^([a-z]+):/", r"\1://", str(directory))  # a path has lost a slash
     if is_address(address):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from wsrl.wiring.dims import Dim, Value, size_of, tie_values, view
 from wsrl.wiring.tree import Node
@@ -144,7 +145,7 @@ class Env:
             env = env.parent
         return env is not None
 
-    def add(self, value: Value, source: Entry | None = None, loose: Loose | None = None, **more: bool) -> Entry:
+    def add(self, value: Value, source: Entry | None = None, loose: Loose | None = None, **more: Any) -> Entry:
         """Puts a new value in reach."""
         entry = Entry(value, env=self, source=source, loose=loose, **more)
         self.entries.append(entry)
