@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from wsrl.search.segment import BRUTE_FORCE_BELOW, Segment, all_cosines
+from wsrl.search.segment import Segment, all_cosines
 
 Part = tuple[Segment, Int64[np.ndarray, " rows"]]
 
@@ -36,8 +36,8 @@ class Segments:
 
     @property
     def large(self) -> bool:
-        """Whether a segment has so many vectors that they are not compared one and all."""
-        return any(len(segment) >= BRUTE_FORCE_BELOW for segment, _ in self.parts)
+        """Whether a segment has so many vectors that they are not compared one and all, where a library can do so."""
+        return any(segment.candidates is not None for segment, _ in self.parts)
 
     def compared(self, k: int) -> int:
         """Returns how many vectors are compared whole for k hits."""
