@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, write_model
 
-from wsrl.search import commit, derive, searcher, segment, segments, vectors
+from wsrl.search import commit, derive, searcher, segment, vectors
 from wsrl.search.index import Index
 
 LARGE = 40
@@ -15,7 +15,7 @@ GRAPHS = find_spec("rabitqlib") is not None
 
 @pytest.fixture
 def index(tmp_path, monkeypatch) -> Index:
-    for module in (commit, derive, searcher, segment, segments, vectors):
+    for module in (commit, derive, searcher, segment, vectors):
         monkeypatch.setattr(module, "BRUTE_FORCE_BELOW", LARGE)
     for seed in range(60):
         write_model(tmp_path / "models" / f"{seed}.safetensors", seed, architecture=f"kind {seed % 2}")
