@@ -51,6 +51,7 @@ class Entry:
       commit: at which it was measured; of several, each made some of the rows.
       machine: on which.
       readme: rows, by their first cell, that the README shows.
+      readme_columns: columns that it shows of them; all if none are named.
     """
 
     file: str
@@ -60,6 +61,7 @@ class Entry:
     commit: str
     machine: str
     readme: Sequence[str] = ()
+    readme_columns: Sequence[str] = ()
 
 
 def read_entries(root: Path) -> list[Entry]:
@@ -131,10 +133,10 @@ def results_page(root: Path) -> str:
 
 
 def readme_page(root: Path) -> str:
-    """Returns the README with its table of results.
+    """Returns the README with its tables of results.
 
     Raises:
-      InputError: the marks of the table are not in the README, or a row that it shows is not in the CSV.
+      InputError: the marks of the tables are not in the README, or a row or column that it shows is not in the CSV.
     """
     text = (root / README).read_text()
     before, start, rest = text.partition(START)
@@ -144,10 +146,14 @@ def readme_page(root: Path) -> str:
     tables = []
     for entry in read_entries(root):
         rows = {next(iter(row.values())): row for row in read_rows(root / FOLDER / entry.file)}
+        columns = entry.readme_columns or list(next(iter(rows.values())))
         missing = [name for name in entry.readme if name not in rows]
         if missing:
             raise InputError(root / FOLDER / entry.file, f"has no row {missing[0]!r}", "correct tables.json")
-        tables += [markdown([rows[name] for name in entry.readme])] if entry.readme else []
+        if unknown := [name for name in columns if name not in next(iter(rows.values()))]:
+            raise InputError(root / FOLDER / entry.file, f"has no column {unknown[0]!r}", "correct tables.json")
+        shown = [{column: rows[name][column] for column in columns} for name in entry.readme]
+        tables += [markdown(shown)] if shown else []
     return "".join([before, start, "\n\n", "\n".join(tables), "\n", end, after])
 
 

@@ -65,6 +65,12 @@ def test_page_and_readme_of_a_small_project(tmp_path):
     assert main(["--check"], tmp_path) == 0
 
 
+def test_the_readme_may_show_few_columns(tmp_path):
+    write_project(tmp_path, ENTRY | {"readme_columns": ["method", "models"]})
+    assert main([], tmp_path) == 0
+    assert "| method | models |\n| --- | ---: |\n| ours | 12,345 |\n" in (tmp_path / README).read_text()
+
+
 @pytest.mark.parametrize("path", [PAGE, README])
 def test_check_fails_for_a_page_that_was_edited(path, tmp_path, capsys):
     write_project(tmp_path, ENTRY)
@@ -87,6 +93,7 @@ def test_check_fails_without_a_page(tmp_path):
     [
         (ENTRY, "no marks", "does not mark"),
         (ENTRY | {"readme": ["theirs"]}, f"{START}{END}", "no row 'theirs'"),
+        (ENTRY | {"readme_columns": ["speed"]}, f"{START}{END}", "no column 'speed'"),
         (ENTRY | {"file": "two.csv"}, f"{START}{END}", "two.csv: cannot be read"),
         (ENTRY | {"nonsense": 1}, f"{START}{END}", "no list of tables"),
     ],
