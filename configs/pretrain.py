@@ -90,9 +90,9 @@ DIVERSE = {
     "num_validation_tasks": 12,
     "num_seen_tasks": 2,
     "runs_test": 2,
-    "num_children": 0,
-    "num_distilled": 0,
-    "num_copies": 0,
+    "num_children": 40,
+    "num_distilled": 40,
+    "num_copies": 500,
     "steps": 200,
     "stretched": 0.4,
     "stretch": 3,
@@ -148,5 +148,7 @@ def get_config(data: str = "packaged") -> ml_collections.ConfigDict:
         config.encoder.update(dtype="bfloat16", probes=512, gradient_probes=128, tile=64, batch_cost=65_536, chunk=64)
     if data == "diverse":
         config.zoo.update(DIVERSE)
-        config.encoder.update(seeds=1, probes=128, gradient_probes=16, probe_size=16, probe_datasets=PERMISSIVE)
+        config.encoder.update(probes=128, gradient_probes=16, probe_size=16, probe_datasets=PERMISSIVE)
+        config.encoder.update(seeds=1, steps=50, validate_every=25)  # contrastive steps gain nothing
+        config.starts.update(models=120, tasks=24)
     return config
