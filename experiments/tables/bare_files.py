@@ -49,7 +49,8 @@ def write_files(run: FinishedRun, records: Sequence[Record]) -> list[Path]:
         path = run.workdir / NAME / f"{record.id.replace('/', '-')}.safetensors"
         if not path.exists():
             pooled = record.get("pooling") is not None
-            tensors = torch_form(checkpoint.tensors, STYLES[number % len(STYLES)], pooled)
+            arrays = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+            tensors = torch_form(arrays, STYLES[number % len(STYLES)], pooled)
             write_atomically(path, safetensors.numpy.save(tensors))
         paths.append(path)
     return paths
