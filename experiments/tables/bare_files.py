@@ -76,7 +76,8 @@ def table(run: FinishedRun, encoders: Mapping[str, Path]) -> list[Row]:
     paths = write_files(run, records)
     told = {str(path): record_hints(record) for path, record in zip(paths, records, strict=True)}
     asked = {"all": np.ones(len(records), bool)}
-    asked[TRANSFORMERS] = np.array([record.architecture == TRANSFORMERS for record in records])
+    transformers = np.array([record.architecture == TRANSFORMERS for record in records])
+    asked |= {TRANSFORMERS: transformers} if transformers.any() else {}
     rows: list[Row] = []
     for (label, directory), (name, hints) in product(encoders.items(), ((TOLD, told), (BARE, {}))):
         vectors = function_vectors(directory, paths, hints)
