@@ -1,4 +1,5 @@
 import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -73,7 +74,7 @@ def test_numbers_of_a_sequence_leave_room_for_modules_without_tensors():
 
 
 def test_windows_are_pooled_without_what_is_left_over_at_the_border():
-    x = np.arange(25.0, dtype=np.float32).reshape(1, 5, 5, 1)
+    x = jnp.arange(25.0).reshape(1, 5, 5, 1)
     assert np.asarray(pool_windows(x, "max"))[0, :, :, 0].tolist() == [[6, 8], [16, 18]]
     assert np.asarray(pool_windows(x, "mean"))[0, :, :, 0].tolist() == [[3, 5], [13, 15]]
 

@@ -267,6 +267,8 @@ TABLES = {
     "ablations": {"change", "validation mAP", "mAP same", "mAP same_low", "mAP cross", "hubness"},
     "oracle": {"method", "gallery", "P@1", "mAP_high"},
     "accuracy": {"told from", "seen tasks", "unseen tasks_low"},
+    "bare_files": {"encoder", "files", "queries", "gallery", "P@1", "mAP_low"},
+    "fewer_sets": {"data sets", "networks", "validation", "test, of all sets"},
 }
 
 

@@ -126,7 +126,8 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         lambda words: check_module("experiments.tables.model_tree"),  # whose test builds a tree
     ),
     (
-        r"python -m experiments\.tables\.(ablations|oracle|accuracy) --workdir=\S+",
+        r"python -m experiments\.tables\.(ablations|oracle|accuracy|bare_files|fewer_sets) --workdir=\S+"
+        r"( --encoder=pretrained)?",
         lambda words: check_table(words[2].rpartition(".")[2]),
     ),
     (r"eval '\$\(wsrl completion \w+\)'", lambda words: check_wsrl(words[1][2:-1])),

@@ -11,6 +11,7 @@ pooling and heads, and told nothing. Search is as `wsrl search` does it.
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,8 @@ def write_files(run: FinishedRun, records: Sequence[Record]) -> list[Path]:
         path = run.workdir / NAME / f"{record.id.replace('/', '-')}.safetensors"
         if not path.exists():
             pooled = record.get("pooling") is not None
-            tensors = torch_form(
-                {n: np.asarray(t) for n, t in checkpoint.tensors.items()}, STYLES[number % len(STYLES)], pooled
-            )
+            arrays = {name: np.asarray(tensor) for name, tensor in checkpoint.tensors.items()}
+            tensors = torch_form(arrays, STYLES[number % len(STYLES)], pooled)
             write_atomically(path, safetensors.numpy.save(tensors))
         paths.append(path)
     return paths
@@ -70,33 +70,35 @@ def function_vectors(
     return vectors
 
 
-def table(run: FinishedRun, encoder: Path) -> list[Row]:
-    """Rows of the files told and bare, of all queries and of vision transformers."""
+def table(run: FinishedRun, encoders: Mapping[str, Path]) -> list[Row]:
+    """Rows of each encoder, the files told and bare, of all queries and of vision transformers."""
     records = [run.records[i] for i in run.unseen]
     paths = write_files(run, records)
     told = {str(path): record_hints(record) for path, record in zip(paths, records, strict=True)}
     asked = {"all": np.ones(len(records), bool)}
-    asked[TRANSFORMERS] = np.array([record.architecture == TRANSFORMERS for record in records])
+    transformers = np.array([record.architecture == TRANSFORMERS for record in records])
+    asked |= {TRANSFORMERS: transformers} if transformers.any() else {}
     rows: list[Row] = []
-    for name, hints in ((TOLD, told), (BARE, {})):
-        vectors = function_vectors(encoder, paths, hints)
+    for (label, directory), (name, hints) in product(encoders.items(), ((TOLD, told), (BARE, {}))):
+        vectors = function_vectors(directory, paths, hints)
         for queries, asking in asked.items():
             scores = retrieval_scores([vectors], records, neighbors=NEIGHBORS, asking=asking)
             rows += [
-                {"files": name, "queries": queries, "gallery": gallery}
-                | {label: scores[gallery].metrics[metric] for label, metric in SHOWN.items()}
+                {"encoder": label, "files": name, "queries": queries, "gallery": gallery}
+                | {shown: scores[gallery].metrics[metric] for shown, metric in SHOWN.items()}
                 for gallery in ("same", "cross")
             ]
     return rows
 
 
 def make_table(workdir: Path, encoder: Path | None) -> None:
-    """Writes and prints the table of a finished run; of its first encoder where no other is named."""
+    """Writes and prints the table of a finished run: of its first encoder, and of another one where it is named."""
     run = load_run(workdir)
-    rows = table(run, encoder or workdir / "encoder_0")
+    rows = table(run, {"of the run": workdir / "encoder_0"} | ({encoder.name: encoder} if encoder else {}))
     tasks = len({run.records[i].task for i in run.unseen})
-    shown = [{**row, "files": f"{row['files']}, {row['queries']}, {row['gallery']}"} for row in rows]
-    figure = bar_figure(shown, label="files", values=list(SHOWN), axis="unseen tasks")
+    keys = ("encoder", "files", "queries", "gallery")
+    shown = [{**row, "of": ", ".join(str(row[key]) for key in keys)} for row in rows]
+    figure = bar_figure(shown, label="of", values=list(SHOWN), axis="unseen tasks")
     write_table(workdir, NAME, TITLE, NOTE.format(files=len(run.unseen), tasks=tasks), rows, figure)
     print_table(rows)
 
@@ -105,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the table; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run of experiments.main")
-    parser.add_argument("--encoder", type=encoder_directory, help="another one; pretrained is that of the package")
+    parser.add_argument("--encoder", type=encoder_directory, help="beside it; pretrained is that of the package")
     args = parser.parse_args(argv)
     return finish(lambda: make_table(args.workdir, args.encoder))
 

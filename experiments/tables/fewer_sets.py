@@ -18,6 +18,7 @@ from experiments.job.records import validation_score
 from experiments.tables.finished_run import FinishedRun, load_run
 from wsrl.cli.finish import finish
 from wsrl.encoder.embed import Embedder
+from wsrl.report.table_figures import bar_figure
 from wsrl.report.tables import Row, print_table, write_table
 from wsrl.training.discriminant_analysis import fit_readout
 
@@ -61,7 +62,9 @@ def make_table(workdir: Path) -> None:
     """Writes and prints the table of a finished run."""
     run = load_run(workdir)
     rows = table(run)
-    write_table(workdir, NAME, TITLE, NOTE.format(sets=rows[-1]["data sets"], draws=DRAWS), rows, None)
+    shown = [{**row, "data sets": str(row["data sets"])} for row in rows]
+    figure = bar_figure(shown, label="data sets", values=["validation", "test"], axis="mAP")
+    write_table(workdir, NAME, TITLE, NOTE.format(sets=rows[-1]["data sets"], draws=DRAWS), rows, figure)
     print_table(rows)
 
 
