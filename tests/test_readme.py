@@ -122,8 +122,8 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
         lambda words: check_module(words[2]),
     ),
     (
-        r"python -m experiments\.(trees\.build|tables\.model_tree) .*",
-        lambda words: check_module("experiments.tables.model_tree"),  # whose test builds a tree
+        r"python -m experiments\.(trees\.(build|texts)|tables\.model_tree) .*",
+        lambda words: check_module("experiments.tables.model_tree"),  # whose test builds trees
     ),
     (
         r"python -m experiments\.tables\.(ablations|oracle|accuracy|bare_files|fewer_sets) --workdir=\S+"
