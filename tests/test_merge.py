@@ -89,6 +89,16 @@ def test_what_is_no_merge_of_the_parents():
         assert relation.kind is Kind.UNKNOWN and relation.derived is None
 
 
+def test_one_parent_alone():
+    copied = find_merge(Checkpoint("merged", added(CHANGES[1]), {}), parents(2))
+    assert copied.kind is Kind.SAME_WEIGHTS and copied.related and copied.coefficients == {"tuned 1": 1.0}
+    child = added({n: CHANGES[0][n] * 0.5 + draw(9, 0.05)[n] for n in BASE})
+    assert find_merge(Checkpoint("merged", child, {}), parents(2)).related
+    assert not find_merge(Checkpoint("merged", draw(10), {}), parents(2)).related
+    many = [*parents(3), *(Checkpoint(f"other {i}", draw(20 + i), {}) for i in range(2))]
+    assert "at most" in " ".join(find_merge(Checkpoint("merged", child, {}), many).limits)
+
+
 def test_changes_within_rounding_explain_nothing():
     rng = np.random.default_rng(0)
     base = rng.standard_normal(5000)

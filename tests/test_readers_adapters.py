@@ -23,7 +23,9 @@ CASES = [
     ({"lora_alpha": 8, "r": 4, "alpha_pattern": {"q_proj": 2}}, {Q: 0.5, V: 2}),
     ({"lora_alpha": 8, "r": 4, "alpha_pattern": {"layers.0.v_proj": 4, "proj": 1}}, {Q: 2, V: 1}),
     ({"lora_alpha": 8, "r": 2, "rank_pattern": {"q_proj": 4, "v_proj": 4}}, {Q: 2, V: 2}),
-    ({"lora_alpha": "8"}, None),
+    ({"lora_alpha": "8", "r": 4}, {Q: 2, V: 2}),
+    ({"lora_alpha": 10**400, "r": 4}, None),
+    ({"lora_alpha": None, "r": 4}, None),
     ({}, None),
 ]
 
@@ -32,7 +34,10 @@ CASES = [
 def test_scales_of_peft(tmp_path, config, scales):
     peft(tmp_path, **config)
     for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
-        assert open_checkpoint(path).metadata.get("adapter_scales") == scales
+        found = open_checkpoint(path).metadata
+        assert found.get("adapter_scales") == scales
+        told = any("'lora_alpha' is no number" in line for line in found.get("warnings", ()))
+        assert told == (scales is None and "lora_alpha" in config)
 
 
 @pytest.mark.parametrize("down", [".lora_down.weight", ".lora.down.weight", ".hada_w1_b"])

@@ -18,6 +18,7 @@ WEIGHTS = {name: RNG.standard_normal(shape).astype(np.float32) for name, shape i
 BASE = Base(Checkpoint("base", {f"{name}.weight": weight for name, weight in WEIGHTS.items()}, {}))
 PREFIX = "base_model.model."
 Tensors = dict[str, np.ndarray]
+LOW_RANK = {"lora_A.weight": np.ones((2, 8), np.float32), "lora_B.weight": np.ones((12, 2), np.float32)}
 
 
 def drawn(*shape: int) -> np.ndarray:
@@ -108,10 +109,25 @@ def test_factors_of_activations(tmp_path, module, shape):
         ({"lokr_w1": drawn(3, 3), "lokr_w2": drawn(4, 4)}, "has another shape"),
         ({"lokr_w2_a": drawn(4, 2), "lokr_w2_b": drawn(3, 4), "lokr_w1": drawn(3, 2)}, "has another shape"),
         ({"ia3_l": drawn(8, 1)}, "has another shape"),
+        ({"ia3_l": np.float32(2)}, "has another shape"),
+        ({"hada_w1_a": drawn(12, 0), "hada_w1_b": drawn(0, 8)}, "has another shape"),
+        ({"lora_A.weight": drawn(2, 8)}, "lacks a tensor: lora_A.weight is one of two"),
+        ({"lora_A.weight": drawn(2, 8), "lora_B.weight": np.float32(1)}, "lacks a tensor"),
+        (LOW_RANK | {"lora_magnitude_vector": drawn(5)}, "has magnitudes of another number of rows"),
+        (LOW_RANK | {"lora_A.weight": np.full((2, 8), np.nan, np.float32)}, None),
+        ({"lora_embedding_A": drawn(2, 12)}, "lacks a tensor"),
         ({"lokr_w1": drawn(3, 2), "lokr_w2": drawn(4, 4), "dora_scale": drawn(12, 1)}, "has magnitudes of rows"),
     ],
 )
 def test_what_does_not_fit_is_told(tmp_path, tensors, reason):
     path = written(tmp_path, "layers.0.up", tensors, {})
-    with pytest.raises(CheckpointError, match=f"does not fit the base: its module '.*up' {reason}"):
+    expected = f"does not fit the base: its module '.*up' {reason}" if reason else "tensor .*lora_A.* holds NaN or Inf"
+    with pytest.raises(CheckpointError, match=expected) as told:
         read_child(open_checkpoint(path), BASE)
+    assert ("does not fit" in str(told.value)) == bool(reason)
+
+
+def test_embeddings_have_low_rank_changes_of_their_own(tmp_path):
+    a, b = drawn(2, 12), drawn(8, 2)
+    path = written(tmp_path, "layers.0.up", {"lora_embedding_A": a, "lora_embedding_B": b}, {"r": 2, "lora_alpha": 6})
+    np.testing.assert_allclose(change_of(path, "layers.0.up"), 3 * (b @ a).T, atol=1e-5)

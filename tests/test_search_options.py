@@ -185,6 +185,14 @@ def test_noted_families_outrank_near_ones(index, tmp_path):
     assert sorted(str(hit.metadata["lineage"]) for hit in hits) == ["0", "1"]
 
 
+def test_one_note_leaves_near_families_together(index, tmp_path):
+    shutil.copytree(index.directory, tmp_path / "index")
+    noted = Index.open(tmp_path / "index")
+    found = numbers(noted.search(noted.ids[0], 59, "weights", group_by="lineage"))
+    noted.annotate(noted.ids[-1], {"lineage": "a"})
+    assert numbers(noted.search(noted.ids[0], 59, "weights", group_by="lineage")) == found
+
+
 def test_hits_are_sorted_by_a_key(index):
     hits = index.search(index.ids[0], 20, "weights")
     by_time = index.search(index.ids[0], 20, "weights", sort="modified:desc")

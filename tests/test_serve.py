@@ -137,6 +137,15 @@ def test_many_requests_at_once_and_a_writer_beside_them(address, folder, tmp_pat
         assert time.monotonic() < deadline
 
 
+def test_an_index_that_is_away_for_a_moment_still_answers(address, folder):
+    manifest = folder / "zoo.index" / "manifest.json"
+    manifest.rename(folder / "away.json")
+    try:
+        assert ask(address, "/api/models", k=1)[0] == 200
+    finally:
+        (folder / "away.json").rename(manifest)
+
+
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 def test_the_served_page_asks_for_neighbors(address, folder):
     model = Index.open(folder / "zoo.index").ids[0]

@@ -55,7 +55,8 @@ def _show(relation: "Relation", args: argparse.Namespace) -> None:
     from wsrl.comparison.relation import WORDS, Kind
 
     chance = "" if relation.p_value is None else f", p = {relation.p_value:.1g}"
-    others = " and ".join(args.b)
+    alone = len(args.b) > 1 and relation.kind is not Kind.MERGE
+    others = " and ".join((alone and relation.coefficients) or args.b)
     no_merge = relation.kind is Kind.UNKNOWN and len(args.b) > 1
     words = "no merge of these is recognized" if no_merge else WORDS[relation.kind]
     lines = [f"{args.a} and {others}: {words}{chance}"]

@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _examine_sources(names: list[str]) -> "tuple[list[Examined], list[InputError]]":
-    from wsrl.checkpoint import CheckpointError
+    from wsrl.checkpoint import CheckpointError, unexpected
     from wsrl.origins.doctor import examine
     from wsrl.search.sources import find_sources
 
@@ -71,6 +71,8 @@ def _examine_sources(names: list[str]) -> "tuple[list[Examined], list[InputError
             found.append(examine(path))
         except CheckpointError as error:
             problems.append(error)
+        except Exception as error:  # of one file, which says nothing of the others
+            problems.append(unexpected(path, error))
     return found, problems
 
 

@@ -22,10 +22,11 @@ EXAMPLES = (
     "wsrl search model.safetensors --index zoo.index --where 'parameters<1M' --sort parameters:desc",
     "wsrl search adapter.safetensors --relative-to base.safetensors --index loras",
 )
-WITHOUT_BASE = (
-    *("--encoder", "--by", "--not", "--where", "--same-architecture", "--other-architectures", "--group-by", "--sort"),
-    "--explain",
-)
+WITHOUT_BASE = {  # options that --relative-to does not know -> where their values stand
+    **{"--encoder": "encoder", "--by": "by", "--not": "against", "--where": "where", "--explain": "explain"},
+    **{"--same-architecture": "same_architecture", "--other-architectures": "other_architectures"},
+    **{"--group-by": "group_by", "--sort": "sort", "--exact": "exact"},
+}
 QUERY = "a checkpoint (a file, a folder or hf://owner/name), or the id of a model in the index"
 
 
@@ -131,9 +132,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_relative(args: argparse.Namespace) -> int:
-    for option in WITHOUT_BASE:
-        if getattr(args, option.strip("-").replace("-", "_").replace("not", "against")):
-            raise InputError(option, "cannot be used with --relative-to", "leave one of them out")
+    useless = [option for option, name in WITHOUT_BASE.items() if getattr(args, name)]
+    useless += ["--per-group"] if args.per_group > 1 else []
+    if useless:
+        raise InputError(useless[0], "cannot be used with --relative-to", "leave one of them out")
+    if not args.relative_to:
+        raise InputError("--relative-to", "names nothing", "give the checkpoint that the models were made from")
     from wsrl.relative.search import RelativeSearch
 
     search = RelativeSearch(args.relative_to, args.index, args.learn, progress=True)

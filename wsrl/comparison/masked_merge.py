@@ -103,7 +103,8 @@ def _from_base(
         return None
     shifted = np.roll(change, 1)
     by_chance = _explain(shifted, changes, factors, rounding, best[0])[1] >= 0
-    if by_chance[np.abs(shifted) > rounding].mean() > CHANCE:
+    changed = np.abs(shifted) > rounding
+    if not changed.any() or by_chance[changed].mean() > CHANCE:
         return None
     mean, which, sets = best
     masks = np.array([[i in chosen for chosen in sets] for i in range(len(changes))])[:, which] & (which >= 0)

@@ -5,6 +5,7 @@ tensor. What trims or drops entries first is not, and is looked for by `wsrl.com
 units stand in another order than those of the merged network are brought into its order before.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +15,9 @@ from jaxtyping import Float64
 
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.chain import aligned
+from wsrl.comparison.compare import compare
 from wsrl.comparison.correspondence import Correspondence, correspond
-from wsrl.comparison.masked_merge import find_masked
+from wsrl.comparison.masked_merge import MOST, find_masked
 from wsrl.comparison.matching import TINY
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled
 from wsrl.comparison.pieces import Piece, blocks, cut, spread
@@ -59,14 +61,16 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
 
     Returns:
       A relation of kind `merge` with the coefficient of each parent, the mean over tensors, and those of each tensor;
-      of kind `unknown` where no combination explains the network.
+      where no combination explains the network, of the kind in which it is the same as one parent, with that parent's
+      coefficient 1, or of kind `unknown`, which is related if the network is related to a parent.
 
     Raises:
       CheckpointError: one of them cannot be used, or a parent is given twice.
     """
     names = [str(source.path if isinstance(source, Checkpoint) else source) for source in parents]
+    real = [name if name.startswith("hf://") else os.path.realpath(name) for name in names]
     for number, name in enumerate(names):
-        if name in names[:number]:
+        if real[number] in real[:number]:
             raise CheckpointError(name, "is given twice as a parent", "name each parent once")
     sources = [merged, *parents]
     opened = [source if isinstance(source, Checkpoint) else open_checkpoint(source) for source in sources]
@@ -84,9 +88,27 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
         fits += [fit] if fit else []
         layers.append(_described(piece, parents_of[0].pair.b, fit))
     relation = _judged(fits, tuple(layers), names)
-    if relation.kind is Kind.MERGE or not fits:
+    if relation.kind is Kind.MERGE:
         return relation
-    return _masked([(p, combined[p.name]) for p in own.pieces if p.name in combined], relation, names) or relation
+    if len(parents) > MOST:
+        limit = f"merges of some entries (TIES, DARE) are looked for among {MOST} files at most, the base among them"
+        relation = replace(relation, limits=(*relation.limits, limit))
+    masked = (
+        _masked([(p, combined[p.name]) for p in own.pieces if p.name in combined], relation, names) if fits else None
+    )
+    return masked or _alone(relation, opened, names)
+
+
+def _alone(relation: Relation, opened: Sequence[Checkpoint], names: Sequence[str]) -> Relation:
+    """What a network that is no merge is to one of the parents."""
+    related = []
+    for name, parent in zip(names, opened[1:], strict=True):
+        own = compare(opened[0], parent)
+        if own.same:
+            return replace(own, coefficients={name: 1.0}, reasons=(f"of {name} alone", *own.reasons))
+        related += [name] if own.related else []
+    reasons = (f"related to {' and '.join(related)}",) if related else ()
+    return replace(relation, related=bool(related), reasons=(*relation.reasons, *reasons))
 
 
 def _partners(found: Correspondence) -> dict[str, _Partner]:
@@ -177,7 +199,7 @@ def _judged(fits: Sequence[_Fit], layers: tuple[LayerRelation, ...], names: Sequ
     weights = np.array([fit.nearest for fit in fits]) + TINY  # tensors in which the merged network differs say most
     means = np.average([fit.coefficients for fit in fits], axis=0, weights=weights)
     residual = np.sqrt(sum(fit.residual for fit in fits) / max(sum(fit.nearest for fit in fits), TINY))
-    told = f"a linear combination leaves {100 * residual:.2g} % of the distance to the nearest parent"
+    told = f"a linear combination leaves {100 * residual:.3g} % of the distance to the nearest parent"
     merged = residual < EXPLAINED and (np.abs(means) > SHARE).sum() > 1
     coefficients = {name: round(float(mean), 4) for name, mean in zip(names, means, strict=True)}
     kind = Kind.MERGE if merged else Kind.UNKNOWN

@@ -76,7 +76,7 @@ class Relation:
       kind: the closest kind that holds for the network as a whole.
       p_value: that units of independently trained networks agree so well; None where nothing was tested.
       layers: in the order of A's data flow, then those only in B.
-      related: whether they share a start of training; what is unknown is not.
+      related: whether they share a start of training; what is unknown is not, other than to a parent of a merge.
       reasons: what the verdict rests on, a sentence each.
       limits: what the comparison cannot tell, a sentence each.
       derived: `a` or `b`, the one that was made from the other, where the weights themselves show it; else None.

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
-from wsrl.readers.adapters import adapter_scales
+from wsrl.readers.adapters import adapter_scales, unreadable_scale
 from wsrl.readers.buffers import is_infinite_constant
 from wsrl.readers.derived import split_complex
 from wsrl.readers.json_files import read_json_object
@@ -160,6 +160,7 @@ def _finished(checkpoint: Checkpoint, name: str) -> Checkpoint:
         )
         raise CheckpointError(path, reason, "give the model before it was quantized")
     lines = [*_texts(metadata.pop("warnings", ()))]
+    lines += [line for line in [unreadable_scale(metadata.get("adapter_config"))] if line]
     lines += [f"tensor {n!a} is not read: {count:,} numbers of {lazy[n].dtype}" for n, count in unread.items()]
     lines += _line("empty, as DeepSpeed's ZeRO-3 leaves tensors: " + GATHER, empty)
     lines += _line("held by a parametrization that is not known and taken as it is", unknown(tensors))

@@ -70,4 +70,23 @@ def _of_module(module: str, config: object, key: str, pattern: str) -> float | N
         if isinstance(name, str) and f".{module}".endswith(f".{name}"):
             value = number
             break
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return _number(value)
+
+
+def _number(value: object) -> float | None:
+    """A finite number, also one that is written as text; None if it is no such thing."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if isfinite(number) else None
+
+
+def unreadable_scale(config: object) -> str | None:
+    """Returns a line about an adapter's configuration whose `lora_alpha` or `alpha` is no number; None if it is one."""
+    for key in ("lora_alpha", "alpha") if isinstance(config, Mapping) else ():
+        if key in config and _number(config[key]) is None:
+            return f"adapter_config.json: {key!r} is no number; the adapter's scale is taken as 1"
+    return None

@@ -3,9 +3,11 @@
 The names of tensors tell: behind the module's name `hada_w1_a` [outputs, rank], `hada_w1_b` [rank, inputs] and the same
 of `w2`; `lokr_w1` [a, b] or its factors `lokr_w1_a`, `lokr_w1_b`, and the same of `w2`; `ia3_l` [outputs, 1], or
 [1, inputs] of layers whose inputs are scaled. Kernels may be kept as a core `hada_t1` or `lokr_t2`
-[rank, rank, height, width] between factors [rank, outputs] and [rank, inputs].
+[rank, rank, height, width] between factors [rank, outputs] and [rank, inputs]. Embeddings have `lora_embedding_A`
+[rank, entries] and `lora_embedding_B` [size, rank].
 """
 
+import re
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -58,16 +60,18 @@ def find_adapted(tensors: Tensors, scales: Mapping[str, float]) -> list[Adapted]
         own |= {end: tensors[module + end] for end in MAGNITUDES if module + end in tensors}
         found.append(Adapted(module, own, scales.get(module, 1.0), _low_rank))
     others: dict[str, dict[str, LazyTensor]] = {}
+    paired = {name for own in found for name in own.names}
     for name, tensor in tensors.items():
         module, dot, end = name.rpartition(".")
-        if end.startswith(tuple(MAKERS)):
+        if OTHERS.fullmatch(end):
             others.setdefault(module, {})[dot + end] = tensor
+        elif (half := HALF.search(name)) and name not in paired:
+            found.append(Adapted(name[: half.start()], {half[0]: tensor}, 1.0, _alone))
     for module, own in others.items():
         if any(module + end in tensors for end in MAGNITUDES):
             found.append(Adapted(module, own, 1.0, _refused))
             continue
-        kind = next(iter(own))[1:]
-        make = next(make for start, make in MAKERS.items() if kind.startswith(start))
+        make = next(make for start, make in MAKERS.items() if next(iter(own))[1:].startswith(start))
         found.append(Adapted(module, own, scales.get(module, 1.0), make))
     return found
 
@@ -76,11 +80,13 @@ def _low_rank(tensors: Tensors, scale: float, piece: Piece) -> Change:
     (down, up), lengths = list(tensors.values())[:2], list(tensors.values())[2:]
     outputs, inputs = _sides(piece)
     rank = down.shape[0]
-    if rank != up.shape[1] or (up.size, down.size) != (outputs * rank, inputs * rank):
+    if not rank or rank != up.shape[1] or (up.size, down.size) != (outputs * rank, inputs * rank):
         raise ValueError("has another shape")
     own = LowRank(read_whole(up).reshape(-1, rank), read_whole(down).reshape(rank, -1), scale)
-    if not lengths or lengths[0].size != outputs:
+    if not lengths:
         return own
+    if lengths[0].size != outputs:
+        raise ValueError("has magnitudes of another number of rows")
     return Magnitudes(own, read_whole(lengths[0]).ravel(), piece)
 
 
@@ -95,6 +101,8 @@ def _kronecker(tensors: Tensors, scale: float, piece: Piece) -> Change:
     wholes = []
     for n in (1, 2):
         own = tensors.get(f".lokr_w{n}")
+        if own is not None and not (own.ndim and own.size):
+            raise ValueError("has another shape")
         if own is not None:
             wholes.append(read_whole(own).reshape(own.shape[0], -1))
             continue
@@ -109,6 +117,8 @@ def _kronecker(tensors: Tensors, scale: float, piece: Piece) -> Change:
 
 def _scaled(tensors: Tensors, scale: float, piece: Piece) -> Change:
     own = tensors[".ia3_l"]
+    if not own.ndim:
+        raise ValueError("has another shape")
     by_rows = own.shape[0] != 1
     if own.ndim > 2:  # factors of channels, of which neither shape nor name tells whether they are outputs or inputs
         by_rows = own.size == piece.shape[0]
@@ -119,11 +129,28 @@ def _scaled(tensors: Tensors, scale: float, piece: Piece) -> Change:
     return Scaled(read_whole(own).ravel(), by_rows, piece)
 
 
+def _embedded(tensors: Tensors, scale: float, piece: Piece) -> Change:
+    if set(tensors) != {".lora_embedding_A", ".lora_embedding_B"}:
+        raise ValueError("lacks a tensor")
+    down, up = (tensors[f".lora_embedding_{side}"] for side in "BA")
+    if down.ndim != 2 or up.ndim != 2 or not up.size or up.shape[0] != down.shape[1]:
+        raise ValueError("has another shape")
+    if (up.shape[1], down.shape[0]) != _sides(piece):
+        raise ValueError("has another shape")
+    return LowRank(read_whole(up).T, read_whole(down).T, scale)
+
+
+def _alone(tensors: Tensors, scale: float, piece: Piece) -> Change:
+    raise ValueError(f"lacks a tensor: {next(iter(tensors))[1:]} is one of two")
+
+
 def _refused(tensors: Tensors, scale: float, piece: Piece) -> Change:
     raise ValueError("has magnitudes of rows, which are known of low-rank pairs alone")
 
 
-MAKERS = {"hada_": _hadamard, "lokr_": _kronecker, "ia3_l": _scaled}  # by how the last part of a name begins
+OTHERS = re.compile(r"(hada|lokr)_(w[12](_[ab])?|t[12])|ia3_l|lora_embedding_[AB]")  # last parts of names
+HALF = re.compile(r"\.lora[._](A|B|up|down)(\.default)?\.weight$")  # of a low-rank pair
+MAKERS = {"hada_": _hadamard, "lokr_": _kronecker, "ia3_l": _scaled, "lora_embedding_": _embedded}  # by their begin
 
 
 def _sides(piece: Piece) -> tuple[int, int]:
@@ -135,7 +162,7 @@ def _factor(tensors: Tensors, start: str, core: str) -> LowRank:
     if f"{start}_a" not in tensors or f"{start}_b" not in tensors:
         raise ValueError("lacks a tensor")
     a, b = tensors[f"{start}_a"], tensors[f"{start}_b"]
-    if a.ndim != 2 or b.ndim != 2:
+    if a.ndim != 2 or b.ndim != 2 or not a.size or not b.size:
         raise ValueError("has another shape")
     if core not in tensors:
         if a.shape[1] != b.shape[0]:

@@ -52,6 +52,8 @@ def read_child(checkpoint: Checkpoint, base: Base) -> Child:
             raise _unfit(checkpoint, f"its module {own.module!a} is none of the base")
         try:
             changes[found] = own.change(base.matrices[found])
+        except CheckpointError:
+            raise
         except ValueError as error:
             raise _unfit(checkpoint, f"its module {own.module!a} {error}") from None
     used = {name for own in adapted for name in own.names}

@@ -57,10 +57,11 @@ class Facts:
     def groups(self, name: str) -> Groups | NearGroups:
         """Returns the groups of models that have one value by a key; kept for the next call.
 
-        Families that nobody noted are those of near vectors.
+        Models of which no family is noted are grouped by near vectors.
         """
-        if name == FAMILY and FAMILY not in self._keys:
-            return NearGroups(self._store.weights_at)
+        if name == FAMILY:
+            noted = enumerate(self.values(FAMILY) if FAMILY in self._keys else ())
+            return NearGroups(self._store.weights_at, {i: str(own) for i, own in noted if own is not None})
         key = self.key(name)
         if key not in self._groups:
             values = self.values(key)

@@ -46,15 +46,15 @@ def whole_digest(path: str) -> str | None:
 
 
 def belonging(path: Path) -> list[Path]:
-    """Returns the files of a checkpoint: also `config.json` beside it, data of ONNX and parts that an index names."""
+    """Returns the files of a checkpoint: also configurations beside it, data of ONNX and parts that an index names."""
     if path.is_dir():
         return [below for below in path.rglob("*") if below.is_file()]
     if any(fnmatch(path.name, pattern) for pattern in TOGETHER):
         return [below for below in path.parent.rglob("*") if below.is_file()]
     if path.suffix in BESIDE:
         return [path, *sorted(path.parent.glob(escape(path.stem) + BESIDE[path.suffix]))]
-    beside = (path.with_name("config.json"), path.with_name(f"{path.name}.data"), path.with_name(f"{path.name}_data"))
-    return [path, *(below for below in beside if below.is_file())]
+    names = ("config.json", "adapter_config.json", f"{path.name}.data", f"{path.name}_data")
+    return [path, *(below for below in map(path.with_name, names) if below.is_file())]
 
 
 def relative(directory: Path, path: str) -> str:

@@ -6,7 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from wsrl.encoder.checkpoint_encoder import Encoder
-from wsrl.errors import InputError
 from wsrl.page.content import page_content
 from wsrl.page.write import page_html
 from wsrl.search.hit import Hit
@@ -35,6 +34,7 @@ class ServedIndex:
         Manifest.read(directory)  # tells what is wrong with a folder
         self._opener = ThreadPoolExecutor(1)
         self._newer: tuple[tuple[int, int], Future[Index]] | None = None  # a version, and its state when it is open
+        self._written = (0, 0)
         self._written = self._version()
         self._index = Index.open(directory, encoder)
         self._page = self._draw(self._index)
@@ -52,7 +52,7 @@ class ServedIndex:
             index = newer[1].result(PATIENCE)
         except TimeoutError:
             return self._index
-        except InputError:
+        except Exception:  # whatever it is, the next request tries again
             index = None
         with self._lock:
             if self._newer is newer:
@@ -76,7 +76,10 @@ class ServedIndex:
             return index.search(query, k, by)
 
     def _version(self) -> tuple[int, int]:
-        stat = (self.directory / MANIFEST).stat()
+        try:
+            stat = (self.directory / MANIFEST).stat()
+        except OSError:  # moved for now: what is open still answers
+            return self._written
         return stat.st_mtime_ns, stat.st_ino
 
     def _draw(self, index: Index) -> str:
