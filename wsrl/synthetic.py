@@ -10,7 +10,7 @@ TEACHER_FEATURES = 64
 
 
 def dead_leaves(count: int, rng: np.random.Generator) -> UInt8[np.ndarray, "count side side"]:
-    """Discs of all sizes laid over one another, of random greys.
+    """Discs of all sizes laid over one another, of random grays.
 
     Such images share the edges, occlusions and the scale invariance of natural ones (Lee, Mumford and Huang 2001).
     """

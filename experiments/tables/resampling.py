@@ -1,7 +1,7 @@
 """New embeddings with the spread of measured ones, to try an index on larger zoos than there are.
 
-A zoo's vectors are nested: models of one lineage lie around the lineage's centre, the lineages of one task around the
-task's, the tasks around the centre of all. New centres and members are drawn at each of the three levels from a normal
+A zoo's vectors are nested: models of one lineage lie around the lineage's center, the lineages of one task around the
+task's, the tasks around the center of all. New centers and members are drawn at each of the three levels from a normal
 distribution with the covariance that the real zoo shows at that level, and scaled to the unit sphere. A new zoo has as
 many models a lineage and lineages a task, on average, as the real one, and so ever more tasks.
 """
@@ -19,7 +19,7 @@ class Spread:
     """What `resample` draws from. A factor F gives vectors of covariance F.T @ F from standard normal ones.
 
     Attributes:
-      centre: mean of the tasks' centres.
+      centre: mean of the tasks' centers.
       tasks, lineages, models: factors of the tasks around the centre, of lineages around their task, of models around
         their lineage.
       models_per_lineage, lineages_per_task: averages.

@@ -75,7 +75,7 @@ class DatasetEncoder(nn.Module):
         """Logits of one data set's classifier at any images: the mean Gaussian kernel over the examples of each class.
 
         This is the one definition of the classifier, a smooth function of `images`. Differences between classes are the
-        witness functions of Gretton et al. (2012, sec. 2.3); scale and centre fall out in the read-out.
+        witness functions of Gretton et al. (2012, sec. 2.3); scale and center fall out in the read-out.
         """
         ours, theirs = self.embed_images(images), self.embed_images(examples.images)
         square = jnp.square(ours).sum(1)[:, None] + jnp.square(theirs).sum(1)[None] - 2 * ours @ theirs.T

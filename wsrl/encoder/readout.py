@@ -17,7 +17,7 @@ SHARPNESS = 1.6  # of the probabilities: the deviation of the logits that they a
 def standardized(
     values: Float[Any, "networks classes features"], mask: Float[Any, "networks classes"]
 ) -> Float[Any, "networks classes features"]:
-    """Centres each network's values over its classes and divides them by their root mean square.
+    """Centers each network's values over its classes and divides them by their root mean square.
 
     Architectures and recipes differ in how sure their networks are; tasks do not.
     """

@@ -49,7 +49,7 @@ class Filter:
     def parse(cls, name: str) -> "Filter":
         """Reads `hf://owner/resnet*` or `hf://*/*?filter=image-classification&limit=100`.
 
-        `filter` is a tag (task, library, licence, ...) and may be repeated; `search` is a part of the name; `sort` is
+        `filter` is a tag (task, library, license, ...) and may be repeated; `search` is a part of the name; `sort` is
         what the hub sorts by, such as `downloads`; the first `limit` that fit the pattern are taken.
 
         Raises:

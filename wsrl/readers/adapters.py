@@ -86,7 +86,9 @@ def _number(value: object) -> float | None:
 
 def unreadable_scale(config: object) -> str | None:
     """Returns a line about an adapter's configuration whose `lora_alpha` or `alpha` is no number; None if it is one."""
-    for key in ("lora_alpha", "alpha") if isinstance(config, Mapping) else ():
+    if not isinstance(config, Mapping):
+        return None
+    for key in ("lora_alpha", "alpha"):
         if key in config and _number(config[key]) is None:
             return f"adapter_config.json: {key!r} is no number; the adapter's scale is taken as 1"
     return None

@@ -234,7 +234,7 @@ class _Walk:
 
 
 def card_of(folder: Path) -> dict[str, Any]:
-    """Returns what the model card in a folder says of licence, base and task, as text or lists of texts."""
+    """Returns what the model card in a folder says of license, base and task, as text or lists of texts."""
     if not (folder / "README.md").is_file():
         return {}
     from wsrl.readers.declared import base_names
