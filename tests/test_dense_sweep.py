@@ -8,10 +8,8 @@ from test_pooling import CASES as POOLED
 from test_pooling import network as pooled_network
 
 from wsrl.encoder import dense_sweep
-from wsrl.encoder.dense_layers import DenseLink
 from wsrl.encoder.dense_network import dense_network
 from wsrl.encoder.dense_sweep import Inputs, sweep_network
-from wsrl.encoder.dense_windows import shares_of_largest
 from wsrl.encoder.sweep import class_gradients, forward_sweep, output_logits
 from wsrl.graph.batching import make_batch
 from wsrl.graph.collection import checkpoint_graph
@@ -58,14 +56,6 @@ def test_numpy_and_jax_sweep_alike(name):
 def test_windows_are_pooled_alike(case):
     program, checkpoint, _ = pooled_network(*case)
     agree(to_graph(read_network(checkpoint, program), 16), 2, 11)
-
-
-def test_equal_values_share_the_gradient_of_the_largest_whatever_they_are_rounded_to():
-    rounded = 1 + 1e-7 * np.random.default_rng(0).normal(size=(2, 4, 1, 1)).astype(np.float32)
-    rounded[0, 3] = 2
-    shares = np.array(shares_of_largest(rounded, DenseLink(0, None, (2, 2), (0, 0), 2), (1, 2)))
-    np.testing.assert_allclose(shares[:, 0, 0, 0, 0], 0.25, atol=1e-3)
-    np.testing.assert_array_equal(shares[:, 0, 1, 0, 0], [0, 1, 0, 0])
 
 
 def test_chunks_change_nothing_and_inputs_serve_networks_of_other_shapes(monkeypatch):

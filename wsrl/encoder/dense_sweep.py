@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from wsrl.encoder.dense_activations import FUNCTIONS
 from wsrl.encoder.dense_attention import attention_weights, by_head, by_unit, pull_attention
 from wsrl.encoder.dense_layers import DenseLayer, DenseLink
-from wsrl.encoder.dense_windows import State, correlate, correlate_back, shares_of_largest, slots, unwindow, windows_of
+from wsrl.encoder.dense_windows import State, correlate, correlate_back, first_largest, slots, unwindow, windows_of
 
 CHUNK_SIZE = (
     2**20
@@ -228,10 +228,10 @@ class Trace:
         for link, state in zip(layer.links, sources, strict=True):
             size = state.shape[:2]
             if layer.op == "max":
-                shares = self._keep(
-                    -i, lambda layer=layer, state=state: shares_of_largest(state, layer.links[0], layer.grid)
+                first = self._keep(
+                    -i, lambda layer=layer, state=state: first_largest(state, layer.links[0], layer.grid)
                 )
-                yield unwindow([(split * own[:, :, :, None]).reshape(cotangent.shape) for own in shares], link, size)
+                yield unwindow([(split * own[:, :, :, None]).reshape(cotangent.shape) for own in first], link, size)
             elif layer.op == "mean":
                 taps = prod(link.kernel)
                 yield unwindow([cotangent / np.float32(taps)] * taps, link, size)

@@ -15,11 +15,6 @@ from jaxtyping import Float32
 
 from wsrl.encoder.dense_layers import DenseLink
 
-# Values in a window that are below its largest by less than this share of the largest in the map count as nearly equal.
-# In flat parts of an image all are equal up to rounding, which depends on the order of units: they share the gradient.
-NEAR = 1e-3
-TINY = 1e-30  # a map of zeros
-
 State = Float32[np.ndarray, "_height _width _units _columns"]
 
 
@@ -141,11 +136,13 @@ def _phases(size: int, kernel: int, offset: int, stride: int) -> list[Phase]:
     return found
 
 
-def shares_of_largest(state: State, link: DenseLink, grid: Sequence[int]) -> list[State]:
-    """For each tap, its share of the gradient at the largest value of its window; by how near it comes (`NEAR`)."""
+def first_largest(state: State, link: DenseLink, grid: Sequence[int]) -> list[State]:
+    """For each tap, 1 where it reads the first of the largest in its window: there JAX sends the gradient as well."""
     windows = list(windows_of(state, link, grid, -np.inf))
     largest = np.maximum.reduce(windows)
-    slope = 1 / np.maximum(NEAR * np.abs(largest).max((0, 1), keepdims=True), TINY)
-    shares = [np.maximum(1 - slope * (largest - window), 0, dtype=np.float32) for window in windows]
-    total = np.add.reduce(shares)
-    return [share / total for share in shares]
+    found, free = [], np.ones(largest.shape, bool)
+    for window in windows:
+        chosen = free & (window == largest)
+        free &= ~chosen
+        found.append(chosen.astype(np.float32))
+    return found

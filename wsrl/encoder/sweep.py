@@ -15,7 +15,6 @@ import jraph
 from jaxtyping import Array, Float, Int
 
 from wsrl.encoder.dense_sweep import LAYER_NORM_EPSILON
-from wsrl.encoder.dense_windows import NEAR, TINY
 from wsrl.graph.batching import Batch, LevelSchedule
 from wsrl.graph.plans import ATTENTION, MAX, NORM, Plan
 from wsrl.program.layers import ACTIVATIONS
@@ -75,21 +74,17 @@ def largest_message(
 ) -> Float[Array, "nodes tile positions probes"]:
     """Largest of the messages that reach each node, unit by unit, for nodes whose edges carry one unit to one.
 
-    What lies outside of the sender's map is no message. The gradient is shared among nearly equal messages, by how near
-    they come to the largest.
+    What lies outside of the sender's map is no message. As where JAX differentiates `reduce_window`, the gradient goes
+    to the first of equals.
     """
     inside = (level.slot_row != empty)[..., None]
     message = jnp.where(inside, message, -jnp.inf)
     largest = jax.lax.stop_gradient(jraph.segment_max(message, level.receiver, nodes))
-    largest = jnp.where(jnp.isfinite(largest), largest, 0.0)  # nodes that nothing reaches
-    reached = largest[level.receiver]
-    message = jnp.where(inside, message, 0.0)
-    near = jnp.maximum(NEAR * jnp.abs(largest).max(2, keepdims=True), TINY)[level.receiver]
-    share = jnp.where(inside, jnp.maximum(1 - (reached - jax.lax.stop_gradient(message)) / near, 0.0), 0.0)
-    total = jraph.segment_sum(share, level.receiver, nodes)
-    taken = message * share / jnp.where(total > 0, total, 1.0)[level.receiver]
-    found = jraph.segment_sum(taken, level.receiver, nodes)
-    return largest + (found - jax.lax.stop_gradient(found))  # the shares are those of the gradient alone
+    edge = jnp.arange(len(message))[:, None, None, None]
+    chosen = jnp.where(message == largest[level.receiver], edge, len(message))
+    first = jraph.segment_min(chosen, level.receiver, nodes)
+    taken = jnp.where((edge == first[level.receiver]) & inside, message, 0.0)
+    return jraph.segment_sum(taken, level.receiver, nodes)
 
 
 def attend(
