@@ -10,13 +10,14 @@ from math import prod
 
 import numpy as np
 
+from wsrl.canonical.rows import forget_pages
 from wsrl.comparison.chain import READ, WRITTEN, Known, aligned, both, groups_of, matching_of, rematched, rescaled
 from wsrl.comparison.difference import Difference, measure
 from wsrl.comparison.grid import Grid, find_grid, grid_of
 from wsrl.comparison.layer import Layer
 from wsrl.comparison.matching import Agreement, Matching, agreement
 from wsrl.comparison.pairing import SAMPLE, Pair
-from wsrl.comparison.pieces import BLOCK, blocks, spread
+from wsrl.comparison.pieces import BLOCK, blocks, first_side, spread
 
 LIKELY = 0.5  # cosine of aligned matrices, below which their units are matched anew
 SCALED = 1e-3  # change from which on other scales of units are reckoned with
@@ -46,6 +47,9 @@ def align(
         own: dict[int, Matching] = {}
         layers.append(_layer(pair, known, test, scales, own) if pair.a and pair.b else Layer(pair, None, test))
         orders.append(own)
+        for piece in (pair.a, pair.b):
+            if piece is not None:
+                forget_pages(piece.tensor)
     return [
         replace(layer, shuffled=True) if own and _is_shuffled(number, layers, orders, known) else layer
         for number, (layer, own) in enumerate(zip(layers, orders, strict=True))
@@ -77,7 +81,7 @@ def _layer(pair: Pair, known: Known, test: Agreement | None, scales: bool, order
     a, b = both(pair)
     in_order = a.shape == b.shape and all(_is_ordered(pair, side, known) for side in (WRITTEN, READ))
     if in_order and prod(a.shape) > BLOCK:
-        found = measure(blocks((a, b)), a.shape[0])
+        found = measure(blocks((a, b)), a.shape[first_side((a, b))])
         return Layer(pair, found, test, grids=_grids(pair, found, None))
     x, y, moved = aligned(pair, known, {})
     found, unscaled = measure([(x, y)], len(x)), None

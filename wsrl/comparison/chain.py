@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
+from wsrl.canonical.rows import forget_pages
 from wsrl.comparison.matching import (
     SMALLEST,
     TINY,
@@ -26,11 +27,12 @@ from wsrl.comparison.matching import (
 )
 from wsrl.comparison.pairing import Pair
 from wsrl.comparison.pieces import Piece, Units, spread
-from wsrl.signature.binormalization import Squares, binormalize, outer
+from wsrl.signature.binormalization import Scales, Squares, binormalize
 
 Groups = tuple[str, str]  # of A and of B
 Known = dict[Groups, Matching]
 Array = Float[np.ndarray, "_written _read _taps"]
+Features = tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "m features"]]  # of the units of A and of B
 
 WRITTEN, READ = 0, 1
 COMPLETED = 4096  # units of a group up to which those without a mutual partner are assigned too
@@ -56,6 +58,7 @@ class Chains:
     forward: Known = field(default_factory=dict)
     backward: Known = field(default_factory=dict)
     borrowed: set[Groups] = field(default_factory=set)
+    _cache: dict[str, tuple[Array, Array]] = field(default_factory=dict, init=False, repr=False)
 
     def run(self) -> None:
         """Matches all groups that can be reached, forwards and backwards.
@@ -63,39 +66,52 @@ class Chains:
         Raises:
           CheckpointError: a tensor holds NaN or Inf, or cannot be read.
         """
-        self._cache: dict[str, tuple[Array, Array]] = {}
+        self.run_forwards()
+        while self.step_backwards():
+            pass
+
+    def run_forwards(self) -> None:
+        """Matches all groups that can be reached from the inputs; raises as `run` does."""
         self.forward, self.backward = dict(self.known), dict(self.known)
         while self._step(self.forward, WRITTEN, self.pairs):
             pass
-        backwards = self.pairs[::-1]
-        while self._step(self.backward, READ, backwards) or self._borrow():
-            pass
+
+    def step_backwards(self) -> bool:
+        """Matches the next group from the outputs; False if there is none. Raises as `run` does."""
+        return self._step(self.backward, READ, self.pairs[::-1]) or self._borrow()
 
     def agreements(self) -> dict[Groups, Agreement]:
         """Returns how far the chains agree in each group that both matched on their own."""
-        found = {}
-        for groups, first in self.forward.items():
-            second = self.backward.get(groups)
-            if second is None or groups in self.known or groups in self.borrowed:
-                continue
-            sizes = self._sizes(groups)
-            if min(sizes) >= SMALLEST:
-                found[groups] = agreement(first, second, *sizes)
-        return found
+        found = {groups: self.agreement_of(groups) for groups in self.forward}
+        return {groups: test for groups, test in found.items() if test is not None}
+
+    def agreement_of(self, groups: Groups) -> Agreement | None:
+        """Returns how far the chains agree in a group; None if not both matched it on their own, or it is small."""
+        own = groups in self.forward and groups in self.backward
+        if not own or groups in self.known or groups in self.borrowed:
+            return None
+        sizes = self._sizes(groups)
+        return agreement(self.forward[groups], self.backward[groups], *sizes) if min(sizes) >= SMALLEST else None
 
     def joined(self, agreeing: Collection[Groups]) -> Known:
         """Returns the known matchings and, from all tensors, those of groups in which the chains agree.
 
-        Groups that only one chain reached, or too small for a test, are joined to them.
+        Groups that only one chain reached, or too small for a test, are joined to them. Where both chains match all
+        units alike, all tensors together could find nothing else.
         """
-        tested = set(self.agreements())
+        tested = self.agreements()
         joined = {g: m for g, m in (self.backward | self.forward).items() if g not in tested or g in agreeing}
+        sure = {g for g, test in tested.items() if test.share == 1 and self.forward[g].is_same(self.backward[g])}
         for _ in range(SWEEPS):
-            for groups in joined:
-                if groups not in self.known:
-                    units = self._units(groups, joined, (WRITTEN, READ))
-                    if units is not None:
-                        joined[groups] = _completed(*units, match_features(*units))
+            moved = False
+            for groups in [g for g in joined if g not in sure and g not in self.known]:
+                units = self._units(groups, joined, (WRITTEN, READ))
+                if units is not None:
+                    found = _completed(*units, match_features(*units))
+                    moved |= not found.is_same(joined[groups])
+                    joined[groups] = found
+            if not moved:
+                break
         return joined
 
     def _step(self, known: Known, side: int, pairs: Sequence[Pair]) -> bool:
@@ -105,9 +121,13 @@ class Chains:
             if groups is not None and groups not in known and self._ready(pair, 1 - side, known):
                 units = self._units(groups, known, (side,))
                 if units is not None:
-                    known[groups] = match_features(*units)
+                    known[groups] = self._matched(groups, units, known, side)
                     return True
         return False
+
+    def _matched(self, groups: Groups, units: Features, known: Known, side: int) -> Matching:
+        """Matches the units of a group by what they read, or by what reads them."""
+        return match_features(*units)
 
     def _borrow(self) -> bool:
         """Takes over the last group that only the forward chain could reach, a residual stream without a head say."""
@@ -131,9 +151,7 @@ class Chains:
                     return a.sides()[side].size, b.sides()[side].size
         raise KeyError(groups)
 
-    def _units(
-        self, groups: Groups, known: Known, sides: Sequence[int]
-    ) -> tuple[Float[np.ndarray, "n features"], Float[np.ndarray, "m features"]] | None:
+    def _units(self, groups: Groups, known: Known, sides: Sequence[int]) -> Features | None:
         """All units of a group of A and B by tensors whose other side is known; their products add up cosines.
 
         Of large tensors some entries of the other side have to do, and of many large ones the first.
@@ -159,6 +177,8 @@ class Chains:
                 pieces = (a[..., :taps], piece_a), (b[..., :taps], piece_b)
                 x, y = (unit(_features(values, piece.sides()[side], side)) for values, piece in pieces)
                 found.append((x, y))
+                for piece in (piece_a, piece_b):
+                    forget_pages(piece.tensor)
         if not found:
             return None
         return np.concatenate([x for x, _ in found], 1), np.concatenate([y for _, y in found], 1)
@@ -176,10 +196,7 @@ def balanced(values: Array) -> Array:
     if sum(n > 1 for n in values.shape) < 2:
         return values
     scales = binormalize(Squares(values))
-    if scales is None:
-        return np.zeros_like(values)
-    factors = np.sqrt(outer(scales)).reshape(values.shape).astype(np.float32)
-    return values * factors
+    return np.zeros_like(values) if scales is None else _scaled(values, scales)
 
 
 def rescaled(a: Array, b: Array) -> Array:
@@ -190,8 +207,7 @@ def rescaled(a: Array, b: Array) -> Array:
     scales = [binormalize(Squares(values)) for values in (a, b)] if sum(n > 1 for n in a.shape) > 1 else [None]
     if any(scale is None for scale in scales):
         return b
-    ratios = [np.divide(y, x, out=np.zeros_like(x), where=x > 0) for x, y in zip(*scales, strict=True)]
-    b = b * np.sqrt(outer(ratios)).reshape(b.shape).astype(np.float32)
+    b = _scaled(b, [np.divide(y, x, out=np.zeros_like(x), where=x > 0) for x, y in zip(*scales, strict=True)])
     for axis in (*range(a.ndim), *range(a.ndim)):
         others = tuple(other for other in range(a.ndim) if other != axis)
         products = (a * b).sum(others, dtype=np.float64, keepdims=True)
@@ -199,6 +215,15 @@ def rescaled(a: Array, b: Array) -> Array:
             np.float32
         )
     return b
+
+
+def _scaled(values: Array, squared: Scales) -> Array:
+    """Multiplies an array by the roots of one vector of factors for each axis longer than 1."""
+    axes = [axis for axis, length in enumerate(values.shape) if length > 1]
+    for axis, factors in zip(axes, squared, strict=True):
+        along = tuple(other for other in range(values.ndim) if other != axis)
+        values = values * np.expand_dims(np.sqrt(factors).astype(np.float32), along)
+    return values
 
 
 def both(pair: Pair) -> tuple[Piece, Piece]:
@@ -319,7 +344,7 @@ def aligned(pair: Pair, known: Known, own: dict[int, Matching]) -> tuple[Array, 
         if side in own:
             a = _kept(a, None, side, matching.a, np.ones(len(matching.a)))
             b = _kept(b, None, side, matching.b, matching.sign)
-        else:
+        elif not matching.is_whole(a.shape[side], b.shape[side]):
             a, b = _both_kept(pair, side, matching, a, b)
         moved |= not matching.ordered
     taps = min(a.shape[2], b.shape[2])

@@ -108,14 +108,21 @@ def measure(blocks: Blocks, rows: int) -> Difference:
         start += len(a)
     part = np.concatenate(parts)
     if min(part.shape) >= 4 and found.squares:
-        found.singular_values = np.linalg.svd(part, compute_uv=False)
+        found.singular_values = _singular_values(part.astype(np.float64))
         found.part = part.shape
     return found
 
 
+def _singular_values(part: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " n"]:
+    """The singular values, the largest first, by the eigenvalues of the smaller product: a third of the time."""
+    product = part @ part.T if len(part) <= part.shape[1] else part.T @ part
+    return np.sqrt(np.maximum(np.linalg.eigvalsh(product)[::-1], 0.0))
+
+
 def _add(found: Difference, a: np.ndarray, b: np.ndarray) -> None:
     """Adds the sums over two blocks; in float32 over pieces that are few enough for its precision."""
-    x, y = np.ascontiguousarray(a).reshape(-1), np.ascontiguousarray(b).reshape(-1)
+    order = sorted(range(a.ndim), key=lambda axis: -a.strides[axis])  # of memory: mostly nothing has to be copied
+    x, y = (np.ascontiguousarray(values.transpose(order)).reshape(-1) for values in (a, b))
     for start in range(0, len(x), PIECE):
         _add_piece(found, x[start : start + PIECE], y[start : start + PIECE])
 
@@ -134,11 +141,12 @@ def _add_piece(found: Difference, a: np.ndarray, b: np.ndarray) -> None:
     d *= d
     found.fourth += float(d @ d)
     zero_a, zero_b = a == 0, b == 0
-    only_a, only_b = zero_a & ~zero_b, zero_b & ~zero_a
-    found.zeros_a += int(np.count_nonzero(only_a))
-    found.zeros_b += int(np.count_nonzero(only_b))
-    found.cleared_a += float(d[only_a].sum())
-    found.cleared_b += float(d[only_b].sum())
+    if zero_a.any() or zero_b.any():
+        only_a, only_b = zero_a & ~zero_b, zero_b & ~zero_a
+        found.zeros_a += int(np.count_nonzero(only_a))
+        found.zeros_b += int(np.count_nonzero(only_b))
+        found.cleared_a += float(d[only_a].sum())
+        found.cleared_b += float(d[only_b].sum())
     found.rounded_a = {name for name in found.rounded_a if _is_rounded(a, b, ROUNDINGS[name])}
     found.rounded_b = {name for name in found.rounded_b if _is_rounded(b, a, ROUNDINGS[name])}
 

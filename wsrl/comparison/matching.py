@@ -1,5 +1,6 @@
 """Units of two networks that are each other's nearest, and how likely so much agreement is by chance."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -8,9 +9,10 @@ from jaxtyping import Float, Int
 from scipy.special import ndtr
 
 ALIKE = 0.1  # share of units that networks agree in which were trained alike from independent starts; see docs
+SIGNIFICANT = 1e-5  # p-value below which networks are related
 SMALLEST = 8  # units of a group that is tested
 TINY = 1e-30
-AT_ONCE = 2**24  # similarities that are held at a time
+AT_ONCE = 2**19  # similarities that are held at a time: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,15 @@ class Matching:
         """Whether all units stand in the same order and none has another sign."""
         return bool(np.array_equal(self.a, self.b) and (self.sign > 0).all())
 
+    def is_whole(self, size_a: int, size_b: int) -> bool:
+        """Whether all of so many units stand in the same order, so that nothing is to be moved or left out."""
+        return len(self.a) == size_a == size_b and self.ordered
+
+    def is_same(self, other: "Matching") -> bool:
+        """Whether another matches the same units with the same signs."""
+        pairs = (self.a, other.a), (self.b, other.b), (self.sign, other.sign)
+        return all(np.array_equal(own, its) for own, its in pairs)
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -61,6 +72,17 @@ class Agreement:
 
     def __add__(self, other: "Agreement") -> "Agreement":
         return Agreement(self.equal + other.equal, self.units + other.units)
+
+
+def significant(tests: Sequence[Agreement | None], pooled: Agreement) -> bool:
+    """Whether all groups together, or one of them, agree more than independent networks do (Bonferroni).
+
+    Args:
+      tests: of groups; None of those that were not tested.
+      pooled: of all of them.
+    """
+    values = [pooled.p_value, *(test.p_value for test in tests if test is not None)]
+    return min(values) * len(values) < SIGNIFICANT
 
 
 def similarity(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> Float[np.ndarray, "n m"]:
@@ -101,22 +123,34 @@ def match_features(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m f
     Args:
       a, b: rows whose scalar product is the similarity of two units.
     """
-    if len(a) * len(b) <= AT_ONCE:
-        return match(a @ b.T)
-    best, size, sign = np.zeros(len(a), np.int64), np.zeros(len(a)), np.ones(len(a))
-    back, largest = np.zeros(len(b), np.int64), np.zeros(len(b))
-    step = max(AT_ONCE // len(b), 1)
+    best, sign = np.zeros(len(a), np.int64), np.ones(len(a))
+    size, largest = (np.zeros(len(own), np.result_type(a, b)) for own in (a, b))
+    step = max(AT_ONCE // max(len(b), 1), 1)
     for start in range(0, len(a), step):
-        close = a[start : start + step] @ b.T
-        sizes = np.abs(close)
-        rows, columns = np.arange(len(close)), np.arange(len(b))
-        own = best[start : start + step] = sizes.argmax(1)
-        size[start : start + step], sign[start : start + step] = sizes[rows, own], np.sign(close[rows, own])
-        first = sizes.argmax(0)
-        nearer = sizes[first, columns] > largest
-        back[nearer], largest[nearer] = first[nearer] + start, sizes[first, columns][nearer]
-    mutual = np.flatnonzero((back[best] == np.arange(len(a))) & (size > 0))
-    return Matching(mutual, best[mutual], np.where(sign[mutual] < 0, -1.0, 1.0))
+        rows = slice(start, start + step)
+        best[rows], size[rows], sign[rows], sizes = _nearest(a[rows], b)
+        np.maximum(largest, sizes.max(0), out=largest)
+    mutual = np.flatnonzero((size > 0) & (size == largest[best]))
+    mutual = np.sort(mutual[np.unique(best[mutual], return_index=True)[1]])  # of equal ones the first
+    return Matching(mutual, best[mutual], sign[mutual])
+
+
+def nearest(
+    a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"], places: Int[np.ndarray, "k"]
+) -> Matching:
+    """Matches some units of A with their nearest ones of B, of either sign, whether or not they are theirs too."""
+    best, size, sign, _ = _nearest(a[places], b)
+    found = size > 0
+    return Matching(places[found], best[found], sign[found])
+
+
+def _nearest(a: Float[np.ndarray, "n features"], b: Float[np.ndarray, "m features"]) -> tuple[np.ndarray, ...]:
+    """Of each row of a the nearest of b, the size and the sign of their product; and the sizes of all products."""
+    close = a @ b.T
+    sizes = np.abs(close)
+    best = sizes.argmax(1)
+    chosen = np.arange(len(close)), best
+    return best, sizes[chosen], np.where(close[chosen] < 0, -1.0, 1.0), sizes
 
 
 def agreement(first: Matching, second: Matching, size_a: int, size_b: int) -> Agreement:

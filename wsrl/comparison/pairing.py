@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from scipy.optimize import linear_sum_assignment
 
+from wsrl.canonical.rows import forget_pages
 from wsrl.comparison.matching import TINY, similarity
 from wsrl.comparison.pieces import Piece
 
@@ -51,7 +52,11 @@ class Sampled:
     @classmethod
     def of(cls, pieces: tuple[Piece, ...]) -> "Sampled":
         """Reads the samples; vectors as a whole, as their sorted entries are compared."""
-        return cls(pieces, tuple(piece.sample(SAMPLE if piece.is_matrix else VECTOR) for piece in pieces))
+        samples = []
+        for piece in pieces:
+            samples.append(piece.sample(SAMPLE if piece.is_matrix else VECTOR))
+            forget_pages(piece.tensor)
+        return cls(pieces, tuple(samples))
 
 
 def pair_up(a: Sampled, b: Sampled) -> list[Pair]:
@@ -103,7 +108,8 @@ def _turned(
                 for turned in own.turned(other.shape) if turn_a else other.turned(own.shape):
                     trials -= 1
                     fixed = b.samples[j] if turn_a else a.samples[i]
-                    close = float(_cosines([fixed], [turned.sample(SAMPLE)])[0, 0])
+                    sample = _turned_sample(turned, *((own, a.samples[i]) if turn_a else (other, b.samples[j])))
+                    close = float(_cosines([fixed], [sample])[0, 0])
                     if close > best[0]:
                         best, place = (close, *((turned, other) if turn_a else (own, turned))), j
         if best[0] > ALIKE:
@@ -111,6 +117,13 @@ def _turned(
                 del partners[k]
             partners[i], cosines[i], found[i] = place, best[0], best[1:]
     return found
+
+
+def _turned_sample(turned: Piece, piece: Piece, sample: Sample) -> Sample:
+    """The sample of a piece whose axes have been turned; a transposed one has that of the piece, transposed."""
+    if turned.axes[:2] == (piece.axes[1], piece.axes[0]):
+        return sample.transpose(1, 0, 2)
+    return turned.sample(SAMPLE)
 
 
 def _lengths(piece: Piece) -> list[int]:
@@ -181,7 +194,8 @@ def _vectors(a: Sampled, b: Sampled, partners: dict[int, int]) -> dict[int, int]
 
 
 def _distances(a: Float[np.ndarray, "n length"], b: Float[np.ndarray, "m length"]) -> Float[np.ndarray, "n m"]:
-    """Norms of the differences over the sums of the norms."""
+    """Norms of the differences over the sums of the norms; in float64, in which those of equal vectors are near 0."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
     norms = np.linalg.norm(a, axis=1)[:, None] + np.linalg.norm(b, axis=1)
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
     return np.sqrt(np.maximum(squares, 0)) / np.maximum(norms, TINY)

@@ -104,11 +104,9 @@ class Piece:
         order = [axis for own in self.axes for axis in own]
         return values.reshape([self.tensor.shape[axis] for axis in order]).transpose(np.argsort(order))
 
-    def rows(self, start: int, stop: int) -> Float32[np.ndarray, "rows read taps"]:
-        """Reads some of the written units; only these where they are the first axis of the tensor."""
-        if self.axes[0] == (0,):
-            return self._form(self.tensor.rows(start, stop))
-        return self.whole()[start:stop]
+    def rows(self, start: int, stop: int) -> Float32[np.ndarray, "written read taps"]:
+        """Reads some units of the side that is the first axis of the tensor."""
+        return self._form(self.tensor.rows(start, stop))
 
     def taken(self, side: int, places: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "written read taps"]:
         """Reads some entries of one side (0: written, 1: read), signed as `signed`; a part at a time where that can be.
@@ -170,15 +168,25 @@ def _divisions(
                 yield order[:first], order[first:second], order[second:]
 
 
-def blocks(pieces: Sequence[Piece]) -> Iterator[tuple[Float32[np.ndarray, "rows read taps"], ...]]:
-    """Yields the same written units of several pieces of one shape, few enough for memory where the formats allow."""
-    rows = pieces[0].shape[0]
-    if any(piece.axes[0] != (0,) for piece in pieces):
-        yield tuple(piece.whole() for piece in pieces)
+def first_side(pieces: Sequence[Piece]) -> int:
+    """Returns the side (0: written, 1: read) whose units the files of several pieces hold one after the other."""
+    return int(all(piece.axes[1] == (0,) for piece in pieces))
+
+
+def blocks(pieces: Sequence[Piece]) -> Iterator[tuple[Float32[np.ndarray, "units others taps"], ...]]:
+    """Yields the same entries of several pieces of one shape, few enough for memory where the formats allow.
+
+    Units are those of `first_side`, others those of the other side.
+    """
+    side = first_side(pieces)
+    order = (side, 1 - side, 2)
+    if any(piece.axes[side] != (0,) for piece in pieces):
+        yield tuple(piece.whole().transpose(order) for piece in pieces)
         return
-    step = max(BLOCK * rows // max(pieces[0].tensor.size, 1), 1)
-    for start in range(0, rows, step):
-        yield tuple(piece.rows(start, min(start + step, rows)) for piece in pieces)
+    units = pieces[0].shape[side]
+    step = max(BLOCK * units // max(pieces[0].tensor.size * len(pieces), 1), 1)
+    for start in range(0, units, step):
+        yield tuple(piece.rows(start, min(start + step, units)).transpose(order) for piece in pieces)
 
 
 def spread(length: int, most: int) -> Int[np.ndarray, "n"]:
@@ -232,7 +240,8 @@ def _layout(wiring: Wiring) -> _Layout:
     sides: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     roles: dict[str, str] = {}
     for operation in wiring.operations:
-        for role, name in operation.tensors.items():
+        weights_first = sorted(operation.tensors.items(), key=lambda own: len(wiring.axes[own[1]]) < 2)
+        for role, name in weights_first:  # whatever their order in the file
             if role in ROLES or "bias" in role:
                 roles[name] = ROLES.get(role, "bias")
             written = operation.axes_of(name, operation.writes)
