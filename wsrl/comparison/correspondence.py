@@ -2,10 +2,10 @@
 
 Tensors are paired by their values, or by the order in which data flows. First the units are taken in the order in which
 they stand: independent networks have no reason to agree in it. If they do not agree, units are matched through the
-layers, forwards and backwards, and the two matchings have to agree (see `wsrl.comparison.chain`).
+layers, forwards and backwards, and the two matchings have to agree (see `wsrl.comparison.chain`). Whether they could is
+judged by some of the units first (see `wsrl.comparison.early_stop`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -13,11 +13,11 @@ import numpy as np
 
 from wsrl.comparison.alignment import align
 from wsrl.comparison.chain import Chains, Known, both, groups_of
+from wsrl.comparison.early_stop import may_agree
 from wsrl.comparison.formula import is_formula
-from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points
+from wsrl.comparison.matching import SMALLEST, Agreement, Matching, fixed_points, significant
 from wsrl.comparison.pairing import SAMPLE, Pair, Sampled, pair_up
 
-SIGNIFICANT = 1e-5  # p-value below which networks are related
 AGREEING = 0.5  # share of the units of a tensor that stand in the same order, from which that is taken for right
 NEAR, ENTRIES = 0.9999, 16  # cosine of small tensors that are the same, and entries of all of them
 CLOSE = 0.9  # cosine of small tensors whose units all agree
@@ -56,17 +56,20 @@ def correspond(a: Sampled, b: Sampled) -> Correspondence:
     """
     pairs = pair_up(a, b)
     tests, pooled = _in_order(pairs)
-    related = _significant(tests, pooled)
-    small = not _significant(tests, Agreement(pooled.units, pooled.units))  # the test could show nothing
+    related = significant(tests, pooled)
+    small = not significant(tests, Agreement(pooled.units, pooled.units))  # the test could show nothing
     if not related and small:
         related = _near(pairs, pooled)
     known = _proven(pairs, tests) if related else {}
     if not related or not all(_explained(pair, test) for pair, test in zip(pairs, tests, strict=True)):
-        chains = Chains([pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix], known)
+        matrices = [pair for pair in pairs if pair.a and pair.b and pair.a.is_matrix]
+        if not related and not small and not may_agree(matrices):
+            return Correspondence(pairs, tests, pooled, False, {})
+        chains = Chains(matrices, known)
         chains.run()
         own = chains.agreements()
         matched = sum(own.values(), Agreement(0, 0))
-        if not related and (_significant(list(own.values()), matched) or (small and _near_matched(pairs, chains))):
+        if not related and (significant(list(own.values()), matched) or (small and _near_matched(pairs, chains))):
             related, pooled, known = True, matched, chains.joined(own)
             tests = _of_pairs(pairs, own)
         elif related:
@@ -115,12 +118,6 @@ def _explained(pair: Pair, test: Agreement | None) -> bool:
     if pair.a is None or pair.b is None or not pair.a.is_matrix:
         return True
     return pair.a.shape == pair.b.shape and (test is None or test.share > AGREEING)
-
-
-def _significant(tests: Sequence[Agreement | None], pooled: Agreement) -> bool:
-    """Whether all groups together, or one of them, agree more than independent networks do (Bonferroni)."""
-    values = [pooled.p_value, *(test.p_value for test in tests if test is not None)]
-    return min(values) * len(values) < SIGNIFICANT
 
 
 def _in_order(pairs: list[Pair]) -> tuple[list[Agreement | None], Agreement]:
