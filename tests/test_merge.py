@@ -89,6 +89,16 @@ def test_what_is_no_merge_of_the_parents():
         assert relation.kind is Kind.UNKNOWN and relation.derived is None
 
 
+def test_what_the_parents_do_not_have_is_told():
+    mixed = added({n: 0.7 * CHANGES[0][n] + 0.4 * CHANGES[1][n] for n in BASE})
+    relation = find_merge(Checkpoint("merged", mixed, {}), parents(2))
+    assert "no counterpart" not in " ".join(relation.reasons)
+    head = np.random.default_rng(5).standard_normal((sum(t.size for t in mixed.values()), 1)).astype(np.float32)
+    longer = find_merge(Checkpoint("merged", mixed | {"head.weight": head}, {}), parents(2))
+    assert longer.kind is Kind.MERGE and longer.coefficients == relation.coefficients
+    assert "1 tensors with 50 % of the entries have no counterpart in all parents" in longer.reasons[-1]
+
+
 def test_one_parent_alone():
     copied = find_merge(Checkpoint("merged", added(CHANGES[1]), {}), parents(2))
     assert copied.kind is Kind.SAME_WEIGHTS and copied.related and copied.coefficients == {"tuned 1": 1.0}

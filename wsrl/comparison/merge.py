@@ -6,7 +6,7 @@ units stand in another order than those of the merged network are brought into i
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +28,8 @@ RELATED = 0.5  # cosine of tensors that are combined
 EXPLAINED = 0.1  # residual over the distance to the nearest parent, below which a combination explains the network
 SHARE = 0.02  # coefficient of a parent that takes part
 CONDITION = 1e-6  # of the largest singular value: directions in which parents differ less say nothing
-ENTRIES = 2**22  # that are looked at for a merge of some entries
+ENTRIES = 2**20  # that are looked at for a merge of some entries
+PIECE = 2**17  # entries that are fitted at once
 LIMITS = ("merges of networks whose units have other scales, or that were rounded to few bits, are not recognized",)
 
 Source = str | Path | Checkpoint
@@ -88,6 +89,8 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
         fits += [fit] if fit else []
         layers.append(_described(piece, parents_of[0].pair.b, fit))
     relation = _judged(fits, tuple(layers), names)
+    if fits:
+        relation = replace(relation, reasons=(*relation.reasons, *_unexplained(own.pieces, combined)))
     if relation.kind is Kind.MERGE:
         return relation
     if len(parents) > MOST:
@@ -97,6 +100,14 @@ def find_merge(merged: Source, parents: Sequence[Source]) -> Relation:
         _masked([(p, combined[p.name]) for p in own.pieces if p.name in combined], relation, names) if fits else None
     )
     return masked or _alone(relation, opened, names)
+
+
+def _unexplained(pieces: Sequence[Piece], combined: Collection[str]) -> tuple[str, ...]:
+    """What the parents cannot explain, since not all of them have it; nothing if there is no such tensor."""
+    others = [piece.tensor.size for piece in pieces if piece.name not in combined]
+    share = sum(others) / max(sum(piece.tensor.size for piece in pieces), 1)
+    told = f"{len(others)} tensors with {100 * share:.3g} % of the entries have no counterpart in all parents"
+    return (f"{told} and are left out of this",) if others else ()
 
 
 def _alone(relation: Relation, opened: Sequence[Checkpoint], names: Sequence[str]) -> Relation:
@@ -132,6 +143,14 @@ def _values(piece: Piece, parents: Sequence[_Partner]) -> Iterator[tuple[np.ndar
         yield both[0][0], *(other for _, other in both)
 
 
+def _cut(blocks_of: Iterator[tuple[np.ndarray, ...]]) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yields the entries of blocks, a piece at a time."""
+    for values in blocks_of:
+        flat = [value.ravel() for value in values]
+        for start in range(0, len(flat[0]), PIECE):
+            yield tuple(value[start : start + PIECE] for value in flat)
+
+
 def _masked(
     combined: Sequence[tuple[Piece, list[_Partner]]], relation: Relation, names: Sequence[str]
 ) -> Relation | None:
@@ -140,8 +159,8 @@ def _masked(
     parts: list[np.ndarray] = []
     for piece, parents in combined:
         for values in _values(piece, parents):
-            flat = np.stack([value.ravel() for value in values])
-            parts.append(flat[:, spread(flat.shape[1], most)].astype(np.float64))
+            places = spread(values[0].size, most)
+            parts.append(np.stack([value.ravel()[places] for value in values]).astype(np.float64))
             break
     piece, parents = max(combined, key=lambda own: own[0].tensor.size)
     types = [own.tensor.dtype for own in (piece, *(parent.pair.b for parent in parents)) if own is not None]
@@ -164,8 +183,8 @@ def _fitted(piece: Piece, parents: Sequence[_Partner]) -> _Fit | None:
     count = len(parents)
     gram, products = np.zeros((count, count)), np.zeros(count)
     squares, nearest = 0.0, np.zeros(count)
-    for values in _values(piece, parents):
-        target, first, *others = (value.ravel().astype(np.float64) for value in values)
+    for values in _cut(_values(piece, parents)):
+        target, first, *others = (value.astype(np.float64) for value in values)
         basis = np.stack([first, *(other - first for other in others)])
         target -= first
         gram += basis @ basis.T
