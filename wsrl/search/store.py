@@ -8,7 +8,8 @@
     signatures-000003.npy    [tensors, 14] float32, of each model's tensors, one model after another
     neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
     expansion-000005.npy     [m, k + 2] float32, lengths and similarities that come with them
-    models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
+    models-000005.sqlite     ids and metadata, and where each model's rows are; of a large index several, one after
+                             another, so that a commit need not write all anew; see `wsrl.search.catalog`
     lock                     held by the one process that writes
 
 Every commit writes new files, then a manifest that names them, then deletes what it no longer names. A process that is
@@ -29,7 +30,7 @@ from jaxtyping import Float32, Int32, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
-from wsrl.search.catalog import Catalog, DamagedError, Model, damaged
+from wsrl.search.catalog import Catalog, DamagedError, Model, Part, damaged
 from wsrl.search.fixed_point import DTYPE, single
 from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segment_file
 
@@ -66,8 +67,9 @@ class Store:
                 self._files = {name: taken.get(name) or _mapped(directory / name) for name in self.manifest.files}
                 if None in self._files.values() and Manifest.read(directory) != self.manifest:
                     continue  # another process has committed meanwhile
-                self._check(self.manifest.database)
-                self.catalog = Catalog(directory / self.manifest.database)
+                for name in self.manifest.databases:
+                    self._check(name)
+                self.catalog = Catalog([directory / name for name in self.manifest.databases])
                 self._columns = self.catalog.columns(before._columns if before else None)
                 break
             except (FileNotFoundError, DamagedError) as error:
@@ -136,6 +138,16 @@ class Store:
         """Returns the segment of the vectors of each model but some, and whether it has a function vector."""
         left = np.fromiter((name not in gone for name in self.ids), bool, len(self.ids))
         return np.stack([self._places[left, 0], self._places[left, 2] >= 0], axis=1).astype(np.int64)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of each database; see `wsrl.search.catalog.Part`."""
+        return self._columns.parts
+
+    def first_in(self, segments: Collection[int]) -> int:
+        """Returns the place of the first model whose vectors stand in some segments; the number of models if none's."""
+        there = np.flatnonzero(np.isin(self._places[:, 0], list(segments)))
+        return int(there[0]) if len(there) else len(self.ids)
 
     def signatures(self, model: Model) -> Float32[np.ndarray, "tensors numbers"]:
         """Returns the signatures of a model's tensors, as its file of signatures shows them."""
