@@ -55,6 +55,35 @@ def test_columns_are_the_same_whatever_earlier_state_is_known(tmp_path):
     assert lines[1] == lines[3] and len({*lines}) == 7  # nothing but additions: these alone are read
 
 
+def test_columns_of_several_databases(tmp_path):
+    """Additions to a state may stand in databases of their own, which later ones take in."""
+    parts = [
+        [Change(models=[model("a", 0), model("b", 1)])],
+        [Change(models=[model("c", 2), model("d", 3)])],
+        [Change(models=[model("e", 4)], moved={"d": Place(5, 0, None, 0)})],
+        [Change(models=[model("f", 5)], annotations={("c", "note"): "x"})],
+    ]
+    first, second, third, both = (tmp_path / f"{number}.sqlite" for number in range(4))
+    write_database([], first, parts[0][0])
+    write_database([], second, parts[1][0], 3)
+    write_database([second], third, parts[2][0])
+    write_database([first, third], both, parts[3][0])
+    states = [Catalog(paths) for paths in ([first], [first, second], [first, third], [both])]
+    every = [state.columns() for state in states]
+    assert [own.ids for own in every] == [[*"ab"], [*"abcd"], [*"abcde"], [*"abcdef"]]
+    assert [part.models for part in every[2].parts] == [2, 3] and every[2].places[3].tolist() == [5, 0, -1, 0]
+    for number, (state, expected) in enumerate(zip(states, every, strict=True)):
+        for before in every[: number + 1]:
+            found = state.columns(before)
+            assert found.ids == expected.ids and found.parts == expected.parts
+            np.testing.assert_array_equal(found.places, expected.places)
+        for name in expected.ids:
+            assert state.get(name) == states[-1].get(name) or name == "d"
+            assert state.same_weights(name * 64) == {name}
+        assert [own.id for own in state.models()] == expected.ids and state.problems() == []
+    assert states[-1].annotations("c") == {"note": "x"} and states[-1].models({5})[0].id == "d"
+
+
 def test_states_of_one_line_begin_alike(tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):

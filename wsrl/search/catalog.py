@@ -6,19 +6,15 @@ and a crash leaves the old one; see `wsrl.search.write_database`.
 
 import json
 import os
-import shlex
-import sqlite3
-import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Int64
 
-from wsrl.errors import InputError
+from wsrl.search.database import Database, damaged
 
 HEAD = 8  # characters of a digest that find nearly all rows of it, and take a tenth of the bytes
 
@@ -138,27 +134,6 @@ class Columns(NamedTuple):
     parts: tuple[Part, ...] = ()
 
 
-class Database:
-    """A committed database, opened for reading. For errors see `Catalog`."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
-        try:
-            self.connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-        except sqlite3.Error as error:
-            path.stat()
-            raise damaged(path, error) from error
-        weakref.finalize(self, self.connection.close)
-
-    def read(self, statement: str, values: tuple = ()) -> list[tuple]:
-        """Returns the rows that a statement finds."""
-        try:
-            return self.connection.execute(statement, values).fetchall()
-        except (sqlite3.Error, OverflowError) as error:
-            raise damaged(self.path, error) from error
-
-
 class Catalog:
     """The committed databases of an index, opened for reading.
 
@@ -239,8 +214,20 @@ class Catalog:
 
     def metadata(self) -> list[dict[str, object]]:
         """Returns what came with all models, in the order of the index."""
+        return [self._json(text) for text in self.column("metadata")]
+
+    def metadata_keys(self) -> set[str]:
+        """Returns the keys of what came with models."""
+        return {key for text in set(self.column("metadata")) for key in self._json(text)}
+
+    def metadata_values(self, key: str) -> list[object]:
+        """Returns what came with each model by one key, in the order of the index; None where nothing did."""
+        named = json.dumps(key)  # what does not have it need not be parsed
+        return [self._json(text).get(key) if named in text else None for text in self.column("metadata")]
+
+    def _json(self, text: str) -> Any:
         try:
-            return [json.loads(text) for text in self.column("metadata")]
+            return json.loads(text)
         except ValueError as error:
             raise damaged(self.path, error) from error
 
@@ -290,15 +277,3 @@ def _has_digest(column: str) -> str:
     The plus keeps SQLite from putting the digest in place of the column in both, which would leave the index unused.
     """
     return f"substr({column}, 1, {HEAD}) = ? AND +{column} = ?"
-
-
-class DamagedError(InputError):
-    """A file of an index is not as it was written."""
-
-
-def damaged(path: Path, error: object) -> DamagedError:
-    """The error of a file of an index that is not as it was written; one that tells so already stays."""
-    if isinstance(error, DamagedError):
-        return error
-    command = f"wsrl verify --repair --index {shlex.quote(str(path.parent))}"
-    return DamagedError(path, f"damaged ({error})", f"mend it by `{command}`")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsrl.errors import InputError
-from wsrl.search.catalog import damaged
+from wsrl.search.database import damaged
 
 FORMAT, VERSION = "wsrl-index", 3
 # The first had no large segments: vectors in sixteen bits, and graphs. The second had one database.

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
-from wsrl.search.catalog import Catalog, Change, DamagedError, Model, Stat
+from wsrl.search.catalog import Catalog, Change, Model, Stat
 from wsrl.search.commit import commit, writing
+from wsrl.search.database import DamagedError
 from wsrl.search.derive import commit_derived
 from wsrl.search.file_identity import file_stat, located
 from wsrl.search.manifest import Manifest, is_graph, segment_of

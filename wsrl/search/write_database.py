@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsrl.search.catalog import HEAD, Change, Database, Model, Stat
+from wsrl.search.catalog import HEAD, Change, Model, Stat
+from wsrl.search.database import Database
 
 SCHEMA = """
 CREATE TABLE models (
