@@ -1,5 +1,6 @@
 """Indexes whose segments are large: sixteen bits, candidates, additions, damage. What counts as large is set low."""
 
+import json
 from importlib.util import find_spec
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from fake_encoder import FakeEncoder, write_model
 
 from wsrl.search import commit, derive, searcher, segment, vectors
+from wsrl.search.catalog import Catalog
 from wsrl.search.index import Index
+from wsrl.search.manifest import _digest
 
 LARGE = 40
 GRAPHS = find_spec("rabitqlib") is not None
@@ -46,6 +49,50 @@ def test_what_is_added_is_found_before_it_is_merged(index, tmp_path, by):
         opened.search(name, 10, by)
         assert opened.explanation.unindexed == (3 if opened.explanation.index != "exact" else 0)
         assert opened.explanation.models == 61
+
+
+def test_models_that_are_added_to_many_have_a_database_of_their_own(index, tmp_path):
+    first = index._store.manifest.databases
+    for number, (new, counts) in enumerate([(3, [60, 3]), (3, [60, 6]), (40, [60, 46]), (40, [60, 46, 40])]):
+        for seed in range(new):
+            write_model(tmp_path / f"more {number}" / f"{seed}.safetensors", 100 * (number + 1) + seed)
+        index.add(FakeEncoder(), tmp_path / f"more {number}")
+        assert [part.models for part in index._store.parts] == counts
+        assert index._store.manifest.databases[0] == first[0] and index.verify() == []
+        opened = Index.open(index.directory)
+        assert opened.ids == index.ids and opened.search(opened.ids[-1], 1, "weights")[0].id == opened.ids[-1]
+    index.annotate(index.ids[-1], {"note": "x"})
+    assert len(index._store.parts) == 1 and index.metadata(index.ids[-1])["note"] == "x" and len(index) == 146
+
+
+def test_a_database_that_is_damaged_is_made_again(index, tmp_path):
+    write_model(tmp_path / "more.safetensors", 100)
+    index.add(FakeEncoder(), tmp_path / "more.safetensors")
+    index.directory.joinpath(index._store.manifest.databases[1]).write_bytes(b"x")
+    (damage,) = index.verify()
+    assert damage.part == "models"
+    Index.repair(index.directory, FakeEncoder())
+    mended = Index.open(index.directory)
+    assert mended.verify() == [] and len(mended) == 61
+
+
+def test_an_index_of_the_version_before_is_read(index):
+    manifest = index.directory / "manifest.json"
+    content = json.loads(manifest.read_bytes())
+    content["version"], (content["database"],) = 2, content.pop("databases")
+    del content["digest"]
+    manifest.write_text(json.dumps({**content, "digest": _digest(content)}))
+    assert Index.open(index.directory).ids == index.ids
+
+
+def test_a_filter_is_read_once(index, monkeypatch):
+    where = ["architecture=kind 1"]
+    hits = index.search(index.ids[0], 5, "weights", where=where)
+    searched = index._searcher._segments.parts[0][0]
+    kept = searched._places._last
+    monkeypatch.setattr(Catalog, "column", None)
+    assert index.search(index.ids[0], 5, "weights", where=where) == hits
+    assert kept is not None and searched._places._last is kept and not kept[0].flags.writeable
 
 
 def test_groups_and_conditions(index):

@@ -8,8 +8,9 @@ import pytest
 from fake_encoder import FakeEncoder, write_model
 
 from wsrl.search import store
-from wsrl.search.catalog import Catalog, Change, Model, Place, Stat, write_database
+from wsrl.search.catalog import Catalog, Change, Model, Place, Stat
 from wsrl.search.index import Index
+from wsrl.search.write_database import write_database
 
 
 def model(name: str, row: int, kind: str = "kind") -> Model:
@@ -37,9 +38,9 @@ CHANGES = [
 
 def written(folder: Path, changes: list[Change]) -> list[Catalog]:
     paths = [folder / f"{number}.sqlite" for number in range(len(changes))]
-    for old, new, change in zip([None, *paths], paths, changes, strict=False):
-        write_database(old, new, change)
-    return [Catalog(path) for path in paths]
+    for number, change in enumerate(changes):
+        write_database(paths[:number][-1:], paths[number], change)
+    return [Catalog([path]) for path in paths]
 
 
 def test_columns_are_the_same_whatever_earlier_state_is_known(tmp_path):
@@ -50,8 +51,37 @@ def test_columns_are_the_same_whatever_earlier_state_is_known(tmp_path):
             found = state.columns(before)
             assert found.ids == expected.ids and found.architectures == expected.architectures
             np.testing.assert_array_equal(found.places, expected.places)
-    assert every[1].line == every[3].line  # nothing but additions: these alone are read
-    assert len({own.line for own in every}) == 7
+    lines = [own.parts[0].line for own in every]
+    assert lines[1] == lines[3] and len({*lines}) == 7  # nothing but additions: these alone are read
+
+
+def test_columns_of_several_databases(tmp_path):
+    """Additions to a state may stand in databases of their own, which later ones take in."""
+    parts = [
+        [Change(models=[model("a", 0), model("b", 1)])],
+        [Change(models=[model("c", 2), model("d", 3)])],
+        [Change(models=[model("e", 4)], moved={"d": Place(5, 0, None, 0)})],
+        [Change(models=[model("f", 5)], annotations={("c", "note"): "x"})],
+    ]
+    first, second, third, both = (tmp_path / f"{number}.sqlite" for number in range(4))
+    write_database([], first, parts[0][0])
+    write_database([], second, parts[1][0], 3)
+    write_database([second], third, parts[2][0])
+    write_database([first, third], both, parts[3][0])
+    states = [Catalog(paths) for paths in ([first], [first, second], [first, third], [both])]
+    every = [state.columns() for state in states]
+    assert [own.ids for own in every] == [[*"ab"], [*"abcd"], [*"abcde"], [*"abcdef"]]
+    assert [part.models for part in every[2].parts] == [2, 3] and every[2].places[3].tolist() == [5, 0, -1, 0]
+    for number, (state, expected) in enumerate(zip(states, every, strict=True)):
+        for before in every[: number + 1]:
+            found = state.columns(before)
+            assert found.ids == expected.ids and found.parts == expected.parts
+            np.testing.assert_array_equal(found.places, expected.places)
+        for name in expected.ids:
+            assert state.get(name) == states[-1].get(name) or name == "d"
+            assert state.same_weights(name * 64) == {name}
+        assert [own.id for own in state.models()] == expected.ids and state.problems() == []
+    assert states[-1].annotations("c") == {"note": "x"} and states[-1].models({5})[0].id == "d"
 
 
 def test_states_of_one_line_begin_alike(tmp_path):
@@ -75,10 +105,11 @@ def test_states_of_one_line_begin_alike(tmp_path):
 def test_what_is_known_of_a_query_is_found_by_an_index(tmp_path, find):
     (catalog,) = written(tmp_path, CHANGES[:1])
     asked = []
-    catalog._connection.set_trace_callback(asked.append)
+    connection = catalog._databases[0].connection
+    connection.set_trace_callback(asked.append)
     assert find(catalog)
-    catalog._connection.set_trace_callback(None)
-    plan = [row[3] for row in catalog._connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+    connection.set_trace_callback(None)
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
     assert any("USING INDEX by_" in step or "USING COVERING INDEX by_" in step for step in plan)
     assert not any(step.startswith("SCAN models") for step in plan)
 
@@ -110,12 +141,12 @@ def test_a_state_that_is_replaced_while_it_is_opened_gives_way_to_the_next(tmp_p
     other.annotate(other.ids[0], {"note": "first"})
     begun = []
 
-    def catalog(path: Path) -> Catalog:
+    def catalog(paths: list[Path]) -> Catalog:
         if not begun:
-            begun.append(path)
+            begun.extend(paths)
             other.annotate(other.ids[0], {"note": "second"})
-            assert not path.exists()
-        return Catalog(path)
+            assert not paths[0].exists()
+        return Catalog(paths)
 
     monkeypatch.setattr(store, "Catalog", catalog)
     index.reopen()

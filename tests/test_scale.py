@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from fake_encoder import FakeEncoder, write_model
 
-from experiments.scale import datasets, soak, table
+from experiments.scale import datasets, soak, table, whole_index
 from experiments.scale.__main__ import main
 from experiments.scale.datasets import FAMILIES, HARD, dataset
 from experiments.scale.families import LARGEST, draw_families, family_sizes, measure_families
@@ -67,7 +67,7 @@ def test_a_data_set_is_made_once(index, tmp_path, monkeypatch):
     for kind in (FAMILIES, HARD):
         data = dataset(tmp_path, kind, 1000, index)
         assert data.vectors.shape == (1000, 12) and data.queries.shape == (20, 12)
-        product = data.queries @ single(data.vectors).T
+        product = data.queries @ single(data.vectors[:]).T
         np.testing.assert_allclose(data.least, np.sort(product, axis=1)[:, -10], atol=1e-5)
         assert 0 < data.about["dimension"] < 12 and data.about["contrast"] > 1
         found = np.argsort(-product, axis=1)[:, :10]
@@ -92,6 +92,18 @@ def test_the_table(index, tmp_path, monkeypatch, capsys):
     for bad in (["--sizes=5"], ["--methods=none"], ["--families=nowhere", "--sizes=2000"]):
         assert main([*words, *bad]) == 1
     assert capsys.readouterr().err.count("error: ") == 3
+
+
+def test_an_index_as_a_whole(index, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "DIMENSIONS", 12)
+    monkeypatch.setattr(datasets, "QUERIES", 20)
+    monkeypatch.setattr(whole_index, "measured_apart", lambda job, *args: job(*args))
+    assert main(["index", f"--workdir={tmp_path}", f"--families={index}", "--sizes=1000"]) == 0
+    with open(tmp_path / "tables" / "scale_index.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["models"], row["kept"]) == ("1000", "10") and not list(tmp_path.glob("*.index"))
+    assert all(float(row[name]) > 0 for name in ("ms", "filtered ms", "commit MB", "lineage, times base"))
+    assert main(["index", f"--workdir={tmp_path}"]) == 1
 
 
 def test_a_soak(index, tmp_path, monkeypatch):

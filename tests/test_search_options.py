@@ -98,7 +98,33 @@ def test_conditions_filter_without_changing_scores(index):
     ],
 )  # fmt: skip
 def test_values_are_read_with_their_units(index, condition, value, holds):
-    assert Condition.parse(condition, Facts(index._store)).holds(value) == holds
+    own = Condition.parse(condition, Facts(index._store))
+    assert own.holds(value) == holds
+    assert own.holding([value, None, value]).tolist() == [holds, condition.count("!=") == 1, holds]
+
+
+@pytest.mark.parametrize("all_at_once", [True, False])
+@pytest.mark.parametrize("noted", [{}, {1: "a", 4: "a"}, {0: "a", 2: "b", 3: "b"}, dict.fromkeys(range(8), "a")])
+def test_a_model_belongs_to_the_first_that_it_is_near_to(noted, all_at_once):
+    vectors = np.random.default_rng(0).normal(size=(8, 2)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    groups = near_groups.NearGroups(lambda places: vectors[places], noted)
+    if all_at_once:
+        groups.read(range(8))
+    first, expected = {}, []
+    for place in range(8):
+        near = [group for group, other in first.items() if vectors[other] @ vectors[place] >= near_groups.CLOSE]
+        expected.append(noted.get(place, near[0] if near else place))
+        first.setdefault(expected[-1], place)
+    assert [groups.of(place) for place in range(8)] == expected == [groups.of(place) for place in range(8)]
+
+
+def test_many_values_are_compared_as_each_is():
+    values = [None, True, 1, 1.0, "1", "true", ["a", "b"], "['a', 'b']", {"a": 1}, "a", "0.5"]
+    for operator in ("=", "!=", ">", "<="):
+        for value in ("1", "true", "a", "0.7"):
+            own = Condition("epochs", operator, value, "any")
+            assert own.holding(values).tolist() == [own.holds(each) for each in values]
 
 
 def test_a_date_stands_for_all_its_moments(index):

@@ -105,6 +105,32 @@ def test_a_graph_is_read_back_and_a_damaged_one_refused(many, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("rabitqlib") is None, reason="extra `graph`")
+def test_candidates_that_cannot_be_hits_are_left(monkeypatch):
+    monkeypatch.setattr(segment_module, "BRUTE_FORCE_BELOW", 3000)
+    vectors = to_fixed(clustered(3000, 64, noise=0.1))
+    segment, queries = Segment(vectors, Graph.build), clustered(40, 64, seed=1)
+    expected, read = segment.search(queries, 10), []
+    whole = segment.vectors
+
+    class Counted:
+        dtype, shape = whole.dtype, whole.shape
+
+        def __len__(self):
+            return len(whole)
+
+        def __getitem__(self, rows):
+            read.append(len(rows))
+            return whole[rows]
+
+    segment.vectors = Counted()
+    for place, query in enumerate(queries):
+        np.testing.assert_array_equal(segment.search(query[None], 10)[0][0], expected[0][place])
+    assert sum(read) < 0.8 * len(queries) * segment.candidates.least
+    monkeypatch.setattr(segment_module, "SLACK", np.inf)
+    np.testing.assert_array_equal(segment.search(queries, 10)[0], expected[0])
+
+
+@pytest.mark.skipif(find_spec("rabitqlib") is None, reason="extra `graph`")
 def test_walks_are_longer_where_many_vectors_have_a_high_dimension(monkeypatch):
     rng = np.random.default_rng(0)
     flat, full = rng.normal(size=(3000, 3)) @ rng.normal(size=(3, 64)), rng.normal(size=(3000, 64))

@@ -1,6 +1,7 @@
 """Search among up to a million models: recall, speed and memory against other libraries, and a soak.
 
     python -m experiments.scale table --workdir=runs/scale --families=wild.index --hard=zoo.index
+    python -m experiments.scale index --workdir=runs/scale --families=wild.index
     python -m experiments.scale soak --workdir=runs/scale --families=wild.index
 
 `--families` and `--hard` name indexes that the vectors are made of; see `experiments/scale/datasets.py`. What was
@@ -16,6 +17,7 @@ from experiments.scale.datasets import FAMILIES, HARD, QUERIES, K
 from experiments.scale.methods import METHODS
 from experiments.scale.soak import soak
 from experiments.scale.table import measured_rows, write_scale
+from experiments.scale.whole_index import measure_whole
 from wsrl.cli.finish import finish
 from wsrl.errors import InputError
 
@@ -68,11 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     table.add_argument("--queries", type=positive, metavar="N", help=f"of each data set, by default {QUERIES:,}")
     table.add_argument("--methods", metavar="NAME,...", help="some of the methods; by default all")
     table.set_defaults(run=make_table)
+    index = commands.add_parser("index", help="an index as a whole: filters, groups by lineage, additions")
+    index.add_argument("--sizes", default=SIZES, metavar="N,...", help=f"numbers of models, by default {SIZES}")
+    index.set_defaults(run=lambda args: measure_whole(args.workdir, args.families, chosen_sizes(args.sizes)))
     long = commands.add_parser("soak", help="searches and additions for some minutes")
     long.add_argument("--models", type=int, default=100_000, metavar="N", help="of the index, by default 100,000")
     long.add_argument("--minutes", type=float, default=10.0, help="by default 10")
     long.set_defaults(run=run_soak)
-    for command in (table, long):
+    for command in (table, index, long):
         command.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="keeps data and results")
         command.add_argument("--families", type=Path, metavar="INDEX", help="whose weights vectors are parents")
     args = parser.parse_args(argv)

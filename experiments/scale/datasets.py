@@ -14,6 +14,7 @@ from experiments.tables.resampling import measure_spread, resample
 from wsrl.errors import InputError
 from wsrl.evaluation.ranking import unit_vectors
 from wsrl.evaluation.relevance import labels
+from wsrl.search.file_rows import FileRows, map_file
 from wsrl.search.fixed_point import products, to_fixed
 from wsrl.search.segment import intrinsic_dimension, nearest_exactly
 from wsrl.search.store import Store
@@ -38,7 +39,7 @@ class Dataset(NamedTuple):
     """
 
     folder: Path
-    vectors: np.ndarray
+    vectors: FileRows
     queries: Float32[np.ndarray, "q dim"]
     least: Float32[np.ndarray, "q"]
     about: dict[str, float]
@@ -69,9 +70,15 @@ def dataset(folder: Path, kind: str, count: int, index: Path, queries: int | Non
 
 def open_dataset(folder: Path) -> Dataset:
     """Opens a data set that is there."""
-    vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
+    vectors = _file_rows(folder)
     queries, least = (np.load(folder / f"{name}.npy") for name in ("queries", "least"))
     return Dataset(folder, vectors, queries[: len(least)], least, json.loads((folder / "about.json").read_text()))
+
+
+def _file_rows(folder: Path) -> FileRows:
+    content = map_file(folder / "vectors.npy")
+    assert content is not None
+    return FileRows(content)
 
 
 def _draw(folder: Path, kind: str, count: int, index: Path) -> None:
@@ -126,7 +133,7 @@ def _measure(folder: Path, used: int) -> None:
 
     Relative contrast is the mean distance divided by that of the nearest (He, Kumar and Chang 2012).
     """
-    vectors = np.asarray(np.load(folder / "vectors.npy", mmap_mode="r"))
+    vectors = _file_rows(folder)
     queries = np.load(folder / "queries.npy")[:used]
     _, cosine = nearest_exactly(vectors, queries, K)
     np.save(folder / "least.npy", cosine[:, -1])

@@ -14,7 +14,9 @@ from experiments.scale.datasets import Dataset, K, open_dataset
 from experiments.scale.methods import METHODS, OwnSearch, Search, whole
 from wsrl.errors import InputError
 from wsrl.evaluation.bootstrap import cluster_bootstrap
+from wsrl.search.components import Vectors
 from wsrl.search.fixed_point import products, single, to_fixed
+from wsrl.search.masks import sealed
 from wsrl.search.segment import Segment
 from wsrl.search.segments import Segments
 from wsrl.search.wide_expansion import Means, Rows, WideExpansion
@@ -97,6 +99,7 @@ def _own_measures(data: Dataset, segment: Segment) -> dict[str, Any]:
         raise InputError("wsrl", "does not find what was added", "mend the search")
     mask = np.zeros(len(data.vectors), bool)
     mask[_kept(len(mask))] = True
+    mask = sealed(mask)  # as that of conditions is
     start = time.process_time()
     segment.search(data.queries[:1], K, mask)
     first = (time.process_time() - start) * 1e3
@@ -112,7 +115,7 @@ def _own_measures(data: Dataset, segment: Segment) -> dict[str, Any]:
 class _NoMeans(Means):
     """Of vectors that are taken as they are."""
 
-    def __init__(self, vectors: np.ndarray):
+    def __init__(self, vectors: Vectors):
         self.names, self.group = np.array([""]), np.zeros(len(vectors), np.int64)
         self._means = np.zeros((2, vectors.shape[1]), np.float32)
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from experiments.scale.datasets import Dataset
+from wsrl.search.components import Vectors
 from wsrl.search.fixed_point import single
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed
@@ -64,16 +65,17 @@ def _own(make: Callable[[Dataset], Callable[[Any], Any]]) -> Callable[[Dataset],
     return build
 
 
-def _graph_files(data: Dataset) -> tuple[Path, Path]:
+def graph_files(data: Dataset) -> tuple[Path, Path]:
+    """The files of the graph of a data set."""
     return data.folder / "vectors.graph", data.folder / "vectors.axes.npy"
 
 
 def _make_graph(data: Dataset) -> None:
-    Graph.build(data.vectors).save(_graph_files(data))
+    Graph.build(data.vectors).save(graph_files(data))
 
 
 def _graph_reader(data: Dataset) -> Callable[[Any], Graph]:
-    return lambda vectors: Graph.load(_graph_files(data), vectors)
+    return lambda vectors: Graph.load(graph_files(data), vectors)
 
 
 def own_choice(data: Dataset) -> str:
@@ -163,7 +165,7 @@ def _rabitqlib(data: Dataset) -> Built:
     return search, EFFORT
 
 
-def whole(vectors: np.ndarray) -> Float32[np.ndarray, "n dim"]:
+def whole(vectors: Vectors) -> Float32[np.ndarray, "n dim"]:
     """Returns vectors in single precision, converted a block at a time."""
     found = np.empty(vectors.shape, np.float32)
     for start in range(0, len(vectors), BLOCK):

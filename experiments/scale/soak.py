@@ -17,12 +17,12 @@ from jaxtyping import Float32
 from tqdm import tqdm
 
 from experiments.scale.datasets import FAMILIES, Dataset, dataset
+from experiments.scale.made_up import embedded, made_up
 from experiments.scale.measures import resident
-from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.extras import require
 from wsrl.report.tables import print_table, write_table
-from wsrl.search.catalog import Change, Model, Place
+from wsrl.search.catalog import Change
 from wsrl.search.commit import commit, writing
 from wsrl.search.derive import commit_derived
 from wsrl.search.fixed_point import single
@@ -137,14 +137,8 @@ def _run(data: Dataset, folder: Path, port: int, process: int, minutes: float) -
 
 
 def _add(folder: Path, store: Store | None, vectors: Float32[np.ndarray, "n dim"], first: int) -> Store:
-    rows = []
-    for number, vector in enumerate(vectors, first):
-        name = f"models/{number:08d}.safetensors"
-        model = Model(
-            name, name, None, name, name, "kind", 1000, None, (), "not run", (), {}, {}, (), Place(0, 0, None, 0)
-        )
-        row = Embedded(name, name, name, "kind", 1000, vector, None, "not run", None, (), {}, ())
-        rows.append((model, row))
+    models = [made_up(number) for number in range(first, first + len(vectors))]
+    rows = [(model, embedded(model, vector)) for model, vector in zip(models, vectors, strict=True)]
     with writing(folder):
         return commit(folder, store, ENCODER, rows, Change())
 

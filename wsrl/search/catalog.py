@@ -1,45 +1,22 @@
-"""What an index knows of its models beside their vectors: an SQLite database, which is never changed once committed.
+"""What an index knows of its models beside their vectors: SQLite databases, which are never changed once committed.
 
-A commit copies the database under a new name and changes the copy, so a reader sees one state and a crash leaves the
-old one.
+Each holds models that follow those of the databases before it. A commit writes a new one, so a reader sees one state
+and a crash leaves the old one; see `wsrl.search.write_database`.
 """
 
 import json
 import os
-import shlex
-import shutil
-import sqlite3
-import weakref
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 import numpy as np
 from jaxtyping import Int64
 
-from wsrl.errors import InputError
-
-SCHEMA = """
-CREATE TABLE models (
-    id TEXT PRIMARY KEY, path BLOB, record INTEGER, content_digest TEXT, weights_digest TEXT, architecture TEXT,
-    parameters INTEGER, accuracy REAL, assumed TEXT, no_function TEXT, warnings TEXT, size INTEGER, mtime INTEGER,
-    device INTEGER, inode INTEGER, hints TEXT, metadata TEXT, segment INTEGER, row INTEGER, function_row INTEGER,
-    signature_row INTEGER, tensors INTEGER
-);
-CREATE TABLE tensors (number INTEGER PRIMARY KEY, names TEXT UNIQUE);  -- models of one architecture share a row
-CREATE TABLE annotations (id TEXT, key TEXT, value TEXT, PRIMARY KEY (id, key));
-"""
+from wsrl.search.database import Database, damaged
 
 HEAD = 8  # characters of a digest that find nearly all rows of it, and take a tenth of the bytes
-INDEXES = f"""
-CREATE INDEX IF NOT EXISTS by_weights ON models (substr(weights_digest, 1, {HEAD}));
-CREATE INDEX IF NOT EXISTS by_content ON models (substr(content_digest, 1, {HEAD}));
-CREATE INDEX IF NOT EXISTS by_size ON models (size);
-CREATE INDEX IF NOT EXISTS by_inode ON models (inode);
-"""  # without them, as in an index of an earlier version, all rows are read
 
 
 class Stat(NamedTuple):
@@ -128,46 +105,50 @@ class Change:
         return any((self.renamed, self.removed, self.lost, self.models, self.moved, self.annotations))
 
 
+class Part(NamedTuple):
+    """What tells whether a database is another, and whether it is that with models added.
+
+    Attributes:
+      line: the same in databases of which one is no more than the other with models added; 0 in an earlier version.
+      models: how many it holds.
+      last: the highest number of a row in it and in those before it.
+    """
+
+    line: int
+    models: int
+    last: int
+
+
 class Columns(NamedTuple):
-    """What is held of all models of a database, in the order of the index.
+    """What is held of all models, in the order of the index.
 
     Attributes:
       ids, architectures: of the models.
       places: segment, row of the weights, of the function (-1 for none) and of the signatures.
-      line: tells a database from those that are no more than it with models added; 0 in one of an earlier version.
-      last: the highest number of a row.
+      parts: of each database.
     """
 
     ids: list[str]
     architectures: list[str]
     places: Int64[np.ndarray, "n 4"]
-    line: int = 0
-    last: int = 0
+    parts: tuple[Part, ...] = ()
 
 
 class Catalog:
-    """A committed database, opened for reading.
+    """The committed databases of an index, opened for reading.
 
     Raises:
-      FileNotFoundError: it is not there.
-      InputError: it is no database of an index; any method may find that.
+      FileNotFoundError: one is not there.
+      InputError: one is no database of an index; any method may find that.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro&immutable=1"
-        try:
-            self._connection = sqlite3.connect(address, uri=True, check_same_thread=False)
-        except sqlite3.Error as error:
-            path.stat()
-            raise damaged(path, error) from error
-        weakref.finalize(self, self._connection.close)
+    def __init__(self, paths: Sequence[Path]):
+        self.path = paths[0]
+        self._databases = [Database(path) for path in paths]
 
     def _read(self, statement: str, values: tuple = ()) -> list[tuple]:
-        try:
-            return self._connection.execute(statement, values).fetchall()
-        except (sqlite3.Error, OverflowError) as error:
-            raise damaged(self.path, error) from error
+        found = [database.read(statement, values) for database in self._databases]
+        return found[0] if len(found) == 1 else [row for rows in found for row in rows]
 
     def columns(self, before: Columns | None = None) -> Columns:
         """Returns columns of all models.
@@ -176,19 +157,24 @@ class Catalog:
           before: of an earlier state of the same index. What was added to it is all that is read, if that is the only
             difference.
         """
-        ((line,),) = self._read("PRAGMA user_version")
-        known = before if before and line and before.line == line else Columns([], [], np.zeros((0, 4), np.int64))
-        rows = self._read(
-            "SELECT id, architecture, segment, row, ifnull(function_row, -1), signature_row, rowid FROM models"
-            " WHERE rowid > ? ORDER BY rowid",
-            (known.last,),
-        )
-        places = np.array([row[2:6] for row in rows], np.int64).reshape(-1, 4)
-        ids, architectures = ([row[column] for row in rows] for column in (0, 1))
-        last = rows[-1][6] if rows else known.last
-        return Columns(
-            known.ids + ids, known.architectures + architectures, np.vstack([known.places, places]), line, last
-        )
+        lines = [line for (line,) in self._read("PRAGMA user_version")]
+        parts = _same(before.parts if before else (), lines)
+        count, last = sum(part.models for part in parts), parts[-1].last if parts else 0
+        known = before or Columns([], [], np.zeros((0, 4), np.int64))
+        ids, architectures, places = known.ids[:count], known.architectures[:count], [known.places[:count]]
+        for database, line in list(zip(self._databases, lines, strict=True))[max(len(parts) - 1, 0) :]:
+            rows = database.read(
+                "SELECT id, architecture, segment, row, ifnull(function_row, -1), signature_row, rowid FROM models"
+                " WHERE rowid > ? ORDER BY rowid",
+                (last,),
+            )
+            ids += [row[0] for row in rows]
+            architectures += [row[1] for row in rows]
+            places.append(np.array([row[2:6] for row in rows], np.int64).reshape(-1, 4))
+            last = rows[-1][6] if rows else last
+            added = parts.pop().models if parts and database is self._databases[len(parts) - 1] else 0
+            parts.append(Part(line, added + len(rows), last))
+        return Columns(ids, architectures, np.vstack(places), tuple(parts))
 
     def models(self, segments: Collection[int] | None = None) -> list[Model]:
         """Returns all models, or those whose vectors stand in some segments, in the order of the index."""
@@ -228,8 +214,20 @@ class Catalog:
 
     def metadata(self) -> list[dict[str, object]]:
         """Returns what came with all models, in the order of the index."""
+        return [self._json(text) for text in self.column("metadata")]
+
+    def metadata_keys(self) -> set[str]:
+        """Returns the keys of what came with models."""
+        return {key for text in set(self.column("metadata")) for key in self._json(text)}
+
+    def metadata_values(self, key: str) -> list[object]:
+        """Returns what came with each model by one key, in the order of the index; None where nothing did."""
+        named = json.dumps(key)  # what does not have it need not be parsed
+        return [self._json(text).get(key) if named in text else None for text in self.column("metadata")]
+
+    def _json(self, text: str) -> Any:
         try:
-            return [json.loads(text) for text in self.column("metadata")]
+            return json.loads(text)
         except ValueError as error:
             raise damaged(self.path, error) from error
 
@@ -263,85 +261,19 @@ no_function, warnings, size, mtime, device, inode, hints, metadata, segment, row
 tensors.names FROM models JOIN tensors ON models.tensors = tensors.number"""
 
 
+def _same(before: Sequence[Part], lines: Sequence[int]) -> list[Part]:
+    """The leading parts of databases that are there as they were, but for models that were added to the last."""
+    found = []
+    for part, line in zip(before, lines, strict=False):
+        if not line or line != part.line:
+            break
+        found.append(part)
+    return found
+
+
 def _has_digest(column: str) -> str:
     """A condition that one of INDEXES finds; it takes the first HEAD characters of the digest, then the digest.
 
     The plus keeps SQLite from putting the digest in place of the column in both, which would leave the index unused.
     """
     return f"substr({column}, 1, {HEAD}) = ? AND +{column} = ?"
-
-
-def write_database(old: Path | None, new: Path, change: Change) -> None:
-    """Writes a database: the old one (or an empty one) with a change. A crash leaves a file that nobody reads."""
-    new.unlink(missing_ok=True)
-    if old is not None:
-        shutil.copyfile(old, new)
-    connection = sqlite3.connect(new)
-    try:
-        connection.execute("PRAGMA journal_mode = OFF")  # nobody reads it before it is whole
-        connection.execute("PRAGMA synchronous = OFF")
-        if old is None:
-            connection.executescript(SCHEMA)
-        connection.executescript(INDEXES)
-        count = "SELECT count(*) FROM models"
-        ((before,),) = connection.execute(count)
-        connection.executemany(
-            "UPDATE OR REPLACE annotations SET id = ? WHERE id = ?", [(b, a) for a, b in change.renamed.items()]
-        )
-        for name in change.removed:
-            connection.execute("DELETE FROM models WHERE id = ?", (name,))
-            connection.execute("DELETE FROM annotations WHERE id = ?", (name,))
-        connection.executemany("DELETE FROM models WHERE id = ?", [(name,) for name in change.lost])
-        for model in change.models:
-            _insert(connection, model)
-        connection.executemany(
-            "UPDATE models SET segment = ?, row = ?, function_row = ?, signature_row = ? WHERE id = ?",
-            [(*place, name) for name, place in change.moved.items()],
-        )
-        for (name, key), value in change.annotations.items():
-            connection.execute("DELETE FROM annotations WHERE id = ? AND key = ?", (name, key))
-            if value is not None:
-                connection.execute("INSERT INTO annotations VALUES (?, ?, ?)", (name, key, value))
-        connection.commit()
-        ((after,),) = connection.execute(count)
-        if not before or change.renamed or change.moved or after != before + len(change.models):
-            connection.execute(f"PRAGMA user_version = {_line(connection, change)}")
-    finally:
-        connection.close()
-    with open(new, "rb") as file:
-        os.fsync(file.fileno())
-
-
-def _line(connection: sqlite3.Connection, change: Change) -> int:
-    """A number of the rows that a database begins with: see `Columns`."""
-    ((line,),) = connection.execute("PRAGMA user_version")
-    models = [(model.id, model.architecture, *model.place) for model in change.models]
-    changed = (line, [*change.renamed.items()], change.removed, change.lost, models, [*change.moved.items()])
-    return zlib.crc32(json.dumps(changed).encode()) % 2**31 or 1
-
-
-def _insert(connection: sqlite3.Connection, model: Model) -> None:
-    names = json.dumps(model.tensors)
-    connection.execute("INSERT OR IGNORE INTO tensors (names) VALUES (?)", (names,))
-    stat = model.stat or Stat(None, None, None, None)  # pyright: ignore[reportArgumentType]
-    row = (
-        model.id, os.fsencode(model.path), stat.record, model.content_digest, model.weights_digest, model.architecture,
-        model.parameters, model.accuracy, json.dumps(model.assumed), model.no_function, json.dumps(model.warnings),
-        stat.size, stat.mtime, stat.device, stat.inode, json.dumps(model.hints), json.dumps(model.metadata),
-        *model.place,
-    )  # fmt: skip
-    marks = ", ".join("?" * len(row))
-    select = "(SELECT number FROM tensors WHERE names = ?)"
-    connection.execute(f"INSERT OR REPLACE INTO models VALUES ({marks}, {select})", (*row, names))
-
-
-class DamagedError(InputError):
-    """A file of an index is not as it was written."""
-
-
-def damaged(path: Path, error: object) -> DamagedError:
-    """The error of a file of an index that is not as it was written; one that tells so already stays."""
-    if isinstance(error, DamagedError):
-        return error
-    command = f"wsrl verify --repair --index {shlex.quote(str(path.parent))}"
-    return DamagedError(path, f"damaged ({error})", f"mend it by `{command}`")

@@ -13,7 +13,7 @@ import numpy as np
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
-from wsrl.search.catalog import Change, Model, Place, write_database
+from wsrl.search.catalog import Change, Model, Place
 from wsrl.search.fixed_point import to_fixed
 from wsrl.search.manifest import (
     LOCK,
@@ -26,6 +26,7 @@ from wsrl.search.manifest import (
 )
 from wsrl.search.segment import BRUTE_FORCE_BELOW
 from wsrl.search.store import Store, measure
+from wsrl.search.write_database import write_database
 
 MOST_SEGMENTS = 8  # of more the small ones are merged into one
 
@@ -98,10 +99,18 @@ def commit(
         segments[generation], own = _write_segment(directory, generation, written)
         files |= own
     models = [*change.models, *(replace(model, place=place) for (model, _), place in zip(new, places, strict=False))]
-    database = f"models-{generation:06d}.sqlite"
-    old = directory / store.manifest.database if store else None
-    write_database(old, directory / database, replace(change, models=models, moved=moved))
-    files[database] = measure(directory / database)
+    only_more = store and not change and len(kept) == len(store.ids)
+    same = _kept_databases(store, merged if moved else (), len(models)) if store and only_more else 0
+    before = store.manifest.databases if store else ()
+    databases = before[:same]
+    if models or same < len(before):
+        databases = (*databases, f"models-{generation:06d}.sqlite")
+        path, first = directory / databases[-1], store.parts[same - 1].last + 1 if store and same else 1
+        write_database(
+            [directory / name for name in before[same:]], path, replace(change, models=models, moved=moved), first
+        )
+        files[path.name] = measure(path)
+    files |= {name: store.manifest.files[name] for name in before[:same]} if store else {}
     neighbors = store.manifest.neighbors if store and not gone else ""
     if store and neighbors:
         derived = {name: store.manifest.files[name] for name in store.manifest.derived}
@@ -112,12 +121,30 @@ def commit(
     if sources is None:
         sources = store.manifest.sources if store else ()
     manifest = Manifest(
-        encoder, generation, len(kept) + len(models), functions, database, segments, files, neighbors, sources
+        encoder, generation, len(kept) + len(models), functions, databases, segments, files, neighbors, sources
     )
     write_atomically(directory / MANIFEST, manifest.to_bytes())
     sync(directory)
     clear(directory, files)
     return Store(directory, store)
+
+
+def _kept_databases(store: Store, merged: Collection[int], new: int) -> int:
+    """How many databases, from the first, stay as they are in a commit that only adds models.
+
+    The others become one with what is added: those whose models are moved, those that are small, and those that are no
+    larger than what comes after them. So there are few, and a model is seldom written anew.
+
+    Args:
+      store: the state before.
+      merged: segments that are written anew, so that their models are moved.
+      new: models that are added.
+    """
+    ends = [0, *np.cumsum([part.models for part in store.parts]).tolist()]
+    same = int(np.searchsorted(ends[1:], store.first_in(merged), side="right"))
+    while same and store.parts[same - 1].models <= max(BRUTE_FORCE_BELOW, ends[-1] - ends[same] + new):
+        same -= 1
+    return same
 
 
 def _merged(segments: Mapping[int, tuple[int, int, int]], places: Mapping[int, int], new: int) -> Collection[int]:

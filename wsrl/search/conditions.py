@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from operator import ge, gt, le, lt
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from wsrl.errors import InputError
 from wsrl.search.facts import KEY, Facts
+from wsrl.search.masks import sealed
 
 FORM = re.compile(rf"\s*({KEY})\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", re.DOTALL)
 COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge, "<": lt, "<=": le}
@@ -25,6 +27,8 @@ UNITS = {  # factors by the kind of a value
     "duration": {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800, "y": 365.25 * 86_400},
     "number": {"": 1, "%": 0.01},
 }
+MASKS = 16  # that are kept, of a byte a model each
+FLEETING = ("modified", "age")  # keys whose values are looked up each time
 EXAMPLE = {"count": "6B", "bytes": "30GB", "duration": "30d", "number": "0.9", "date": "2026-01-31"}
 
 
@@ -71,7 +75,7 @@ class Condition:
             return self.operator == "!="
         if self.kind not in ("text", "any"):
             assert isinstance(value, int | float)
-            return self._within(float(value), *self.bounds())
+            return bool(self._within(float(value), *self.bounds()))
         if self.operator in COMPARE:
             try:
                 return COMPARE[self.operator](float(str(value)), float(self.value))
@@ -80,6 +84,19 @@ class Condition:
         texts = value if isinstance(value, list) else [value]
         equal = any(fnmatchcase(_text(text), self.value.casefold()) for text in texts)
         return equal == (self.operator == "=")
+
+    def holding(self, values: Sequence[object]) -> Bool[np.ndarray, " n"]:
+        """Returns which of many values fulfill it."""
+        if self.kind not in ("text", "any"):
+            return np.asarray(self._within(np.array(values, float), *self.bounds()))  # NaN where there is none
+        known: dict[tuple[type, object], bool] = {}  # values of many models are the same; True is not 1
+        found = np.empty(len(values), bool)
+        for place, value in enumerate(values):
+            own = (type(value), str(value) if isinstance(value, list | dict) else value)
+            if own not in known:
+                known[own] = self.holds(value)
+            found[place] = known[own]
+        return found
 
     def bounds(self) -> tuple[float, float]:
         """Returns the first number that the value stands for and the last one: a day has many moments.
@@ -115,11 +132,12 @@ class Condition:
             after = datetime.datetime(year + 1, 1, 1)
         return first.timestamp(), math.nextafter(after.timestamp(), 0)
 
-    def _within(self, value: float, first: float, last: float) -> bool:
-        inside = first <= value <= last
+    def _within(self, value: Any, first: float, last: float) -> Any:
+        """Whether a number, or which numbers of an array, fulfill it; NaN fulfills `!=`."""
+        inside = (first <= value) & (value <= last)
         return {
             "=": inside,
-            "!=": not inside,
+            "!=": np.logical_not(inside),
             ">": value > last,
             ">=": value >= first,
             "<": value < first,
@@ -128,15 +146,24 @@ class Condition:
 
 
 def fulfilling(texts: Sequence[str], facts: Facts, count: int) -> Bool[np.ndarray, " count"]:
-    """Returns which of `count` models fulfill all conditions.
+    """Returns which of `count` models fulfill all conditions, as a mask that cannot be written to.
+
+    The facts keep masks of conditions that were asked last, so that the next search has the same one at once.
 
     Raises:
       InputError: see `Condition.parse`.
     """
+    conditions = tuple(Condition.parse(text, facts) for text in texts)
+    if (known := facts.masks.get(conditions)) is not None:
+        return known
     mask = np.ones(count, bool)
-    for text in texts:
-        condition = Condition.parse(text, facts)
-        mask &= np.array([condition.holds(value) for value in facts.values(condition.key)], bool)
+    for condition in conditions:
+        mask &= condition.holding(facts.values(condition.key))
+    mask = sealed(mask)
+    if not any(condition.key in FLEETING for condition in conditions):
+        while len(facts.masks) >= MASKS:
+            facts.masks.pop(next(iter(facts.masks)), None)
+        facts.masks[conditions] = mask
     return mask
 
 

@@ -3,9 +3,12 @@
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
 
 from wsrl.errors import InputError
 from wsrl.search.file_identity import HUB, located, printable_id
@@ -28,6 +31,12 @@ class Facts:
     def __init__(self, store: Store):
         self._store = store
         self._groups: dict[str, Groups] = {}
+        self._told: dict[str, list[object]] = {}  # values of keys that only some indexes have
+
+    @cached_property
+    def masks(self) -> dict[Hashable, Bool[np.ndarray, " n"]]:
+        """Which models fulfill conditions; kept by `wsrl.search.conditions.fulfilling`."""
+        return {}
 
     @cached_property
     def metadata(self) -> list[dict[str, object]]:
@@ -44,6 +53,8 @@ class Facts:
         Raises:
           InputError: no model has such a key; lists those that there are.
         """
+        if name in KNOWN:
+            return name
         known = self._keys
         key = name if name in known else ALSO.get(name, name)
         if key not in known:
@@ -52,7 +63,16 @@ class Facts:
 
     @cached_property
     def _keys(self) -> list[str]:
-        return [*KNOWN, *sorted({key for about in self.metadata for key in about} - KNOWN.keys())]
+        notes = self._store.catalog.all_annotations()
+        there = set(self._store.ids) if notes else set()
+        noted = {key for name, key in notes if name in there}
+        return [*KNOWN, *sorted((self._store.catalog.metadata_keys() | noted) - KNOWN.keys())]
+
+    @cached_property
+    def _families(self) -> dict[int, Hashable]:
+        """Families of models of which they are noted, by their places."""
+        noted = self.values(FAMILY) if FAMILY in self._keys else ()
+        return {place: str(own) for place, own in enumerate(noted) if own is not None}
 
     def groups(self, name: str) -> Groups | NearGroups:
         """Returns the groups of models that have one value by a key; kept for the next call.
@@ -60,8 +80,7 @@ class Facts:
         Models of which no family is noted are grouped by near vectors.
         """
         if name == FAMILY:
-            noted = enumerate(self.values(FAMILY) if FAMILY in self._keys else ())
-            return NearGroups(self._store.weights_at, {i: str(own) for i, own in noted if own is not None})
+            return NearGroups(self._store.weights_at, self._families)
         key = self.key(name)
         if key not in self._groups:
             values = self.values(key)
@@ -91,7 +110,11 @@ class Facts:
         }
         if key in read:
             return read[key]()
-        return [about.get(key) for about in self.metadata]
+        if key not in self._told:
+            noted = {name: value for (name, own), value in store.catalog.all_annotations().items() if own == key}
+            told = store.catalog.metadata_values(key)
+            self._told[key] = [noted.get(name, value) for name, value in zip(store.ids, told, strict=True)]
+        return self._told[key]
 
     @cached_property
     def _paths(self) -> list[str]:

@@ -72,14 +72,17 @@ class Graph:
         power = MANY_POWER * min(max((dimension - LOW) / (HIGH - LOW), 0), 1)
         return VISITED_A_CANDIDATE * max(1.0, (self._graph.num_points / FEW) ** power)
 
-    def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
-        """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""
+    def find(
+        self, queries: Float32[np.ndarray, "q dim"], count: int
+    ) -> tuple[Int64[np.ndarray, "q count"], Float32[np.ndarray, "q count"]]:
+        """Returns rows that may be nearest to each query, and the squared distances of their components, ascending."""
         count = min(count, self._graph.num_points)
         length = round(self._visited * count)
         threads = min(os.cpu_count() or 1, len(queries))
-        rows, _ = self._graph.search_batch(queries @ self._axes, count, length, threads)
+        rows, squared = self._graph.search_batch(queries @ self._axes, count, length, threads)
         rows = np.asarray(rows, np.int64).reshape(len(queries), count)
-        return np.where((rows >= 0) & (rows < self._graph.num_points), rows, -1)
+        rows = np.where((rows >= 0) & (rows < self._graph.num_points), rows, -1)
+        return rows, np.asarray(squared, np.float32).reshape(len(queries), count)
 
     def save(self, paths: tuple[Path, Path]) -> None:
         """Writes the graph and the axes."""

@@ -59,12 +59,14 @@ class Hashed:
         """How many candidates hold the nearest few."""
         return max(CANDIDATES, round(CANDIDATES_A_ROOT * self._count**0.5))
 
-    def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
-        """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""
+    def find(
+        self, queries: Float32[np.ndarray, "q dim"], count: int
+    ) -> tuple[Int64[np.ndarray, "q count"], Float32[np.ndarray, "q count"]]:
+        """Returns rows that may be nearest to each query, in any order, and zeros."""
         count = min(count, self._count)
         rows, scores = self._searcher.search_batched_parallel(
             queries @ self._axes,
             final_num_neighbors=count,
             pre_reorder_num_neighbors=min(self._count, HASHED_A_CANDIDATE * count),
         )
-        return np.where(np.isnan(scores), -1, rows.astype(np.int64))
+        return np.where(np.isnan(scores), -1, rows.astype(np.int64)), np.zeros(rows.shape, np.float32)

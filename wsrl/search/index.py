@@ -295,8 +295,8 @@ class Index:
         facts = self._facts
         among = fulfilling(request.where, facts, len(self)) if request.where else None
         if request.architecture != "any":
-            own = np.isin(self._store.architectures, [row.architecture for row in request.queries])
-            own = own if request.architecture == "same" else ~own
+            asked, wanted = {row.architecture for row in request.queries}, request.architecture == "same"
+            own = np.array([(name in asked) == wanted for name in self._store.architectures], bool)
             among = own if among is None else among & own
         groups = None if request.group_by is None else facts.groups(request.group_by)
         question = Question(

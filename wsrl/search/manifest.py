@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from wsrl.errors import InputError
-from wsrl.search.catalog import damaged
+from wsrl.search.database import damaged
 
-FORMAT, VERSION = "wsrl-index", 2
-READABLE = (1, VERSION)  # the first had no large segments: vectors in sixteen bits, and graphs
+FORMAT, VERSION = "wsrl-index", 3
+# The first had no large segments: vectors in sixteen bits, and graphs. The second had one database.
+READABLE = (1, 2, VERSION)
 MANIFEST, LOCK = "manifest.json", "lock"
 KINDS = ("weights", "function", "signatures")  # of the files of a segment
 OWN = re.compile(
@@ -28,7 +29,7 @@ class Manifest:
       encoder: hash of the encoder that made the vectors.
       generation: number of the commit.
       models, functions: how many models there are, and how many have a function vector.
-      database: its file.
+      databases: files of the models, in their order; see `wsrl.search.catalog`.
       segments: number -> rows of the files in the order of KINDS; no file where there is no row.
       files: name -> (bytes, SHA-256).
       neighbors: file of the neighbors by function of each model; empty where they are to be found when needed. Beside
@@ -41,7 +42,7 @@ class Manifest:
     generation: int
     models: int
     functions: int
-    database: str
+    databases: tuple[str, ...]
     segments: dict[int, tuple[int, int, int]]
     files: dict[str, tuple[int, str]]
     neighbors: str = ""
@@ -94,13 +95,14 @@ class Manifest:
             raise damaged(path, "its digest is another")
         try:
             files = {name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
-            if bad := [name for name in (*files, content["database"]) if not OWN.fullmatch(name)]:
-                raise ValueError(f"names {bad[0]!r}")
+            databases = tuple(content["databases"] if content["version"] > 2 else [content["database"]])
+            if not databases or (bad := [name for name in (*files, *databases) if not OWN.fullmatch(name)]):
+                raise ValueError(f"names {bad[0]!r}" if databases else "names no database")
             segments = {int(number): tuple(map(int, rows)) for number, rows in content["segments"].items()}
             counts = (int(content[key]) for key in ("generation", "models", "functions"))
             sources = tuple((str(shown), str(path)) for shown, path in content.get("sources", ()))
             return cls(
-                str(content["encoder"]), *counts, content["database"], segments, files, content["neighbors"], sources  # pyright: ignore
+                str(content["encoder"]), *counts, databases, segments, files, content["neighbors"], sources  # pyright: ignore
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise damaged(path, error) from error

@@ -87,7 +87,7 @@ class Explanation:
       index: what found the nearest: "exact", or candidates of a "graph" or of "hashes".
       models: that have such a vector.
       among: of them, those that the conditions leave.
-      compared: vectors that were compared whole with each query.
+      compared: vectors that were compared whole with each query, at most.
       unindexed: models that no graph and no hashes know, as they were added later, and that were all compared.
       seconds: the search took, without embedding the queries.
     """

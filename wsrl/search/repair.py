@@ -6,8 +6,9 @@ from pathlib import Path
 
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
-from wsrl.search.catalog import Catalog, Change, DamagedError, Model, Stat
+from wsrl.search.catalog import Catalog, Change, Model, Stat
 from wsrl.search.commit import commit, writing
+from wsrl.search.database import DamagedError
 from wsrl.search.derive import commit_derived
 from wsrl.search.file_identity import file_stat, located
 from wsrl.search.manifest import Manifest, is_graph, segment_of
@@ -93,14 +94,14 @@ def _wrong(path: Path, recorded: tuple[int, str]) -> str:
 
 def _part(directory: Path, manifest: Manifest, name: str, wrong: Mapping[str, str]) -> tuple[str, int | None]:
     """What a file is part of, and how many models that is about."""
-    if name == manifest.database:
+    if name in manifest.databases:
         return "models", manifest.models
     if name in manifest.derived:
         return "neighbors", manifest.functions
     part = "graph" if is_graph(name) else "vectors"
-    if wrong[manifest.database]:
+    if any(wrong[database] for database in manifest.databases):
         return part, None
-    segments = Catalog(directory / manifest.database).columns()[2][:, 0]
+    segments = Catalog([directory / database for database in manifest.databases]).columns().places[:, 0]
     return part, int((segments == segment_of(name)).sum())
 
 
@@ -181,14 +182,17 @@ def _salvaged(
 ) -> tuple[Mapping[tuple[str, str], str | None], Sequence[Model]]:
     """What users noted and the models, as far as the database can be read."""
     found = sorted(directory.glob("models-*.sqlite"))
-    path = directory / manifest.database if manifest else (found[-1] if found else directory / "models.sqlite")
-    notes: Mapping[tuple[str, str], str | None] = {}
-    try:
-        catalog = Catalog(path)
-        notes = catalog.all_annotations()
-        return notes, catalog.models()
-    except (DamagedError, FileNotFoundError):
-        return notes, []
+    paths = [directory / name for name in manifest.databases] if manifest else found
+    notes: dict[tuple[str, str], str | None] = {}
+    models: list[Model] = []
+    for path in paths:
+        try:
+            catalog = Catalog([path])
+            notes |= catalog.all_annotations()
+            models += catalog.models()
+        except (DamagedError, FileNotFoundError):
+            continue
+    return notes, list({model.id: model for model in models}.values())
 
 
 def _sources(directory: Path, models: Sequence[Model], changes: Changes) -> list[tuple[Source, Stat | None]]:

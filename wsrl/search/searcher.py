@@ -1,7 +1,7 @@
 """Ranks the models of an index for a query."""
 
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -13,9 +13,11 @@ from wsrl.errors import InputError
 from wsrl.forward.kind import is_run_by_operators
 from wsrl.search.file_identity import located
 from wsrl.search.hit import Hit
+from wsrl.search.masks import OfLastMask, sealed
 from wsrl.search.near_groups import CLOSE
 from wsrl.search.query_expansion import QueryExpansion
 from wsrl.search.question import Explanation, Mask, Question
+from wsrl.search.ranking import best_rows, first_places
 from wsrl.search.segment import BRUTE_FORCE_BELOW
 from wsrl.search.segments import Segments
 from wsrl.search.store import Store
@@ -126,11 +128,8 @@ class Searcher:
         functional = self.uses_function([*question.queries, *question.against], question.by)
         name = "function" if functional else "weights"
         having = self.store.has_function if functional else self._every
-        allowed = np.ones(len(having), bool) if question.left_out is None else ~question.left_out[having]
-        if question.among is not None:
-            allowed &= question.among[having]
-        if functional and len(self._kinds) > 1:
-            allowed &= np.isin(self._by_operators, [is_run_by_operators(row.architecture) for row in question.queries])
+        allowed = self._allowed(question, functional)
+        may_be = int(np.count_nonzero(allowed))
         self._check_all(question, functional)
         same = self._same_weights(question)
         close = self._close_by_weights(question, having, allowed) if functional else {}
@@ -145,7 +144,7 @@ class Searcher:
             beside = question.groups.members([*first]) if question.groups else len(first)
             found = self._pool_scores(question, functional, allowed, question.k + beside)
         ranked = self._ranked(question, having, found, first)
-        while len(ranked) < question.k and question.groups and len(found.rows) < allowed.sum():
+        while len(ranked) < question.k and question.groups and len(found.rows) < may_be:
             seen = question.groups.members([*first, *having[found.rows].tolist()])  # beyond them are other groups
             wanted = max(question.k + seen, 2 * len(found.rows))
             found = self._pool_scores(question, functional, allowed, wanted)
@@ -156,10 +155,25 @@ class Searcher:
             for rank, (place, score) in enumerate(ranked, 1)
         ]
         seconds = time.perf_counter() - start
-        explanation = Explanation(
-            name, found.index, len(having), int(allowed.sum()), found.compared, found.unindexed, seconds
-        )
+        explanation = Explanation(name, found.index, len(having), may_be, found.compared, found.unindexed, seconds)
         return hits, explanation
+
+    def _allowed(self, question: Question, functional: bool) -> Mask:
+        """Which models that have the vector may be hits; what conditions leave as it is, if nothing else counts."""
+        count = len(self.store.has_function) if functional else len(self.store.ids)
+        allowed = np.ones(count, bool)
+        if question.among is not None:
+            allowed = self._among_functional(question.among) if functional else question.among
+        if question.left_out is not None:
+            allowed = allowed & ~(question.left_out[self.store.has_function] if functional else question.left_out)
+        if functional and len(self._kinds) > 1:
+            kinds = [is_run_by_operators(row.architecture) for row in question.queries]
+            allowed = allowed & np.isin(self._by_operators, kinds)
+        return allowed
+
+    @cached_property
+    def _among_functional(self) -> OfLastMask[Mask]:
+        return OfLastMask(lambda among: sealed(among[self.store.has_function]))
 
     def _ranked(
         self, question: Question, having: Int64[np.ndarray, " m"], found: Found, first: Mapping[int, float]
@@ -169,7 +183,7 @@ class Searcher:
         if question.groups is None:
             rows, scores = rows[: question.k + len(first)], scores[: question.k + len(first)]
         others = [pair for pair in zip(having[rows].tolist(), scores.tolist(), strict=True) if pair[0] not in first]
-        return _first([*first.items(), *others], question)
+        return first_places([*first.items(), *others], question)
 
     def _close_by_weights(self, question: Question, having: Int64[np.ndarray, " m"], allowed: Mask) -> dict[int, float]:
         """Places and cosines of the models that are close to one query by weights, the nearest first.
@@ -197,7 +211,7 @@ class Searcher:
 
         every = np.arange(len(self.store.has_function))
         against = similarities(question.against) if question.against else None
-        rows, scores = _best(every, similarities(question.queries), against, allowed)
+        rows, scores = best_rows(every, similarities(question.queries), against, allowed)
         return Found(rows, scores, "exact", len(every), 0)
 
     def _pool_scores(self, question: Question, functional: bool, allowed: Mask, k: int) -> Found:
@@ -220,7 +234,7 @@ class Searcher:
             else:
                 rows, scores = np.arange(len(allowed)), segments.cosines(queries, len(allowed))
         count = len(question.queries)
-        rows, scores = _best(rows, scores[:count], scores[count:] if question.against else None, allowed[rows])
+        rows, scores = best_rows(rows, scores[:count], scores[count:] if question.against else None, allowed[rows])
         exact = exact or not segments.large
         index = "exact" if exact else segments.backend
         compared = len(allowed) if exact else segments.compared(k)
@@ -269,36 +283,3 @@ class Searcher:
             path=located(self.store.directory, model.path),
             metadata={**model.metadata, **catalog.annotations(model.id)},
         )
-
-
-def _best(
-    rows: Int64[np.ndarray, " p"],
-    scores: Float[np.ndarray, "q p"],
-    against: Float[np.ndarray, "a p"] | None,
-    allowed: Bool[np.ndarray, " p"],
-) -> tuple[Int64[np.ndarray, " r"], Float[np.ndarray, " r"]]:
-    """Rows that may be hits by the mean of their scores, best first; none that a counter-example is as near to."""
-    own = scores.mean(0)
-    kept = allowed & (own > -np.inf)
-    if against is not None:
-        kept &= against.max(0) < own
-    best = np.argsort(-own[kept], kind="stable")
-    return rows[kept][best], own[kept][best]
-
-
-def _first(ranked: Sequence[tuple[int, float]], question: Question) -> list[tuple[int, float]]:
-    """The first k, of each group no more than may be."""
-    if question.groups is None:
-        return list(ranked[: question.k])
-    found: list[tuple[int, float]] = []
-    counts: dict[Hashable, int] = {}
-    for place, score in ranked:
-        group = question.groups.of(place)
-        if group is not None:
-            counts[group] = counts.get(group, 0) + 1
-            if counts[group] > question.per_group:
-                continue
-        found.append((place, score))
-        if len(found) == question.k:
-            break
-    return found

@@ -15,10 +15,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from wsrl.search.components import Vectors
+from wsrl.search.file_rows import FileRows
 from wsrl.search.fixed_point import DTYPE, STEPS, products, single
 from wsrl.search.graph import Graph
 from wsrl.search.hashed import Hashed, scann
 from wsrl.search.local_dimension import NEIGHBORS, local_dimension, sampled_rows
+from wsrl.search.masks import OfLastMask
 
 BRUTE_FORCE_BELOW = 20_000  # vectors; exact search is fast enough
 CANDIDATES_A_HIT = 4  # compared by the whole vectors where many hits are asked for,
@@ -27,6 +29,7 @@ GRAPH_DIMENSION = 30.0  # intrinsic dimension up to which a graph is faster than
 PRODUCT = 2**26  # similarities that are held at a time
 CONVERTED = 1024  # rows that are converted to single precision at a time
 COMPARED = 64  # candidates a product: so few that BLAS does not split it among threads of its own
+SLACK = 1e-4  # that a squared distance of components in eight bits may be off by
 FILTERED_SHARE = 0.05  # of the vectors; fewer that may be hits are all compared
 
 
@@ -41,8 +44,14 @@ class Candidates(Protocol):
         """How many hold the nearest few."""
         ...
 
-    def find(self, queries: Float32[np.ndarray, "q dim"], count: int) -> Int64[np.ndarray, "q count"]:
-        """Returns rows that may be nearest to each query, in any order; -1 where there are fewer."""
+    def find(
+        self, queries: Float32[np.ndarray, "q dim"], count: int
+    ) -> tuple[Int64[np.ndarray, "q count"], Float32[np.ndarray, "q count"]]:
+        """Finds rows that may be nearest to each query.
+
+        Returns:
+          Rows, -1 where there are fewer; and, ascending, what their squared distances are not below.
+        """
         ...
 
 
@@ -82,6 +91,7 @@ class Segment:
         candidates: Callable[[Vectors], Candidates | None] = build_candidates,
     ):
         self.vectors, self._make = vectors, candidates
+        self._places = OfLastMask(np.flatnonzero)
         self._kept: tuple[Int64[np.ndarray, " m"], Float32[np.ndarray, "m dim"]] | None = None  # by the last filter
 
     def __len__(self) -> int:
@@ -98,7 +108,7 @@ class Segment:
         return single(self.vectors[:]) if len(self) < BRUTE_FORCE_BELOW else self.vectors
 
     def compared(self, k: int) -> int:
-        """Returns how many vectors are compared whole for k hits."""
+        """Returns how many vectors are compared whole for k hits, at most."""
         if self.candidates is None:
             return len(self)
         return min(len(self), max(self.candidates.least, min(CANDIDATES_A_HIT * k, k + CANDIDATES_BEYOND)))
@@ -122,15 +132,16 @@ class Segment:
           Rows and cosines, best first; row -1 of cosine minus infinity where fewer are allowed.
         """
         k = min(k, len(self))
-        if allowed is not None and allowed.sum() <= max(k, FILTERED_SHARE * len(self)):
-            return self._search_among(queries, k, np.flatnonzero(allowed))
+        kept = None if allowed is None else self._places(allowed)
+        if kept is not None and len(kept) <= max(k, FILTERED_SHARE * len(self)):
+            return self._search_among(queries, k, kept)
         if exact or self.candidates is None or not len(queries):
             return nearest_exactly(self.whole, queries, k, allowed)
-        share = 1.0 if allowed is None else float(allowed.mean())
+        share = 1.0 if kept is None else len(kept) / len(self)
         count = min(len(self), round(self.compared(k) / share))
-        rows = self.candidates.find(queries, count)
+        rows, least = self.candidates.find(queries, count)
         there = rows >= 0 if allowed is None else (rows >= 0) & allowed[rows]
-        rows, cosine = self._compare(queries, rows, there, k)
+        rows, cosine = self._compare(queries, rows, there, least, k)
         short = np.isinf(cosine).any(1)
         if short.any():
             rows[short], cosine[short] = nearest_exactly(self.whole, queries[short], k, allowed)
@@ -151,8 +162,8 @@ class Segment:
         if len(places) > BRUTE_FORCE_BELOW:
             return _Some(self.whole, places)
         kept = self._kept
-        if kept is None or not np.array_equal(kept[0], places):
-            self._kept = kept = (places, single(self.whole[places]))
+        if kept is None or not (kept[0] is places or np.array_equal(kept[0], places)):
+            self._kept = kept = (places, _single_rows(self.whole, places))
         return kept[1]
 
     def _compare(
@@ -160,25 +171,43 @@ class Segment:
         queries: Float32[np.ndarray, "q dim"],
         candidates: Int64[np.ndarray, "q c"],
         there: Bool[np.ndarray, "q c"],
+        least: Float32[np.ndarray, "q c"],
         k: int,
     ) -> tuple[Int64[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
-        """The k nearest of each query's candidates that are there; minus infinity where there are fewer."""
+        """The k nearest of each query's candidates that are there; minus infinity where there are fewer.
+
+        Candidates are left when none of the rest can be among the k: components are no farther apart than vectors.
+        """
         cosine = np.full(candidates.shape, -np.inf, np.float32)
 
         def compare(place: int) -> None:
-            own, query = candidates[place, there[place]], queries[place]
-            starts = range(0, len(own), COMPARED)
-            near = [products(query, self.vectors[own[start : start + COMPARED]]) for start in starts]
-            if near:
-                cosine[place, there[place]] = np.clip(np.concatenate(near), -1, 1)
+            own, floor, query = candidates[place, there[place]], least[place, there[place]], queries[place]
+            near = np.full(len(own), -np.inf, np.float32)
+            for start in range(0, len(own), COMPARED):
+                if start >= k and floor[start] > 2 - 2 * np.partition(near[:start], -k)[-k] + SLACK:
+                    break
+                block = slice(start, start + COMPARED)
+                near[block] = np.clip(products(query, self.vectors[own[block]]), -1, 1)
+            cosine[place, there[place]] = near
 
-        if len(queries) == 1:
-            compare(0)
+        if len(queries) == 1 or getattr(self.vectors, "by_row", False):  # threads would wait for one another
+            for place in range(len(queries)):
+                compare(place)
         else:
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy does not hold the interpreter meanwhile
                 list(pool.map(compare, range(len(queries))))
         best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
         return np.take_along_axis(candidates, best, axis=1), np.take_along_axis(cosine, best, axis=1)
+
+
+def _single_rows(vectors: Vectors, places: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
+    """Some vectors in single precision, converted a block at a time, so that little memory is passed over twice."""
+    found = np.empty((len(places), *vectors.shape[1:]), np.float32)
+    for start in range(0, len(places), COMPARED):
+        found[start : start + COMPARED] = vectors[places[start : start + COMPARED]]
+        if vectors.dtype == DTYPE:
+            found[start : start + COMPARED] *= np.float32(1 / STEPS)
+    return found
 
 
 class _Some:
@@ -233,7 +262,7 @@ def all_cosines(vectors: Vectors, queries: Float32[np.ndarray, "q dim"]) -> Floa
     if vectors.dtype == np.float32 and isinstance(vectors, np.ndarray):
         return queries @ vectors.T
     product = np.empty((len(queries), len(vectors)), np.float32)
-    rows = CONVERTED if isinstance(vectors, np.ndarray) else COMPARED
+    rows = CONVERTED if isinstance(vectors, np.ndarray | FileRows) else COMPARED
     whole = np.empty((min(rows, len(vectors)), vectors.shape[1]), np.float32)  # for all blocks: new memory is slow
     for start in range(0, len(vectors), rows):
         block = vectors[start : start + rows]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
+from wsrl.search.masks import OfLastMask, sealed
 from wsrl.search.segment import Segment, all_cosines
 
 Part = tuple[Segment, Int64[np.ndarray, " rows"]]
@@ -21,6 +22,7 @@ class Segments:
     def __init__(self, parts: Sequence[Part], by_digest: Mapping[str, Segment] | None = None):
         self.parts = [part for part in parts if len(part[0])]
         self._there = [None if (places >= 0).all() else places >= 0 for _, places in self.parts]
+        self._allowed = OfLastMask(self._by_segment)
         self.by_digest = by_digest or {}
 
     @property
@@ -56,6 +58,11 @@ class Segments:
             found[:, own[there]] = all_cosines(segment.whole, queries)[:, there]
         return found
 
+    def _by_segment(self, allowed: Bool[np.ndarray, " n"]) -> list[Bool[np.ndarray, " rows"]]:
+        """Which rows of each segment may be hits."""
+        parts = zip(self.parts, self._there, strict=True)
+        return [sealed(allowed[own] if there is None else there & allowed[own]) for (_, own), there in parts]
+
     def search(
         self,
         queries: Float32[np.ndarray, "q dim"],
@@ -75,9 +82,8 @@ class Segments:
           Places and cosines, best first; place -1 of cosine minus infinity where there are fewer.
         """
         places, cosines = [], []
-        for (segment, own), may in zip(self.parts, self._there, strict=True):
-            if allowed is not None:
-                may = allowed[own] if may is None else may & allowed[own]
+        masks = self._there if allowed is None else self._allowed(allowed)
+        for (segment, own), may in zip(self.parts, masks, strict=True):
             rows, cosine = segment.search(queries, k, may, exact)
             places.append(np.where(rows >= 0, own[rows], -1))
             cosines.append(cosine)

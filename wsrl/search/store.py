@@ -8,7 +8,8 @@
     signatures-000003.npy    [tensors, 14] float32, of each model's tensors, one model after another
     neighbors-000005.npy     [m, k] int32, neighbors by function that search expands vectors with; may be missing
     expansion-000005.npy     [m, k + 2] float32, lengths and similarities that come with them
-    models-000005.sqlite     ids and metadata, and where each model's rows are; see `wsrl.search.catalog`
+    models-000005.sqlite     ids and metadata, and where each model's rows are; of a large index several, one after
+                             another, so that a commit need not write all anew; see `wsrl.search.catalog`
     lock                     held by the one process that writes
 
 Every commit writes new files, then a manifest that names them, then deletes what it no longer names. A process that is
@@ -17,8 +18,6 @@ readable when they are deleted.
 """
 
 import hashlib
-import io
-import mmap
 import os
 from collections.abc import Collection, Sequence
 from functools import cached_property
@@ -29,12 +28,14 @@ from jaxtyping import Float32, Int32, Int64
 
 from wsrl.embedded import Embedded
 from wsrl.errors import InputError
-from wsrl.search.catalog import Catalog, DamagedError, Model, damaged
+from wsrl.search.catalog import Catalog, Model, Part
+from wsrl.search.components import Vectors
+from wsrl.search.database import DamagedError, damaged
+from wsrl.search.file_rows import FileRows, MappedFile, map_file, show_array
 from wsrl.search.fixed_point import DTYPE, single
 from wsrl.search.manifest import KINDS, MANIFEST, Manifest, expansion_file, segment_file
 
 PRECISIONS = (DTYPE, np.dtype(np.float32))  # of vectors
-HEADER = 4096  # bytes, more than the header of a .npy file takes
 CHECKED = 1 << 28  # bytes of vectors that are compared with their digest before they are used; `verify` reads all
 BLOCK = 16_384  # vectors that are checked at once
 RETRIES = 20  # of opening an index while it is written
@@ -56,18 +57,20 @@ class Store:
 
     def __init__(self, directory: Path, before: "Store | None" = None):
         self.directory = directory
-        self._files: dict[str, mmap.mmap | None] = {}  # None for one that is missing or empty
+        self._files: dict[str, MappedFile | None] = {}  # None for one that is missing or empty
         self._checked: set[str] = set()
-        self._segments: dict[str, list[tuple[int, np.ndarray, Int64[np.ndarray, " rows"]]]] = {}
+        self._large: dict[str, FileRows] = {}
+        self._segments: dict[str, list[tuple[int, Vectors, Int64[np.ndarray, " rows"]]]] = {}
         for _ in range(RETRIES):
             self.manifest = Manifest.read(directory)
             try:
                 taken = before.unchanged(self.manifest) if before else {}
-                self._files = {name: taken.get(name) or _mapped(directory / name) for name in self.manifest.files}
+                self._files = {name: taken.get(name) or map_file(directory / name) for name in self.manifest.files}
                 if None in self._files.values() and Manifest.read(directory) != self.manifest:
                     continue  # another process has committed meanwhile
-                self._check(self.manifest.database)
-                self.catalog = Catalog(directory / self.manifest.database)
+                for name in self.manifest.databases:
+                    self._check(name)
+                self.catalog = Catalog([directory / name for name in self.manifest.databases])
                 self._columns = self.catalog.columns(before._columns if before else None)
                 break
             except (FileNotFoundError, DamagedError) as error:
@@ -88,9 +91,9 @@ class Store:
         """Vectors of all models, in the order of `ids`."""
         return self._gather("weights", self._places[:, 1], np.arange(len(self.ids)))
 
-    def weights_at(self, place: int) -> Float32[np.ndarray, " dim"]:
-        """Returns the vector of one model."""
-        return self._gather("weights", self._places[[place], 1], np.array([place]))[0]
+    def weights_at(self, places: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
+        """Returns the vectors of some models."""
+        return self._gather("weights", self._places[places, 1], places)
 
     @cached_property
     def has_function(self) -> Int64[np.ndarray, " m"]:
@@ -127,7 +130,7 @@ class Store:
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
-    def unchanged(self, manifest: Manifest) -> dict[str, mmap.mmap]:
+    def unchanged(self, manifest: Manifest) -> dict[str, MappedFile]:
         """Returns the files, mapped, that another state has as well."""
         same = [name for name, own in manifest.files.items() if self.manifest.files.get(name) == own]
         return {name: content for name in same if (content := self._files.get(name)) is not None}
@@ -136,6 +139,16 @@ class Store:
         """Returns the segment of the vectors of each model but some, and whether it has a function vector."""
         left = np.fromiter((name not in gone for name in self.ids), bool, len(self.ids))
         return np.stack([self._places[left, 0], self._places[left, 2] >= 0], axis=1).astype(np.int64)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of each database; see `wsrl.search.catalog.Part`."""
+        return self._columns.parts
+
+    def first_in(self, segments: Collection[int]) -> int:
+        """Returns the place of the first model whose vectors stand in some segments; the number of models if none's."""
+        there = np.flatnonzero(np.isin(self._places[:, 0], list(segments)))
+        return int(there[0]) if len(there) else len(self.ids)
 
     def signatures(self, model: Model) -> Float32[np.ndarray, "tensors numbers"]:
         """Returns the signatures of a model's tensors, as its file of signatures shows them."""
@@ -185,7 +198,7 @@ class Store:
                 raise damaged(self.directory / name, "not as it was written")
             self._checked.add(name)
 
-    def segments(self, kind: str) -> list[tuple[int, np.ndarray, Int64[np.ndarray, " rows"]]]:
+    def segments(self, kind: str) -> list[tuple[int, Vectors, Int64[np.ndarray, " rows"]]]:
         """Returns number, vectors and places of each segment; see `wsrl.search.segments.Segments`.
 
         Args:
@@ -216,14 +229,20 @@ class Store:
             self._check(name)
         return self.directory / names[0], self.directory / names[1]
 
-    def _array(self, kind: str, segment: int) -> np.ndarray:
+    def _array(self, kind: str, segment: int) -> Vectors:
         """Maps a file of a segment."""
         name = segment_file(kind, segment)
+        if name in self._large:
+            return self._large[name]
         try:
             rows = self.manifest.segments[segment][KINDS.index(kind)]
             if not rows:
                 return np.zeros((0, 0), np.float32)
-            return self._mapped_array(name, PRECISIONS[1:] if kind == "signatures" else PRECISIONS, rows)
+            found = self._mapped_array(name, PRECISIONS[1:] if kind == "signatures" else PRECISIONS, rows)
+            content = self._files[name]
+            if content is None or len(content) <= CHECKED:
+                return found
+            return self._large.setdefault(name, FileRows(content))
         except (ValueError, KeyError) as error:
             raise damaged(self.directory / name, error) from error
 
@@ -233,13 +252,10 @@ class Store:
         if content is None or len(content) <= CHECKED or len(content) != self.manifest.files[name][0]:
             self._check(name)
         assert content is not None
-        header = io.BytesIO(content[:HEADER])
-        if np.lib.format.read_magic(header) != (1, 0):
-            raise ValueError("another version of .npy")
-        shape, _, own = np.lib.format.read_array_header_1_0(header)
-        if len(shape) != 2 or shape[0] != rows or own not in types:
-            raise ValueError(f"{own} {shape} for {rows} rows")
-        return np.frombuffer(content, own, offset=header.tell()).reshape(shape)
+        found = show_array(content)
+        if len(found) != rows or found.dtype not in types:
+            raise ValueError(f"{found.dtype} {found.shape} for {rows} rows")
+        return found
 
     def _row(self, kind: str, segment: int, start: int, count: int) -> np.ndarray:
         rows = self._array(kind, segment)[start : start + count]
@@ -263,15 +279,6 @@ class Store:
         for number, array in arrays.items():
             gathered[segments == number] = single(array[rows[segments == number]])
         return gathered
-
-
-def _mapped(path: Path) -> mmap.mmap | None:
-    """Maps a file, which then stays readable if it is deleted; None if it is missing or empty."""
-    try:
-        with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def measure(path: Path) -> tuple[int, str]:

@@ -79,7 +79,7 @@ class Centered:
 
     def __init__(self, vectors: Vectors, places: Int64[np.ndarray, " rows"], means: Means):
         self._vectors, self._places, self._means = vectors, places, means
-        self.shape = vectors.shape
+        self.shape, self.by_row = vectors.shape, getattr(vectors, "by_row", False)
 
     def __len__(self) -> int:
         return len(self._vectors)
