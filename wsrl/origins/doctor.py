@@ -10,7 +10,7 @@ from tqdm import tqdm
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.relation import Kind
 from wsrl.errors import InputError
-from wsrl.origins.adapter_base import adapted_modules
+from wsrl.origins.adapter_base import adapter_kind
 from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.stated import Disagreement, disagreements
@@ -83,7 +83,7 @@ def examine_index(
 
 
 def _own(checkpoint: Checkpoint) -> Iterator[Disagreement]:
-    return disagreements(checkpoint, bool(adapted_modules(checkpoint.tensors)))  # pyright: ignore[reportArgumentType]
+    return disagreements(checkpoint, bool(adapter_kind(checkpoint.tensors)))
 
 
 def _of_declared(

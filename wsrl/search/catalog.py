@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from wsrl.errors import InputError
+from wsrl.readers.declared import BASE, base_names
 
 SCHEMA = """
 CREATE TABLE models (
@@ -233,9 +234,10 @@ class Catalog:
         except ValueError as error:
             raise damaged(self.path, error) from error
 
-    def annotations(self, name: str) -> dict[str, str]:
-        """Returns what the user said of a model."""
-        return dict(self._read("SELECT key, value FROM annotations WHERE id = ? ORDER BY key", (name,)))
+    def annotations(self, name: str) -> dict[str, object]:
+        """Returns what the user said of a model, as it stands in its metadata."""
+        found = self._read("SELECT key, value FROM annotations WHERE id = ? ORDER BY key", (name,))
+        return {key: as_metadata(key, value) for key, value in found}
 
     def all_annotations(self) -> dict[tuple[str, str], str | None]:
         """Returns what users noted, by id and key; of models too that are not there."""
@@ -261,6 +263,11 @@ class Catalog:
 SELECT = """SELECT id, path, record, content_digest, weights_digest, architecture, parameters, accuracy, assumed,
 no_function, warnings, size, mtime, device, inode, hints, metadata, segment, row, function_row, signature_row,
 tensors.names FROM models JOIN tensors ON models.tensors = tensors.number"""
+
+
+def as_metadata(key: str, note: str | None) -> object:
+    """Returns a note as it stands in metadata, where base models are a list of names."""
+    return (base_names(note) or [note]) if key == BASE else note
 
 
 def _has_digest(column: str) -> str:

@@ -237,7 +237,6 @@ def card_of(folder: Path) -> dict[str, Any]:
     """Returns what the model card in a folder says of license, base and task, as text or lists of texts."""
     if not (folder / "README.md").is_file():
         return {}
-    from wsrl.readers.declared import base_names
     from wsrl.readers.model_card import read_card  # YAML, which few folders need
 
     try:
@@ -246,8 +245,7 @@ def card_of(folder: Path) -> dict[str, Any]:
         return {}
     if not isinstance(card, dict):
         return {}
-    names = {"base_model": base_names(card)} if isinstance(card.get("base_model"), list | dict) else {}
-    return {key: card[key] for key in CARD if key in card} | names
+    return {key: card[key] for key in CARD if key in card}
 
 
 def _is_data(path: Path) -> bool:
