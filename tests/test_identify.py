@@ -152,6 +152,8 @@ def test_the_command(tmp_path, capsys):
     out, err = capsys.readouterr()
     (line,) = map(json.loads, out.splitlines())
     assert line["architecture"] == "Llama" and line["dtype"] == "float32" and err.count("\n") == 1
+    assert main(["identify", str(tmp_path / "a.safetensors"), "--index", str(tmp_path)]) == 1
+    assert "is no index" in capsys.readouterr().err
     assert main(["identify", str(tmp_path / "a.safetensors")]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path / 'a.safetensors'}: weights of Llama, width 16, 2 blocks; ")

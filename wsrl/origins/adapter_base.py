@@ -111,7 +111,7 @@ def find_bases(directory: Path, modules: Modules) -> list[Candidate]:
     wanted = Counter(tuple(sorted(shape)) for shape in modules.values())
     entries = sum(prod(shape) for shape in modules.values())
     found = []
-    for model in store.catalog.models():
+    for model in store.catalog.models() if modules else ():
         if model.parameters < entries:
             continue
         try:

@@ -126,9 +126,13 @@ def _of_same_weights(store: Store) -> Iterator[tuple[str, Disagreement]]:
         groups[digest].append(name)
     for names in groups.values():
         for key in OF_ORIGIN:
-            told = {name: str(metadata[name][key]) for name in names if metadata[name].get(key)}
+            told = {name: _text(metadata[name][key]) for name in names if metadata[name].get(key)}
             first = next(iter(told), None)
             for name, value in told.items():
                 if first is not None and value != told[first]:
                     found = f"{first} has the same weights, and says {told[first]}"
                     yield name, Disagreement(f"label {key}", value, found)
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -94,7 +94,7 @@ def identify(path: str | Path, index: str | Path | None = None) -> Identity:
         widened=widened,
         averaged=any(AVERAGED.search(name) for name in [*tensors, *(left_out if isinstance(left_out, tuple) else ())]),
         declared=tuple(declared_bases(checkpoint.metadata, str(path))),
-        candidates=tuple(find_bases(Path(index), modules)) if index is not None and modules else (),
+        candidates=tuple(find_bases(Path(index), modules)) if index is not None else (),
         reasons=tuple([*told, *why]),
     )
 

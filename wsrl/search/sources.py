@@ -67,8 +67,10 @@ class Source:
 
 
 def as_named(names: Names) -> list[Named]:
-    """Returns what was named; what is a `Named` already stays as it is."""
+    """Returns what was named; what is a `Named` already stays as it is. Raises InputError for an empty name."""
     listed = [names] if isinstance(names, str | Path) else list(names)
+    if "" in listed:
+        raise InputError("sources", "one name is empty", "name a file or a folder")
     return [name if isinstance(name, Named) else Named(str(name), str(name)) for name in listed]
 
 
