@@ -117,6 +117,34 @@ def test_an_adapter_and_the_models_that_it_fits(tmp_path, monkeypatch):
     assert set(modules.values()) == {(48, 48)} and find_bases(Path("zoo.index"), modules) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [
+        ("LoRA", {"lora_A.weight": (2, 16), "lora_B.weight": (24, 2)}),
+        ("LoRA", {"lora_down.weight": (2, 16), "lora_mid.weight": (2, 2, 3, 3), "lora_up.weight": (24, 2)}),
+        ("LoRA", {"lora_mid.weight": (2, 2, 3, 3)}),
+        ("DoRA", {"lora_A.weight": (2, 16), "lora_B.weight": (24, 2), "lora_magnitude_vector": (24,)}),
+        ("LoHa", {"hada_w1_a": (24, 2), "hada_w1_b": (2, 16), "hada_w2_a": (24, 2), "hada_w2_b": (2, 16)}),
+        ("LoHa", {"hada_t1": (2, 2, 3, 3), "hada_w1_a": (2, 24), "hada_w1_b": (2, 16)}),
+        ("LoKr", {"lokr_w1": (3, 4), "lokr_w2_a": (8, 2), "lokr_w2_b": (2, 4)}),
+        ("LoKr", {"lokr_w1_a": (3, 1), "lokr_w1_b": (1, 4), "lokr_w2": (8, 4)}),
+        ("IA3", {"ia3_l": (24, 1)}),
+    ],
+)
+def test_kinds_of_adapters_are_named(tmp_path, capsys, kind, ends):
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    tensors = {f"{stem}.{end}": np.ones(shape, np.float32) for end, shape in ends.items()}
+    path = write(tmp_path / "adapter_model.safetensors", tensors)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "hf.co/some/base"}))
+    found = identify(path)
+    assert (found.content, found.adapter) == ("adapter", kind) and [own.name for own in found.declared] == ["some/base"]
+    known = adapted_modules(open_checkpoint(path).tensors)  # pyright: ignore[reportArgumentType]
+    whole = kind != "IA3" and not ends.keys() & {"lora_mid.weight", "hada_t1"}
+    assert known == ({"model.layers.0.self_attn.q_proj.weight": (24, 16)} if whole else known)
+    assert main(["identify", str(path)]) == 0
+    assert capsys.readouterr().out.startswith(f"{path}: {kind} adapter of unknown; ")
+
+
 def test_the_command(tmp_path, capsys):
     write(tmp_path / "a.safetensors", llama())
     (tmp_path / "b.safetensors").write_bytes(b"nothing")
@@ -124,6 +152,8 @@ def test_the_command(tmp_path, capsys):
     out, err = capsys.readouterr()
     (line,) = map(json.loads, out.splitlines())
     assert line["architecture"] == "Llama" and line["dtype"] == "float32" and err.count("\n") == 1
+    assert main(["identify", str(tmp_path / "a.safetensors"), "--index", str(tmp_path)]) == 1
+    assert "is no index" in capsys.readouterr().err
     assert main(["identify", str(tmp_path / "a.safetensors")]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"{tmp_path / 'a.safetensors'}: weights of Llama, width 16, 2 blocks; ")

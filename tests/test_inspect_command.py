@@ -127,6 +127,9 @@ def test_an_interrupt_ends_quietly(folder, solved, capsys, monkeypatch):
     monkeypatch.setattr("wsrl.cli.inspect.infer_wiring", interrupted)
     assert main(["inspect", file]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+    monkeypatch.setattr("wsrl.cli.main.import_module", interrupted)
+    assert main(["search"]) == 130  # while modules are imported
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def run(*arguments, **options):
@@ -145,6 +148,15 @@ def test_the_command_starts_without_what_it_does_not_need(folder):
     ended = run("-c", code, "inspect", file, "--wiring", "wiring.json", "--json")
     assert ended.stderr == "\n"
     assert json.loads(ended.stdout)["parameters"] == claim.parameters
+
+
+def test_help_of_most_commands_starts_without_arrays():
+    code = (
+        "import sys; from wsrl.cli.main import COMMANDS, command_parser;"
+        "command_parser(COMMANDS.keys() - {'inspect', 'embed'});"
+        "print(*{'numpy', 'jaxtyping', 'sqlite3', 'yaml'} & set(sys.modules))"
+    )
+    assert run("-c", code).stdout == "\n"
 
 
 def test_a_reader_that_leaves_is_no_error(folder):

@@ -21,7 +21,7 @@ from wsrl.errors import InputError
 from wsrl.origins import relatives
 from wsrl.origins.lineage import Family, find_lineage, tree_lines
 from wsrl.origins.rooted import drawn_to_hubs, first_is_parent, root_probabilities, sides, spanning_tree
-from wsrl.readers.declared import card_bases, declared_bases, named_bases, names_model
+from wsrl.readers.declared import base_names, card_bases, declared_bases, named_bases, names_model
 from wsrl.search.index import Index
 
 SIZE = 512
@@ -229,7 +229,26 @@ def test_cards_and_configurations_declare_bases(tmp_path):
     assert found == ["big/base", "own/name", "a/bcd"] and card_bases(tmp_path / "none") == []
     assert named_bases(metadata, str(tmp_path)) == ("big/base", "a/bcd")
     told = {"gguf": {"general.base_model.0.repo_url": "https://huggingface.co/a/b", "general.base_model.0.name": "B"}}
-    assert named_bases(told, str(tmp_path / "x.gguf")) == ("a/b",)
+    told["gguf"] |= {"general.base_model.1.name": "Other", "general.base_model.1.organization": "O"}
+    assert named_bases(told, str(tmp_path / "x.gguf")) == ("a/b", "Other")
+    beside = {"adapter_config": {"base_model_name_or_path": None}}  # the card lies beside a file
+    assert named_bases(beside, str(tmp_path / "x.safetensors")) == ("a/bcd",)
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        ("owner/name", ["owner/name"]),
+        (["https://huggingface.co/a/base/", "http://hf.co/b/c/tree/main", "hf://a/base"], ["a/base", "b/c"]),
+        ({"name": "huggingface.co/a/base", "revision": None, "also": ["www.huggingface.co/b/c"]}, ["a/base", "b/c"]),
+        ("https://example.com/owner/name", ["https://example.com/owner/name"]),
+        (None, []),
+        (7, []),
+        ([1.5, None, True, "ab", "null"], []),
+    ],
+)
+def test_bases_have_one_form(value, names):
+    assert base_names(value) == names
 
 
 @pytest.mark.parametrize(
@@ -241,6 +260,9 @@ def test_cards_and_configurations_declare_bases(tmp_path):
         ("base_model: &x [*x]\n", []),
         ("- a list\n", []),
         ("base_model:\n", []),
+        ("base_model: null\n", []),
+        ("base_model: [~, https://huggingface.co/a/b]\n", ["a/b"]),
+        ("base_model: 12\n", []),
     ],
 )
 def test_cards_of_any_form_are_read(tmp_path, front, names):

@@ -124,6 +124,10 @@ def test_json_lines_hold_the_reasons_and_the_models(folder, capsys):
     [
         (["-k", "0"], "error: -k: 0 is too small; give 1 or more"),
         (["--seed", "-1"], "error: --seed: -1 is too small; give 0 or more"),
+        (
+            ["--data", "encoder/encoder.safetensors"],
+            "error: encoder/encoder.safetensors: is no .npz file; save images x",
+        ),
         (["--data", "other.npz"], "error: other.npz: no such file; check the path"),
         (["--encoder", "zoo"], "error: zoo: holds no readable encoder"),
         (["--architecture", "--start"], "error: --architecture: ranks no models"),

@@ -63,6 +63,15 @@ def test_hadamard_products_of_kernels_with_cores(tmp_path):
     np.testing.assert_allclose(found, 0.5 * kernels[0] * kernels[1], atol=1e-5)
 
 
+def test_low_rank_pairs_of_kernels_with_cores(tmp_path):
+    up, middle, down = drawn(6, 2, 1, 1), drawn(2, 2, 3, 3), drawn(2, 4, 1, 1)
+    tensors = {"lora_up.weight": up, "lora_mid.weight": middle, "lora_down.weight": down, "alpha": np.array(1.0, "f4")}
+    written(tmp_path, "layers_0_conv", tensors, {}, "lora_unet_")
+    found = change_of(tmp_path / "adapter_model.safetensors", "layers.0.conv")
+    expected = 0.5 * np.einsum("or,rskl,si->oikl", up[..., 0, 0], middle, down[..., 0, 0])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_kronecker_products(tmp_path):
     outer, a, b = drawn(3, 2), drawn(4, 2), drawn(2, 4)
     config = {"peft_type": "LOKR", "r": 8, "rank_pattern": {"up": 2}, "alpha": 8}
@@ -111,14 +120,17 @@ def test_factors_of_activations(tmp_path, module, shape):
         ({"ia3_l": drawn(8, 1)}, "has another shape"),
         ({"ia3_l": np.float32(2)}, "has another shape"),
         ({"hada_w1_a": drawn(12, 0), "hada_w1_b": drawn(0, 8)}, "has another shape"),
-        ({"lora_A.weight": drawn(2, 8)}, "lacks a tensor: lora_A.weight is one of two"),
+        ({"lora_A.weight": drawn(2, 8)}, "lacks a tensor: lora_A.weight is alone"),
         ({"lora_A.weight": drawn(2, 8), "lora_B.weight": np.float32(1)}, "lacks a tensor"),
+        ({"lora_mid.weight": drawn(2, 2, 3, 3)}, "lacks a tensor: lora_mid.weight is alone"),
+        ({"lora_down.weight": drawn(2, 8, 1, 1), "lora_up.weight": drawn(12, 2, 1, 1),
+          "lora_mid.weight": drawn(2, 2, 3, 3)}, "has another shape"),
         (LOW_RANK | {"lora_magnitude_vector": drawn(5)}, "has magnitudes of another number of rows"),
         (LOW_RANK | {"lora_A.weight": np.full((2, 8), np.nan, np.float32)}, None),
         ({"lora_embedding_A": drawn(2, 12)}, "lacks a tensor"),
         ({"lokr_w1": drawn(3, 2), "lokr_w2": drawn(4, 4), "dora_scale": drawn(12, 1)}, "has magnitudes of rows"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_is_told(tmp_path, tensors, reason):
     path = written(tmp_path, "layers.0.up", tensors, {})
     expected = f"does not fit the base: its module '.*up' {reason}" if reason else "tensor .*lora_A.* holds NaN or Inf"

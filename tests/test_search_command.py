@@ -134,6 +134,16 @@ def test_a_zoo_is_searched_by_id_and_by_file(folder, capsys):
     assert first.split() == ["1", "1.000", "same", "task-2", "455", "0.50", "model-5"]
 
 
+def test_files_that_a_folder_does_not_stand_for_are_told(indexed, capsys):
+    line = "models stands for models/a.safetensors alone; not read: b.safetensors, broken.safetensors\n"
+    for command in (["search", "models", "--index", "zoo.index", "-k", "1"], ["compare", "models", "models/deep"]):
+        assert main(command) == 0
+        assert line in capsys.readouterr().err
+    Path("models/config.json").write_text("{}")  # one model, in several files
+    assert main(["search", "models", "--index", "zoo.index", "-k", "1"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -146,6 +156,8 @@ def test_a_zoo_is_searched_by_id_and_by_file(folder, capsys):
         (["index", "models", "--out", "models"], "error: models: is a folder with other things in it; name a new"),
         (["index", "none.pt", "--out", "new"], "error: new: no checkpoint could be used (none.pt: cannot be read"),
         (["add", "models", "--index", "new"], "error: new: is no index; make one with"),
+        (["index", "", "--out", "new"], "error: '': names nothing; name a checkpoint"),
+        (["search", "", "--index", "zoo.index"], "error: '': names nothing; name a checkpoint"),
     ],
 )
 def test_bad_input_is_told_in_a_line(indexed, capsys, arguments, line):

@@ -141,7 +141,7 @@ def test_a_date_stands_for_all_its_moments(index):
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"where": ["colour=red"]}, "colour: is no key of this index; known are id, path, architecture, .*, license"),
+        ({"where": ["colour=red"]}, "colour: is no key of this index; known are id, path, .*, license, lineage$"),
         ({"where": ["parameters"]}, "parameters: is no condition; write one as 'parameters>6B'"),
         ({"where": ["parameters>many"]}, "'many' is no count; write parameters>6B"),
         ({"where": ["size>3X"]}, "'3X' is no bytes; write size>30GB"),
@@ -150,6 +150,7 @@ def test_a_date_stands_for_all_its_moments(index):
         ({"where": ["age>30"]}, "is no duration; write age>30d"),
         ({"where": ["architecture>a"]}, "architecture is no number; compare it by = or !="),
         ({"sort": "parameters:up"}, "'up' is no direction; write parameters:asc"),
+        ({"where": ["lineage=m01"]}, "lineage: is noted of no model of this index; run `wsrl lineage --note`"),
         ({"sort": "colour"}, "is no key of this index"),
         ({"group_by": "colour"}, "is no key of this index"),
         ({"group_by": "weights", "per_group": 0}, "per_group: is 0"),
@@ -186,10 +187,29 @@ def test_the_base_that_files_declare_can_be_asked_for(tmp_path):
     (folder / "card" / "README.md").write_text("---\nbase_model:\n- name: owner/base\ntags:\n- {a: b}\n---\n")
     for _ in range(2):  # the second time nothing is embedded
         built = Index.build(FakeEncoder(), folder, tmp_path / "index")
+        assert {str(built.metadata(name).get("base_model")) for name in built.ids} == {"None", "['owner/base']"}
         for key in ("base_model", "base"):
             hits = built.search(str(folder / "plain.safetensors"), 9, "weights", where=[f"{key}=owner/base"])
             assert sorted(Path(hit.id).stem for hit in hits) == ["card", "header"]
     assert len(built.search(built.ids[0], 9, "weights", group_by="tags", sort="base_model")) == 3
+    built.annotate(next(name for name in built.ids if "plain" in name), {"base": "https://huggingface.co/owner/base"})
+    hits = built.search(built.ids[0], 9, "weights", where=["base=owner/base"])
+    assert [hit.metadata["base_model"] for hit in hits] == [["owner/base"]] * 3
+    assert len(built.search(built.ids[0], 9, "weights", group_by="base_model")) == 1
+
+
+@pytest.mark.parametrize("configuration", ["config.json", "adapter_config.json"])
+def test_an_edited_card_is_noticed(tmp_path, configuration):
+    file = tmp_path / "model.safetensors"
+    write_model(file, 1)
+    (tmp_path / configuration).write_text("{}")
+    (tmp_path / "README.md").write_text("---\nbase_model: owner/base\n---\n")
+    encoder = FakeEncoder()
+    for name in ("owner/base", "https://huggingface.co/owner/other"):
+        (tmp_path / "README.md").write_text(f"---\nbase_model: {name}\n---\n")
+        built = Index.build(encoder, file, tmp_path / "index")
+        assert built.metadata(str(file))["base_model"] == [name.removeprefix("https://huggingface.co/")]
+    assert len(encoder.embedded) == 2 and Index.build(encoder, file, tmp_path / "index").changes.unchanged == 1
 
 
 def test_families_need_no_notes(index, monkeypatch):

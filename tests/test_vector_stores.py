@@ -11,6 +11,7 @@ from fake_encoder import FakeEncoder, names, write_model
 
 from wsrl.cli.main import main
 from wsrl.errors import InputError
+from wsrl.search import near_groups
 from wsrl.search.address import is_address
 from wsrl.search.index import Index
 from wsrl.vector_stores.row_facts import bounds_of
@@ -112,6 +113,16 @@ class TestEveryIndex:
         assert len(index.search(names(models)[0], 40, "weights", architecture="other")) == 37
         found = {hit.id for hit in index.search(names(models)[0], 40, "weights", exclude=names(models)[:2])}
         assert len(found) == 38 and not found & set(names(models)[:2])
+
+    def test_families_are_told_by_near_vectors(self, models, index, monkeypatch):
+        monkeypatch.setattr(near_groups, "CLOSE", 0.3)
+        vectors = {name: index.get(name).weights for name in index.ids}
+        ranked = [hit.id for hit in index.search(names(models)[0], 40, "weights")]
+        kept: list[str] = []
+        for name in ranked:
+            kept += [name] if all(vectors[name] @ vectors[other] < 0.3 for other in kept) else []
+        hits = index.search(names(models)[0], 40, "weights", group_by="lineage")
+        assert [hit.id for hit in hits] == kept and 1 < len(kept) < 30
 
     def test_a_copy_comes_first(self, models, index):
         copy = models / "copy.safetensors"

@@ -121,33 +121,36 @@ def _trainer(model: Classifier) -> Callable[[Sequence[Tensors], int, Sequence[in
     return train
 
 
-def bases(architecture: str, seeds: Sequence[int]) -> list[Member]:
+def bases(architecture: str, seeds: Sequence[int], steps: int = STEPS) -> list[Member]:
     """Trains siblings: the same data and recipe, other initial weights and batches."""
     own = recipe(architecture)
-    trained = own.train([own.initial(seed) for seed in seeds], 0, seeds, STEPS, 3e-3)
+    trained = own.train([own.initial(seed) for seed in seeds], 0, seeds, steps, 3e-3)
     return [
         Member(f"{architecture} {seed}", "base", Kind.SAME_FILE, Checkpoint(f"{architecture}-{seed}", t, own.metadata))
         for seed, t in zip(seeds, trained, strict=True)
     ]
 
 
-def descendants(architecture: str, roots: Sequence[Member], seed: int) -> Iterator[Member]:
-    """Yields what is made of the bases."""
+def descendants(
+    architecture: str, roots: Sequence[Member], seed: int, tuning: Sequence[int] = TUNING
+) -> Iterator[Member]:
+    """Yields what is made of the bases; `tuning` are numbers of steps that they are fine-tuned for."""
     own = recipe(architecture)
     tensors = [{name: np.asarray(t) for name, t in root.checkpoint.tensors.items()} for root in roots]
     seeds = range(seed, seed + len(roots))
-    tuned = {steps: own.train(tensors, 1, seeds, steps, 1e-3) for steps in TUNING}
-    other = own.train(tensors, 2, seeds, TUNING[2], 1e-3)
+    tuned = {steps: own.train(tensors, 1, seeds, steps, 1e-3) for steps in tuning}
+    usual = tuning[max(len(tuning) - 2, 0)]
+    other = own.train(tensors, 2, seeds, usual, 1e-3)
     for i, root in enumerate(roots):
         rng = np.random.default_rng([seed, i])
         base = tensors[i]
         made: dict[str, tuple[Kind, Tensors]] = {
-            f"{steps} steps": (Kind.FINE_TUNED, tuned[steps][i]) for steps in TUNING
+            f"{steps} steps": (Kind.FINE_TUNED, tuned[steps][i]) for steps in tuning
         }
-        made["100 steps, another task"] = Kind.FINE_TUNED, other[i]
-        made["adapter"] = Kind.ADAPTER, _adapted(base, tuned[100][i])
-        made["average"] = Kind.MERGE, _mixed([tuned[100][i], other[i]], MERGES["average"])
-        made["task vectors"] = Kind.MERGE, _mixed([base, tuned[100][i], other[i]], MERGES["task vectors"])
+        made[f"{usual} steps, another task"] = Kind.FINE_TUNED, other[i]
+        made["adapter"] = Kind.ADAPTER, _adapted(base, tuned[usual][i])
+        made["average"] = Kind.MERGE, _mixed([tuned[usual][i], other[i]], MERGES["average"])
+        made["task vectors"] = Kind.MERGE, _mixed([base, tuned[usual][i], other[i]], MERGES["task vectors"])
         made |= {name: (kind, change(base, rng)) for name, (kind, change) in CHANGES.items()}
         if architecture == "llama":
             made |= {f"GGUF {name}": (Kind.SAME_PRECISION, _gguf(base, name)) for name in QUANTIZERS}

@@ -4,6 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import Row, print_rows
+from wsrl.cli.names import tell_unread
 from wsrl.cli.output import WHOLE, Output, add_format
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
       InputError: a checkpoint cannot be used.
     """
+    tell_unread([args.a, *args.b])
     if len(args.b) > 1:
         from wsrl.comparison.merge import find_merge
 

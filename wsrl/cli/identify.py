@@ -50,8 +50,9 @@ def identity_record(found: "Identity") -> dict[str, object]:
 def _show(found: "Identity") -> None:
     dtype, bits = found.stored
     size = f", {found.size}" if found.size else ""
+    kind = f"{found.adapter} " if found.adapter else ""
     lines = [
-        f"{found.path}: {found.content} of {found.architecture}{size}; {found.parameters:,} parameters, {dtype}"
+        f"{found.path}: {kind}{found.content} of {found.architecture}{size}; {found.parameters:,} parameters, {dtype}"
         + (f" in {bits:g} bits" if f"{bits:g}" not in dtype else "")
     ]
     lines += ["  holds a moving average of weights"] if found.averaged else []

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wsrl.cli.names import add_index
+from wsrl.cli.names import add_index, tell_unread
 from wsrl.cli.output import Output, add_format, tell, tell_left_out
 from wsrl.errors import InputError
 from wsrl.files import write_atomically
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot and args.plot.suffix != ".svg":
         raise InputError(args.plot, "is not the name of an SVG file", "give a name that ends in .svg")
 
+    tell_unread([args.model] if args.model else [])
     found = find_lineage(args.index, args.model, progress=True)
     if args.note:
         note_families(args.index, found)

@@ -61,7 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             setattr(sys, name, io.StringIO())
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of tensors may be more than a terminal can show
-    args = command_parser([word for word in argv if not word.startswith("-")][:1]).parse_args(argv)
+    try:  # an interrupt can come while modules are imported
+        return _run(command_parser([word for word in argv if not word.startswith("-")][:1]).parse_args(argv))
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         status = args.run(args)
         sys.stdout.flush()
@@ -77,8 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         mend = MENDS.get(error.errno or 0, "name another file, or check the disk")
         return _fail(f"error: {place}{error.strerror or error}; {mend}", args.trouble)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
 
 
 def command_parser(chosen: Collection[str]) -> argparse.ArgumentParser:

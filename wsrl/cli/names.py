@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsrl.cli.output import listed, tell
+from wsrl.errors import InputError
 from wsrl.search.address import is_address
 
 STDIN = "-"
@@ -48,8 +50,30 @@ def index_place(name: str) -> str | Path:
 
 
 def given(names: Sequence[str]) -> list[str]:
-    """Returns the names, and in place of `-` those on stdin."""
+    """Returns the names, and in place of `-` those on stdin.
+
+    Raises:
+      InputError: a name is empty, as that of a variable of the shell which is not set.
+    """
     found: list[str] = []
     for name in names:
+        if not name:
+            raise InputError("''", "names nothing", "name a checkpoint")
         found += [line for line in sys.stdin.read().splitlines() if line] if name == STDIN else [name]
     return found
+
+
+def tell_unread(names: Sequence[str]) -> None:
+    """Tells on stderr of folders that a command takes for one checkpoint each, which files of weights it does not read.
+
+    A folder with a `config.json` is one model in several formats; of any other, files may be of other models.
+    """
+    from wsrl.readers.huggingface import weight_files
+    from wsrl.search.sources import checkpoint_format  # neither is needed for `--help`
+
+    for name in names:
+        folder = Path(name)
+        if folder.is_dir() and not (folder / "config.json").is_file() and checkpoint_format(folder) == "Hugging Face":
+            chosen, *others = weight_files(folder)
+            if others:
+                tell(f"{name} stands for {folder / chosen} alone; not read: {listed(others)}")

@@ -47,8 +47,13 @@ def tell(line: str) -> None:
 def tell_skipped(files: Sequence[str]) -> None:
     """Prints to stderr which files look like weights and are none."""
     if files:
-        more = f" and {len(files) - NAMED:,} more" if len(files) > NAMED else ""
-        tell(f"skipped, no weights: {', '.join(files[:NAMED])}{more}")
+        tell(f"skipped, no weights: {listed(files)}")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns the first few names, and how many more there are."""
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def tell_left_out(problems: Sequence[InputError]) -> None:

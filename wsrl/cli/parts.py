@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import print_rows
-from wsrl.cli.names import add_index
+from wsrl.cli.names import add_index, tell_unread
 from wsrl.cli.output import Output, add_format, tell, tell_left_out
 from wsrl.text import counted
 
@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """
     from wsrl.origins.parts import find_parts  # not needed for `--help`
 
+    tell_unread([args.model])
     found = find_parts(args.index, args.model, progress=True)
     with Output.of(args) as output:
         output.table(part_records(found), lambda: _show(args.model, found))

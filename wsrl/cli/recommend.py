@@ -1,6 +1,7 @@
 """`wsrl recommend --index DIR --data FILE.npz`: ranks the models of an index for a data set, from labeled examples."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import Row, print_rows
@@ -71,6 +72,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(option, f"{getattr(args, name)} is too small", f"give {least} or more")
     if args.architecture and (args.start or args.logme):
         raise InputError("--architecture", "ranks no models, so --start and --logme do not go with it", "leave one out")
+    if Path(args.data).is_file() and not args.data.endswith(".npz"):
+        raise InputError(args.data, "is no .npz file", "save images x and classes y by numpy.savez")
     from wsrl.recommendation.recommend import recommend  # not needed for `--help`
 
     images, answer = recommend(

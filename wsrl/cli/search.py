@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from wsrl.cli.hits import hit_row, print_rows
-from wsrl.cli.names import add_encoder, add_index, given
-from wsrl.cli.output import Output, add_format, tell, tell_left_out
+from wsrl.cli.names import add_encoder, add_index, given, tell_unread
+from wsrl.cli.output import Output, add_format, listed, tell, tell_left_out
 from wsrl.errors import InputError
 from wsrl.text import counted
 
@@ -117,6 +117,7 @@ def run(args: argparse.Namespace) -> int:
         **{"group_by": args.group_by, "per_group": args.per_group},
     }
     queries = given(args.queries)
+    tell_unread([*queries, *args.against])
     with Output.of(args) as output:
         for asked in [[query] for query in queries] if args.each else [queries]:
             hits = index.search(asked, args.k, args.by or "auto", exact=args.exact, **options)
@@ -142,7 +143,10 @@ def _run_relative(args: argparse.Namespace) -> int:
 
     search = RelativeSearch(args.relative_to, args.index, args.learn, progress=True)
     tell_left_out(search.children.problems)
+    if copies := [copy.id for copy in search.children.copies]:
+        tell(f"no hits, since they change nothing of {args.relative_to}: {listed(copies)}")
     queries, count = given(args.queries), len(search.children.members)
+    tell_unread([args.relative_to, *queries])
     with Output.of(args) as output:
         for asked in [[query] for query in queries] if args.each else [queries]:
             hits = search.search(asked, args.k)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from wsrl.checkpoint import Checkpoint, CheckpointError
 from wsrl.comparison.relation import Kind
 from wsrl.errors import InputError
-from wsrl.origins.adapter_base import adapted_modules
+from wsrl.origins.adapter_base import adapter_kind
 from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.stated import Disagreement, disagreements
@@ -83,7 +83,7 @@ def examine_index(
 
 
 def _own(checkpoint: Checkpoint) -> Iterator[Disagreement]:
-    return disagreements(checkpoint, bool(adapted_modules(checkpoint.tensors)))  # pyright: ignore[reportArgumentType]
+    return disagreements(checkpoint, bool(adapter_kind(checkpoint.tensors)))
 
 
 def _of_declared(
@@ -126,9 +126,13 @@ def _of_same_weights(store: Store) -> Iterator[tuple[str, Disagreement]]:
         groups[digest].append(name)
     for names in groups.values():
         for key in OF_ORIGIN:
-            told = {name: str(metadata[name][key]) for name in names if metadata[name].get(key)}
+            told = {name: _text(metadata[name][key]) for name in names if metadata[name].get(key)}
             first = next(iter(told), None)
             for name, value in told.items():
                 if first is not None and value != told[first]:
                     found = f"{first} has the same weights, and says {told[first]}"
                     yield name, Disagreement(f"label {key}", value, found)
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

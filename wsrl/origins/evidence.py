@@ -40,7 +40,7 @@ def edge_evidence(
     return found
 
 
-def named_bases(relatives: Relatives, number: int) -> list[int]:
+def bases_in_index(relatives: Relatives, number: int) -> list[int]:
     """Returns the models that a model declares as its base."""
     own = relatives.nodes[number]
     names = [base.name for base in _declared(own)]

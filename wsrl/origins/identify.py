@@ -9,7 +9,7 @@ import numpy as np
 
 from wsrl.canonical.rows import read_whole
 from wsrl.checkpoint import Checkpoint, LazyTensor
-from wsrl.origins.adapter_base import Candidate, adapted_modules, find_bases
+from wsrl.origins.adapter_base import Candidate, adapted_modules, adapter_kind, find_bases, scaled_modules
 from wsrl.origins.key_catalog import Entry, find_entry, neutral
 from wsrl.origins.precision import is_widened, main_type, precision
 from wsrl.readers import open_checkpoint
@@ -32,6 +32,7 @@ class Identity:
       path: of the file.
       format: that it is written in.
       content: `weights`, `delta` (to be added to other weights), `adapter`, `optimizer state` or `unknown`.
+      adapter: kind of the adapter, `LoRA`, `DoRA`, `LoHa`, `LoKr` or `IA3`; empty if it is none.
       architecture, library: see `wsrl.origins.key_catalog`; `unknown` if no entry fits and no configuration tells.
       size: usual name of its size, else its width and number of blocks; empty if not known.
       parameters: numbers in the file.
@@ -46,6 +47,7 @@ class Identity:
     path: str
     format: str
     content: str
+    adapter: str
     architecture: str
     library: str
     size: str
@@ -71,9 +73,9 @@ def identify(path: str | Path, index: str | Path | None = None) -> Identity:
     """
     checkpoint = open_checkpoint(path)
     tensors: Mapping[str, LazyTensor] = checkpoint.tensors  # pyright: ignore[reportAssignmentType]
-    modules = adapted_modules(tensors)
-    content, why = _content(checkpoint, bool(modules))
-    entry = find_entry([*tensors, *modules])
+    adapter, modules = adapter_kind(tensors), adapted_modules(tensors)
+    content, why = _content(checkpoint, adapter)
+    entry = find_entry([*tensors, *modules, *scaled_modules(tensors)])
     architecture, library, told = _architecture(checkpoint, entry)
     widened = is_widened(tensors)
     if widened:
@@ -83,6 +85,7 @@ def identify(path: str | Path, index: str | Path | None = None) -> Identity:
         path=str(path),
         format=checkpoint.format,
         content=content,
+        adapter=adapter,
         architecture=architecture,
         library=library,
         size=_size(entry, tensors) if entry else "",
@@ -91,15 +94,15 @@ def identify(path: str | Path, index: str | Path | None = None) -> Identity:
         widened=widened,
         averaged=any(AVERAGED.search(name) for name in [*tensors, *(left_out if isinstance(left_out, tuple) else ())]),
         declared=tuple(declared_bases(checkpoint.metadata, str(path))),
-        candidates=tuple(find_bases(Path(index), modules)) if index is not None and modules else (),
+        candidates=tuple(find_bases(Path(index), modules)) if index is not None else (),
         reasons=tuple([*told, *why]),
     )
 
 
-def _content(checkpoint: Checkpoint, adapter: bool) -> tuple[str, list[str]]:
+def _content(checkpoint: Checkpoint, adapter: str) -> tuple[str, list[str]]:
     names = list(checkpoint.tensors)
     if adapter:
-        return "adapter", ["it holds pairs of low-rank matrices"]
+        return "adapter", [f"its tensors are named as those of {adapter}"]
     states = sum(bool(OPTIMIZER.search(name)) for name in names)
     if states > NAMES_OF_BLOCK * len(names):
         return "optimizer state", [f"{states:,} of {len(names):,} tensors are named as moments of an optimizer"]

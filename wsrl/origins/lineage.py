@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from wsrl.comparison.relation import WORDS, Kind
 from wsrl.errors import InputError
-from wsrl.origins.evidence import Evidence, absent_bases, edge_evidence, named_bases
+from wsrl.origins.evidence import Evidence, absent_bases, bases_in_index, edge_evidence
 from wsrl.origins.proof import Compare
 from wsrl.origins.relatives import Node, Relatives
 from wsrl.origins.rooted import (
@@ -119,7 +119,7 @@ def _components(relatives: Relatives, progress: bool) -> Iterator[tuple[list[int
     with line:
         for own in waiting:  # of one that is asked about, relatives are added while there are any
             line.update(asked is None)
-            near = {*relatives.near([own])[0], *named_bases(relatives, own)}
+            near = {*relatives.near([own])[0], *bases_in_index(relatives, own)}
             for other in sorted(near) if len(around) <= MOST or asked is None else ():
                 if relatives.relation(own, other).related:
                     edges[min(own, other), max(own, other)] = relatives.distance(own, other)

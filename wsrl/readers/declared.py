@@ -1,15 +1,19 @@
 """What a model's files declare of the model that it was made from."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 CARD = "README.md"
-KEYS = ("base_model", "ss_sd_model_name", "base_model_name_or_path")  # of the metadata of a file
-GGUF = ("repo_url", "name")  # of general.base_model.0 in a GGUF file; what names the model best comes first
+BASE = "base_model"  # key of metadata: what a model is said to be made from, a list of names
+KEYS = (BASE, "ss_sd_model_name", "base_model_name_or_path")  # of the metadata of a file
+GGUF = ("repo_url", "name")  # of general.base_model.N in a GGUF file; what names the model best comes first
 FEWEST = 3  # letters of a name that can be looked for
 LOADED = "config.json (_name_or_path)"  # where a network was loaded from: its base, or the folder of its training
-HUB = "https://huggingface.co/"
+HUB = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://")
+PAGE = re.compile(r"/(?:tree|blob|resolve)/.*")  # of a repository at the hub, behind its name
+NULL = ("null", "Null", "NULL", "~")  # YAML's words for nothing, which a card's reader leaves texts
 
 
 class Declared(NamedTuple):
@@ -28,9 +32,9 @@ def declared_bases(metadata: Mapping[str, object], path: str) -> list[Declared]:
     """
     found = list(_in_metadata(metadata))
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if Path(path).is_dir() or isinstance(metadata.get("config"), dict):
+    if Path(path).is_dir() or any(isinstance(metadata.get(key), Mapping) for key in ("config", "adapter_config")):
         found += [Declared(name, f"its card ({CARD})") for name in card_bases(folder / CARD)]
-    return list(dict.fromkeys(own for own in found if len(own.name) >= FEWEST))
+    return list(dict.fromkeys(found))
 
 
 def named_bases(metadata: Mapping[str, object], path: str) -> tuple[str, ...]:
@@ -41,17 +45,20 @@ def named_bases(metadata: Mapping[str, object], path: str) -> tuple[str, ...]:
 def _in_metadata(metadata: Mapping[str, object]) -> Iterator[Declared]:
     for file, key in (("adapter_config", "base_model_name_or_path"), ("config", "_name_or_path")):
         content = metadata.get(file)
-        name = content.get(key) if isinstance(content, Mapping) else None
-        if isinstance(name, str):
-            yield Declared(name, f"{file}.json ({key})")
+        if isinstance(content, Mapping):
+            yield from _declared(content.get(key), f"{file}.json ({key})")
     for key in KEYS:
-        if isinstance(name := metadata.get(key), str):
-            yield Declared(name, f"its metadata ({key})")
+        yield from _declared(metadata.get(key), f"its metadata ({key})")
     told = metadata.get("gguf")
-    for key in (f"general.base_model.0.{part}" for part in GGUF):
-        if isinstance(told, Mapping) and isinstance(name := told.get(key), str):
-            yield Declared(name.removeprefix(HUB), f"its metadata ({key})")
-            return
+    if isinstance(told, Mapping):
+        numbers = sorted({match[0] for key in told if (match := re.match(r"general\.base_model\.\d+\.", str(key)))})
+        for number in numbers:
+            own = (list(_declared(told.get(number + part), f"its metadata ({number}{part})")) for part in GGUF)
+            yield from next(filter(None, own), ())
+
+
+def _declared(value: object, where: str) -> list[Declared]:
+    return [Declared(name, where) for name in base_names(value)]
 
 
 def card_bases(path: Path) -> list[str]:
@@ -64,19 +71,30 @@ def card_bases(path: Path) -> list[str]:
         card = read_card(path)
     except (OSError, ValueError):
         return []
-    return base_names(card) if isinstance(card, dict) else []
+    return base_names(card.get(BASE)) if isinstance(card, Mapping) else []
 
 
-def base_names(card: Mapping[str, object]) -> list[str]:
-    """Returns the names in a card's `base_model`, whatever they are nested in."""
-    return [name for name in _texts(card.get("base_model")) if len(name) >= FEWEST]
+def base_names(value: object) -> list[str]:
+    """Returns the names of base models in a value, each once, in the one form that `base_model` has everywhere.
+
+    Args:
+      value: of `base_model` in a card, a header or a manifest: a name, or names in lists and maps. Of the hub's address
+        of a model its `owner/name` stays; what is no text, or too short to be looked for, is no name.
+    """
+    return list(dict.fromkeys(name for text in _texts(value) if len(name := _short(text)) >= FEWEST))
+
+
+def _short(name: str) -> str:
+    own = name.strip()
+    match = HUB.match(own)
+    return PAGE.sub("", own[match.end() :]).rstrip("/") if match else own
 
 
 def _texts(value: object) -> Iterator[str]:
     """The texts in a value of a card: some write a list of maps where the hub wants names."""
-    if isinstance(value, str) and value:
+    if isinstance(value, str) and value not in NULL:
         yield value
-    elif isinstance(value, list | dict):
+    elif isinstance(value, list | tuple | dict):
         for own in value.values() if isinstance(value, dict) else value:
             yield from _texts(own)
 

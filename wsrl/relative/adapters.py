@@ -3,8 +3,8 @@
 The names of tensors tell: behind the module's name `hada_w1_a` [outputs, rank], `hada_w1_b` [rank, inputs] and the same
 of `w2`; `lokr_w1` [a, b] or its factors `lokr_w1_a`, `lokr_w1_b`, and the same of `w2`; `ia3_l` [outputs, 1], or
 [1, inputs] of layers whose inputs are scaled. Kernels may be kept as a core `hada_t1` or `lokr_t2`
-[rank, rank, height, width] between factors [rank, outputs] and [rank, inputs]. Embeddings have `lora_embedding_A`
-[rank, entries] and `lora_embedding_B` [size, rank].
+[rank, rank, height, width] between factors [rank, outputs] and [rank, inputs]; that of a low-rank pair is `lora_mid`.
+Embeddings have `lora_embedding_A` [rank, entries] and `lora_embedding_B` [size, rank].
 """
 
 import re
@@ -21,6 +21,7 @@ from wsrl.relative.change import Change, Hadamard, Kronecker, LowRank, Magnitude
 
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight", ".lora_magnitude_vector.default.weight")
 MAGNITUDES += (".dora_scale",)
+MIDDLE = ".lora_mid.weight"  # of LyCORIS: the kernel between the pair of a convolution
 MOST = 2**26  # entries of a kernel that is formed of its core
 Tensors = Mapping[str, LazyTensor]
 
@@ -57,7 +58,7 @@ def find_adapted(tensors: Tensors, scales: Mapping[str, float]) -> list[Adapted]
     found = []
     for module, (down, up) in low_rank_pairs(tensors).items():
         own = {down.removeprefix(module): tensors[down], up.removeprefix(module): tensors[up]}
-        own |= {end: tensors[module + end] for end in MAGNITUDES if module + end in tensors}
+        own |= {end: tensors[module + end] for end in (*MAGNITUDES, MIDDLE) if module + end in tensors}
         found.append(Adapted(module, own, scales.get(module, 1.0), _low_rank))
     others: dict[str, dict[str, LazyTensor]] = {}
     paired = {name for own in found for name in own.names}
@@ -77,12 +78,21 @@ def find_adapted(tensors: Tensors, scales: Mapping[str, float]) -> list[Adapted]
 
 
 def _low_rank(tensors: Tensors, scale: float, piece: Piece) -> Change:
-    (down, up), lengths = list(tensors.values())[:2], list(tensors.values())[2:]
+    down, up = list(tensors.values())[:2]
+    lengths = [tensors[end] for end in MAGNITUDES if end in tensors]
     outputs, inputs = _sides(piece)
-    rank = down.shape[0]
-    if not rank or rank != up.shape[1] or (up.size, down.size) != (outputs * rank, inputs * rank):
+    rank, middle = down.shape[0], tensors.get(MIDDLE)
+    if not rank or rank != up.shape[1] or up.size != outputs * rank:
         raise ValueError("has another shape")
-    own = LowRank(read_whole(up).reshape(-1, rank), read_whole(down).reshape(rank, -1), scale)
+    if middle is None and down.size != inputs * rank:
+        raise ValueError("has another shape")
+    lower = read_whole(down).reshape(rank, -1)
+    if middle is not None:
+        taps = middle.size // rank**2
+        if middle.ndim < 3 or middle.shape[:2] != (rank, rank) or lower.size * taps != inputs * rank:
+            raise ValueError("has another shape")
+        lower = _kernel(read_whole(middle), lower)
+    own = LowRank(read_whole(up).reshape(-1, rank), lower, scale)
     if not lengths:
         return own
     if lengths[0].size != outputs:
@@ -141,7 +151,7 @@ def _embedded(tensors: Tensors, scale: float, piece: Piece) -> Change:
 
 
 def _alone(tensors: Tensors, scale: float, piece: Piece) -> Change:
-    raise ValueError(f"lacks a tensor: {next(iter(tensors))[1:]} is one of two")
+    raise ValueError(f"lacks a tensor: {next(iter(tensors))[1:]} is alone")
 
 
 def _refused(tensors: Tensors, scale: float, piece: Piece) -> Change:
@@ -149,7 +159,7 @@ def _refused(tensors: Tensors, scale: float, piece: Piece) -> Change:
 
 
 OTHERS = re.compile(r"(hada|lokr)_(w[12](_[ab])?|t[12])|ia3_l|lora_embedding_[AB]")  # last parts of names
-HALF = re.compile(r"\.lora[._](A|B|up|down)(\.default)?\.weight$")  # of a low-rank pair
+HALF = re.compile(r"\.lora[._](A|B|up|down|mid)(\.default)?\.weight$")  # of a low-rank pair
 MAKERS = {"hada_": _hadamard, "lokr_": _kronecker, "ia3_l": _scaled, "lora_embedding_": _embedded}  # by their begin
 
 

@@ -40,7 +40,7 @@ class Children:
       vectors: of them.
       changes: see `wsrl.relative.kept.Measured`.
       problems: candidates that cannot be used, or are no children of the base.
-      copies: candidates that are the base itself.
+      copies: candidates other than the base itself that change nothing of it, which are no children.
     """
 
     base: str
@@ -48,7 +48,7 @@ class Children:
     vectors: Float32[np.ndarray, "n dim"]
     changes: Sequence[float]
     problems: Sequence[InputError]
-    copies: int
+    copies: Sequence[Candidate]
 
 
 class Query(NamedTuple):
@@ -104,7 +104,8 @@ class RelativeSearch:
             told = f" ({problems[0]})" if problems else ""
             raise InputError(directory, f"holds no child of {base}{told}", "name the base that they were trained from")
         vectors = np.stack([m.vector for _, m in members if m.vector is not None])
-        copies = len(pairs) - len(members) - sum(m.vector is None for _, m in pairs)
+        unchanged = [own for own, m in pairs if m.vector is not None and not m.vector.any()]
+        copies = [own for own in unchanged if os.path.realpath(own.path) != os.path.realpath(base)]
         changes = [m.change for _, m in members]
         self.children = Children(base, [own for own, _ in members], vectors, changes, problems, copies)
         self._by_id = {own.id: place for place, (own, _) in enumerate(members)}

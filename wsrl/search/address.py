@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from wsrl.search.manifest import MANIFEST
-
 SCHEMES = ("milvus", "qdrant")
 LITE = ".db"  # ending of a file of Milvus Lite
 
@@ -13,4 +11,8 @@ def is_address(name: str | Path) -> bool:
     text = str(name)
     if text.partition("://")[0] in SCHEMES and "://" in text:
         return True
-    return text.endswith(LITE) and not (Path(text) / MANIFEST).is_file()
+    if not text.endswith(LITE):
+        return False
+    from wsrl.search.manifest import MANIFEST  # and NumPy with it, which the parser of the command line does without
+
+    return not (Path(text) / MANIFEST).is_file()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from wsrl.readers.declared import BASE, base_names
 from wsrl.search.database import Database, damaged
 
 HEAD = 8  # characters of a digest that find nearly all rows of it, and take a tenth of the bytes
@@ -231,9 +232,10 @@ class Catalog:
         except ValueError as error:
             raise damaged(self.path, error) from error
 
-    def annotations(self, name: str) -> dict[str, str]:
-        """Returns what the user said of a model."""
-        return dict(self._read("SELECT key, value FROM annotations WHERE id = ? ORDER BY key", (name,)))
+    def annotations(self, name: str) -> dict[str, object]:
+        """Returns what the user said of a model, as it stands in its metadata."""
+        found = self._read("SELECT key, value FROM annotations WHERE id = ? ORDER BY key", (name,))
+        return {key: as_metadata(key, value) for key, value in found}
 
     def all_annotations(self) -> dict[tuple[str, str], str | None]:
         """Returns what users noted, by id and key; of models too that are not there."""
@@ -269,6 +271,11 @@ def _same(before: Sequence[Part], lines: Sequence[int]) -> list[Part]:
             break
         found.append(part)
     return found
+
+
+def as_metadata(key: str, note: str | None) -> object:
+    """Returns a note as it stands in metadata, where base models are a list of names."""
+    return (base_names(note) or [note]) if key == BASE else note
 
 
 def _has_digest(column: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from wsrl.errors import InputError
+from wsrl.search.catalog import as_metadata
 from wsrl.search.file_identity import HUB, located, printable_id
 from wsrl.search.near_groups import FAMILY, NearGroups
 from wsrl.search.question import Groups
@@ -43,7 +44,7 @@ class Facts:
         """What came with each model, and above it what users noted."""
         notes: dict[str, dict[str, object]] = {}
         for (name, key), value in self._store.catalog.all_annotations().items():
-            notes.setdefault(name, {})[key] = value
+            notes.setdefault(name, {})[key] = as_metadata(key, value)
         own = self._store.catalog.metadata()
         return [{**about, **notes.get(name, {})} for name, about in zip(self._store.ids, own, strict=True)]
 
@@ -58,7 +59,10 @@ class Facts:
         known = self._keys
         key = name if name in known else ALSO.get(name, name)
         if key not in known:
-            raise InputError(name, "is no key of this index", f"known are {', '.join(known)}")
+            if key == FAMILY:
+                raise InputError(name, "is noted of no model of this index", "run `wsrl lineage --note` on it first")
+            listed = ", ".join(dict.fromkeys([*known, FAMILY]))
+            raise InputError(name, "is no key of this index", f"known are {listed}")
         return key
 
     @cached_property
@@ -84,8 +88,7 @@ class Facts:
         key = self.key(name)
         if key not in self._groups:
             values = self.values(key)
-            own = [value if value is None or isinstance(value, str | int | float) else str(value) for value in values]
-            self._groups[key] = Groups(own, Counter(own))
+            self._groups[key] = Groups(own := list(map(group_of, values)), Counter(own))
         return self._groups[key]
 
     def kind(self, key: str) -> str:
@@ -123,6 +126,12 @@ class Facts:
     @property
     def _times(self) -> list[float | None]:
         return [modified(path) for path in self._paths]
+
+
+def group_of(value: object) -> str | int | float | None:
+    """Returns what models of a value are grouped by; a list of one name counts as the name."""
+    alone = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return alone if alone is None or isinstance(alone, str | int | float) else str(alone)
 
 
 def modified(path: str) -> float | None:

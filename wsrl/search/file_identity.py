@@ -6,6 +6,7 @@ from glob import escape
 from pathlib import Path
 
 from wsrl.errors import InputError
+from wsrl.readers.declared import CARD
 from wsrl.search.address import is_address
 from wsrl.search.catalog import Stat
 from wsrl.signature.digest import content_digest
@@ -13,6 +14,7 @@ from wsrl.signature.digest import content_digest
 HUB = "hf://"
 TOGETHER = ("*.json", "*.mlmodel", "saved_model.pb")  # files that may name any others beside and below them
 BESIDE = {".xml": ".bin", ".index": ".data-?????-of-?????"}  # ends of files whose data lie beside them -> of the data
+CONFIGURATIONS = ("config.json", "adapter_config.json")  # that tell of the weights beside them
 LARGEST = 2**63  # SQLite's integers end there; some file systems number their files beyond
 
 
@@ -46,15 +48,17 @@ def whole_digest(path: str) -> str | None:
 
 
 def belonging(path: Path) -> list[Path]:
-    """Returns the files of a checkpoint: also configurations beside it, data of ONNX and parts that an index names."""
+    """Returns the files of a checkpoint: also configurations and card beside it, data of ONNX, what an index names."""
     if path.is_dir():
         return [below for below in path.rglob("*") if below.is_file()]
     if any(fnmatch(path.name, pattern) for pattern in TOGETHER):
         return [below for below in path.parent.rglob("*") if below.is_file()]
     if path.suffix in BESIDE:
         return [path, *sorted(path.parent.glob(escape(path.stem) + BESIDE[path.suffix]))]
-    names = ("config.json", "adapter_config.json", f"{path.name}.data", f"{path.name}_data")
-    return [path, *(below for below in map(path.with_name, names) if below.is_file())]
+    data = (f"{path.name}.data", f"{path.name}_data")
+    told, data = ([own for own in map(path.with_name, names) if own.is_file()] for names in (CONFIGURATIONS, data))
+    card = [own for own in (path.with_name(CARD),) if told and own.is_file()]  # which is that of this model alone then
+    return [path, *told, *card, *data]
 
 
 def relative(directory: Path, path: str) -> str:

@@ -16,7 +16,7 @@ from wsrl.search.commit import commit, writing
 from wsrl.search.conditions import fulfilling, order
 from wsrl.search.derive import commit_derived
 from wsrl.search.export import export_models
-from wsrl.search.facts import Facts, check_note
+from wsrl.search.facts import ALSO, Facts, check_note
 from wsrl.search.file_identity import HUB, located, printable_id
 from wsrl.search.functional import Functional, functional_models
 from wsrl.search.hit import Hit
@@ -169,8 +169,11 @@ class Index:
 
     def annotate_all(self, notes: Mapping[str, Mapping[str, str | None]]) -> None:
         """Notes something of many models at once, as `annotate` does; the keys of `notes` are ids."""
-        known = {self._model(name).id: own for name, own in notes.items()}
-        for own in notes.values():
+        known = {
+            self._model(name).id: {ALSO.get(key, key): value for key, value in own.items()}
+            for name, own in notes.items()
+        }
+        for own in known.values():
             for key, value in own.items():
                 if value is not None:
                     check_note(key, value)

@@ -67,8 +67,10 @@ class Source:
 
 
 def as_named(names: Names) -> list[Named]:
-    """Returns what was named; what is a `Named` already stays as it is."""
+    """Returns what was named; what is a `Named` already stays as it is. Raises InputError for an empty name."""
     listed = [names] if isinstance(names, str | Path) else list(names)
+    if "" in listed:
+        raise InputError("sources", "one name is empty", "name a file or a folder")
     return [name if isinstance(name, Named) else Named(str(name), str(name)) for name in listed]
 
 
@@ -237,7 +239,6 @@ def card_of(folder: Path) -> dict[str, Any]:
     """Returns what the model card in a folder says of license, base and task, as text or lists of texts."""
     if not (folder / "README.md").is_file():
         return {}
-    from wsrl.readers.declared import base_names
     from wsrl.readers.model_card import read_card  # YAML, which few folders need
 
     try:
@@ -246,8 +247,7 @@ def card_of(folder: Path) -> dict[str, Any]:
         return {}
     if not isinstance(card, dict):
         return {}
-    names = {"base_model": base_names(card)} if isinstance(card.get("base_model"), list | dict) else {}
-    return {key: card[key] for key in CARD if key in card} | names
+    return {key: card[key] for key in CARD if key in card}
 
 
 def _is_data(path: Path) -> bool:

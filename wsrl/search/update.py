@@ -13,6 +13,7 @@ from wsrl.checkpoint import CheckpointError
 from wsrl.embedded import Embedded
 from wsrl.encoder.checkpoint_encoder import Encoder
 from wsrl.errors import InputError
+from wsrl.readers.declared import BASE, base_names
 from wsrl.search.catalog import NOWHERE, Change, Model, Stat
 from wsrl.search.commit import clear, commit
 from wsrl.search.derive import commit_derived
@@ -22,7 +23,6 @@ from wsrl.search.sources import Named, Source, find_sources
 from wsrl.search.store import Store
 
 COMMIT_EVERY = 30  # seconds of embedding that a crash may cost
-BASE = "base_model"  # key of what a model is said to be made from
 UNIT = 1e-3  # that the length of a vector may be off by
 
 
@@ -209,8 +209,15 @@ def new_model(directory: Path, source: Source, stat: Stat | None, row: Embedded)
 
 
 def with_base(metadata: Mapping[str, object], declared: object) -> dict[str, object]:
-    """Returns what came with a source, and the models that its file declares as its base unless the source tells."""
-    return {BASE: declared, **metadata} if declared else dict(metadata)
+    """Returns what came with a source, with its base models as a list of names, which is left out if there are none.
+
+    Args:
+      metadata: of the source, whose `base_model` counts where it names any.
+      declared: names of the models that the file declares as its base.
+    """
+    names = base_names(metadata.get(BASE)) or base_names(declared)
+    others = {key: value for key, value in metadata.items() if key != BASE}
+    return {BASE: names, **others} if names else others
 
 
 def checked(source: Source, stat: Stat | None, row: Embedded) -> Embedded | InputError:

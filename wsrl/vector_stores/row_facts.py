@@ -1,10 +1,16 @@
 """Values of rows of a store by key, for conditions, groups and orders, as `wsrl.search.facts` has them of a folder."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+from jaxtyping import Float32
+
 from wsrl.search.conditions import Condition
-from wsrl.search.facts import ALSO, Facts, modified
+from wsrl.search.facts import ALSO, Facts, group_of, modified
+from wsrl.search.near_groups import FAMILY, NearGroups
+from wsrl.search.question import Groups
 from wsrl.vector_stores.row import NUMBERS, Row
 from wsrl.vector_stores.vector_store import Bounds
 
@@ -18,6 +24,20 @@ class RowFacts(Facts):
     def key(self, name: str) -> str:
         """Returns the key that a name stands for."""
         return ALSO.get(name, name)
+
+    def groups(self, name: str) -> Groups | NearGroups:
+        """Returns the groups of the rows; see `Facts.groups`. Families are told by the weights vectors of the rows."""
+        key = self.key(name)
+        values = self.values(key)
+        if key == FAMILY:
+            noted = {place: str(value) for place, value in enumerate(values) if value is not None}
+            return NearGroups(self._weights, noted)
+        return Groups(own := list(map(group_of, values)), Counter(own))
+
+    def _weights(self, place: int) -> Float32[np.ndarray, " dim"]:
+        weights = self.found[place].weights
+        assert weights is not None
+        return weights
 
     def values(self, key: str) -> list[object]:
         """Returns the value of each row; see `Facts.values`."""

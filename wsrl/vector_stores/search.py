@@ -1,6 +1,8 @@
 """Answers a question from a vector store: asks for the nearest, and for more until enough fulfill the conditions."""
 
 import time
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +11,7 @@ from jaxtyping import Float32
 from wsrl.errors import InputError
 from wsrl.search.conditions import fulfilling, order
 from wsrl.search.hit import Hit
+from wsrl.search.near_groups import FAMILY
 from wsrl.search.question import Explanation, Request
 from wsrl.vector_stores.row import Row
 from wsrl.vector_stores.row_facts import RowFacts, bounds_of
@@ -40,11 +43,12 @@ def answer(store: VectorStore, name: str, question: Request) -> tuple[list[Hit],
     same = _same_weights(store, name, question, kind)
     facts = {row.key for row in same}
     bounds, count = bounds_of(question.where), question.k + SPARE
+    with_vectors = bool(question.against) or question.group_by == FAMILY
     if question.exact and not store.exact:
         raise InputError("exact", f"{store.kind} has no exact search", "leave it out, or use a file or an index folder")
     while True:
         count = min(count, store.most)
-        found = store.nearest(name, kind, mean, count, bounds, bool(question.against), question.exact)
+        found = store.nearest(name, kind, mean, count, bounds, with_vectors, question.exact)
         others = [(row, score) for row, score in found if row.key not in facts]
         ranked = _first([*((row, 1.0) for row in same), *_left(others, question, kind)], question)
         if len(ranked) >= question.k or len(found) < count or count == store.most:
@@ -109,14 +113,19 @@ def _first(pairs: list[tuple[Row, float]], question: Request) -> list[tuple[Row,
     """The first k, of each group no more than may be."""
     if question.group_by is None:
         return pairs[: question.k]
-    facts = RowFacts([row for row, _ in pairs])
-    counts: dict[str, int] = {}
+    asked = question.queries[0].weights
+    rows = [row if row.weights is not None else replace(row, weights=asked) for row, _ in pairs]  # of equal weights
+    groups = RowFacts(rows).groups(question.group_by)
+    counts: Counter[Hashable] = Counter()
     found = []
-    for pair, value in zip(pairs, facts.values(facts.key(question.group_by)), strict=True):
-        counts[str(value)] = counts.get(str(value), 0) + 1
-        if value is None or counts[str(value)] <= question.per_group:
+    for place, pair in enumerate(pairs):
+        group = groups.of(place)
+        counts[group] += 1
+        if group is None or counts[group] <= question.per_group:
             found.append(pair)
-    return found[: question.k]
+        if len(found) == question.k:
+            break
+    return found
 
 
 def _hit(rank: int, row: Row, score: float, kind: str, same: bool) -> Hit:
