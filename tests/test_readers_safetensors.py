@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import array_shapes
 from experiments.proofs.samples import write
 from wsrl.checkpoint import CheckpointError
 from wsrl.readers import open_checkpoint
-from wsrl.readers.safetensors import DTYPES, matches, open_file
+from wsrl.readers.number_types import number_type
+from wsrl.readers.safetensors import TYPES, matches, open_file
 
 
 def file(path, header, data=b""):
@@ -25,9 +26,9 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
     return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
 
 
-@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("kind", TYPES)
 def test_all_types(tmp_path, kind):
-    dtype = DTYPES[kind]
+    dtype = number_type(TYPES[kind])
     array = np.array([[1, 2, 4], [8, 1, 1]]).astype(dtype)
     path = file(tmp_path, {"w": entry(kind, (2, 3), (0, array.nbytes))}, array.tobytes())
     tensor = open_file(path).tensors["w"]

@@ -9,8 +9,10 @@ and system, all threads) count. `--other` is another program to which the files 
     env --chdir=OLDER_CHECKOUT PYTHONPATH=. python -m wsrl embed --encoder pretrained
 
 and the two take turns. Columns: files; files a CPU second; milliseconds of a file after the start, which is that of one
-file; milliseconds that the floating-point operations of its sweeps take at the rate of a float32 matrix product; the
-other program's files a CPU second, and the ratio.
+file; milliseconds that the floating-point operations of its sweeps take at the rate of a float32 matrix product, and
+how many times as long a file takes; forward passes a CPU second of the baseline with one edge a weight, the synchronous
+GNN, on such networks, which it has read already, and how many times as many files are embedded; the other program's
+files a CPU second, and the ratio.
 """
 
 import argparse
@@ -25,18 +27,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import flax.traverse_util
+import jax
 import numpy as np
 import safetensors.numpy
 from threadpoolctl import threadpool_limits
 
+from configs import zoo
 from experiments.benchmarks.speed import forward_flops, fresh_network
+from experiments.benchmarks.sweep import cpu_seconds as cpu_seconds_of
+from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.encoder.files import PRETRAINED, read_encoder
+from wsrl.graph.neurons import neuron_graph
 from wsrl.zoo.models import CNNGap
 from wsrl.zoo.stacked import initialize
 
 SIDE = 28  # pixels
 MODEL = CNNGap(num_classes=10)
 ROUNDS = 3
+GNN_NETWORKS = 13  # of a batch of the main job
 PRODUCT = 1024  # rows of the square matrices whose product tells the rate
 
 
@@ -78,15 +86,29 @@ def floor_seconds() -> float:
     return forward_flops(fresh_network(MODEL, 0, SIDE)) * passes / rate
 
 
+def gnn_seconds() -> float:
+    """CPU seconds of the GNN's forward pass on a network, in a batch and with the sizes of the main job."""
+    config = zoo.get_config()
+    graphs = [neuron_graph(fresh_network(MODEL, seed, SIDE)) for seed in range(GNN_NETWORKS)]
+    (bucket,) = make_neuron_buckets(graphs, np.arange(GNN_NETWORKS), config.gnn.edges)
+    gnn = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)
+    batch = bucket.batch(range(bucket.size))
+    params, apply = jax.jit(gnn.init)(jax.random.key(0), batch), jax.jit(gnn.apply)
+    return cpu_seconds_of({"forward": lambda: apply(params, batch)}, 10 * ROUNDS)["forward"] / bucket.size
+
+
 def measure(command: Sequence[str], other: Sequence[str] | None, counts: Sequence[int]) -> list[list[str]]:
     """Rows of the table, its header included."""
-    rows = [["files", "files/s", "ms a file", "floor ms"] + (["other files/s", "ratio"] if other else [])]
+    columns = ("files", "files/s", "ms a file", "floor ms", "distance", "GNN/s", "ratio")
+    rows = [[*columns, *(("other files/s", "ratio") if other else ())]]
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(Path(folder), max(counts))
-        start, floor = median_of_rounds([command], paths[:1])[0], floor_seconds()
+        start, floor, gnn = median_of_rounds([command], paths[:1])[0], floor_seconds(), gnn_seconds()
         for count in counts:
             own, *others = median_of_rounds([command, other] if other else [command], paths[:count])
-            cells = [f"{count}", f"{count / own:.1f}", f"{1e3 * (own - start) / count:.1f}", f"{1e3 * floor:.1f}"]
+            each = (own - start) / count
+            cells = [f"{count}", f"{count / own:.1f}", f"{1e3 * each:.1f}", f"{1e3 * floor:.1f}", f"{each / floor:.1f}"]
+            cells += [f"{1 / gnn:.0f}", f"{count / own * gnn:.2f}"]
             rows.append(cells + [text for o in others for text in (f"{count / o:.1f}", f"{o / own:.2f}")])
     return rows
 

@@ -1,7 +1,8 @@
 """The sweeps of one network in NumPy: the road on CPUs, where no program need be compiled for every architecture.
 
 `wsrl.encoder.sweep` computes the same in JAX, for accelerators and for gradients with respect to what is swept. Here a
-state is [height, width, units, probes], and each link of a layer is one stack of matrix products; see `dense_windows`.
+state is [height, width, units, probes], and each link of a layer is a few stacks of matrix products; see
+`dense_windows`.
 Backward, the cotangents of some classes at a time are carried from the logits to the input; classes and probes share an
 axis.
 """
@@ -15,11 +16,22 @@ from jaxtyping import Float32
 from wsrl.encoder.dense_activations import FUNCTIONS
 from wsrl.encoder.dense_attention import attention_weights, by_head, by_unit, pull_attention
 from wsrl.encoder.dense_layers import DenseLayer, DenseLink
-from wsrl.encoder.dense_windows import State, correlate, correlate_back, first_largest, slots, unwindow, windows_of
+from wsrl.encoder.dense_windows import (
+    Bordered,
+    Margin,
+    State,
+    correlate,
+    correlate_back,
+    first_largest,
+    reach,
+    reach_back,
+    unwindow,
+    widest,
+    windows_of,
+)
 
-CHUNK_SIZE = (
-    2**20
-)  # numbers of the largest state of the probes that are swept together, or of cotangents of some classes
+# Numbers of the largest state of the probes that are swept together, or of cotangents of some classes.
+CHUNK_SIZE = 2**20
 KEPT_SIZE = 2**22  # numbers that first layers read of the inputs, kept for the next network
 LAYER_NORM_EPSILON = 1e-6
 
@@ -52,8 +64,8 @@ class Inputs:
         key = (part.start, part.stop, link.kernel, link.offset, link.stride, grid)
         found = self._kept.get(key)
         if found is None:
-            read = slots(self.state(part), link, grid)
-            found = np.concatenate([read, np.ones_like(read[:, :, :1])], 2)
+            taps = list(windows_of(self.state(part), link, grid))
+            found = np.concatenate([*taps, np.ones_like(taps[0][:, :, :1])], 2)
             while self._kept and found.size + sum(kept.size for kept in self._kept.values()) > KEPT_SIZE:
                 del self._kept[next(iter(self._kept))]
             if found.size <= KEPT_SIZE:
@@ -122,16 +134,30 @@ class Trace:
         self._before: list[State] = []  # the activation
         self.states: list[State] = []
         self._kept: dict[int, list[np.ndarray]] = {}
-        for i, layer in enumerate(network):
-            before = state = inputs.state(part) if layer.op == "input" else self._update(i, layer)
+        self._bordered: dict[int, Bordered] = {}  # states whose margins are read
+        for i, (layer, margin) in enumerate(zip(network, _margins(network), strict=True)):
+            room = None
+            if any(margin):
+                shape = (*layer.grid, layer.units, part.stop - part.start)
+                self._bordered[i] = Bordered.empty(shape, margin)
+                room = self._bordered[i].inside
+            own = not pulls and any(link.weight is not None for link in layer.links)
+            before = state = (
+                inputs.state(part) if layer.op == "input" else self._update(i, layer, room if own else None)
+            )
             if layer.activation != "identity":
-                own = not pulls and any(link.weight is not None for link in layer.links)
-                state = FUNCTIONS[layer.activation][0](before, out=before if own else np.empty_like(before))
+                out = before if own else np.empty_like(before) if room is None else room
+                state = FUNCTIONS[layer.activation][0](before, out=out)
+            if room is not None and state is not room:
+                room[...] = state
+                state = room
             self._before.append(before)
             self.states.append(state.mean((0, 1), keepdims=True) if layer.pool else state)
 
-    def _update(self, i: int, layer: DenseLayer) -> State:
-        """What a layer computes of the states before it, up to its activation."""
+    def _update(self, i: int, layer: DenseLayer, room: State | None) -> State:
+        """What a layer computes of the states before it, up to its activation; in the room that there is for it, if it
+        has weights.
+        """
         if layer.op == "position":
             return np.eye(layer.units, dtype=np.float32).reshape(*layer.grid, layer.units, 1)
         sources = [self.states[link.source] for link in layer.links]
@@ -152,18 +178,19 @@ class Trace:
                 continue
             if self.network[link.source].op == "input":
                 weight = np.concatenate([link.weight.reshape(-1, layer.units), bias[None]])
-                part = weight.T @ self._inputs.slots(self._part, link, layer.grid)
+                part = np.matmul(weight.T, self._inputs.slots(self._part, link, layer.grid), out=room)
                 bias = np.zeros_like(bias)
             else:
-                part = correlate(source, link, layer.grid)
-            total = part if total is None else total + part
+                read = self._bordered.get(link.source) or Bordered.of(source, Margin())
+                part = correlate(read, link, layer.grid, room)
+            total, room = part if total is None else np.add(total, part, out=total), None
         if total is None:
             total = layer.bias[:, None]
         elif bias.any():
             total += bias[:, None]
         if self._adjust is not None:
             total = self._adjust(i, total)
-        return sum(added, total)
+        return sum(added, total) if added else total
 
     def pull(self, logits: Float32[np.ndarray, "some classes"]) -> Float32[np.ndarray, "some rows"]:
         """Pulls cotangents of the logits, the same for all probes, back to the input; the sum over probes.
@@ -187,6 +214,7 @@ class Trace:
                 cotangent = np.broadcast_to(
                     cotangent / np.float32(prod(layer.grid)), (*layer.grid, *cotangent.shape[2:])
                 )
+            bordered: Bordered | None = None
             first = layer.op == "linear" and all(self.network[link.source].op == "input" for link in layer.links)
             if layer.activation != "identity":
                 (slope,) = self._keep(i, lambda i=i, layer=layer: [FUNCTIONS[layer.activation][1](self._before[i])])
@@ -194,10 +222,13 @@ class Trace:
                 if first:
                     cotangent = (split @ slope[..., None])[..., 0]
                 else:
-                    cotangent = (split * slope[:, :, :, None]).reshape(cotangent.shape)
+                    bordered = Bordered.empty(cotangent.shape, self._margin_back(layer))
+                    cotangent = bordered.inside
+                    np.multiply(split, slope[:, :, :, None], out=_by_class(cotangent, classes))
             elif first:
                 cotangent = _summed(cotangent, classes)
-            for link, part in zip(layer.links, self._pull_layer(i, layer, cotangent, classes), strict=True):
+            parts = self._pull_layer(i, layer, cotangent, bordered, classes)
+            for link, part in zip(layer.links, parts, strict=True):
                 if self.network[link.source].op == "input":
                     part = _summed(part, classes)
                 other = cotangents[link.source]
@@ -210,8 +241,15 @@ class Trace:
             self._kept[layer] = make()
         return self._kept[layer]
 
-    def _pull_layer(self, i: int, layer: DenseLayer, cotangent: State, classes: int) -> Iterator[State]:
-        """Cotangents of what the links of a layer read."""
+    def _margin_back(self, layer: DenseLayer) -> Margin:
+        """The margin of a layer's cotangent that its links read."""
+        own = [link for link in layer.links if link.weight is not None and self.network[link.source].op != "input"]
+        return widest(reach_back(link, layer.grid, self.states[link.source].shape[:2]) for link in own)
+
+    def _pull_layer(
+        self, i: int, layer: DenseLayer, cotangent: State, bordered: Bordered | None, classes: int
+    ) -> Iterator[State]:
+        """Cotangents of what the links of a layer read; its own may have a margin already."""
         sources = [self.states[link.source] for link in layer.links]
         split = _by_class(cotangent, classes)
         if layer.op == "attention":
@@ -238,8 +276,19 @@ class Trace:
             elif link.weight is None:
                 yield unwindow([cotangent], link, size)
             else:
-                read = _summed(cotangent, classes) if self.network[link.source].op == "input" else cotangent
-                yield correlate_back(read, link, size)
+                first = self.network[link.source].op == "input"
+                yield correlate_back(_summed(cotangent, classes) if first else bordered or cotangent, link, size)
+
+
+def _margins(network: Sequence[DenseLayer]) -> list[Margin]:
+    """The margin of each layer's state that the windows of others reach."""
+    wanted: list[list[Margin]] = [[] for _ in network]
+    for layer in network:
+        for link in layer.links:
+            source = network[link.source]
+            if link.weight is not None and source.op != "input" and not source.pool:
+                wanted[link.source].append(reach(link, layer.grid, source.grid))
+    return [widest(own) for own in wanted]
 
 
 def _by_class(cotangent: State, classes: int) -> Float32[np.ndarray, "_height _width _units classes _probes"]:

@@ -1,12 +1,13 @@
 """What the kernels of dense sweeps read of a state, and how cotangents go back through them.
 
-A state is [height, width, units, columns]; its columns are probes or, backward, classes times probes. A layer is one
-matrix times what each of its output positions reads, [units, slots] times [slots, columns], with the slots in row-major
-order of taps and then units. For that the taps of a row of the kernel are laid side by side, once for each column of
-outputs; the rows of the kernel follow one another in memory already. All that is copied are runs of whole positions.
+A state is [height, width, units, columns]; its columns are probes or, backward, classes times probes. What a row of a
+kernel reads at an output position lies together in memory, so that a layer is, for each row of its kernel, one matrix
+times [taps x units, columns] at every position, and nothing is copied. Where windows reach out of a map, the map has a
+margin of zeros in memory.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -18,90 +19,158 @@ from wsrl.encoder.dense_layers import DenseLink
 State = Float32[np.ndarray, "_height _width _units _columns"]
 
 
-def slots(state: State, link: DenseLink, grid: Sequence[int]) -> Float32[np.ndarray, "_rows _cols _slots _columns"]:
-    """What each position of a grid reads of a state through a link; zeros where a window reaches out of the map.
+class Margin(NamedTuple):
+    """Zeros around a map, in positions."""
 
-    A view of the state where it can be.
+    above: int = 0
+    below: int = 0
+    left: int = 0
+    right: int = 0
+
+    def covers(self, other: "Margin") -> bool:
+        """Whether it is as wide as another everywhere."""
+        return all(own >= wanted for own, wanted in zip(self, other, strict=True))
+
+
+def widest(margins: Iterable[Margin]) -> Margin:
+    """The smallest margin that covers all of them."""
+    return Margin(*(max(each) for each in zip(Margin(), *margins, strict=True)))
+
+
+class Bordered(NamedTuple):
+    """A state with its margin.
+
+    Attributes:
+      whole: zeros in the margin.
+      margin: around `inside`.
     """
-    (kernel_height, kernel_width), (top, left), stride = link.kernel, link.offset, link.stride
-    height, width, units, columns = state.shape
-    rows = stride * (grid[0] - 1) + kernel_height  # that any window reads
-    inside = min(top, left) >= 0 and top + rows <= height
-    if inside and link.kernel == (1, 1) and left + stride * (grid[1] - 1) < width:
-        return state[top : top + rows : stride, left : left + stride * (grid[1] - 1) + 1 : stride]
-    if (rows, kernel_width, grid[1]) == (height, width, 1) and inside and state.flags.c_contiguous:
-        laid = state[None]
-    else:
-        laid = np.empty((grid[1], rows, kernel_width, units, columns), np.float32)
-        first, end = max(0, -top), min(rows, height - top)  # of the rows that lie in the map
-        laid[:, :first], laid[:, end:] = 0, 0
-        for tap in range(kernel_width):
-            start = left + tap
-            begin = max(0, -(start // stride))  # first of the columns that read inside of the map; then the end of them
-            until = max(begin, min(grid[1], (width - 1 - start) // stride + 1))
-            laid[:begin, :, tap], laid[until:, :, tap] = 0, 0
-            read = state[top + first : top + end, start + stride * begin :: stride][:, : until - begin]
-            laid[begin:until, first:end, tap] = read.swapaxes(0, 1)
-    column, row, _, unit, number = laid.strides
-    shape = (*grid, kernel_height * kernel_width * units, columns)
-    return np.ndarray(shape, np.float32, laid, strides=(row * stride, column, unit, number))
+
+    whole: State
+    margin: Margin
+
+    @classmethod
+    def empty(cls, shape: Sequence[int], margin: Margin) -> "Bordered":
+        """One of this shape whose inside is not filled yet."""
+        above, below, left, right = margin
+        height, width, *rest = shape
+        whole = np.empty((above + height + below, left + width + right, *rest), np.float32)
+        whole[:above], whole[above + height :], whole[:, :left], whole[:, left + width :] = 0, 0, 0, 0
+        return cls(whole, margin)
+
+    @classmethod
+    def of(cls, state: State, margin: Margin) -> "Bordered":
+        """A state with a margin; a copy of it, unless the margin is zero and it lies in one piece."""
+        if not any(margin) and state.flags.c_contiguous:
+            return cls(state, margin)
+        found = cls.empty(state.shape, margin)
+        found.inside[...] = state
+        return found
+
+    @property
+    def inside(self) -> State:
+        """The state; a view."""
+        above, below, left, right = self.margin
+        height, width = self.whole.shape[:2]
+        return self.whole[above : height - below, left : width - right]
 
 
-def correlate(state: State, link: DenseLink, grid: Sequence[int], out: State | None = None) -> State:
-    """Weights of a link times what each position of a grid reads through it."""
-    assert link.weight is not None
-    matrix = link.weight.reshape(-1, link.weight.shape[3]).T
-    return np.matmul(matrix, slots(state, link, grid), out=out)
+def reach(link: DenseLink, grid: Sequence[int], size: Sequence[int]) -> Margin:
+    """How far the windows of a link, one for each position of a grid, reach out of a map of this size."""
+    return Margin(*_reach(link.offset, grid, link.kernel, size, link.stride))
 
 
-def correlate_back(cotangent: State, link: DenseLink, size: tuple[int, int]) -> State:
+@cache
+def _reach(
+    offset: tuple[int, int], grid: Sequence[int], kernel: tuple[int, int], size: Sequence[int], stride: int
+) -> tuple[int, ...]:
+    axes = zip(offset, grid, kernel, size, strict=True)
+    return tuple(n for o, g, k, s in axes for n in (max(0, -o), max(0, o + stride * (g - 1) + k - s)))
+
+
+def correlate(state: Bordered, link: DenseLink, grid: tuple[int, int], out: State | None = None) -> State:
+    """Weights of a link times what each position of a grid reads through it; the margin covers its `reach`."""
+    weight = link.weight
+    assert weight is not None
+    (rows, columns), units, whole = link.kernel, weight.shape[3], state.whole
+    top, left = state.margin.above + link.offset[0], state.margin.left + link.offset[1]
+    if columns == whole.shape[1] and whole.flags.c_contiguous:  # its rows follow one another as well
+        rows, columns = 1, rows * columns
+    down, across, unit, number = whole.strides
+    shape = (*grid, columns * weight.shape[2], whole.shape[3])
+    strides = (link.stride * down, link.stride * across, unit, number)
+    first, *others = (
+        (matrix.T, np.ndarray(shape, np.float32, whole, (top + row) * down + left * across, strides))
+        for row, matrix in enumerate(weight.reshape(rows, -1, units))
+    )
+    total = np.matmul(*first, out=out)
+    for matrix, read in others:
+        total += matrix @ read
+    return total
+
+
+def correlate_back(cotangent: State | Bordered, link: DenseLink, size: tuple[int, int]) -> State:
     """The transpose of `correlate`: the cotangent of a state whose map has this size.
 
     Positions of the state that are `stride` apart are read through the same taps: for each of those phases it is the
     correlation of the cotangent with these taps, turned round.
     """
-    assert link.weight is not None
-    height, width, _, columns = cotangent.shape
-    units = link.weight.shape[2]
+    weight = link.weight
+    assert weight is not None
+    inside = cotangent.inside if isinstance(cotangent, Bordered) else cotangent
+    height, width, _, columns = inside.shape
+    units = weight.shape[2]
     if (height, width) == (1, 1):  # one window: a product of all its taps
-        taps = link.weight.reshape(-1, link.weight.shape[3]) @ cotangent[0, 0]
+        taps = weight.reshape(-1, weight.shape[3]) @ inside[0, 0]
         return unwindow(taps.reshape(-1, 1, 1, units, columns), link, size)
-    phases = [_phases(n, k, o, link.stride) for n, k, o in zip(size, link.kernel, link.offset, strict=True)]
+    margin = reach_back(link, (height, width), size)
+    if not isinstance(cotangent, Bordered) or not cotangent.margin.covers(margin):
+        cotangent = Bordered.of(inside, margin)
+    phases = _phases_of(size, link.kernel, link.offset, link.stride)
     whole = all(sum(p.count for p in axis) == n for axis, n in zip(phases, size, strict=True))
     total = (np.empty if whole else np.zeros)((*size, units, columns), np.float32)
     for y, x in product(*phases):
-        weight = link.weight[y.taps, x.taps].swapaxes(2, 3)
-        turned = DenseLink(link.source, weight, (weight.shape[0], weight.shape[1]), (y.first, x.first), 1)
+        turned = _turned(link, y, x)._replace(weight=np.ascontiguousarray(weight[y.taps, x.taps].swapaxes(2, 3)))
         correlate(cotangent, turned, (y.count, x.count), total[y.start :: link.stride, x.start :: link.stride])
     return total
 
 
+def reach_back(link: DenseLink, grid: tuple[int, int], size: tuple[int, int]) -> Margin:
+    """The margin of a cotangent on a grid with which `correlate_back` has nothing to copy."""
+    return Margin() if grid == (1, 1) else _reach_back(link._replace(weight=None), grid, size)
+
+
+@cache
+def _reach_back(link: DenseLink, grid: tuple[int, int], size: tuple[int, int]) -> Margin:
+    phases = product(*_phases_of(size, link.kernel, link.offset, link.stride))
+    return widest(reach(_turned(link, y, x), (y.count, x.count), grid) for y, x in phases)
+
+
+def _turned(link: DenseLink, y: "Phase", x: "Phase") -> DenseLink:
+    """How the positions of a phase read the cotangent, still without weights."""
+    return DenseLink(link.source, None, (y.number, x.number), (y.first, x.first), 1)
+
+
 def windows_of(state: State, link: DenseLink, grid: Sequence[int], outside: float = 0.0) -> Iterator[State]:
     """Views, one for each tap of a link in row-major order: what all positions of a grid read through it."""
-    reach = [_reach(*axis, link.stride) for axis in zip(link.offset, grid, link.kernel, state.shape, strict=False)]
-    padded = np.pad(state, [*reach, (0, 0), (0, 0)], constant_values=outside) if any(map(any, reach)) else state
-    yield from _views(padded, reach, link, grid)
+    margin = reach(link, tuple(grid), state.shape[:2])
+    around = [margin[:2], margin[2:], (0, 0), (0, 0)]
+    yield from _views(np.pad(state, around, constant_values=outside) if any(margin) else state, margin, link, grid)
 
 
 def unwindow(taps: Sequence[State] | np.ndarray, link: DenseLink, size: tuple[int, int]) -> State:
     """The transpose of `windows_of`: what each tap reads, added up to a map of this size."""
-    *grid, units, columns = taps[0].shape
-    reach = [_reach(*axis, link.stride) for axis in zip(link.offset, grid, link.kernel, size, strict=True)]
-    (above, _), (left, _) = reach
-    padded = np.zeros((size[0] + sum(reach[0]), size[1] + sum(reach[1]), units, columns), np.float32)
-    for tap, window in zip(taps, _views(padded, reach, link, grid), strict=True):
+    height, width, units, columns = taps[0].shape
+    margin = reach(link, (height, width), tuple(size))
+    around = size[0] + margin.above + margin.below, size[1] + margin.left + margin.right
+    found = Bordered(np.zeros((*around, units, columns), np.float32), margin)
+    for tap, window in zip(taps, _views(found.whole, margin, link, (height, width)), strict=True):
         window += tap
-    return padded[above : above + size[0], left : left + size[1]]
+    return found.inside
 
 
-def _reach(offset: int, count: int, kernel: int, size: int, stride: int) -> tuple[int, int]:
-    """How far the windows of a link reach out of a map along an axis, before and behind it."""
-    return max(0, -offset), max(0, offset + stride * (count - 1) + kernel - size)
-
-
-def _views(padded: State, reach: Sequence[tuple[int, int]], link: DenseLink, grid: Sequence[int]) -> Iterator[State]:
+def _views(padded: State, margin: Margin, link: DenseLink, grid: Sequence[int]) -> Iterator[State]:
     for tap in product(*map(range, link.kernel)):
-        starts = (o + r[0] + t for o, r, t in zip(link.offset, reach, tap, strict=True))
+        starts = (o + r + t for o, r, t in zip(link.offset, (margin.above, margin.left), tap, strict=True))
         yield padded[*(slice(s, s + link.stride * (n - 1) + 1, link.stride) for s, n in zip(starts, grid, strict=True))]
 
 
@@ -113,12 +182,23 @@ class Phase(NamedTuple):
       count: of the positions.
       first: output position that reads the first of them through the last tap.
       taps: last to first.
+      number: of the taps.
     """
 
     start: int
     count: int
     first: int
     taps: slice
+    number: int
+
+
+@cache
+def _phases_of(
+    size: tuple[int, int], kernel: tuple[int, int], offset: tuple[int, int], stride: int
+) -> tuple[list["Phase"], list["Phase"]]:
+    """Phases of both axes."""
+    down, across = (_phases(n, k, o, stride) for n, k, o in zip(size, kernel, offset, strict=True))
+    return down, across
 
 
 def _phases(size: int, kernel: int, offset: int, stride: int) -> list[Phase]:
@@ -132,7 +212,7 @@ def _phases(size: int, kernel: int, offset: int, stride: int) -> list[Phase]:
         least, most = -((offset + r) // stride), (size - 1 - offset - r) // stride
         if most >= least:
             taps = slice(r + stride * last, None, -stride)
-            found.append(Phase(offset + r + stride * least, most - least + 1, least - last, taps))
+            found.append(Phase(offset + r + stride * least, most - least + 1, least - last, taps, last + 1))
     return found
 
 

@@ -8,28 +8,28 @@ import re
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import ml_dtypes
 import numpy as np
 
+from wsrl.readers.number_types import number_type
 from wsrl.readers.pickles import Global, Instance, Stub
 
 TORCH_DTYPES = {
-    **{"float64": np.float64, "double": np.float64, "float32": np.float32, "float": np.float32},
-    **{"float16": np.float16, "half": np.float16, "bfloat16": ml_dtypes.bfloat16},
-    **{"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2},
-    **{"float8_e4m3fnuz": ml_dtypes.float8_e4m3fnuz, "float8_e5m2fnuz": ml_dtypes.float8_e5m2fnuz},
-    **{"float8_e8m0fnu": ml_dtypes.float8_e8m0fnu, "bool": np.bool_, "uint8": np.uint8, "int8": np.int8},
-    **{"int16": np.int16, "short": np.int16, "int32": np.int32, "int": np.int32, "int64": np.int64, "long": np.int64},
-    **{"uint16": np.uint16, "uint32": np.uint32, "uint64": np.uint64},
-    **{"complex64": np.complex64, "cfloat": np.complex64, "complex128": np.complex128, "cdouble": np.complex128},
-    **{"qint8": np.int8, "quint8": np.uint8, "qint32": np.int32},
+    **{"float64": "float64", "double": "float64", "float32": "float32", "float": "float32"},
+    **{"float16": "float16", "half": "float16", "bfloat16": "bfloat16"},
+    **{"float8_e4m3fn": "float8_e4m3fn", "float8_e5m2": "float8_e5m2"},
+    **{"float8_e4m3fnuz": "float8_e4m3fnuz", "float8_e5m2fnuz": "float8_e5m2fnuz"},
+    **{"float8_e8m0fnu": "float8_e8m0fnu", "bool": "bool", "uint8": "uint8", "int8": "int8"},
+    **{"int16": "int16", "short": "int16", "int32": "int32", "int": "int32", "int64": "int64", "long": "int64"},
+    **{"uint16": "uint16", "uint32": "uint32", "uint64": "uint64"},
+    **{"complex64": "complex64", "cfloat": "complex64", "complex128": "complex128", "cdouble": "complex128"},
+    **{"qint8": "int8", "quint8": "uint8", "qint32": "int32"},
 }
 SUBCLASS = "torch._utils _rebuild_wrapper_subclass"
 STORAGES = {
-    **{"Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": ml_dtypes.bfloat16},
-    **{"Long": np.int64, "Int": np.int32, "Short": np.int16, "Char": np.int8, "Byte": np.uint8, "Bool": np.bool_},
-    **{"ComplexFloat": np.complex64, "ComplexDouble": np.complex128, "Untyped": np.uint8},
-    **{"QInt8": np.int8, "QUInt8": np.uint8, "QInt32": np.int32},
+    **{"Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16"},
+    **{"Long": "int64", "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool"},
+    **{"ComplexFloat": "complex64", "ComplexDouble": "complex128", "Untyped": "uint8"},
+    **{"QInt8": "int8", "QUInt8": "uint8", "QInt32": "int32"},
 }
 
 
@@ -75,7 +75,7 @@ class PickledDtype:
     def __init__(self, name: object, *_: object):
         if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?[biufc](1|2|4|8|16)|\|?b1|bool|bfloat16", name):
             raise ValueError("an array of no numeric type")
-        self.dtype = np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+        self.dtype = number_type(name)
 
     def build(self, state: object) -> None:
         """Takes the byte order."""
@@ -157,7 +157,7 @@ def _tensor(storage: object, offset: object, shape: object, strides: object, *_:
 def _tensor_v3(storage, offset, shape, strides, requires_grad, hooks, dtype, *_: object) -> StoredTensor:
     if not isinstance(dtype, Global) or dtype.name.removeprefix("torch ") not in TORCH_DTYPES:
         raise ValueError("a tensor of an unknown type")
-    kind = np.dtype(TORCH_DTYPES[dtype.name.removeprefix("torch ")])
+    kind = number_type(TORCH_DTYPES[dtype.name.removeprefix("torch ")])
     return replace(_tensor(storage, offset, shape, strides), dtype=kind)
 
 
@@ -228,7 +228,7 @@ def typed_storage(kind: object, key: object, entries: object) -> Storage:
             dtype = None
     if dtype is None or not isinstance(key, str):
         raise ValueError("a storage of an unknown type")
-    return Storage(key, np.dtype(dtype), _whole(entries))
+    return Storage(key, number_type(dtype), _whole(entries))
 
 
 _TENSORS = {

@@ -1,9 +1,9 @@
 """Tells constants of infinite entries, such as masks and bounds, from weights: a network learns no infinity."""
 
-import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import LazyTensor
+from wsrl.readers.number_types import LARGEST_BFLOAT16
 
 SHARE = 1 / 8  # of infinite entries, from which on a matrix with finite ones other than zero is a mask
 
@@ -44,5 +44,5 @@ def _infinite(tensor: LazyTensor, values: np.ndarray) -> np.ndarray:
 
 LIMITS = {
     **{np.dtype(kind).name: float(np.finfo(kind).max) for kind in (np.float64, np.float32, np.float16)},
-    "bfloat16": float(ml_dtypes.finfo(ml_dtypes.bfloat16).max),
+    "bfloat16": LARGEST_BFLOAT16,
 }

@@ -5,7 +5,6 @@ values of bitsandbytes (`create_fp4_map` in its functional.py), over their large
 specification 1.0, table 5.
 """
 
-import ml_dtypes
 import numpy as np
 
 NF4 = np.array(
@@ -18,4 +17,5 @@ NF4 = np.array(
 )
 _FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3], np.float32) / 12
 FP4 = np.concatenate([_FP4, -_FP4])
-E2M1 = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+E2M1 = np.concatenate([_E2M1, -_E2M1])

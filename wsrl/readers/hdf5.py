@@ -13,7 +13,6 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
-import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import CheckpointError, LazyTensor, one_line
@@ -21,6 +20,7 @@ from wsrl.readers.budget import OBJECT, Budget
 from wsrl.readers.chunk_grid import ChunkGrid
 from wsrl.readers.hdf5_chunks import Chunks
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, memory_limit
+from wsrl.readers.number_types import number_type
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 DEPTH = 64  # of groups in groups
@@ -130,7 +130,7 @@ class _File:
         dtype = dataset.dtype
         if isinstance(dtype, np.dtype) and dtype.kind == "V" and dtype.itemsize == 2:
             told = dataset.attrs.get("dtype")  # Keras stores bfloat16 as bytes without meaning
-            dtype = np.dtype(ml_dtypes.bfloat16) if _plain(told) == "bfloat16" else dtype
+            dtype = number_type("bfloat16") if _plain(told) == "bfloat16" else dtype
         if not isinstance(dtype, np.dtype) or (dtype.kind not in "fiub" and dtype.name != "bfloat16"):
             return None
         shape = checked_shape([int(n) for n in dataset.shape or ()], self.path, name)

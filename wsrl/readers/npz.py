@@ -12,13 +12,13 @@ from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
-import ml_dtypes
 import numpy as np
 from numpy.lib import format as npy
 
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor, one_line
 from wsrl.readers.archives import Archive, member_names, open_archive
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape
+from wsrl.readers.number_types import number_type
 
 SUFFIX = ".npy"
 MEND = "write or download it again"
@@ -101,8 +101,8 @@ def _may_be_codes(dtype: np.dtype) -> bool:
 def _lazy(archive: Archive, name: str, header: _Header) -> LazyTensor | None:
     path, member, dtype = archive.path, name + SUFFIX, header.dtype
     if dtype == np.dtype("V2"):
-        dtype = np.dtype(ml_dtypes.bfloat16)  # NumPy has no name for it and stores two bytes without a type
-    if dtype.kind not in "biufc" and dtype != ml_dtypes.bfloat16:
+        dtype = number_type("bfloat16")  # NumPy has no name for it and stores two bytes without a type
+    if dtype.kind not in "biufc" and dtype.name != "bfloat16":
         return None
     shape = checked_shape(header.shape, path, name)
     size = prod(shape) * dtype.itemsize

@@ -11,13 +11,13 @@ Codes are E2M1, lowest bits first. A scale is a power of two (E8M0), or E4M3 wit
 
 from collections.abc import Mapping
 
-import ml_dtypes
 import numpy as np
 
 from wsrl.checkpoint import CheckpointError, LazyTensor
 from wsrl.readers.affine import affine
 from wsrl.readers.codebooks import E2M1
 from wsrl.readers.derived import computed, expanded, reshaped, transposed
+from wsrl.readers.number_types import number_type
 
 MXFP4_BLOCK, NVFP4_BLOCK = 32, 16
 
@@ -107,4 +107,4 @@ def _e2m1(codes: np.ndarray) -> np.ndarray:
 
 
 def _e4m3(codes: np.ndarray) -> np.ndarray:
-    return codes.view(ml_dtypes.float8_e4m3fn)
+    return codes.view(number_type("float8_e4m3fn"))

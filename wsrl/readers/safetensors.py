@@ -6,22 +6,19 @@ library so that tensors stay mapped and eight-bit floating point is known whatev
 
 from pathlib import Path
 
-import ml_dtypes
-import numpy as np
-
 from wsrl.checkpoint import Checkpoint, CheckpointError, LazyTensor
 from wsrl.readers.budget import Budget
 from wsrl.readers.json_files import LIMIT, parse_json_object
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
+from wsrl.readers.number_types import number_type
 
 TYPES = {
-    **{"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16},
-    **{"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu},
-    **{"F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz},
-    **{"I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "BOOL": np.bool_},
-    **{"U64": np.uint64, "U32": np.uint32, "U16": np.uint16, "U8": np.uint8, "C64": np.complex64},
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"},
+    **{"F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "C64": "complex64"},
 }
-DTYPES = {name: np.dtype(kind) for name, kind in TYPES.items()}
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}  # packed types; their tensors are left out
 MEND = "write or download it again"
 
@@ -67,8 +64,8 @@ def _arranged(header: dict, metadata: dict, data: Bytes, path: Path) -> Checkpoi
             reason = f"tensor {name!r} ends at byte {stop} of {len(data)} bytes of data"
             raise CheckpointError(path, reason, MEND)
         end = stop
-        if kind in DTYPES:
-            array = data[start:stop].view(DTYPES[kind]).reshape(shape)
+        if kind in TYPES:
+            array = data[start:stop].view(number_type(TYPES[kind])).reshape(shape)
             tensors[name] = LazyTensor.of(array, path, name)
         else:
             left_out.append(name)
@@ -83,7 +80,7 @@ def _entry(name: str, fields: object, path: Path) -> tuple[str, str, tuple[int, 
             shape = checked_shape(shape, path, checked_name(name, path))
         case _:
             raise CheckpointError(path, f"the header's entry of tensor {name!a:.80} is not well-formed", MEND)
-    bits = DTYPES[kind].itemsize * 8 if kind in DTYPES else BITS.get(kind)
+    bits = number_type(TYPES[kind]).itemsize * 8 if kind in TYPES else BITS.get(kind)
     if bits is None:
         raise CheckpointError(path, f"tensor {name!r} is of the unknown type {kind!r:.40}", MEND)
     size = 1
