@@ -44,13 +44,6 @@ NOTE = (
 )
 
 
-class _Served(ServedIndex):
-    """Without the page: a map of so many models is another matter."""
-
-    def _draw(self, index: object) -> str:
-        return ""
-
-
 class Answers(NamedTuple):
     """Seconds of each answer, and what went wrong."""
 
@@ -151,7 +144,7 @@ def _add(folder: Path, store: Store | None, vectors: Float32[np.ndarray, "n dim"
 
 def _serve(folder: Path, port: int) -> None:
     uvicorn = require("uvicorn", "serve")
-    uvicorn.run(make_app(_Served(folder, None, "weights"), 1), host=HOST, port=port, log_level="error")
+    uvicorn.run(make_app(ServedIndex(folder, None, "weights"), 1), host=HOST, port=port, log_level="error")
 
 
 def _ask(port: int, models: int, seed: int, answers: Answers, stop: threading.Event) -> None:
