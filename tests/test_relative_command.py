@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
+from wsrl.checkpoint import CheckpointError
 from wsrl.cli.main import main
 from wsrl.readers import open_checkpoint
 from wsrl.relative import search as relative
@@ -113,6 +115,24 @@ def test_vectors_are_kept_beside_an_index(tree, capsys, monkeypatch):
     assert first[0]["architecture"] is not None and first[0]["parameters"] > 0
     shutil.rmtree("loras/birds-1")  # moved away since it was indexed
     assert "loras/birds-1" not in {hit["id"] for hit in asked(capsys, "loras/birds-0", "--index", "zoo.index")}
+
+
+def test_what_the_hub_did_not_give_is_asked_for_again(tree, capsys, monkeypatch):
+    assert main(["index", "loras", "--out", "zoo.index"]) == 0
+    capsys.readouterr()
+    own, candidates = [], {one.id: one for one in relative.find_candidates(Path("zoo.index"))[0]}
+    first = candidates.pop("loras/birds-1")
+
+    def opened():
+        own.append(first.id)
+        if len(own) == 1:
+            raise CheckpointError("hf://a/b", "cannot be reached", "try again later")
+        return first.open()
+
+    shown = [replace(first, path="hf://a/b", open=opened), *candidates.values()]
+    monkeypatch.setattr(relative, "find_candidates", lambda directory: (shown, []))
+    found = [{hit["id"] for hit in asked(capsys, "loras/birds-0", "--index", "zoo.index")} for _ in range(3)]
+    assert found[1] == found[2] == found[0] | {first.id} and first.id not in found[0] and len(own) == 2
 
 
 def test_what_counts_is_learned_from_notes(tree, capsys):

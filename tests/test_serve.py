@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlencode
 
@@ -50,13 +51,20 @@ def address(folder):
 
 def ask(address: str, path: str, data: bytes | None = None, headers: dict[str, str] | None = None, **query: object):
     """Status and JSON of an answer."""
-    request = urllib.request.Request(f"{address}{path}?{urlencode(query)}", data, headers or {})
+    request = urllib.request.Request(f"{address}{path}?{urlencode(query, doseq=True)}", data, headers or {})
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.load(error) if error.headers["Content-Type"] == "application/json" else error.read()
+
+
+def wait_until(happened: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_api_answers_what_the_index_holds(address, folder):
@@ -132,9 +140,7 @@ def test_many_requests_at_once_and_a_writer_beside_them(address, folder, tmp_pat
         answers = pool.map(request, range(60))
         Index.open(folder / "zoo.index").annotate(ids[0], {"note": "written meanwhile"})
         assert set(answers) == {200}
-    deadline = time.monotonic() + 60
-    while ask(address, "/api/model", id=ids[0])[1]["fields"].get("note") != "written meanwhile":
-        assert time.monotonic() < deadline
+    wait_until(lambda: ask(address, "/api/model", id=ids[0])[1]["fields"].get("note") == "written meanwhile")
 
 
 def test_an_index_that_is_away_for_a_moment_still_answers(address, folder):
@@ -144,6 +150,57 @@ def test_an_index_that_is_away_for_a_moment_still_answers(address, folder):
         assert ask(address, "/api/models", k=1)[0] == 200
     finally:
         (folder / "away.json").rename(manifest)
+
+
+def test_a_state_that_cannot_be_opened_is_tried_again(tmp_path, caplog):
+    small_index(tmp_path)
+    folder = tmp_path / "zoo.index"
+    served, stop = ServedIndex(folder, FakeEncoder(), "weights"), threading.Event()
+    before, page = served.index.ids, served.page()
+    Index.open(folder).remove(before[:1])
+    content = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").write_text("{}")
+    follower = threading.Thread(target=served.follow, args=(stop,))
+    follower.start()
+    try:
+        wait_until(lambda: caplog.records)
+        assert served.index.ids == before and served.page() == page
+        assert [hit.id for hit in served.search(before[0], 1, "weights")] == before[:1]
+        (folder / "manifest.json").write_bytes(content)
+        wait_until(lambda: served.index.ids == before[1:])
+    finally:
+        stop.set()
+        follower.join()
+    assert "manifest.json" in caplog.text and len(caplog.records) == 1  # told once
+    assert len(served.page()) < len(page)
+
+
+def test_searches_do_not_wait_for_a_file_that_is_embedded(folder, tmp_path, monkeypatch):
+    write_model(tmp_path / "new.safetensors", seed=99)
+    served = ServedIndex(folder / "zoo.index", encoder := FakeEncoder(), "weights")
+    embedding, go_on, embed = threading.Event(), threading.Event(), encoder.embed
+
+    def slow(*given, **named):
+        embedding.set()
+        assert go_on.wait(60)
+        return embed(*given, **named)
+
+    monkeypatch.setattr(encoder, "embed", slow)
+    with ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(served.search_file, tmp_path / "new.safetensors", 3, "auto")
+        assert embedding.wait(60)
+        assert len(served.search(served.index.ids[0], 3, "auto")) == 3 and not sent.done()
+        go_on.set()
+        assert len(sent.result(60)) == 3
+
+
+def test_conditions(address, folder):
+    index = Index.open(folder / "zoo.index")
+    (one, *_), where = index.ids, [f"id={index.ids[2]}", "parameters>1"]
+    status, found = ask(address, "/api/search", id=one, where=where)
+    assert status == 200 and [hit["id"] for hit in found["hits"]] == [index.ids[2]]
+    status, body = ask(address, "/api/search", id=one, where="color=red")
+    assert status == 400 and body["detail"].startswith("color: is no key of this index")
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")

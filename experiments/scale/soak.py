@@ -7,7 +7,9 @@ import shutil
 import socket
 import threading
 import time
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlencode
@@ -16,7 +18,7 @@ import numpy as np
 from jaxtyping import Float32
 from tqdm import tqdm
 
-from experiments.scale.datasets import FAMILIES, Dataset, dataset
+from experiments.scale.datasets import FAMILIES, Dataset, dataset, open_dataset
 from experiments.scale.made_up import embedded, made_up
 from experiments.scale.measures import resident
 from wsrl.errors import InputError
@@ -36,19 +38,13 @@ ADDED = 100  # models at once
 PARTS = 50_000  # models that are committed at once when the index is made
 ENCODER = "0" * 64
 HOST = "127.0.0.1"
+SPAWN = multiprocessing.get_context("spawn")  # a process that shares nothing with this one
 START = 600  # seconds that the server may take to answer first
 NOTE = (
     "{clients} clients ask `wsrl serve` by HTTP on loopback for the ten nearest of a random model, one request after "
     "another, while another process adds {added} models every {every:g} seconds; the server goes over to each new "
     "state. Memory is that of the server, mapped vectors included, after the first minute and at the end."
 )
-
-
-class _Served(ServedIndex):
-    """Without the page: a map of so many models is another matter."""
-
-    def _draw(self, index: object) -> str:
-        return ""
 
 
 class Answers(NamedTuple):
@@ -82,7 +78,7 @@ def soak(workdir: Path, index: Path | None, models: int, minutes: float) -> None
     assert store
     commit_derived(folder, store)
     port = _free_port()
-    server = multiprocessing.get_context("spawn").Process(target=_serve, args=(folder, port), daemon=True)
+    server = SPAWN.Process(target=_serve, args=(folder, port), daemon=True)
     server.start()
     try:
         _wait(port, server)
@@ -99,26 +95,24 @@ def _run(data: Dataset, folder: Path, port: int, process: int, minutes: float) -
     answers, stop = Answers([], []), threading.Event()
     models = len(data.vectors)
     clients = [threading.Thread(target=_ask, args=(port, models, seed, answers, stop)) for seed in range(CLIENTS)]
-    for client in clients:
-        client.start()
-    begin, added, adding, first = time.monotonic(), 0, [], None
-    rng = np.random.default_rng(0)
+    stop_writing, (ours, theirs) = SPAWN.Event(), SPAWN.Pipe(duplex=False)
+    writer = SPAWN.Process(target=_write, args=(data.folder, folder, EVERY, stop_writing, theirs), daemon=True)
+    begin, first = time.monotonic(), None
     try:
+        for one in (*clients, writer):
+            one.start()
         with tqdm(total=round(minutes * 60), desc="soak", unit="s", disable=None) as line:
             while (passed := time.monotonic() - begin) < minutes * 60:
                 line.update(int(passed) - line.n)
                 first = resident(process) if first is None and passed > 60 else first
-                start = time.perf_counter()
-                near = single(data.vectors[rng.integers(models, size=ADDED)])
-                own = near + 0.01 * rng.standard_normal(near.shape, np.float32)
-                _add(folder, Store(folder), own / np.linalg.norm(own, axis=1, keepdims=True), models + added)
-                adding.append(time.perf_counter() - start)
-                added += ADDED
-                stop.wait(max(0.0, EVERY - adding[-1]))
+                time.sleep(0.1)
     finally:
         stop.set()
+        stop_writing.set()
         for client in clients:
             client.join()
+    adding: list[float] = ours.recv()
+    writer.join()
     milliseconds = 1e3 * np.array(answers.seconds)
     median, last = np.quantile(milliseconds, [0.5, 0.99])
     return {
@@ -129,11 +123,24 @@ def _run(data: Dataset, folder: Path, port: int, process: int, minutes: float) -
         "median ms": median,
         "p99 ms": last,
         "p99, times median": last / median,
-        "models added": added,
+        "models added": ADDED * len(adding),
         f"seconds to add {ADDED}": float(np.median(adding)),
         "memory MB, first": None if first is None else first / 1e6,
         "memory MB, last": resident(process) / 1e6,
     }
+
+
+def _write(data: Path, folder: Path, every: float, stop: Event, seconds: Connection) -> None:
+    """Adds models until it is told to stop, and tells how long each addition took."""
+    vectors, rng, adding = open_dataset(data).vectors, np.random.default_rng(0), []
+    while not adding or not stop.wait(max(0.0, every - adding[-1])):
+        start = time.perf_counter()
+        near = single(vectors[rng.integers(len(vectors), size=ADDED)])
+        own = near + 0.01 * rng.standard_normal(near.shape, np.float32)
+        own /= np.linalg.norm(own, axis=1, keepdims=True)
+        _add(folder, Store(folder), own, len(vectors) + ADDED * len(adding))
+        adding.append(time.perf_counter() - start)
+    seconds.send(adding)
 
 
 def _add(folder: Path, store: Store | None, vectors: Float32[np.ndarray, "n dim"], first: int) -> Store:
@@ -145,7 +152,7 @@ def _add(folder: Path, store: Store | None, vectors: Float32[np.ndarray, "n dim"
 
 def _serve(folder: Path, port: int) -> None:
     uvicorn = require("uvicorn", "serve")
-    uvicorn.run(make_app(_Served(folder, None, "weights"), 1), host=HOST, port=port, log_level="error")
+    uvicorn.run(make_app(ServedIndex(folder, None, "weights"), 1), host=HOST, port=port, log_level="error")
 
 
 def _ask(port: int, models: int, seed: int, answers: Answers, stop: threading.Event) -> None:

@@ -43,7 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from wsrl.serve.models import ServedIndex
 
     encoder = load_encoder(args.encoder) if args.encoder is not None else None
-    app = make_app(ServedIndex(args.index, encoder, args.by), int(args.limit * 1e6))
+    served = ServedIndex(args.index, encoder, args.by)
+    served.page()  # so that it is there when it is asked for, and what it lacks is told now
+    app = make_app(served, int(args.limit * 1e6))
     server = uvicorn.Server(uvicorn.Config(app, host=HOST, port=args.port, log_level="warning"))
     try:
         socket = server.config.bind_socket()

@@ -22,7 +22,7 @@ from wsrl.relative.metric import Metric
 from wsrl.relative.neighbors import Gallery
 from wsrl.relative.vector import RelativeEncoder
 from wsrl.search.address import is_address
-from wsrl.search.file_identity import local_folder, printable_id
+from wsrl.search.file_identity import HUB, local_folder, printable_id
 from wsrl.search.hit import Hit
 from wsrl.search.manifest import MANIFEST
 
@@ -91,10 +91,13 @@ class RelativeSearch:
         found: dict[str, Measured] = {}
         for candidate in tqdm(candidates, desc="children", unit="model", disable=None if progress else True):
             kept = known.get(candidate.id)
-            if kept is None or kept.state != candidate.state:
+            # What the hub did not give, it may give by now.
+            asked = kept is not None and (kept.vector is not None or not candidate.path.startswith(HUB))
+            if kept is None or not asked or kept.state != candidate.state:
                 kept = self._measure(candidate)
             found[candidate.id] = kept
-        if file and found != known and any(own.vector is not None for own in found.values()):
+        changed = found.keys() != known.keys() or any(own is not known[name] for name, own in found.items())
+        if file and changed and any(own.vector is not None for own in found.values()):
             with suppress(OSError):  # a folder that cannot be written: they are made anew next time
                 write_kept(file, found, self._encoder.dim)
         pairs = [(candidate, found[candidate.id]) for candidate in candidates]

@@ -314,9 +314,10 @@ class Index:
 
     def _rows(self, names: Queries, function: bool) -> list[Embedded]:
         listed = [names] if isinstance(names, str | Path | Embedded) else list(names)
-        return [name if isinstance(name, Embedded) else self._query_row(str(name), function) for name in listed]
+        return [name if isinstance(name, Embedded) else self.row(str(name), function) for name in listed]
 
-    def _query_row(self, name: str, function: bool) -> Embedded:
+    def row(self, name: str, function: bool = True) -> Embedded:
+        """Returns what is known of a checkpoint or of an id; see `wsrl.search.query_rows.QueryRows.row`."""
         return self._queries.row(name, function)
 
     def _mask(self, exclude: Bool[np.ndarray, " n"] | Collection[str]) -> Bool[np.ndarray, " n"] | None:

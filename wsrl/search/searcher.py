@@ -45,12 +45,16 @@ class Searcher:
 
     def __init__(self, store: Store, before: "Searcher | None" = None):
         self.store = store
-        self._before = before.__dict__.get("_segments") if before else None  # if they were made
+        made = before.__dict__ if before else {}
+        self._before: Segments | None = made.get("_segments")
+        known: dict[str, int] = made.get("place", {})
+        self._known = known if before and store.ids[: len(known)] == before.store.ids else {}
 
     @cached_property
     def place(self) -> dict[str, int]:
         """Places of the models by their ids."""
-        return {name: place for place, name in enumerate(self.store.ids)}
+        known, self._known = self._known, {}
+        return known | {name: place for place, name in enumerate(self.store.ids[len(known) :], len(known))}
 
     @cached_property
     def _every(self) -> Int64[np.ndarray, " n"]:

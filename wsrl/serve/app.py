@@ -1,7 +1,9 @@
 """The requests that `wsrl serve` answers."""
 
 import tempfile
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +28,9 @@ UPLOAD = {
 }
 Number = Annotated[int, Query(ge=1, le=MOST_HITS, description="hits, at most")]
 By = Annotated[Literal["auto", "weights", "function"], Query(description="the vectors that are compared")]
+Where = Annotated[
+    Sequence[str], Query(description="a condition that hits fulfill, such as parameters>6B; may be repeated")
+]
 Answer = Callable[[Request], Awaitable[Response]]
 
 
@@ -66,7 +71,18 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
       served: the index.
       upload_limit: bytes of a checkpoint that is sent, at most.
     """
-    app = FastAPI(title="wsrl", version=__version__, docs_url=None, redoc_url=None)  # those load scripts from elsewhere
+
+    @asynccontextmanager
+    async def following(_: FastAPI) -> AsyncIterator[None]:
+        stop = threading.Event()
+        follower = threading.Thread(target=served.follow, args=(stop,), daemon=True)
+        follower.start()
+        yield
+        stop.set()
+        follower.join()
+
+    # No pages of documentation, which load scripts from elsewhere.
+    app = FastAPI(title="wsrl", version=__version__, docs_url=None, redoc_url=None, lifespan=following)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)
 
     @app.exception_handler(InputError)
@@ -105,12 +121,13 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
         return Model(id=id, assumed=list(row.assumed), warnings=list(row.warnings), **about)
 
     @app.get("/api/search", summary="models nearest to one of the index")
-    def search(id: str, k: Number = 10, by: By = "auto") -> Found:
-        served.index.get(id)  # a name of a file is no id: files of this machine are not read for a request
-        return Found(query=id, hits=[hit.record() for hit in served.search(id, k, by)])
+    def search(id: str, k: Number = 10, by: By = "auto", where: Where = ()) -> Found:
+        return Found(query=id, hits=[hit.record() for hit in served.search(id, k, by, where)])
 
     @app.post("/api/search", summary="models nearest to a checkpoint that is sent", openapi_extra=UPLOAD)
-    async def search_by_upload(request: Request, name: str, k: Number = 10, by: By = "auto") -> Found:
+    async def search_by_upload(
+        request: Request, name: str, k: Number = 10, by: By = "auto", where: Where = ()
+    ) -> Found:
         if request.headers.get("content-type") != BINARY:
             raise HTTPException(415, f"send the file as {BINARY}")
         with tempfile.TemporaryDirectory(prefix="wsrl-query-") as folder:
@@ -118,7 +135,7 @@ def make_app(served: ServedIndex, upload_limit: int) -> FastAPI:
             stored = "checkpoint" if shown in ("", "..") else shown[-60:]  # its suffix tells some formats
             path = Path(folder) / stored
             await _receive(request, path, upload_limit)
-            hits = await run_in_threadpool(served.search, str(path), k, by)
+            hits = await run_in_threadpool(served.search_file, path, k, by, where)
         return Found(query=shown, hits=[hit.record() for hit in hits])
 
     return app

@@ -1,22 +1,32 @@
-"""An index that requests of many threads ask, reopened when it has been written."""
+"""An index that requests of many threads ask, reopened beside them when it has been written."""
 
 import copy
+import logging
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from wsrl.encoder.checkpoint_encoder import Encoder
+from wsrl.encoder.checkpoint_encoder import Encoder, load_encoder
 from wsrl.page.content import page_content
 from wsrl.page.write import page_html
 from wsrl.search.hit import Hit
 from wsrl.search.index import Index
 from wsrl.search.manifest import MANIFEST, Manifest
 
-PATIENCE = 0.1  # seconds that a request waits for a newer state; then it is answered from the one before
+LOOK_EVERY = 0.5  # seconds
+LOG = logging.getLogger("uvicorn.error")
+
+Version = tuple[int, int]  # of the manifest: when it was written, and its inode
+
+
+class _State(NamedTuple):
+    version: Version | None
+    index: Index
 
 
 class ServedIndex:
-    """Answers requests from the newest state of an index, which is opened beside them.
+    """Answers requests from the newest state of an index that is open.
 
     Args:
       directory: of the index.
@@ -24,72 +34,87 @@ class ServedIndex:
       by: the vectors that the page's map rests on.
 
     Raises:
-      InputError: there is no index, or it holds too few models for a map.
+      InputError: there is no index.
     """
 
     def __init__(self, directory: Path, encoder: Encoder | None, by: str):
         self.directory, self.by = directory, by
-        self._encoder = encoder
-        self._lock = threading.Lock()  # an encoder takes one call at a time, and two threads must not both reopen
-        Manifest.read(directory)  # tells what is wrong with a folder
-        self._opener = ThreadPoolExecutor(1)
-        self._newer: tuple[tuple[int, int], Future[Index]] | None = None  # a version, and its state when it is open
-        self._written = (0, 0)
-        self._written = self._version()
-        self._index = Index.open(directory, encoder)
-        self._page = self._draw(self._index)
+        self._embedding = threading.Lock()  # an encoder takes one call at a time,
+        self._searching = threading.Lock()  # and so do libraries that propose candidates
+        self._drawing = threading.Lock()
+        manifest, version = Manifest.read(directory), self._version()  # tells what is wrong with a folder
+        if encoder is None and (package := load_encoder()).hash == manifest.encoder:
+            encoder = package
+        self._state = _State(version, _ready(Index.open(directory, encoder)))
+        self._page: tuple[Version | None, str] = None, ""
+        self._told = ""
 
     @property
     def index(self) -> Index:
-        """The newest state, or the one before while that is opened; its page is drawn when that is asked for."""
-        with self._lock:
-            if self._newer is None and (version := self._version()) != self._written:
-                self._newer = version, self._opener.submit(_reopened, self._index)
-            newer = self._newer
-        if newer is None:
-            return self._index
-        try:
-            index = newer[1].result(PATIENCE)
-        except TimeoutError:
-            return self._index
-        except Exception:  # whatever it is, the next request tries again
-            index = None
-        with self._lock:
-            if self._newer is newer:
-                self._newer = None
-                if index is not None:
-                    self._index, self._written, self._page = index, newer[0], ""
-        newer[1].result()  # what is wrong with it is told to all who waited
-        return self._index
+        """The newest state that is open."""
+        return self._state.index
+
+    def follow(self, stop: threading.Event) -> None:
+        """Goes over to each new state of the index until it is told to stop; requests are answered meanwhile."""
+        while not stop.wait(LOOK_EVERY):
+            try:
+                self.refresh()
+                self._told = ""
+            except Exception as error:  # what is open goes on answering, and this is tried again
+                if str(error) != self._told:
+                    self._told = str(error)
+                    LOG.warning("the state before is served: %s", self._told)
+
+    def refresh(self) -> None:
+        """Goes over to the state that was committed last, with what searches need, once that is open.
+
+        Raises:
+          InputError: it cannot be opened; the state before goes on answering.
+        """
+        version = self._version()
+        if version is not None and version != self._state.version:
+            newer = copy.copy(self.index)
+            newer.reopen()
+            self._state = _State(version, _ready(newer))
 
     def page(self) -> str:
-        """Returns the page of the newest state."""
-        _ = self.index  # or an error
-        with self._lock:
-            self._page = self._page or self._draw(self._index)
-            return self._page
+        """Returns the page of the newest state, which is drawn when it is asked for first.
 
-    def search(self, query: str, k: int, by: str) -> list[Hit]:
-        """Searches by a file or an id; see `wsrl.search.index.Index.search`."""
+        Raises:
+          InputError: the index holds too few models for a map, or scikit-learn is not installed.
+        """
+        with self._drawing:
+            version, index = self._state
+            if self._page[0] != version:
+                self._page = version, page_html(page_content(index, self.by, neighbors=False), live=True)
+            return self._page[1]
+
+    def search(self, id: str, k: int, by: str, where: Sequence[str] = ()) -> list[Hit]:
+        """Searches by an id; see `wsrl.search.index.Index.search`. A name of a file is no id: none is read."""
         index = self.index
-        with self._lock:
-            return index.search(query, k, by)
+        asked = index.get(id)
+        with self._searching:
+            return index.search(asked, k, by, where=where)
 
-    def _version(self) -> tuple[int, int]:
+    def search_file(self, path: Path, k: int, by: str, where: Sequence[str] = ()) -> list[Hit]:
+        """Searches by a checkpoint."""
+        index = self.index
+        with self._embedding:
+            asked = index.row(str(path), by != "weights")
+        with self._searching:
+            return index.search(asked, k, by, where=where)
+
+    def _version(self) -> Version | None:
+        """Of what was committed last; None while the folder is away."""
         try:
             stat = (self.directory / MANIFEST).stat()
-        except OSError:  # moved for now: what is open still answers
-            return self._written
+        except OSError:
+            return None
         return stat.st_mtime_ns, stat.st_ino
 
-    def _draw(self, index: Index) -> str:
-        return page_html(page_content(index, self.by, neighbors=False), live=True)
 
-
-def _reopened(index: Index) -> Index:
-    """The newest state, with what searches need: a first search has made that."""
-    newer = copy.copy(index)
-    newer.reopen()
-    if len(newer):
-        newer.search(newer.ids[0], 1, "weights")
-    return newer
+def _ready(index: Index) -> Index:
+    """The index, with what searches need: first searches make that."""
+    for by in ("weights", "auto") if len(index) else ():
+        index.search(index.ids[0], 1, by)
+    return index

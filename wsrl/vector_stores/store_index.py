@@ -248,7 +248,7 @@ class StoreIndex(Index):
             raise InputError(name, f"is no model of the index {self.directory}", "check the name")
         return found[0]
 
-    def _query_row(self, name: str, function: bool) -> Embedded:
+    def row(self, name: str, function: bool = True) -> Embedded:
         """As `wsrl.search.query_rows.QueryRows.row`."""
         there = not name.startswith(HUB) and Path(name).exists()
         if there:
