@@ -15,6 +15,7 @@ from wsrl.readers.huggingface import weight_files
 from wsrl.readers.protobuf import Kind, WireError, read
 from wsrl.readers.sstable import FOOTER, MAGIC
 from wsrl.readers.tensor_bundle import MEND, Bundle
+from wsrl.readers.tensorflow_saved_model import saved_graph
 
 SAVED_MODEL, VARIABLES = "saved_model.pb", "variables/variables.index"
 DATA = re.compile(r"(.+)\.data-\d{5}-of-\d{5}")
@@ -61,6 +62,7 @@ def open_file(path: Path) -> Checkpoint:
     bundle = Bundle(index)
     names = _variable_names(bundle)
     tensors, tied, left_out = {}, {}, list(bundle.left_out)
+    variables: dict[str, str] = {}  # key -> name
     seen: dict[object, str] = {}
     for key in _in_order(bundle, names):
         tensor = bundle.tensors[key]
@@ -71,15 +73,20 @@ def open_file(path: Path) -> Checkpoint:
         name = names.get(key, plain)
         same = (names.get(key), tensor.shape, bundle.checksums.get(key))
         if None not in same and same in seen:  # exported models list their variables twice
-            tied[plain] = seen[same]
+            tied[plain] = variables[key] = seen[same]
             continue
-        seen[same] = name = name if name not in tensors else plain
+        seen[same] = variables[key] = name = name if name not in tensors else plain
         if name in tensors:
             raise CheckpointError(index, f"two variables are called {name!r}", MEND)
         tensors[name] = tensor
-    if not tensors and (description := index.parent.parent / SAVED_MODEL).is_file():
-        return _constants(description)
-    return Checkpoint(str(path), tensors, {"left_out": tuple(left_out), "tied": tied, "framework": "tensorflow"})
+    told: dict[str, object] = {"left_out": tuple(left_out), "tied": tied, "framework": "tensorflow"}
+    description = index.parent.parent / SAVED_MODEL
+    if index.match(f"*/{VARIABLES}") and description.is_file():
+        if not tensors:
+            return _constants(description)
+        graph = saved_graph(description, variables, {name: tensor.shape for name, tensor in tensors.items()})
+        told |= {"graph": graph} if graph is not None else {}
+    return Checkpoint(str(path), tensors, told)
 
 
 def _index(path: Path) -> Path:

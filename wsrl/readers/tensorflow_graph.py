@@ -1,11 +1,12 @@
 """Reads TensorFlow's GraphDef: frozen graphs (`.pb`), and the graph of a SavedModel whose weights are constants.
 
-The messages: https://github.com/tensorflow/tensorflow, `tensorflow/core/framework` (graph.proto, node_def.proto,
-attr_value.proto, tensor.proto) and `tensorflow/core/protobuf/saved_model.proto`.
+The messages: https://github.com/tensorflow/tensorflow, `tensorflow/core/framework/tensor.proto` and
+`tensorflow/core/protobuf/saved_model.proto`.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 
@@ -16,28 +17,14 @@ from wsrl.readers.budget import Budget
 from wsrl.readers.mapped import checked_name, checked_shape, map_file, memory_limit
 from wsrl.readers.protobuf import BYTES, VARINT, Kind, WireError, fields, read, unpack
 from wsrl.readers.tensor_bundle import DTYPE_NAMES, DTYPES
+from wsrl.readers.tensorflow_functions import inlined
+from wsrl.readers.tensorflow_messages import LENGTH, SHAPE, read_graph
 from wsrl.readers.tensorflow_operators import Step, translated
 
 MEND = "export or download it again"
-GRAPH = {1: ("nodes", Kind.MESSAGE), 2: ("library", Kind.MESSAGE), 4: ("versions", Kind.MESSAGE)}
-LIBRARY = {1: ("functions", Kind.MESSAGE)}
-FUNCTION = {3: ("nodes", Kind.MESSAGE)}
-SAVED, META = {2: ("graphs", Kind.MESSAGE)}, {2: ("graph", Kind.MESSAGE)}
-NODE = {1: ("name", Kind.TEXT), 2: ("op", Kind.TEXT), 3: ("inputs", Kind.TEXT), 5: ("attributes", Kind.MESSAGE)}
-ATTRIBUTE, VALUE = {1: ("key", Kind.TEXT), 2: ("value", Kind.MESSAGE)}, {8: ("tensor", Kind.MESSAGE)}
-SETTING = {
-    **{
-        1: ("list", Kind.MESSAGE),
-        2: ("text", Kind.MESSAGE),
-        3: ("integers", Kind.INTEGERS),
-        4: ("floats", Kind.FLOATS),
-    },
-    **{5: ("flags", Kind.INTEGERS), 7: ("shape", Kind.MESSAGE)},
-}
-MEMBERS = {2: ("texts", Kind.MESSAGE), 3: ("integers", Kind.INTEGERS)}
 FEW = 64  # entries of integers that a graph may need: shapes, axes, orders
+SAVED, META = {2: ("graphs", Kind.MESSAGE)}, {2: ("graph", Kind.MESSAGE)}
 TENSOR = {1: ("dtype", Kind.INTEGERS), 2: ("shape", Kind.MESSAGE), 4: ("content", Kind.MESSAGE)}
-SHAPE, LENGTH = {2: ("lengths", Kind.MESSAGE)}, {1: ("length", Kind.INTEGERS)}
 PLAIN = {"float32": 5, "float64": 6, "complex64": 9, "complex128": 12}  # dtype -> field of its numbers as they are
 VARINTS = {"int64": 10, "bool": 11, "uint32": 16, "uint64": 17, "float16": 13, "bfloat16": 13}  # and of packed integers
 INTEGERS = 7  # of all shorter ones
@@ -101,38 +88,35 @@ def open_graph(message: memoryview, path: Path, budget: Budget, size: int) -> Ch
     """Opens a GraphDef within a file of `size` bytes; raises CheckpointError as open_file does."""
     tensors: dict[str, LazyTensor] = {}
     left_out: list[str] = []
-    steps: list[Step] = []
-    names: dict[str, str] = {}  # constant node -> its tensor
+
+    def stored(steps: Iterable[Step]) -> list[Step]:
+        """Puts the tensors of constants aside; their attribute `value` is the name of theirs."""
+        found = []
+        for step in steps:
+            value = step.attributes.get("value")
+            if step.op == "Const" and isinstance(value, memoryview):
+                given = checked_name(step.name, path)
+                name = SUFFIX.sub("", given) or given
+                name = name if name not in tensors else given
+                name = name if name not in tensors else f"{given}:{len(tensors)}"
+                made = read_tensor(value, path, name, budget, size)
+                if made is None:
+                    left_out.append(name)
+                else:
+                    tensors[name] = made
+                step = replace(step, attributes={"value": name if made is not None else None})
+            found.append(step)
+        return found
+
     try:
-        graph = read(message, GRAPH, budget)
-        if not graph["versions"]:  # they come last: a file that is cut off between two nodes looks whole otherwise
-            raise WireError("it ends before its versions")
-        nodes = list(graph["nodes"])
-        for library in graph["library"]:
-            for function in read(library, LIBRARY, budget)["functions"]:
-                nodes += read(function, FUNCTION, budget)["nodes"]
-        for node in (read(m, NODE, budget) for m in budget.each(nodes)):
-            if node["op"][-1:] != ["Const"]:
-                steps.append(_step(node, budget))
-                continue
-            given = checked_name("".join(node["name"][-1:]), path)
-            for attribute in (read(m, ATTRIBUTE, budget) for m in node["attributes"]):
-                if attribute["key"] != ["value"]:
-                    continue
-                for value in attribute["value"]:
-                    name = SUFFIX.sub("", given) or given
-                    name = name if name not in tensors else given
-                    name = name if name not in tensors else f"{given}:{len(tensors)}"
-                    for tensor in read(value, VALUE, budget)["tensor"][-1:]:
-                        made = read_tensor(tensor, path, name, budget, size)
-                        if made is None:
-                            left_out.append(name)
-                        else:
-                            tensors[name] = made
-                            names.setdefault(given, name)
+        steps, functions = read_graph(message, budget)
+        steps = stored(steps)
+        functions = {name: replace(f, steps=tuple(stored(f.steps))) for name, f in functions.items()}
     except (WireError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"is truncated or not well-formed ({error})", MEND) from error
     told: dict[str, object] = {"left_out": tuple(left_out), "framework": "tensorflow"}
+    steps = inlined(steps, functions, budget)
+    names = {s.name: str(s.attributes["value"]) for s in steps if s.op == "Const" and s.attributes.get("value")}
     shown = translated(steps, names, {n: t.shape for n, t in tensors.items()}, few_integers(tensors))
     return Checkpoint(str(path), tensors, told | ({"graph": shown} if shown is not None else {}))
 
@@ -141,29 +125,6 @@ def few_integers(tensors: Mapping[str, LazyTensor]) -> dict[str, list[int]]:
     """Values of small tensors of integers, which a graph may need."""
     few = {n: t for n, t in tensors.items() if t.dtype in ("int32", "int64") and t.size <= FEW}
     return {name: [int(n) for n in np.asarray(tensor).ravel()] for name, tensor in few.items()}
-
-
-def _step(node: Mapping[str, list], budget: Budget) -> Step:
-    """A node that is no constant; inputs that only order it are left out."""
-    settings: dict[str, object] = {}
-    for attribute in (read(m, ATTRIBUTE, budget) for m in node["attributes"]):
-        for message in attribute["value"][-1:]:
-            settings["".join(attribute["key"][-1:])] = _setting(read(message, SETTING, budget), budget)
-    sources = tuple(source for source in node["inputs"] if not source.startswith("^"))
-    return Step("".join(node["name"][-1:]), "".join(node["op"][-1:]), sources, settings)
-
-
-def _setting(told: Mapping[str, list], budget: Budget) -> object:
-    """An attribute as a plain value; None for one of another kind."""
-    if told["shape"]:
-        lengths = [read(m, LENGTH, budget)["length"] for m in read(told["shape"][-1], SHAPE, budget)["lengths"]]
-        return [n[-1] if n and n[-1] >= 0 else None for n in lengths]
-    if told["list"]:
-        members = read(told["list"][-1], MEMBERS, budget)
-        return members["integers"] or [str(text, "utf-8", "replace") for text in members["texts"]]
-    if told["text"]:
-        return str(told["text"][-1], "utf-8", "replace")
-    return next((told[key][-1] for key in ("integers", "floats", "flags") if told[key]), None)
 
 
 def read_tensor(message: memoryview, path: Path, name: str, budget: Budget, size: int) -> LazyTensor | None:
@@ -195,6 +156,11 @@ def read_tensor(message: memoryview, path: Path, name: str, budget: Budget, size
         raise CheckpointError(path, f"tensor {name!r} has {len(stored)} bytes for the shape {list(shape)}", MEND)
     array = stored.view(dtype).reshape(shape or (1,))
     return LazyTensor(shape, DTYPE_NAMES[kind], lambda start, stop: array[start:stop], str(path), name)
+
+
+def read_texts(message: memoryview, budget: Budget) -> list[str]:
+    """Returns the texts of a TensorProto; raises WireError if it is not well-formed."""
+    return [str(text, "utf-8", "replace") for text in read(message, {8: ("texts", Kind.MESSAGE)}, budget)["texts"]]
 
 
 def _numbers(message: memoryview, dtype: np.dtype, budget: Budget) -> np.ndarray:

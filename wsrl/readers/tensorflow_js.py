@@ -18,6 +18,9 @@ from wsrl.readers.derived import computed
 from wsrl.readers.json_files import LIMIT, parse_json_object
 from wsrl.readers.links import file_beside
 from wsrl.readers.mapped import Bytes, checked_name, checked_shape, map_file
+from wsrl.readers.tensorflow_graph import few_integers
+from wsrl.readers.tensorflow_js_graph import read_steps, signature_outputs
+from wsrl.readers.tensorflow_operators import Step, translated
 
 DTYPES = {
     **{name: np.dtype(name) for name in ("float32", "float16", "int32", "uint8", "uint16", "int8", "int16", "bool")},
@@ -40,7 +43,7 @@ def matches(head: bytes, path: Path) -> bool:
 def open_file(path: Path) -> Checkpoint:
     """Opens a model; the files that its manifest names must lie in its folder or below.
 
-    The metadata has `keras_config` if the file holds one.
+    The metadata has `keras_config` or `graph` if the file holds one.
 
     Raises:
       CheckpointError: the JSON is not well-formed, a file is missing, or tensors do not fill the files.
@@ -69,8 +72,17 @@ def open_file(path: Path) -> Checkpoint:
                 tensors[name] = tensor
     topology = model.get(TOPOLOGY)
     config = topology.get("model_config", topology) if isinstance(topology, dict) else None
-    told = {"keras_config": config} if isinstance(config, dict) and "class_name" in config else {}
-    return Checkpoint(str(path), tensors, {**told, "left_out": tuple(left_out), "framework": "tensorflow.js"})
+    told: dict[str, object] = {"left_out": tuple(left_out), "framework": "tensorflow.js"}
+    if isinstance(config, dict) and "class_name" in config:
+        told["keras_config"] = config
+    elif isinstance(topology, dict):
+        steps = read_steps(topology, Budget(path, len(text)))
+        names = {step.name: step.name for step in steps if step.op == "Const" and step.name in tensors}
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        served = Step("", "NoOp", signature_outputs(model.get("signature")), {})
+        graph = translated([*steps, served], names, shapes, few_integers(tensors), grouped=False)  # it has none
+        told |= {"graph": graph} if graph is not None else {}
+    return Checkpoint(str(path), tensors, told)
 
 
 class _Stretch:

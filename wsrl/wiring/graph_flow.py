@@ -53,13 +53,15 @@ class _Layer:
     output: str
     reads: list[TensorAxis] = field(default_factory=list)
     writes: list[TensorAxis] = field(default_factory=list)
+    told: dict[str, Fact] = field(default_factory=dict)
 
 
 class GraphFlow:
     """Follows dims through the nodes of a graph.
 
     Args:
-      graph: `nodes`, `inputs`, `outputs`, `constants` as the readers return them.
+      graph: `nodes`, `inputs`, `outputs`, `constants` as the readers return them, and `fixed`, the shapes of constants
+        that are no tensors of the file.
       shapes: of the tensors of the file.
       rules: operator -> what it does to dims; None where it does not know.
     """
@@ -94,6 +96,11 @@ class GraphFlow:
             shape = value["shape"]
             axes = [(Dim(n, role="input"),) if isinstance(n, int) and n > 1 else None for n in shape or ()]
             self.values.setdefault(value["name"], axes if shape else None)
+            single = frozenset(i - len(shape or ()) for i, n in enumerate(shape or ()) if n == 1)
+            self.single.setdefault(value["name"], single)
+        for name, shape in self.graph.get("fixed", {}).items():
+            self.values[name] = [(Dim(n, role="input"),) if n > 1 else None for n in shape]
+            self.single[name] = frozenset(i - len(shape) for i, n in enumerate(shape) if n == 1)
         for node in self.graph["nodes"]:
             self._run(node)
         for value in self.graph["outputs"]:
@@ -227,12 +234,17 @@ class GraphFlow:
         if name in self.shapes and self._running is not None:
             getattr(self._running, side).append((name, axis % len(self.shapes[name])))
 
+    def tell(self, name: str, value: int) -> None:
+        """States a fact of the operation that is run, which other nodes of the graph tell."""
+        if self._running is not None:
+            self._running.told[name] = Fact(value, "graph")
+
     def operations(self) -> tuple[Operation, ...]:
         """Nodes that read tensors, in the order of the graph."""
         found = []
         for number, layer in enumerate(self._layers):
             node = layer.node
-            facts = facts_of_node(node, self.shapes) | self._attention.facts(number)
+            facts = facts_of_node(node, self.shapes) | self._attention.facts(number) | layer.told
             type = str(TYPES.get(node["op"], node["op"].lower().replace("_", " ")))
             if type in TYPES.values() and type != "embedding":
                 fused = facts.get("activation")
@@ -278,7 +290,8 @@ class GraphFlow:
         """Axes of an input."""
         axes = self.values[node["inputs"][place]]
         if axes is None and place == 0 and node["op"] in RANK_OF_WEIGHT:
-            return [None] * len(self.shapes[node["inputs"][1]])  # nothing is known of it but how many axes it has
+            # Nothing is known of it but how many axes it has.
+            return [None] * node["attributes"].get("rank", len(self.shapes[node["inputs"][1]]))
         if axes is None:
             raise ValueError("unknown axes")
         return axes

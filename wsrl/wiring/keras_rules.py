@@ -26,6 +26,20 @@ def _conv(flow: GraphFlow, node: Mapping) -> Axes:
     return [*[None] * (len(x) - 1), kernel[-1]]
 
 
+def _tensorflow_conv(flow: GraphFlow, node: Mapping) -> Axes:
+    """Nothing but the number of channels tells how many groups a convolution has, where it may have some."""
+    x, (*_, width, units) = flow.of(node, 0)[-1], flow.shapes[node["inputs"][1]]
+    channels = size_of(x) if x else 1 if -1 in flow.single.get(node["inputs"][0], ()) else 0
+    told, known = node["attributes"]["group"], channels > 0 and channels % width == 0
+    groups = told or (channels // width if known else 1)
+    flow.tell("groups", groups)
+    made = _conv(flow, {**node, "attributes": {"group": groups}})
+    if not told and not known:
+        fix(made[-1] or ())
+    flow.single |= dict.fromkeys(node["outputs"], frozenset({-1} if units == 1 else ()))
+    return made
+
+
 def _depthwise(flow: GraphFlow, node: Mapping) -> Axes:
     """Kernels [positions, channels, multiplier]; the channels that are made of one lie side by side."""
     x, kernel = flow.of(node, 0), flow.of(node, 1)
@@ -171,4 +185,7 @@ KERAS_RULES: dict[str, Rule] = {
     **dict.fromkeys(("LIMITED_RELU", "RESCALE"), RULES["RELU"]),
 }
 # TensorFlow's own graphs have the same layouts, and flatten by shapes that they hold.
-TENSORFLOW_RULES: dict[str, Rule] = {**KERAS_RULES, "RESHAPE": RULES["RESHAPE"]}
+TENSORFLOW_RULES: dict[str, Rule] = {
+    **KERAS_RULES,
+    **{"CONV_2D": _tensorflow_conv, "RESHAPE": RULES["RESHAPE"]},
+}
