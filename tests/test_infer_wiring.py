@@ -69,11 +69,11 @@ def test_scales_follow_the_activation(activation, scale):
 
 
 def test_cnn_with_flatten():
-    shapes = {"conv1.weight": (8, 3, 3, 3), "conv1.bias": (8,), "conv2.weight": (12, 8, 3, 3), "conv2.bias": (12,)}
-    claim = claim_of(shapes | linear("fc1", 20, 12 * 25) | linear("fc2", 4, 20))
-    assert segments(claim, "fc1.weight", 1) == [(12, 1, 25)]
-    assert group(claim, "fc1.weight", 1) == group(claim, "conv2.weight", 0)
-    assert claim.axes["conv2.weight"][2:] == (None, None)
+    shapes = {"0.weight": (8, 3, 3, 3), "0.bias": (8,), "2.weight": (12, 8, 3, 3), "2.bias": (12,)}
+    claim = claim_of(shapes | linear("5", 20, 12 * 25) | linear("7", 4, 20))
+    assert segments(claim, "5.weight", 1) == [(12, 1, 25)]
+    assert group(claim, "5.weight", 1) == group(claim, "2.weight", 0)
+    assert claim.axes["2.weight"][2:] == (None, None)
 
 
 def resnet():
@@ -285,14 +285,14 @@ def mlp_outputs(t, x):
 
 def cnn_outputs(t, x):
     """Two convolutions of 3 x 3 without padding, flattened, then a dense layer; x is [n, 3, 8, 8]."""
-    for name in ("conv1", "conv2"):
+    for name in ("features.0", "features.1"):
         windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
         x = relu(np.einsum("nchwij,dcij->ndhw", windows, t[f"{name}.weight"]) + t[f"{name}.bias"][:, None, None])
-    return x.reshape(len(x), -1) @ t["fc.weight"].T + t["fc.bias"]
+    return x.reshape(len(x), -1) @ t["classifier.weight"].T + t["classifier.bias"]
 
 
-CNN = {"conv1.weight": (6, 3, 3, 3), "conv1.bias": (6,), "conv2.weight": (5, 6, 3, 3), "conv2.bias": (5,)}
-CNN |= linear("fc", 4, 5 * 16)
+CNN = {"features.0.weight": (6, 3, 3, 3), "features.0.bias": (6,), "features.1.weight": (5, 6, 3, 3)}
+CNN |= {"features.1.bias": (5,)} | linear("classifier", 4, 5 * 16)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,9 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     if fan_in == 1 and not env.is_unknown() and not any(e.value[0].role == "input" for e in env.visible(1)):
         flow.wanted.append((1, node))
         return False
+    if _is_bilinear(node) or _is_no_map(node, env):
+        flow.wanted.append((fan_in, node))
+        return False
     follows = (bool(env.entries) and (flow.ordered or newest)) or bool(SECOND.search(node.dotted))
     may_unflatten = follows and all(e.read for e in env.visible(fan_in)) and not env.is_unknown()
     unflattened = _unflattened(flow, env, fan_in) if may_unflatten else None
@@ -112,8 +115,26 @@ def _normed_after(node: Node) -> int:
 
 
 def _reads_first_axis(env: Env, shape: Shape) -> bool:
-    """Whether only the first axis of a weight has a length that something in reach has."""
+    """Whether only the first axis of a weight is as long as something in reach, and it does not read two such maps."""
+    if shape[1] == 2 * shape[0] and max(shape[2:]) % 2:
+        return False
     return shape[1] > 1 and not env.visible(shape[1]) and bool(env.visible(shape[0]))
+
+
+def _is_bilinear(node: Node) -> bool:
+    """Whether a weight with as many taps as channels multiplies pairs of units instead (`nn.Bilinear`)."""
+    return len(node.weight) == 3 and node.weight[1] == node.weight[2] > 7 and not node.transposed
+
+
+def _is_no_map(node: Node, env: Env) -> bool:
+    """Whether what is as long as a convolution over an image reads is a vector, which dense layers alone have made: it
+    reads maps that are as many by coincidence, such as two that are joined beside codes of a time step."""
+    if len(node.weight) != 4 or min(node.weight[2:]) < 2 or node.transposed or env.is_unknown():
+        return False
+    found = env.visible(node.fan_in)
+    roots = {dim.find()[0] for entry in found for dim in entry.value}
+    maps = {dim.find()[0] for entry in env.made if entry.spatial for dim in entry.value}
+    return bool(found) and all(entry.dense for entry in found) and not roots & maps
 
 
 def _multiplies(node: Node, given: int) -> bool:

@@ -6,13 +6,14 @@ are several. A block that returns the size that it read may be residual, so its 
 nothing fits, what flows in and out is fixed and the modules below are looked at on their own.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from wsrl.checkpoint import Tensor
 from wsrl.wiring.attention_roles import role_of
 from wsrl.wiring.dims import Dim, Value, fix, tie_values
 from wsrl.wiring.handed_states import States
-from wsrl.wiring.joining import join_skips
+from wsrl.wiring.joining import join_skips, may_be_joined
 from wsrl.wiring.order import (
     CROSS,
     EARLY,
@@ -25,6 +26,8 @@ from wsrl.wiring.order import (
     codes_sound,
     first_read,
     has_halves,
+    is_hourglass,
+    maps_to_maps,
     may_be_grouped,
     may_join_own,
     may_pad,
@@ -48,6 +51,7 @@ class Flow(Record):
     """Runs the tree; collects what the axes of the tensors hold.
 
     Attributes:
+      tensors: the tensors themselves, for what names and shapes leave open.
       warnings: sentences.
       embedded: values that token embeddings return, with their tensors.
     """
@@ -57,6 +61,7 @@ class Flow(Record):
     ):
         """`special` and `special_leaves` are tried before others; `rescue` where a module's order is not understood."""
         super().__init__(root)
+        self.tensors: Mapping[str, Tensor] = {}
         self.rescue = rescue
         self.special = special
         self.special_leaves = special_leaves
@@ -119,6 +124,8 @@ class Flow(Record):
         if not found:
             self.wanted.append((size, node))
             return None
+        if node.kind in ("linear", "conv") and may_be_joined(env, found):
+            fix([dim for entry in (env.entries[-1], *found) for dim in entry.value])
         self.read(env, found)
         return found[-1]
 
@@ -191,6 +198,8 @@ class Flow(Record):
                 tie_values(before.value, inner.entries[-1].value)  # bare layers may be run with residual connections
             if node.name == "experts":
                 self.trace.run_beside(count)
+        if residual and is_hourglass(members):  # what is widened may be added to what was narrowed
+            merge(inner.entries)
         self.export(inner, env, node)
         return True
 
@@ -247,7 +256,7 @@ class Flow(Record):
             return False
         for child in plan.bare:
             self.run(child, inner)
-        if not chain:
+        if not chain or (inner.outermost and maps_to_maps(self.root) and is_hourglass(chain)):
             merge(inner.entries)
         join_skips(node, inner)
         if "cheap_operation" in node.children and inner.entries:  # a ghost module may return both parts together

@@ -113,6 +113,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
         run_module,
         rescue,
     )
+    flow.tensors = checkpoint.tensors
     env = Env()
     if adapters.base:
         _run_root(flow, env)
@@ -127,7 +128,7 @@ def _infer(checkpoint: Checkpoint) -> Wiring:
     operations = in_usual_form(adapters.operations(flow.operations()), shapes)
     operations = in_configured_order(operations, checkpoint.keras_config)
     operations = with_facts(operations, checkpoint.metadata)
-    wiring = _to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products))
+    wiring = _unwritten_fixed(_to_wiring(flow, shapes, operations, adapters.attach(flow, attention.products)))
     return with_scales(wiring, scales_of_chain(wiring, checkpoint.metadata.get("activation")))
 
 
@@ -191,6 +192,19 @@ def _to_wiring(
     shapes = {n: shapes[n] for n in axes}
     groups = _lone_ones_fixed(groups, axes, operations)
     return Wiring(groups, shapes, axes, operations, tuple(products), warnings=tuple(flow.warnings))
+
+
+def _unwritten_fixed(wiring: Wiring) -> Wiring:
+    """Fixes groups that several modules read and none writes: where those units come from has not been found."""
+    written = {
+        segment.group
+        for operation in wiring.operations
+        for tensor, axis in operation.writes
+        if (tensor, axis) not in operation.reads
+        for segment in wiring.axes[tensor][axis] or ()
+    }
+    groups = {n: replace(g, permutable=g.permutable and n in written) for n, g in wiring.groups.items()}
+    return replace(wiring, groups=groups)
 
 
 def _lone_ones_fixed(

@@ -61,6 +61,17 @@ def joined_maps(env: Env, size: int, path: str, beyond: bool) -> list[Entry]:
     return []
 
 
+def may_be_joined(env: Env, found: Sequence[Entry]) -> bool:
+    """Whether a layer may read the newest value, which nothing reads, beside an input of the network that was read here
+    rather than an older value as long as both together (Park et al., DeepSDF, 2019)."""
+    newest = env.entries[-1] if env.entries else None
+    if newest is None or newest.read or newest in found or newest.size >= found[-1].size:
+        return False
+    rest = found[-1].size - newest.size
+    near = [e for e in (*env.entries, *env.inputs) if e.size == rest]
+    return any(dim.find()[0].role == "input" for e in near for dim in e.value)
+
+
 def join_skips(node: Node, env: Env) -> None:
     """Ties all maps in reach in blocks where a module widens maps and reads more channels than it has widened.
 

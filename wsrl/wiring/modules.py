@@ -17,6 +17,8 @@ TOKENS = re.compile(r"pos|token|embed|latent|quer|probe|prompt|cls|mask|time|reg
 MOMENTS = re.compile(
     r"((fc|to|linear|z|layer|hidden2|h2)_?)?(mu|mean|var|logvar|log_var|log_?std|log_?sigma|sigma)(_layer|_head)?", re.I
 )
+# what such a layer returns may be returned by the network, too
+FEATURES = re.compile(r"(fc_)?(feats?|features?|codes?|bottleneck)(_layer)?|to_latent|fc_latent", re.I)
 RELATIVE = re.compile(r"rel(ative)?_", re.I)
 POSITIONS = re.compile(r"pos|wpe", re.I)
 
@@ -51,7 +53,8 @@ def _linear(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
     flow.writes_vectors(node, out)
     if is_gate(node):
         fix((*value, *out))  # the state lies beside the input, before or after it
-    if MOMENTS.fullmatch(node.name) or _is_twin(node):
+    narrows = shape[axis_out] < shape[axis_in] and node.parent is flow.root
+    if MOMENTS.fullmatch(node.name) or _is_twin(node) or (narrows and FEATURES.fullmatch(node.name)):
         mark(out, "output")
     flow.note(node, "linear")
     env.add(out, dense=True)
@@ -119,8 +122,11 @@ def _loosen_group_norm(flow: Flow, node: Node, entry: Entry) -> None:
 
 
 def _follows_convolution(node: Node) -> bool:
-    """Whether a member of a list comes right after a convolution, other than one that cuts a map into patches."""
-    before = node.parent.children.get(str(int(node.name) - 1)) if node.parent and node.name.isdigit() else None
+    """Whether a member of a list comes right after a convolution, other than one that cuts a map into patches, or after
+    an activation of what that returns."""
+    beside = node.parent.children if node.parent and node.name.isdigit() else {}
+    names = [str(int(node.name) - i) for i in (1, 2)] if beside else []
+    before = next((beside[name] for name in names if name in beside), None)
     return before is not None and before.kind == "conv" and (min(before.weight[2:]) % 2 == 1 or before.transposed)
 
 

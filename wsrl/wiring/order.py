@@ -274,6 +274,18 @@ def _ends_of(node: Node) -> tuple[int, int] | None:
     return (layers[0].fan_in, layers[-1].units) if wide or len(layers) > 2 else None
 
 
+def is_hourglass(layers: Iterable[Node]) -> bool:
+    """Whether layers return as many units as one further back while one between them returns another number: they may
+    be added (Mao et al., RED-Net, 2016)."""
+    units = [layer.units for layer in layers if layer.kind in ("conv", "linear")]
+    return any(n in units[:i] and units[i - 1] != n for i, n in enumerate(units))
+
+
+def maps_to_maps(root: Node) -> bool:
+    """Whether a network consists of convolutions alone."""
+    return not any(leaf.kind in ("linear", "recurrent", "embedding") for leaf in root.leaves())
+
+
 def signature(node: Node) -> frozenset[str]:
     """Names of a block's numbered layers."""
     return frozenset(name for name in node.children if STEM.fullmatch(name))

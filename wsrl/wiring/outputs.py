@@ -42,6 +42,7 @@ def finish(flow: Flow, env: Env, tied: bool, patch: int) -> None:
     for block in flow.in_order:
         for entry in (*block.entries, *block.inputs):
             fix(entry.value)
+    _mark_codes(flow, env)
     tie_handed_states(flow.states, env)
     fix_doubtful(flow, env)
     for entry in env.made:
@@ -59,6 +60,22 @@ def finish(flow: Flow, env: Env, tied: bool, patch: int) -> None:
                 mark(entry.value, "output")
             else:
                 fix(entry.value)
+
+
+def _mark_codes(flow: Flow, env: Env) -> None:
+    """Marks the code of an autoencoder as an output: it may be returned beside what is decoded from it.
+
+    A code is what a module `encoder` returns, narrower than all that lies within it, where a `decoder` stands beside it
+    and nothing looks words up.
+    """
+    encoder, decoder = (flow.root.children.get(name) for name in ("encoder", "decoder"))
+    if encoder is None or decoder is None or flow.embedded:
+        return
+    for entry in env.made:
+        origin = entry.source.env.node if entry.source is not None and entry.source.env is not None else None
+        widths = [leaf.units for leaf in encoder.leaves() if leaf.kind in ("linear", "conv")]
+        if origin is encoder and entry.size == min(widths) < max(widths):
+            mark(entry.value, "output")
 
 
 def _fix_beside(unread: Entry) -> None:

@@ -3,6 +3,7 @@
 import re
 
 from wsrl.wiring.dims import Dim, Value, fix, in_blocks, size_of, tie, tie_values, view
+from wsrl.wiring.flatten_order import channels_first, flattened_by_name, flattened_in_list
 from wsrl.wiring.flow import Flow
 from wsrl.wiring.joining import all_of, joined_maps
 from wsrl.wiring.order import may_join_own
@@ -67,7 +68,11 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             flow.read(env, [last])
             taps = size // width
             if len(last.value) == 1:
-                flat = (view(last.value[0], outer=taps) if node.transposed else view(last.value[0], inner=taps),)
+                first = _varies_slowest(flow, env, node, last)
+                if first is None:
+                    flow.warnings.append(f"nothing tells in which order the map was flattened that {node.dotted} reads")
+                    fix(last.value)
+                flat = (view(last.value[0], outer=taps) if first is False else view(last.value[0], inner=taps),)
                 env.add(flat, dense=True).read = True  # other layers may read it as well
                 return flat
         joined = joined_values(flow, env, size) or repeated(flow, node, env, last, size)
@@ -77,6 +82,16 @@ def read_value(flow: Flow, node: Node, env: Env, size: int, newest: bool = False
             return joined
     entry = flow.pick(env, size, node, newest)
     return entry.value if entry else None
+
+
+def _varies_slowest(flow: Flow, env: Env, node: Node, last: Entry) -> bool | None:
+    """Whether the channels of a map vary slowest where a dense layer reads it flattened; None where nothing tells."""
+    if node.transposed:
+        return False
+    if flattened_in_list(env, last) or flattened_by_name(flow.root, node):
+        return True
+    weight = flow.tensors.get(node.tensors["weight"][0])
+    return None if weight is None else channels_first(weight, last.size)
 
 
 def _unsure_places(flow: Flow, env: Env, last: Entry, places: int) -> list[Entry]:

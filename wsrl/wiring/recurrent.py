@@ -44,6 +44,8 @@ def run_recurrent(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
             rows, width = flow.shapes[name_hh]
             projected = f"weight_hr{suffix}" in tensors
             hidden = Dim(flow.shapes[tensors[f"weight_hr{suffix}"][0]][1] if projected else width)
+            if not suffix:  # a cell runs one step: its state may be an input and an output of the network
+                hidden.role = "output"
             out = Dim(width) if projected else hidden
             gates = (view(hidden, outer=rows // hidden.size),)
             flow.writes(name_ih, 0, gates)
