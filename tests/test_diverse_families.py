@@ -10,12 +10,12 @@ from wsrl.encoder.dense_sweep import Inputs, sweep_network
 from wsrl.program.network import read_network
 from wsrl.program.read import read_program
 from wsrl.zoo.diverse_families import DIVERSE
+from wsrl.zoo.families import MANY, WIDE
 from wsrl.zoo.models import CNNPooled, pool_windows
 from wsrl.zoo.stacked import initialize
 from wsrl.zoo.storage import checkpoint_bytes, parse_checkpoint
 
 GIVEN = 28  # pixels of the images of the zoo
-BARE = [name for name in DIVERSE if name not in ("rnn", "sequence_transformer")]
 
 
 def draw(model, seed=0):
@@ -50,7 +50,7 @@ def test_files_of_the_zoo_run_as_the_models_do(family):
 
 
 @pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("family", BARE)
+@pytest.mark.parametrize("family", DIVERSE)
 def test_bare_files_that_are_told_run_as_the_models_do(family, style):
     model = DIVERSE[family].test[-1]
     variables, tensors, images = draw(model, 1)
@@ -60,10 +60,18 @@ def test_bare_files_that_are_told_run_as_the_models_do(family, style):
     assert_close(answers(bare, images, told), wanted(model, variables, images))
 
 
-@pytest.mark.parametrize("name", DIVERSE)
+@pytest.mark.parametrize("name", MANY)
 def test_no_test_variant_has_a_width_that_is_trained_on(name):
-    train, test = ({w for model in part for w in model.widths} for part in (DIVERSE[name].train, DIVERSE[name].test))
-    assert max(test) > max(train) and max(test) not in train
+    train, test = ({w for model in part for w in model.widths} for part in (MANY[name].train, MANY[name].test))
+    assert max(test) > max(train) and not test & train
+
+
+def test_many_holds_small_networks_beside_diverse_ones():
+    for name, family in MANY.items():
+        assert set(family.variants) >= set(DIVERSE[name].variants)
+        assert all(variant.image_size for variant in family.variants)
+        small = {variant.clone(image_size=None) for variant in family.variants if variant.image_size == 16}
+        assert small >= set(WIDE[name].variants if name in WIDE else ())
 
 
 def test_numbers_of_a_sequence_leave_room_for_modules_without_tensors():

@@ -11,8 +11,10 @@ from math import isqrt
 import numpy as np
 
 STYLES = ("sequential", "named")
+RNN = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 FIELDS = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}
 ATTENTION = "MultiHeadDotProductAttention_0"
+CELL = "SimpleCell"
 NAMES = (  # of residual networks as in torchvision, then of vision transformers as in timm
     *((r"Conv_0", "conv1"), (r"BatchNorm_0", "bn1")),
     *((rf"ResidualBlock_(\d+)/Conv_{i}", rf"layer1.\1.{name}") for i, name in enumerate(("conv1", "conv2"))),
@@ -33,7 +35,7 @@ def torch_form(tensors: Mapping[str, np.ndarray], style: str, pooled: bool) -> T
     """Returns the tensors of a Flax network of the zoo under PyTorch's names.
 
     Args:
-      tensors: by Flax's path, of any of its families without recurrence.
+      tensors: by Flax's path, of any of its families.
       style: of chains, one of `STYLES`.
       pooled: whether windows are pooled behind each convolution, which takes a module of a `Sequential`.
     """
@@ -45,6 +47,8 @@ def torch_form(tensors: Mapping[str, np.ndarray], style: str, pooled: bool) -> T
         return _transformer(modules)
     if any(path.startswith("ResidualBlock") for path in modules):
         return _named(modules, NAMES)
+    if any(path.startswith(CELL) for path in modules):
+        return _recurrent(modules)
     return _chain(modules, style, pooled)
 
 
@@ -85,6 +89,23 @@ def _transformer(modules: Mapping[str, Tensors]) -> Tensors:
         found[f"{name}.weight"] = np.concatenate([p["kernel"].reshape(len(p["kernel"]), -1).T for p in parts])
         found[f"{name}.bias"] = np.concatenate([p["bias"].reshape(-1) for p in parts])
     return found | _named(plain, TRANSFORMER)
+
+
+def _recurrent(modules: Mapping[str, Tensors]) -> Tensors:
+    """As `torch.nn.RNN` has it, with a second bias, which Flax's cells lack."""
+    found = _module(modules["Dense_0"], "fc")
+    for layer in range(sum(path.startswith(CELL) for path in modules) // 2):
+        inputs, states = modules[f"{CELL}_{layer}/i"], modules[f"{CELL}_{layer}/h"]
+        found |= {f"rnn.{name}_l{layer}": value for name, value in zip(RNN, _cell(inputs, states), strict=True)}
+    return found
+
+
+def _cell(inputs: Tensors, states: Tensors) -> Iterator[np.ndarray]:
+    """Weights [units, in] of inputs and of states, and two biases [units], whose sum counts."""
+    yield np.ascontiguousarray(inputs["kernel"].T)
+    yield np.ascontiguousarray(states["kernel"].T)
+    yield inputs["bias"] / 2
+    yield inputs["bias"] / 2
 
 
 def _named(modules: Mapping[str, Tensors], names: tuple[tuple[str, str], ...]) -> Tensors:

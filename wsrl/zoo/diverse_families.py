@@ -84,8 +84,12 @@ DIVERSE = {
         train=(
             SequenceTransformer("gelu", widths=(16, 16), image_size=16),
             SequenceTransformer("relu", widths=(32, 32), heads=4, image_size=16, pixels=STANDARD),
+            SequenceTransformer("silu", widths=(24, 24), image_size=28, patch=(1, 28), pixels=UNIT),
         ),
-        test=(SequenceTransformer("gelu", widths=(48,), heads=4, image_size=16),),
+        test=(
+            SequenceTransformer("gelu", widths=(48,), heads=4, image_size=16),
+            SequenceTransformer("relu", widths=(40,), heads=4, image_size=28, patch=(1, 28), pixels=UNIT),
+        ),
     ),
     "rnn": Family(
         train=(
@@ -93,6 +97,9 @@ DIVERSE = {
             RNN("relu", widths=(32,), image_size=28, pixels=STANDARD),
             RNN("tanh", widths=(24, 24), image_size=16),
         ),
-        test=(RNN("tanh", widths=(64,), image_size=28),),
+        test=(
+            RNN("tanh", widths=(64,), image_size=28),
+            RNN("relu", widths=(80,), image_size=16, pixels=UNIT),
+        ),
     ),
 }

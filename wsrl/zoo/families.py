@@ -4,6 +4,8 @@ A variant is one compiled training program, so there are few; widths, depths and
 Deep variants are narrow, and transformers at most four blocks deep: a block is seven levels of a sweep to compile.
 """
 
+from collections.abc import Sequence
+
 from wsrl.zoo.diverse_families import DIVERSE
 from wsrl.zoo.family import Family
 from wsrl.zoo.models import MLP, RNN, Classifier, CNNFlatten, CNNGap, ResNet, SequenceTransformer, ViT
@@ -135,4 +137,17 @@ WIDE = {
     ),
 }
 
-CATALOGUES: dict[str, dict[str, Family]] = {"main": MAIN, "wide": WIDE, "diverse": DIVERSE}
+
+def _of_16_pixels(variants: Sequence[Classifier]) -> tuple[Classifier, ...]:
+    """The variants for images of 16 pixels, whatever the images of the zoo."""
+    return tuple(variant.clone(image_size=16) for variant in variants)
+
+
+# The small networks of `WIDE` beside those of `DIVERSE`; what is wide there is trained on in neither.
+MANY = {
+    name: Family(_of_16_pixels(WIDE[name].train) + own.train, _of_16_pixels(WIDE[name].test) + own.test)
+    if name in WIDE
+    else own
+    for name, own in DIVERSE.items()
+}
+CATALOGUES: dict[str, dict[str, Family]] = {"main": MAIN, "wide": WIDE, "diverse": DIVERSE, "many": MANY}
