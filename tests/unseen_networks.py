@@ -125,6 +125,17 @@ def added_in_a_list():
     return shapes, outputs
 
 
+def depthwise_on_colors():
+    """A depthwise convolution of three colors, with four maps for each, which looks like one of gray images."""
+    shapes = {"dw1.weight": (12, 1, 3, 3), "pw1.weight": (8, 12, 1, 1), "fc.weight": (4, 8)}
+
+    def outputs(t):
+        x = conv(MAP, t["dw1.weight"], groups=3)
+        return t["fc.weight"] @ relu(conv(x, t["pw1.weight"])).mean((1, 2))
+
+    return shapes, outputs
+
+
 NETWORKS = {
     make.__name__: make()
     for make in (
@@ -137,5 +148,6 @@ NETWORKS = {
         normed_in_groups_later,
         added_further_on,
         added_in_a_list,
+        depthwise_on_colors,
     )
 }

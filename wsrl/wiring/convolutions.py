@@ -12,6 +12,7 @@ from wsrl.wiring.wiring import Fact
 
 SQUEEZE = re.compile(r"(^|[._])(se\d*|se_module|squeeze\w*|attn|attention|ca)[._]", re.I)
 DEPTHWISE = re.compile(r"conv_?dw|dw_?conv|depthwise(_conv)?", re.I)
+BY_CHANNEL = re.compile(r"depthwise|(^|_)dw", re.I)
 TRANSPOSE = re.compile(r"transp|deconv|^up|upsam|conv_t|tconv|convt", re.I)
 
 
@@ -92,6 +93,7 @@ def run_conv(flow: Flow, node: Node, env: Env, newest: bool) -> bool:
         return False
     flow.reads(name, axis_in, value)
     may_be_grouped = env.is_unknown() and (fan_in == 1 or any(n > 1 for n in node.weight[2:]))
+    may_be_grouped |= fan_in == 1 and bool(BY_CHANNEL.search(node.name))  # of an input of several channels
     out = (Dim(units, fixed=may_be_grouped),)
     flow.writes(name, axis_out, out)
     flow.writes_vectors(node, out)
