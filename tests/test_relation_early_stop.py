@@ -19,10 +19,10 @@ def test_the_stop_is_as_the_full_run(change, related):
 def test_layers_and_units_are_added():
     shapes, _ = table.FORMS["llama"]
     own = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    made = dict(table.descendants(own, {n: t + 1 for n, t in own.items()}, np.random.default_rng(0)))
-    inserted = made["layer inserted"]
+    inserted = table._inserted(own, {n: t + 1 for n, t in own.items()})
     assert [inserted[f"model.layers.{i}.mlp.up_proj.weight"].max() for i in range(4)] == [0, 1, 0, 0]
-    assert made["units added"]["model.layers.2.mlp.down_proj.weight"].shape == (table.WIDTH, table.HIDDEN + table.ADDED)
+    wider = table._widened(own["model.layers.2.mlp.down_proj.weight"], np.random.default_rng(0))
+    assert wider.shape == (table.WIDTH, table.HIDDEN + table.ADDED)
 
 
 def test_no_seeds_are_refused(tmp_path, capsys):
