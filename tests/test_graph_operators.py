@@ -49,6 +49,24 @@ def softmax_by_hand():
     return weights(w1=(6, 8), w2=(8, 3)) | {"last": np.array([-1])}, nodes, (6,), {"w1": 8}
 
 
+def dense_on_places():
+    """A dense layer as a product of matrices, whose shapes are computed."""
+    tensors = weights(w1=(6, 8), w2=(8, 5), w3=(5, 3))
+    tensors |= {"lead": np.array([0, 1]), "eight": np.array([8]), "five": np.array([5]), "all": np.array([-1])}
+    nodes = [
+        node("MatMul", ["x", "w1"], ["h"]),
+        node("Shape", ["h"], ["s"]),
+        node("Gather", ["s", "lead"], ["places"]),
+        node("Concat", ["all", "eight"], ["flat"], axis=0),
+        node("Reshape", ["h", "flat"], ["rows"]),
+        node("MatMul", ["rows", "w2"], ["d"]),
+        node("Concat", ["places", "five"], ["back"], axis=0),
+        node("Reshape", ["d", "back"], ["e"]),
+        node("MatMul", ["e", "w3"], ["y"]),
+    ]
+    return tensors, nodes, (4, 6), {"w1": 8, "w2": 5}
+
+
 def both_directions():
     """An LSTM in both directions whose first states are zeros that the graph makes, and one on what it returns."""
     tensors = weights(w1=(2, 20, 6), r1=(2, 20, 5), b1=(2, 40), w2=(2, 12, 10), r2=(2, 12, 3), w=(6, 4))
@@ -117,7 +135,8 @@ def units_as_positions():
 
 
 NETWORKS = {
-    f.__name__: f for f in (written_norm, softmax_by_hand, both_directions, parts, branches, units_as_positions)
+    f.__name__: f
+    for f in (written_norm, softmax_by_hand, dense_on_places, both_directions, parts, branches, units_as_positions)
 }
 
 

@@ -95,6 +95,11 @@ def test_a_number_that_stands_for_many(tmp_path):
         open_checkpoint(write(tmp_path / "a.pb", graph_message(node)))
 
 
+def test_zeros_may_be_left_out(tmp_path):
+    nodes = [constant("w", np.zeros((2, 3), np.float32), ()), constant("b", np.ones(2, np.float32))]
+    same(open_checkpoint(write(tmp_path / "a.pb", graph_message(*nodes))), {"w": np.zeros((2, 3)), "b": np.ones(2)})
+
+
 def test_a_model_of_tensorflow_js(tmp_path):
     checkpoint = open_checkpoint(SAMPLES["tensorflow_js"](tmp_path))
     expected = arrays()

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ SHAPES = {
 }
 
 
-INTEGERS = {"axis": np.array(3), "shape": np.array([-1, 360])}
+INTEGERS = {"axis": np.array(3), "shape": np.array([-1, 360]), "wide/shape": np.array([1, 1, 1, 8])}
 PLACES = {"strides": [1, 1, 1, 1], "padding": "SAME", "data_format": "NHWC"}
 NODES = [  # in any order
     ("logits", "MatMul", ["act", "logits/kernel"], {}),
@@ -104,8 +105,8 @@ def web(folder, tensors, nodes=NODES):
     return write(folder / "model.json", json.dumps(model).encode())
 
 
-def saved(folder, tensors, nodes=NODES):
-    """A SavedModel: a function reads variables, whose nodes and keys have names of their own."""
+def saved(folder, tensors, nodes=NODES, copied=False):
+    """A SavedModel: a function reads variables, whose nodes and keys have other names; or it restores their copies."""
     keys = {name: f"layers/{i}/.ATTRIBUTES/VARIABLE_VALUE" for i, name in enumerate(tensors)}
     bundle(folder / "variables" / "variables", {keys[name]: array for name, array in tensors.items()})
     handles, given = [f"var_{i}" for i in range(len(tensors))], [f"v{i}" for i in range(len(tensors))]
@@ -127,8 +128,13 @@ def saved(folder, tensors, nodes=NODES):
         restore.append(node(f"assign{i}", "AssignVariableOp", name, f"whole{i}:output:0"))
     functions.append(function("again", ["file", *given], restore, {}))
     outer = [node(name, "VarHandleOp") for name in handles]
+    served = [f"own_{name}" for name in handles] if copied else handles
+    for own, copy in zip(served, handles, strict=True):
+        if copied:
+            outer += [node(own, "VarHandleOp"), node(f"{own}/read", "ReadVariableOp", own)]
+            outer.append(node(f"{own}/copy", "AssignVariableOp", copy, f"{own}/read"))
     outer += [node("x", "Placeholder", shape=image()), node("file", "Placeholder")]
-    outer.append(node("call", "StatefulPartitionedCall", "x", *handles, f=message((10, message((1, "net"))))))
+    outer.append(node("call", "StatefulPartitionedCall", "x", *served, f=message((10, message((1, "net"))))))
     outer.append(node("load", "StatefulPartitionedCall", "file", *handles, f=message((10, message((1, "again"))))))
     library = message(*((1, told) for told in functions))
     graph = message(*((1, told) for told in outer), (2, library), (4, message((1, 1))))
@@ -169,7 +175,7 @@ def tensors():
     return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
 
 
-@pytest.mark.parametrize("make", [frozen, web, saved])
+@pytest.mark.parametrize("make", [frozen, web, saved, partial(saved, copied=True)])
 def test_permuting_what_is_claimed_changes_nothing(tmp_path, tensors, make):
     checkpoint = open_checkpoint(make(tmp_path, tensors))
     own = {name: next(n for n, t in checkpoint.tensors.items() if same(t, array)) for name, array in tensors.items()}
@@ -206,6 +212,35 @@ def test_groups_of_a_convolution_are_told_by_its_input(tmp_path, tensors, make):
     assert left.facts["groups"].value == 2
     changed = permuted({name: np.asarray(t) for name, t in checkpoint.tensors.items()}, claim, 1)
     assert np.array_equal(changed[left.tensors["weight"]], tensors["left/kernel"])
+
+
+@pytest.mark.parametrize("make", [frozen, saved])
+def test_a_bias_may_gain_and_lose_axes(tmp_path, tensors, make):
+    nodes = [told for told in NODES if told[0] != "biased"]
+    nodes += [("wide", "Reshape", ["conv/bias", "wide/shape"], {}), ("narrow", "Squeeze", ["wide"], {})]
+    nodes += [("biased", "BiasAdd", ["conv", "narrow"], {})]
+    claim = infer_wiring(open_checkpoint(make(tmp_path, tensors, nodes)))
+    assert not claim.warnings
+    assert claim.coverage["graph"] == 1
+    assert next(o for o in claim.operations if o.name.endswith("conv")).tensors.keys() == {"weight", "bias"}
+
+
+def test_a_variable_that_is_not_known_leaves_the_names(tmp_path, tensors):
+    path = saved(tmp_path, tensors)
+    content = (path / "saved_model.pb").read_bytes()
+    (path / "saved_model.pb").write_bytes(content.replace(b"layers/0/", b"layers/?/"))
+    checkpoint = open_checkpoint(path)
+    assert "graph" not in checkpoint.metadata
+    assert len(checkpoint.tensors) == len(tensors)
+
+
+def test_an_order_of_axes_that_is_computed_is_not_guessed(tmp_path, tensors):
+    nodes = [told if told[0] != "joined" else ("joined", "ConcatV2", ["turned", "right", "axis"], {}) for told in NODES]
+    nodes += [("size", "Shape", ["left"], {}), ("order", "Rank", ["size"], {})]
+    nodes += [("turned", "Transpose", ["left", "order"], {})]
+    claim = infer_wiring(open_checkpoint(frozen(tmp_path, tensors, nodes)))
+    assert any("TRANSPOSE" in line for line in claim.warnings)
+    assert not any(claim.groups[s.group].permutable for s in claim.axes["left/kernel"][-1] or () if s.group)
 
 
 def test_what_is_returned_and_read_on_keeps_its_order(tmp_path, tensors):

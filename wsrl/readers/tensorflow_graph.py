@@ -147,6 +147,7 @@ def read_tensor(message: memoryview, path: Path, name: str, budget: Budget, size
         stored = np.frombuffer(content[0], np.uint8)
     else:
         stored = _numbers(message, dtype, budget)
+        stored = stored if len(stored) else np.zeros(min(count, 1) * dtype.itemsize, np.uint8)  # zeros are left out
         if 0 < len(stored) < count * dtype.itemsize:  # the last number stands for all that follow
             if count * max(dtype.itemsize, 4) > memory_limit(size) // 8:
                 raise CheckpointError(path, f"tensor {name!r} repeats a number too often", MEND)

@@ -4,7 +4,7 @@ https://www.tensorflow.org/api_docs/python/tf/raw_ops. Maps have their channels 
 out], and [height, width, channels, multiplier] of a depthwise convolution.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +13,18 @@ PASSED = ("Identity", "ReadVariableOp", "StopGradient", "PreventGradient", "Chec
 NAMES = {
     **{"Add": "ADD", "AddV2": "ADD", "BiasAdd": "ADD", "Sub": "SUB", "Mul": "MUL", "RealDiv": "DIV", "Div": "DIV"},
     **{"DivNoNan": "DIV", "Pow": "POW", "Prelu": "PRELU", "StridedSlice": "STRIDED_SLICE", "Split": "SPLIT"},
+    **{"Less": "Less", "Greater": "Greater", "Equal": "Equal", "SelectV2": "Where"},
     **{"Conv2DBackpropInput": "ConvTranspose", "BatchMatMul": "MatMul", "BatchMatMulV2": "MatMul"},
     **{"AddN": "ADD_N", "Maximum": "MAXIMUM", "Minimum": "MINIMUM", "SquaredDifference": "SQUARED_DIFFERENCE"},
     **{"Relu": "RELU", "Relu6": "RELU6", "LeakyRelu": "LEAKY_RELU", "Elu": "ELU", "Selu": "Selu", "Tanh": "TANH"},
-    **{"Sigmoid": "LOGISTIC", "Softmax": "SOFTMAX", "LogSoftmax": "LOG_SOFTMAX", "Softplus": "Softplus", "Erf": "Erf"},
+    **{
+        "Sigmoid": "LOGISTIC",
+        "Softmax": "SOFTMAX",
+        "LogSoftmax": "LOG_SOFTMAX",
+        "Softplus": "Softplus",
+        "Erf": "Erf",
+        "Erfc": "Erf",
+    },
     **{"Rsqrt": "RSQRT", "Sqrt": "SQRT", "Square": "SQUARE", "Exp": "EXP", "Log": "LOG", "Neg": "NEG", "Abs": "ABS"},
     **{"Cast": "CAST", "Mean": "MEAN", "Sum": "SUM", "Max": "REDUCE_MAX", "Min": "REDUCE_MIN"},
     **{
@@ -39,7 +47,11 @@ CONVOLUTIONS, TRANSPOSED = ("Conv2D", "DepthwiseConv2dNative"), ("Conv2DBackprop
 CHANNELED = (*CONVOLUTIONS, *TRANSPOSED, "BiasAdd", "MaxPool", "AvgPool")  # operators that know where channels lie
 LAYERS = (*CONVOLUTIONS, *TRANSPOSED, "MatMul", *FUSED)
 ALIGNED = ("Add", "AddV2", "Sub", "Mul", "RealDiv", "DivNoNan", "Maximum", "Minimum", "SquaredDifference", "BiasAdd")
-LEADING = ("Unsqueeze", "RESHAPE")  # what puts axes of length 1 before those of a tensor may be left without readers
+LEADING = (
+    "Unsqueeze",
+    "RESHAPE",
+    "SQUEEZE",
+)  # what puts axes of length 1 before those of a tensor may be left without readers
 MASKS = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
 
 
@@ -112,9 +124,14 @@ def translated(
         return tensors.get(name, f"{name}:{place or 0}")
 
     def whole(source: str) -> str:
-        """The same, through what puts axes of length 1 before those of a tensor."""
+        """The same, through what puts axes of length 1 before those of a tensor, or takes them away again."""
         step = by_name.get(origin(source).partition(":")[0])
-        if step is None or step.op not in ("ExpandDims", "Reshape") or len(step.inputs) < 2 or step.name in tensors:
+        if step is None or not step.inputs or step.name in tensors:
+            return value(source)
+        if step.op == "Squeeze":
+            inner = whole(step.inputs[0])
+            return inner if len(shapes.get(inner, ())) == 1 else value(source)
+        if step.op not in ("ExpandDims", "Reshape") or len(step.inputs) < 2:
             return value(source)
         inner, told = value(step.inputs[0]), constants.get(value(step.inputs[1]))
         lengths = [*shapes.get(inner, ())]
@@ -130,13 +147,25 @@ def translated(
             nodes += _nodes(step, reads, shapes, constants, None if grouped else 1)
     seen = {source.partition(":")[0] for step in steps for source in step.inputs}
     last = [value(n) for s in steps if s.name not in seen and s.op in (*PASSED, "NoOp") for n in s.inputs]
+    nodes = _with_readers(nodes)
     read = {name for node in nodes for name in node["inputs"]}
-    nodes = [node for node in nodes if node["op"] not in LEADING or not set(node["outputs"]).isdisjoint(read)]
     made = [name for node in nodes for name in node["outputs"]]
     ends = dict.fromkeys([*(name for name in made if name not in read), *(n for n in last if n not in shapes)])
     outputs = [{"name": name, "shape": None} for name in ends]
     told = {"constants": dict(constants), "fixed": dict(fixed or {}), "layout": LAYOUT}
     return {"nodes": nodes, "inputs": inputs, "outputs": outputs, **told}
+
+
+def _with_readers(nodes: Sequence[dict]) -> list[dict]:
+    """Leaves out what puts axes of length 1 before those of a tensor where nothing reads it any more."""
+    readers = Counter(name for node in nodes for name in node["inputs"])
+    found = []
+    for node in reversed(nodes):
+        if node["op"] in LEADING and not any(readers[name] for name in node["outputs"]):
+            readers.subtract(node["inputs"])
+        else:
+            found.append(node)
+    return found[::-1]
 
 
 def _in_order(steps: Sequence[Step], by_name: Mapping[str, Step]) -> Iterator[Step]:

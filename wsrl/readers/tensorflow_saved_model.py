@@ -18,12 +18,12 @@ from wsrl.readers.tensorflow_operators import Origins, Step, translated
 
 SIGNATURES = 5  # field of a MetaGraphDef
 SERVED = ""  # a node that reads what is served
-ASSIGNED = ("AssignVariableOp", "Assign")
+ASSIGNED, HANDED = ("AssignVariableOp", "Assign"), ("Identity", "ReadVariableOp")
 MEND = "export or download it again"
 
 
 def saved_graph(path: Path, variables: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> dict | None:
-    """Returns the graph that a SavedModel serves, as `translated` does; None where it tells none.
+    """Returns the graph that a SavedModel serves, as `translated` does; None where it does not tell all variables.
 
     Args:
       path: `saved_model.pb`.
@@ -47,12 +47,15 @@ def saved_graph(path: Path, variables: Mapping[str, str], shapes: Mapping[str, S
         )
         constants = _constants(steps, path, budget, len(data))
         tensors = {node: variables[key] for node, key in _restored(steps, budget).items() if key in variables}
+        used = _needed(steps)
+        if any(step.op == "VarHandleOp" and step.name not in tensors for step in used):
+            return None
     except (WireError, UnicodeDecodeError) as error:
         raise CheckpointError(path, f"is truncated or not well-formed ({error})", MEND) from error
     named = tensors | {name: f"{name}:0" for name in constants}
     integers = {f"{name}:0": values for name, values in few_integers(constants).items()}
     fixed = {f"{name}:0": tensor.shape for name, tensor in constants.items()}
-    return translated(_needed(steps), named, shapes, integers, fixed)
+    return translated(used, named, shapes, integers, fixed)
 
 
 def _constants(steps: Iterable[Step], path: Path, budget: Budget, size: int) -> dict[str, LazyTensor]:
@@ -66,21 +69,24 @@ def _constants(steps: Iterable[Step], path: Path, budget: Budget, size: int) -> 
 
 
 def _restored(steps: Sequence[Step], budget: Budget) -> dict[str, str]:
-    """Node of a variable -> its key in the checkpoint."""
+    """Node of a variable -> its key in the checkpoint, which is that of its copy where only the copy is restored."""
     by_name = {step.name: step for step in steps}
 
     def after(source: str) -> str | None:
         step = by_name.get(source.partition(":")[0])
-        return step.inputs[0] if step is not None and step.op == "Identity" and step.inputs else None
+        return step.inputs[0] if step is not None and step.op in HANDED and step.inputs else None
 
     origin = Origins(after)
     texts: dict[str, list[str]] = {}
-    found = {}
+    found: dict[str, str] = {}
+    copies: list[tuple[str, str]] = []
     for step in steps:
         if step.op not in ASSIGNED or len(step.inputs) < 2:
             continue
         variable, value = (origin(source).partition(":") for source in step.inputs[:2])
         restore, place = by_name.get(value[0]), int(value[2] or 0) if (value[2] or "0").isdecimal() else 0
+        if restore is not None and restore.op == "VarHandleOp":
+            copies.append((variable[0], restore.name))
         if restore is None or restore.op != "RestoreV2" or len(restore.inputs) < 2:
             continue
         names = by_name.get(origin(restore.inputs[1]).partition(":")[0])
@@ -89,7 +95,7 @@ def _restored(steps: Sequence[Step], budget: Budget) -> dict[str, str]:
             keys = texts.setdefault(names.name, read_texts(told, budget) if names.name not in texts else [])
             if place < len(keys):
                 found[variable[0]] = keys[place]
-    return found
+    return {variable: found[copy] for copy, variable in copies if copy in found} | found
 
 
 def _needed(steps: Sequence[Step]) -> list[Step]:

@@ -14,6 +14,7 @@ from wsrl.wiring.dims import Dim, Value, fix, mark, size_of, tie_values, view
 from wsrl.wiring.graph_attention import AttentionTrace
 from wsrl.wiring.graph_facts import ROLES, TYPES, Readers, facts_of_node
 from wsrl.wiring.graph_following import following
+from wsrl.wiring.graph_numbers import Counted, counted, joined_constants
 from wsrl.wiring.scale import LAYERS, NORM
 from wsrl.wiring.tree import Shape
 from wsrl.wiring.wiring import Fact, Operation, TensorAxis
@@ -70,7 +71,7 @@ class GraphFlow:
         self.rules = rules
         self.graph = graph
         self.shapes = shapes
-        self.constants = graph.get("constants", {})
+        self.constants = dict(graph.get("constants", {}))
         self.axes: dict[str, Axes] = {
             name: [(Dim(n),) if n > 1 else None for n in shape] for name, shape in shapes.items()
         }
@@ -81,6 +82,7 @@ class GraphFlow:
         self.single: dict[str, frozenset[int]] = {}  # value -> axes of length 1, counted from the last, -1
         self.lengths: dict[str, dict[int, int]] = {}  # value -> axis -> how many recurrent directions lie along it
         self.numbers: set[str] = set()  # values made of shapes and small integers, which hold no units
+        self.counted: dict[str, Counted] = {}  # of these: how many entries they have, and the last
         self.uniform: set[str] = set()  # values whose entries are all one number
         self.read: set[str] = set()
         self._layers: list[_Layer] = []
@@ -125,6 +127,10 @@ class GraphFlow:
             )
             self.uniform |= set(node["outputs"]) if same else set()
             self.numbers |= set(node["outputs"])
+            if (joined := joined_constants(node, self.constants)) is not None:
+                self.constants[node["outputs"][0]] = joined
+            if (told := counted(node, self.counted, self.constants)) is not None:
+                self.counted[node["outputs"][0]] = told
             return
         self._note(node)
         lost = [name for name in inputs if not self._is_known(name) and self.values.get(name) is None]
@@ -149,6 +155,11 @@ class GraphFlow:
     def _is_known(self, name: str) -> bool:
         """Whether a value is made of shapes and small integers alone."""
         return name in self.numbers or name in self.uniform or name in self.constants
+
+    def is_one_number(self, name: str) -> bool:
+        """Whether all entries of a value without units are one number."""
+        told = self.constants.get(name)
+        return name in self.uniform or isinstance(told, int) or (isinstance(told, list | tuple) and len(set(told)) == 1)
 
     def _branch(self, node: Mapping, bodies: Sequence[Mapping]) -> None:
         """Runs the bodies of a branch; what they return is one."""

@@ -50,8 +50,11 @@ def _same(flow: GraphFlow, node: Mapping) -> Axes:
 
 def _broadcast(flow: GraphFlow, node: Mapping) -> Axes:
     """NumPy's rule: axes are aligned from the last; one of length 1 takes the other's place."""
-    names = [name for name in node["inputs"] if name]
-    operands = [flow.of(node, i) for i, name in enumerate(node["inputs"]) if name]
+    places = [i for i, name in enumerate(node["inputs"]) if name and flow.values.get(name) is not None]
+    numbers = [name for name in node["inputs"] if name and flow.values.get(name) is None]
+    names, operands = [node["inputs"][i] for i in places], [flow.of(node, i) for i in places]
+    if not all(map(flow.is_one_number, numbers)):  # they may tell places apart
+        _fix_all([axis for axes in operands for axis in axes])
     shapes = [flow.shapes.get(name) for name in names]
     rank = max(len(axes) for axes in operands)
     result: Axes = []
@@ -219,6 +222,16 @@ def _reshape(flow: GraphFlow, node: Mapping) -> Axes | None:
     if not any(x) and shape:
         nothing: Axes = [None] * len(shape)
         return nothing
+    rank, last = (len(shape), shape[-1]) if shape else flow.counted.get(node["inputs"][-1], (0, None))
+    if rank > 1 and x[-1] is not None and last == size_of(x[-1]):  # the last axis stays
+        _fix_all(x[:-1])
+        single = frozenset(i - rank for i, n in enumerate(shape or ()) if n == 1)
+        flow.single |= dict.fromkeys(node["outputs"], single)
+        return [*[None] * (rank - 1), x[-1]]
+    if shape is None and rank == 2 and x[-1] is not None:  # what reads it tells how many places were joined
+        _fix_all(x[:-1])
+        flow.flat |= dict.fromkeys(node["outputs"], (x[-1], False))
+        return [None, None]
     if shape and shape[:-1] == [0] * (len(shape) - 1) and len(shape) == len(x) - 1 and x[-1] is not None and not x[-2]:
         times = flow.lengths.get(node["inputs"][0], {}).get(len(x) - 2)  # directions of a recurrent layer
         if times is not None and len(x[-1]) == 1:
@@ -228,7 +241,10 @@ def _reshape(flow: GraphFlow, node: Mapping) -> Axes | None:
 
 def _transpose(flow: GraphFlow, node: Mapping) -> Axes:
     x = flow.of(node, 0)
-    order = flow.constant(node, 1, "perm") or list(range(len(x)))[::-1]
+    order = flow.constant(node, 1, "perm")
+    if order is None and len(node["inputs"]) > 1:
+        raise ValueError("an order that is computed")
+    order = order or list(range(len(x)))[::-1]
     lengths = flow.lengths.get(node["inputs"][0], {})
     flow.lengths[node["outputs"][0]] = {new: lengths[old] for new, old in enumerate(order) if old in lengths}
     return [x[i] for i in order]
@@ -268,12 +284,17 @@ def _concat(flow: GraphFlow, node: Mapping) -> Axes:
 
 def _lite_conv(flow: GraphFlow, node: Mapping) -> Axes:
     """TFLite's [out, height, width, in] reads channels on the last axis."""
-    x, weight = flow.of(node, 0), flow.of(node, 1)
+    x, weight, width = flow.of(node, 0), flow.of(node, 1), flow.shapes.get(node["inputs"][1], (0,))[-1]
     _fix_all([*x[:-1], *weight[1:-1]])
     flow.reads(node, 1, -1)
     flow.writes(node, 1, 0)
     flow.writes(node, 2, 0)
-    flow.tie(x[-1], weight[-1])
+    if width and x[-1] is not None and size_of(x[-1]) > width:  # nothing else tells that it is one in groups
+        flow.tell("groups", size_of(x[-1]) // width)
+        tie_groups(x[-1], weight[0], size_of(x[-1]) // width)
+        fix(weight[-1] or ())
+    else:
+        flow.tie(x[-1], weight[-1])
     if len(node["inputs"]) > 2 and node["inputs"][2]:
         flow.tie(weight[0], flow.of(node, 2)[0])
     return [None, None, None, weight[0]]
