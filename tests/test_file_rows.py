@@ -1,5 +1,6 @@
 """Files of which little stays in memory, and masks of which something is kept."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def test_rows_are_those_of_the_file_though_it_is_deleted(file):
         np.testing.assert_array_equal(rows[some], expected[some])
     for some in (slice(5, 100), slice(ROWS - 3, ROWS + 9), slice(4, 4), slice(None)):
         np.testing.assert_array_equal(rows[some], expected[some])
+
+
+def test_the_digest_is_that_of_the_whole_file(file):
+    content = map_file(file)
+    assert content.digest() == hashlib.sha256(file.read_bytes()).hexdigest()
+    os.truncate(file, 10_000)
+    assert content.digest() == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def test_a_file_that_is_cut_off_is_told(file):

@@ -1,5 +1,6 @@
 """Arrays in files that are mapped into memory, and rows of large ones, which are read instead."""
 
+import hashlib
 import io
 import mmap
 import os
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 HEADER = 4096  # bytes, more than the header of a .npy file takes
+BLOCK = 1 << 20  # bytes that are read at once
 
 
 class MappedFile(mmap.mmap):
@@ -20,6 +22,13 @@ class MappedFile(mmap.mmap):
     """
 
     descriptor: int
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of the content, which is read: mapped, all of it would count to the process."""
+        found = hashlib.sha256()
+        for start in range(0, len(self), BLOCK):
+            found.update(os.pread(self.descriptor, BLOCK, start))
+        return found.hexdigest()
 
 
 def map_file(path: Path) -> MappedFile | None:

@@ -194,7 +194,7 @@ class Store:
             content = self._files[name]
             if content is None:
                 raise damaged(self.directory / name, "missing or empty")
-            if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
+            if len(content) != size or content.digest() != digest:
                 raise damaged(self.directory / name, "not as it was written")
             self._checked.add(name)
 
