@@ -159,8 +159,8 @@ def _problem(request: Request, status: int, content: bytes) -> str:
     if request.path == "/":
         return "" if content.rstrip().endswith(b"</html>") else "half a page"
     if status == 200:
-        body = json.loads(content)
-        return "no hits" if request.path == "/api/search" and not body["hits"] else ""
+        body, searched = json.loads(content), request.path == "/api/search" and "where" not in request.query
+        return "no hits" if searched and not body["hits"] else ""
     return "" if b"Traceback" not in content else f"{content[:200]!r}"
 
 

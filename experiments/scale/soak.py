@@ -43,7 +43,7 @@ START = 600  # seconds that the server may take to answer first
 NOTE = (
     "{clients} clients ask `wsrl serve` by HTTP on loopback for the ten nearest of a random model, one request after "
     "another, while another process adds {added} models every {every:g} seconds; the server goes over to each new "
-    "state. Memory is that of the server, mapped vectors included, after the first minute and at the end."
+    "state. Memory is that of the server, with mapped vectors and without, after the first minute and at the end."
 )
 
 
@@ -104,7 +104,7 @@ def _run(data: Dataset, folder: Path, port: int, process: int, minutes: float) -
         with tqdm(total=round(minutes * 60), desc="soak", unit="s", disable=None) as line:
             while (passed := time.monotonic() - begin) < minutes * 60:
                 line.update(int(passed) - line.n)
-                first = resident(process) if first is None and passed > 60 else first
+                first = memory(process) if first is None and passed > 60 else first
                 time.sleep(0.1)
     finally:
         stop.set()
@@ -114,20 +114,26 @@ def _run(data: Dataset, folder: Path, port: int, process: int, minutes: float) -
     adding: list[float] = ours.recv()
     writer.join()
     milliseconds = 1e3 * np.array(answers.seconds)
-    median, last = np.quantile(milliseconds, [0.5, 0.99])
+    median, slow = np.quantile(milliseconds, [0.5, 0.99])
+    last = memory(process)
     return {
         "models": models,
         "minutes": minutes,
         "searches": len(milliseconds),
         "errors": len(answers.errors),
         "median ms": median,
-        "p99 ms": last,
-        "p99, times median": last / median,
+        "p99 ms": slow,
+        "p99, times median": slow / median,
         "models added": ADDED * len(adding),
         f"seconds to add {ADDED}": float(np.median(adding)),
-        "memory MB, first": None if first is None else first / 1e6,
-        "memory MB, last": resident(process) / 1e6,
+        **{f"{name}, first": value for name, value in (first or last).items()},
+        **{f"{name}, last": value for name, value in last.items()},
     }
+
+
+def memory(process: int) -> dict[str, float]:
+    """Memory of a process, mapped files included, and without them."""
+    return {"memory MB": resident(process) / 1e6, "unmapped MB": resident(process, "RssAnon") / 1e6}
 
 
 def _write(data: Path, folder: Path, every: float, stop: Event, seconds: Connection) -> None:

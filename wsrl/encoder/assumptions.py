@@ -51,11 +51,15 @@ def norm_drift(checkpoint: Checkpoint, program: Program, images: Inputs) -> floa
         gain, shift = (_vector(checkpoint, view, default) for view, default in ((norm.gain, 1.0), (norm.bias, 0.0)))
         alive = np.abs(gain) > SMALL
         scale = np.where(alive, gain, np.float32(1))
-        inputs = (state - shift) / scale  # in the deviations and from the means that the norm keeps
-        mean, deviation = (part((0, 1, 3), keepdims=True) for part in (inputs.mean, inputs.std))
+        middle = state.mean((0, 1, 3), keepdims=True)
+        centered = state - middle
+        spread = np.sqrt(np.square(centered).mean((0, 1, 3), keepdims=True))
+        mean = (middle - shift) / scale  # in the deviations and from the means that the norm keeps
         known = alive & np.ones_like(mean, bool)
         drifts.append(float(np.square(mean)[known].mean()) if known.any() else 0.0)
-        return (inputs - mean) / (deviation + np.float32(SMALL)) * scale + shift
+        centered /= spread / np.abs(scale) + np.float32(SMALL)
+        centered += shift
+        return centered
 
     Trace(dense_layers(read_network(checkpoint, program)), images, slice(0, images.probes), adjust=renormalize)
     return float(np.mean(drifts[1:])) if len(drifts) > 1 else None
@@ -111,8 +115,9 @@ def likeliest(
         return first
     with np.errstate(all="ignore"), threadpool_limits(1, "blas"):  # weights that are too large are reported elsewhere
         few = images_of(first.input_shape, DRIFT_IMAGES)
-        if norm_drift(checkpoint, first, few) is not None:
-            return min(candidates, key=lambda program: norm_drift(checkpoint, program, few) or 0.0)
+        if (drift := norm_drift(checkpoint, first, few)) is not None:
+            drifts = [drift, *(norm_drift(checkpoint, program, few) or 0.0 for program in candidates[1:])]
+            return candidates[min(range(len(drifts)), key=drifts.__getitem__)]
         candidates = [p for p in candidates if differs_in(first, p) <= {"activation"}]
         networks = [dense_layers(read_network(checkpoint, program)) for program in candidates]
         images = images_of(first.input_shape, IMAGES)
