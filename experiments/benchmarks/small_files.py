@@ -35,6 +35,7 @@ from threadpoolctl import threadpool_limits
 from configs import zoo
 from experiments.benchmarks.speed import forward_flops, fresh_network
 from experiments.benchmarks.sweep import cpu_seconds as cpu_seconds_of
+from wsrl.annotations import Config
 from wsrl.baselines.gnn import SynchronousGNN, make_neuron_buckets
 from wsrl.encoder.files import PRETRAINED, read_encoder
 from wsrl.graph.neurons import neuron_graph
@@ -88,7 +89,7 @@ def floor_seconds() -> float:
 
 def gnn_seconds() -> float:
     """CPU seconds of the GNN's forward pass on a network, in a batch and with the sizes of the main job."""
-    config = zoo.get_config()
+    config: Config = zoo.get_config()
     graphs = [neuron_graph(fresh_network(MODEL, seed, SIDE)) for seed in range(GNN_NETWORKS)]
     (bucket,) = make_neuron_buckets(graphs, np.arange(GNN_NETWORKS), config.gnn.edges)
     gnn = SynchronousGNN(config.encoder.dim, config.gnn.width, config.gnn.rounds)

@@ -98,11 +98,11 @@ def correlate(state: Bordered, link: DenseLink, grid: tuple[int, int], out: Stat
     down, across, unit, number = whole.strides
     shape = (*grid, columns * weight.shape[2], whole.shape[3])
     strides = (link.stride * down, link.stride * across, unit, number)
-    first, *others = (
-        (matrix.T, np.ndarray(shape, np.float32, whole, (top + row) * down + left * across, strides))
-        for row, matrix in enumerate(weight.reshape(rows, -1, units))
-    )
-    total = np.matmul(*first, out=out)
+    (matrix, read), *others = [
+        (own.T, np.ndarray(shape, np.float32, whole, (top + row) * down + left * across, strides))
+        for row, own in enumerate(weight.reshape(rows, -1, units))
+    ]
+    total: State = np.matmul(matrix, read, out=out)
     for matrix, read in others:
         total += matrix @ read
     return total
