@@ -2,6 +2,7 @@ import flax.traverse_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from experiments.tables.torch_form import STYLES, torch_form
 from wsrl.checkpoint import Checkpoint
@@ -54,7 +55,8 @@ def test_files_of_the_zoo_run_as_the_models_do(family):
 def test_bare_files_that_are_told_run_as_the_models_do(family, style):
     model = DIVERSE[family].test[-1]
     variables, tensors, images = draw(model, 1)
-    bare = Checkpoint("x", torch_form(tensors, style, model.pooling != "none"), {})
+    saved = safetensors.numpy.save(torch_form(tensors, style, model.pooling != "none"))
+    bare = Checkpoint("x", safetensors.numpy.load(saved), {})
     told = {"activation": model.activation, "strides": model.conv_strides, "pooling": model.pooling}
     told |= {"input_shape": [model.image_size, model.image_size, 1], "heads": model.heads}
     assert_close(answers(bare, images, told), wanted(model, variables, images))
