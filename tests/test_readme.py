@@ -127,7 +127,7 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
     ),
     (
         r"python -m experiments\.tables\.(ablations|oracle|accuracy|bare_files|fewer_sets) --workdir=\S+"
-        r"( --encoder=pretrained)?",
+        r"( --encoder=\S+)*",
         lambda words: check_table(words[2].rpartition(".")[2]),
     ),
     (r"eval '\$\(wsrl completion \w+\)'", lambda words: check_wsrl(words[1][2:-1])),

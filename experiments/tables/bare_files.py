@@ -1,11 +1,12 @@
 """What it costs that a file tells nothing but its tensors.
 
     python -m experiments.tables.bare_files --workdir=runs/pretrain
-    python -m experiments.tables.bare_files --workdir=runs/pretrain --encoder=pretrained
+    python -m experiments.tables.bare_files --workdir=runs/pretrain --encoder=pretrained --encoder=runs/other/encoder_0
 
 The unseen test networks of a finished run are written as bare PyTorch files, in two styles of names in turn (see
-`experiments.tables.torch_form`), and embedded twice: told what the manifest says of activation, images, strides,
-pooling and heads, and told nothing. Search is as `wsrl search` does it.
+`experiments.tables.torch_form`), and embedded twice by the run's first encoder, or by those that are named: told what
+the manifest says of activation, images, strides, pooling and heads, and told nothing. Search is as `wsrl search` does
+it.
 """
 
 import argparse
@@ -91,10 +92,10 @@ def table(run: FinishedRun, encoders: Mapping[str, Path]) -> list[Row]:
     return rows
 
 
-def make_table(workdir: Path, encoder: Path | None) -> None:
-    """Writes and prints the table of a finished run: of its first encoder, and of another one where it is named."""
+def make_table(workdir: Path, encoders: Sequence[str]) -> None:
+    """Writes and prints the table of a finished run: of the encoders that are named, or of its first."""
     run = load_run(workdir)
-    rows = table(run, {"of the run": workdir / "encoder_0"} | ({encoder.name: encoder} if encoder else {}))
+    rows = table(run, {name: encoder_directory(name) for name in encoders or [str(workdir / "encoder_0")]})
     tasks = len({run.records[i].task for i in run.unseen})
     keys = ("encoder", "files", "queries", "gallery")
     shown = [{**row, "of": ", ".join(str(row[key]) for key in keys)} for row in rows]
@@ -107,7 +108,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Writes the table; bad input ends it with one line and exit status 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", type=Path, required=True, help="folder of a finished run of experiments.main")
-    parser.add_argument("--encoder", type=encoder_directory, help="beside it; pretrained is that of the package")
+    parser.add_argument(
+        "--encoder",
+        action="append",
+        default=[],
+        help="folder, in place of the run's; pretrained is that of the package",
+    )
     args = parser.parse_args(argv)
     return finish(lambda: make_table(args.workdir, args.encoder))
 

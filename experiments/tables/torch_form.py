@@ -86,7 +86,8 @@ def _transformer(modules: Mapping[str, Tensors]) -> Tensors:
     for number, block in enumerate(blocks):
         parts = [modules[f"{block}/{ATTENTION}/{part}"] for part in ("query", "key", "value")]
         name = f"blocks.{number}.attn.qkv"
-        found[f"{name}.weight"] = np.concatenate([p["kernel"].reshape(len(p["kernel"]), -1).T for p in parts])
+        weights = np.concatenate([p["kernel"].reshape(len(p["kernel"]), -1).T for p in parts])
+        found[f"{name}.weight"] = np.ascontiguousarray(weights)  # safetensors writes the memory as it lies
         found[f"{name}.bias"] = np.concatenate([p["bias"].reshape(-1) for p in parts])
     return found | _named(plain, TRANSFORMER)
 
