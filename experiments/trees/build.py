@@ -83,9 +83,10 @@ def base_of(
     folder = workdir / "base"
     if not (folder / "model.safetensors").is_file():
         tensors, accuracy = train_base(architecture, sets, steps, seed)
+        whole = {name: np.ascontiguousarray(values) for name, values in tensors.items()}
         write_atomically(folder / "config.json", json.dumps(architecture.config, indent=1).encode())
         write_atomically(folder / "accuracy.json", json.dumps({"accuracy": accuracy, "steps": steps}).encode())
-        write_atomically(folder / "model.safetensors", safetensors.numpy.save(tensors))
+        write_atomically(folder / "model.safetensors", safetensors.numpy.save(whole))
     return safetensors.numpy.load_file(folder / "model.safetensors")
 
 

@@ -196,7 +196,8 @@ def save_dataset_encoder(
     """Writes `dataset_encoder.safetensors` and `.json` beside the encoder's files; returns the hash of both."""
     shape = {name: getattr(dataset_encoder, name) for name in FIELDS}
     described = shape | {"encoder_hash": encoder_hash(encoder, encoder_params)}
-    tensors = {name: np.asarray(value) for name, value in flatten_dict(dataset_params, sep="/").items()}
+    # in order of rows, or safetensors writes other numbers
+    tensors = {name: np.asarray(value, order="C") for name, value in flatten_dict(dataset_params, sep="/").items()}
     content = safetensors.numpy.save(tensors)
     text = json.dumps(described, indent=1).encode()
     write_atomically(directory / f"{FILE}.json", text)

@@ -20,7 +20,8 @@ def save_encoder(directory: Path, encoder: ResponseEncoder, params: Any) -> str:
 
     Parameters are written as they are, float32 or float16.
     """
-    tensors = {name: np.asarray(value) for name, value in flatten_dict(params, sep="/").items()}
+    # in order of rows, or safetensors writes other numbers
+    tensors = {name: np.asarray(value, order="C") for name, value in flatten_dict(params, sep="/").items()}
     shape = json.dumps({name: getattr(encoder, name) for name in FIELDS}, indent=1).encode()
     write_atomically(directory / SHAPE, shape)
     write_atomically(directory / PARAMETERS, safetensors.numpy.save(tensors))

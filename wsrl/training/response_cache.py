@@ -98,8 +98,9 @@ def _concatenate(parts: Sequence[Swept]) -> Swept:
 
     def join(leaves: Sequence[np.ndarray]) -> np.ndarray:
         shape = np.max([leaf.shape[1:] for leaf in leaves], axis=0)
-        return np.concatenate(
+        joined = np.concatenate(
             [np.pad(x, [(0, 0), *((0, int(n) - m) for n, m in zip(shape, x.shape[1:], strict=True))]) for x in leaves]
         )
+        return np.ascontiguousarray(joined)  # or safetensors writes other numbers
 
     return Swept(*(join(leaves) for leaves in zip(*parts, strict=True)))

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 
 from wsrl.search.conditions import Condition
 from wsrl.search.facts import ALSO, Facts, group_of, modified
@@ -34,10 +34,8 @@ class RowFacts(Facts):
             return NearGroups(self._weights, noted)
         return Groups(own := list(map(group_of, values)), Counter(own))
 
-    def _weights(self, place: int) -> Float32[np.ndarray, " dim"]:
-        weights = self.found[place].weights
-        assert weights is not None
-        return weights
+    def _weights(self, places: Int64[np.ndarray, " m"]) -> Float32[np.ndarray, "m dim"]:
+        return np.stack([weights for place in places if (weights := self.found[place].weights) is not None])
 
     def values(self, key: str) -> list[object]:
         """Returns the value of each row; see `Facts.values`."""
