@@ -8,8 +8,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -17,7 +19,6 @@ import uvicorn
 from fake_encoder import FakeEncoder, write_model
 from test_map import rendered, small_index
 
-from experiments.benchmarks import serving
 from wsrl.cli.main import main
 from wsrl.search.index import Index
 from wsrl.serve.app import make_app
@@ -36,7 +37,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(folder):
-    """A server in a thread."""
+    with served_in_a_thread(folder) as address:
+        yield address
+
+
+@contextmanager
+def served_in_a_thread(folder: Path) -> Iterator[str]:
+    """Serves the index in a folder that `small_index` has made; yields the address."""
     app = make_app(ServedIndex(folder / "zoo.index", FakeEncoder(), "weights"), LIMIT)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
     socket = server.config.bind_socket()
@@ -202,24 +209,6 @@ def test_conditions(address, folder):
     assert status == 200 and [hit["id"] for hit in found["hits"]] == [index.ids[2]]
     status, body = ask(address, "/api/search", id=one, where="color=red")
     assert status == 400 and body["detail"].startswith("color: is no key of this index")
-
-
-@pytest.mark.parametrize("there", [True, False])
-def test_the_load_of_the_benchmark(address, folder, tmp_path, there, monkeypatch):
-    monkeypatch.setattr(serving, "KINDS", 4)  # small ones
-    answers, stop = serving.Answers(), threading.Event()
-    ids = Index.open(folder / "zoo.index").ids if there else ["gone"]
-    port = int(address.rpartition(":")[2])
-    client = threading.Thread(target=serving.ask, args=(port, serving.Load(ids, tmp_path, 0), 1000.0, answers, stop))
-    client.start()
-    try:
-        wait_until(lambda: sum(map(len, answers.seconds.values())) >= 60 or not client.is_alive())
-    finally:
-        stop.set()
-        client.join()
-    assert {"search", "search by a file", "refused", "model"} <= answers.seconds.keys()
-    wrong = {kind for kind, count in answers.errors.items() if count}
-    assert wrong == (set() if there else {"search", "search by weights", "search with conditions", "model"})
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
