@@ -115,7 +115,8 @@ CHECKS: list[tuple[str, Callable[[list[str]], None]]] = [
     (r"python -m experiments\.(main|transfer)( .*)?", lambda words: check_main_job(words[2:])),
     (
         r"python -m experiments\.(benchmarks|proofs)\.\w+( .*)?"
-        r"|python -m experiments\.tables\.(identity|leave_one_out|relations|provenance_kit|duplicates|robustness)( .*)?"
+        r"|python -m experiments\.tables\.(identity|leave_one_out|relations|duplicates|robustness)( .*)?"
+        r"|python -m experiments\.tables\.(relation_early_stop|provenance_kit)( .*)?"
         r"|python -m experiments\.tables\.(recommendation|finetuning|scaling|lineage|labeled_files)( .*)?"
         r"|python -m experiments\.tables\.architecture_choice( .*)?"
         r"|python -m experiments\.scale( .*)?",

@@ -262,7 +262,7 @@ def test_an_index_can_be_moved_with_its_models(models, built, tmp_path):
 def test_notes_of_the_user_outrank_the_manifest(models, built):
     built.annotate(names(models)[0], {"licence": "mit", "task": "cats"})
     built.annotate(names(models)[0], {"task": None})
-    assert built.search(names(models)[0], 1)[0].metadata == {"licence": "mit"}
+    assert built.search(names(models)[0], 1)[0].metadata == {"license": "mit"}
     with pytest.raises(InputError, match="no model"):
         built.annotate("nobody", {"a": "b"})
 

@@ -42,7 +42,8 @@ def test_a_descriptor_sees_no_order_scale_sign_or_orientation(seed, shape):
     original = tensor(seed, shape).astype(np.float64)
     changed = original
     for axis, length in enumerate(shape):
-        factors = 2.0 ** rng.integers(-6, 7, length) * rng.choice([-1, 1], length)
+        # far larger ones leave a slice so little that it counts as dead
+        factors = 2.0 ** rng.integers(-3, 4, length) * rng.choice([-1, 1], length)
         changed = changed * factors.reshape(-1, *[1] * (len(shape) - axis - 1))
         changed = np.take(changed, rng.permutation(length), axis)
     changed = changed.transpose(rng.permutation(len(shape)))

@@ -114,7 +114,8 @@ class Facts:
         if key in read:
             return read[key]()
         if key not in self._told:
-            noted = {name: value for (name, own), value in store.catalog.all_annotations().items() if own == key}
+            notes = store.catalog.all_annotations().items()
+            noted = {name: as_metadata(key, value) for (name, own), value in notes if own == key}
             told = store.catalog.metadata_values(key)
             self._told[key] = [noted.get(name, value) for name, value in zip(store.ids, told, strict=True)]
         return self._told[key]
